@@ -44,11 +44,13 @@ impl Digest {
     /// Returns the 64 hexadecimal digits, without the algorithm: a blob's file name.
     pub fn to_hex(&self) -> String {
         use fmt::Write as _;
-        self.0.iter().fold(String::with_capacity(64), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        self.0
+            .iter()
+            .fold(String::with_capacity(64), |mut text, byte| {
+                // Writing to a String cannot fail.
+                let _ = write!(text, "{byte:02x}");
+                text
+            })
     }
 
     /// Returns the first 12 hexadecimal digits, for people.
@@ -85,7 +87,9 @@ impl FromStr for Digest {
         let Some(hex) = text.strip_prefix("sha256:") else {
             return Err(DigestError::Algorithm { text: shown() });
         };
-        parse_hex(hex).map(Self).ok_or_else(|| DigestError::Hex { text: shown() })
+        parse_hex(hex)
+            .map(Self)
+            .ok_or_else(|| DigestError::Hex { text: shown() })
     }
 }
 
