@@ -1,0 +1,162 @@
+//! What things are and where they stand in life: the closed lists of words the store keeps.
+//!
+//! ```text
+//! image      available ──forget──▶ deleted ──restore──▶ available
+//!                                     └────retention────▶ (removed: no row)
+//! operation  running ──▶ succeeded | failed | cancelled
+//!               └──the daemon went away──▶ interrupted
+//! ```
+//! Who moves them is not here.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Why a text is none of a list's words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not {noun}; it is one of {allowed}")]
+pub struct WordError {
+    noun: &'static str,
+    text: String,
+    allowed: String,
+}
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident, $noun:literal { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)*
+        }
+
+        impl $name {
+            /// Every word of the list, in the order of its declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// Returns the word as it stands on the wire and in the store.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)*
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = WordError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Self::ALL.iter().copied().find(|word| word.as_str() == text).ok_or_else(|| {
+                    let words: Vec<_> = Self::ALL.iter().map(|word| word.as_str()).collect();
+                    WordError {
+                        noun: $noun,
+                        text: text.chars().take(80).collect(),
+                        allowed: words.join(", "),
+                    }
+                })
+            }
+        }
+
+        crate::text::serde_through_text!($name);
+    };
+}
+
+words! {
+    /// Where an image stands.
+    ImageState, "an image state" {
+        /// It can be used.
+        Available = "available",
+        /// It was forgotten: hidden, and kept until its retention ends.
+        Deleted = "deleted",
+    }
+}
+
+impl ImageState {
+    /// Tells whether the image answers to its name.
+    pub fn is_active(self) -> bool {
+        self == Self::Available
+    }
+}
+
+words! {
+    /// What a version's artifact is.
+    VersionKind, "a version kind" {
+        /// A root filesystem with a kernel beside it.
+        Rootfs = "rootfs",
+        /// A whole disk.
+        Disk = "disk",
+    }
+}
+
+words! {
+    /// Who may see an image without a grant.
+    Visibility, "a visibility" {
+        /// Its owner only.
+        Private = "private",
+        /// Its owner's organisation.
+        Organization = "organization",
+        /// Listed users.
+        Shared = "shared",
+        /// Everybody who may open the socket.
+        Public = "public",
+    }
+}
+
+words! {
+    /// What kind of work an operation does.
+    OperationKind, "an operation kind" {
+        /// Pulls an OCI image and builds a root filesystem from it.
+        ImagePull = "image.pull",
+        /// Takes an existing root filesystem into Kiln's care.
+        ImageRegister = "image.register",
+    }
+}
+
+words! {
+    /// Where an operation stands.
+    OperationState, "an operation state" {
+        /// It is being worked on by this daemon.
+        Running = "running",
+        /// It ended well and has a result.
+        Succeeded = "succeeded",
+        /// It ended with an error.
+        Failed = "failed",
+        /// A caller stopped it.
+        Cancelled = "cancelled",
+        /// The daemon ended while it was running.
+        Interrupted = "interrupted",
+    }
+}
+
+impl OperationState {
+    /// Tells whether nothing more can happen to the operation.
+    pub fn is_final(self) -> bool {
+        self != Self::Running
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_round_trip() {
+        for state in OperationState::ALL {
+            assert_eq!(state.as_str().parse(), Ok(*state));
+        }
+    }
+
+    #[test]
+    fn an_unknown_word_names_the_known_ones() {
+        let error = "gone".parse::<ImageState>().unwrap_err();
+
+        assert_eq!(
+            error.to_string(),
+            "\"gone\" is not an image state; it is one of available, deleted"
+        );
+    }
+}
