@@ -3,6 +3,13 @@
 //! Not here: I/O, clocks, random numbers, and anything that knows where a value came from.
 
 mod digest;
+pub mod oci;
+mod platform;
+mod reference;
+mod source;
 mod text;
 
 pub use digest::{Digest, DigestError};
+pub use platform::{Architecture, Platform, PlatformError};
+pub use reference::{Reference, ReferenceError};
+pub use source::{Source, SourceError};
