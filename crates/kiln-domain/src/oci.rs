@@ -1,0 +1,25 @@
+//! The documents of the OCI image specification: descriptors, manifests, indexes, configs.
+//!
+//! Not here: fetching them, and checking that bytes match a digest. Whoever fetches hands over
+//! bytes already bounded and verified.
+//!
+//! ```text
+//! index ──▶ manifest (one per platform) ──▶ config   architecture, diff ids, entrypoint
+//!   └─────▶ index (nested)                └▶ layers   compressed tars, bottom first
+//! ```
+
+mod config;
+mod descriptor;
+mod document;
+mod json;
+mod media_type;
+mod select;
+
+pub use config::{ContainerConfig, ImageConfig, Rootfs};
+pub use descriptor::{Descriptor, PlatformWords};
+pub use document::{Document, DocumentError, Index, Manifest, StatedMediaTypes};
+pub use media_type::{DocumentType, LayerCompression, LayerError, document_media_types};
+pub use select::{PlatformNotFound, select_platform};
+
+/// Most layers an image may have. Container runtimes stop near 128.
+pub const MAX_LAYERS: usize = 1024;
