@@ -1,0 +1,206 @@
+//! The directory of all artifact directories.
+//!
+//! Not here: what happens to one directory between its staging and its publication.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::FileType;
+
+use crate::directory::Directory;
+use crate::error::{ArtifactError, at};
+use crate::names::{self, REMOVING_SUFFIX, STAGING_SUFFIX};
+use crate::staging::{Staging, check_name};
+
+/// Permission bits that would let somebody other than the owner write.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// The directory `<images>`, open. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Artifacts {
+    images: Arc<Directory>,
+}
+
+/// What a removal found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// The directory was there and is gone.
+    Removed,
+    /// There was none.
+    Absent,
+}
+
+/// What a sweep found and did. Each list is sorted.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Ids whose unfinished directories were removed.
+    pub staging: Vec<String>,
+    /// Ids whose removal was finished.
+    pub removing: Vec<String>,
+    /// Ids of complete directories the caller does not know; untouched, for the caller to decide.
+    pub unknown: Vec<String>,
+    /// Names that are none of ours; untouched.
+    pub foreign: Vec<OsString>,
+    /// Leftovers that could not be removed; the next sweep tries again.
+    pub failures: Vec<ArtifactError>,
+}
+
+impl Artifacts {
+    /// Opens `images`, and creates it first, for its owner only, when there is none.
+    ///
+    /// A directory of another user, or one that others may write, is refused.
+    pub fn open(images: &Path) -> Result<Self, ArtifactError> {
+        if !images.exists() {
+            create_durably(images)?;
+        }
+        let directory = Directory::open(images)?;
+        let stat = directory.stat()?;
+        let own = rustix::process::geteuid().as_raw();
+        if stat.st_uid != own || stat.st_mode & WRITABLE_BY_OTHERS != 0 {
+            return Err(ArtifactError::Unsafe {
+                path: images.to_owned(),
+            });
+        }
+        Ok(Self {
+            images: Arc::new(directory),
+        })
+    }
+
+    /// Begins a new artifact directory. Two at once for one id are refused.
+    pub fn stage(&self, id: &str) -> Result<Staging, ArtifactError> {
+        check_id(id)?;
+        if self.images.kind_of(id.as_ref())?.is_some() {
+            return Err(ArtifactError::AlreadyExists {
+                path: self.images.child_path(id),
+            });
+        }
+        Staging::begin(self.clone(), id)
+    }
+
+    /// Returns where the published directory of `id` is, or would be.
+    pub fn path(&self, id: &str) -> Result<PathBuf, ArtifactError> {
+        check_id(id)?;
+        Ok(self.images.child_path(id))
+    }
+
+    /// Opens the file `name` of a published directory for reading; `None` when the directory or
+    /// the file is not there.
+    pub fn open_file(&self, id: &str, name: &str) -> Result<Option<File>, ArtifactError> {
+        check_id(id)?;
+        check_name(name)?;
+        match self.images.kind_of(id.as_ref())? {
+            None => Ok(None),
+            Some(_) => self
+                .images
+                .open_child(id.as_ref())?
+                .open_file(name.as_ref()),
+        }
+    }
+
+    /// Removes a published directory. It is gone under its name, durably, before its files are
+    /// deleted; a crash in between is finished by the sweep.
+    pub fn remove(&self, id: &str) -> Result<Removal, ArtifactError> {
+        check_id(id)?;
+        let aside = format!("{id}{REMOVING_SUFFIX}");
+        if self.images.kind_of(id.as_ref())?.is_none() {
+            return Ok(Removal::Absent);
+        }
+        // An earlier removal of the same id may have been cut short.
+        self.images.remove(aside.as_ref())?;
+        self.images.rename(id, &aside)?;
+        self.images.sync()?;
+        self.images.remove(aside.as_ref())?;
+        Ok(Removal::Removed)
+    }
+
+    /// Removes what a crash left, for use at start-up before anything is staged.
+    ///
+    /// `is_known` says whether the store has a version with this id. Only the holder of the lock
+    /// on the state directory may call this: it would eat the staging areas of a live daemon.
+    pub fn sweep(&self, is_known: &dyn Fn(&str) -> bool) -> Result<Swept, ArtifactError> {
+        let mut swept = Swept::default();
+        for name in self.images.names()? {
+            let kind = self.images.kind_of(&name)?;
+            match Leftover::of(&name) {
+                Some(Leftover::Staging(id)) => self
+                    .clear(&name, id, &mut swept.failures)
+                    .map_or((), |id| swept.staging.push(id)),
+                Some(Leftover::Removing(id)) => self
+                    .clear(&name, id, &mut swept.failures)
+                    .map_or((), |id| swept.removing.push(id)),
+                Some(Leftover::Complete(id)) if kind == Some(FileType::Directory) => {
+                    if !is_known(id) {
+                        swept.unknown.push(id.to_owned());
+                    }
+                }
+                _ => swept.foreign.push(name),
+            }
+        }
+        self.images.sync()?;
+        Ok(swept)
+    }
+
+    /// Removes one leftover and returns its id, or notes why it stayed.
+    fn clear(&self, name: &OsStr, id: &str, failures: &mut Vec<ArtifactError>) -> Option<String> {
+        match self.images.remove(name) {
+            Ok(()) => Some(id.to_owned()),
+            Err(error) => {
+                failures.push(error);
+                None
+            }
+        }
+    }
+
+    pub(crate) fn images(&self) -> &Directory {
+        &self.images
+    }
+}
+
+/// What a name below `<images>` says about itself.
+enum Leftover<'a> {
+    Staging(&'a str),
+    Removing(&'a str),
+    Complete(&'a str),
+}
+
+impl<'a> Leftover<'a> {
+    fn of(name: &'a OsStr) -> Option<Self> {
+        let name = name.to_str()?;
+        let (id, make): (&str, fn(&'a str) -> Self) =
+            if let Some(id) = name.strip_suffix(STAGING_SUFFIX) {
+                (id, Self::Staging)
+            } else if let Some(id) = name.strip_suffix(REMOVING_SUFFIX) {
+                (id, Self::Removing)
+            } else {
+                (name, Self::Complete)
+            };
+        names::is_version_id(id).then(|| make(id))
+    }
+}
+
+fn check_id(id: &str) -> Result<(), ArtifactError> {
+    if names::is_version_id(id) {
+        Ok(())
+    } else {
+        Err(ArtifactError::InvalidId { id: id.to_owned() })
+    }
+}
+
+/// Creates a directory and its missing parents for their owner only, and makes its name durable.
+fn create_durably(path: &Path) -> Result<(), ArtifactError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(at("create", path))?;
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => Directory::open(parent)?.sync(),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

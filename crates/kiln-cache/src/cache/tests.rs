@@ -1,0 +1,305 @@
+//! Claims about blobs and packs, on real directories.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _, symlink};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::{IngestError, TooLong};
+
+fn in_a_new_directory() -> (TempDir, Cache) {
+    let root = tempfile::tempdir().unwrap();
+    let cache = Cache::open(&root.path().join("cache")).unwrap();
+    (root, cache)
+}
+
+fn put(cache: &Cache, content: &[u8]) -> Digest {
+    let digest = Digest::of(content);
+    let mut ingest = cache.ingest(&digest, content.len() as u64).unwrap();
+    ingest.write_all(content).unwrap();
+    ingest.commit().unwrap();
+    digest
+}
+
+fn read(mut blob: Blob) -> String {
+    let mut text = String::new();
+    blob.file.read_to_string(&mut text).unwrap();
+    text
+}
+
+fn mode_of(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn count_below(path: &Path) -> usize {
+    fs::read_dir(path).unwrap().count()
+}
+
+#[test]
+fn what_was_put_is_found() {
+    let (_root, cache) = in_a_new_directory();
+
+    let digest = put(&cache, b"layer");
+
+    let blob = cache.blob(&digest).unwrap().unwrap();
+    assert_eq!(blob.size_bytes, 5);
+    assert_eq!(read(blob), "layer");
+    assert_eq!(mode_of(&cache.blob_path(&digest)), 0o400);
+    assert_eq!(mode_of(&cache.blobs), 0o700);
+    assert_eq!(count_below(&cache.ingest), 0);
+    assert!(cache.blob(&Digest::of(b"other")).unwrap().is_none());
+}
+
+#[test]
+fn an_empty_blob_is_a_blob() {
+    let (_root, cache) = in_a_new_directory();
+
+    let digest = put(&cache, b"");
+
+    assert_eq!(cache.blob(&digest).unwrap().unwrap().size_bytes, 0);
+}
+
+#[test]
+fn wrong_content_never_gets_a_name() {
+    let (_root, cache) = in_a_new_directory();
+    let digest = Digest::of(b"right");
+
+    let mut ingest = cache.ingest(&digest, 5).unwrap();
+    ingest.write_all(b"wrong").unwrap();
+    let error = ingest.commit().unwrap_err();
+
+    match error {
+        IngestError::DigestMismatch { expected, found } => {
+            assert_eq!((expected, found), (digest, Digest::of(b"wrong")));
+        }
+        other => panic!("{other}"),
+    }
+    assert!(cache.blob(&digest).unwrap().is_none());
+    assert_eq!(count_below(&cache.ingest), 0);
+}
+
+#[test]
+fn short_content_never_gets_a_name() {
+    let (_root, cache) = in_a_new_directory();
+    let digest = Digest::of(b"righ");
+
+    // The digest is that of the bytes, only the announced size is not.
+    let mut ingest = cache.ingest(&digest, 5).unwrap();
+    ingest.write_all(b"righ").unwrap();
+    let error = ingest.commit().unwrap_err();
+
+    assert!(
+        matches!(
+            error,
+            IngestError::SizeMismatch {
+                expected_bytes: 5,
+                found_bytes: 4,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(count_below(&cache.blobs), 0);
+}
+
+#[test]
+fn more_bytes_than_announced_are_refused_unwritten() {
+    let (_root, cache) = in_a_new_directory();
+    let digest = Digest::of(b"right");
+    let mut ingest = cache.ingest(&digest, 5).unwrap();
+    ingest.write_all(b"righ").unwrap();
+
+    let error = ingest.write_all(b"tt").unwrap_err();
+
+    let reason = error.get_ref().unwrap().downcast_ref::<TooLong>();
+    let want = TooLong {
+        digest,
+        expected_bytes: 5,
+    };
+    assert_eq!(reason, Some(&want));
+    assert_eq!(ingest.found_bytes(), 4);
+    ingest.write_all(b"t").unwrap();
+    assert_eq!(read(ingest.commit().unwrap()), "right");
+}
+
+#[test]
+fn the_slower_of_two_gets_the_blob_of_the_faster() {
+    let (_root, cache) = in_a_new_directory();
+    let digest = Digest::of(b"layer");
+    let mut slow = cache.ingest(&digest, 5).unwrap();
+    slow.write_all(b"lay").unwrap();
+
+    put(&cache, b"layer");
+    slow.write_all(b"er").unwrap();
+    let blob = slow.commit().unwrap();
+
+    assert_eq!(read(blob), "layer");
+    assert_eq!(count_below(&cache.ingest), 0);
+    assert_eq!(cache.usage().unwrap().blobs, 1);
+}
+
+#[test]
+fn an_abandoned_ingest_leaves_nothing() {
+    let (_root, cache) = in_a_new_directory();
+    let digest = Digest::of(b"layer");
+
+    let mut ingest = cache.ingest(&digest, 5).unwrap();
+    ingest.write_all(b"lay").unwrap();
+    let pack = cache.new_pack().unwrap();
+    let names: Vec<_> = fs::read_dir(&cache.ingest)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    drop((ingest, pack));
+
+    assert_eq!(names.len(), 2);
+    assert!(
+        names
+            .iter()
+            .any(|name| name.starts_with(&format!("{}.", digest.to_hex()))),
+        "{names:?}"
+    );
+    assert_eq!(count_below(&cache.ingest), 0);
+}
+
+#[test]
+fn a_sweep_removes_what_a_crash_left() {
+    let (_root, cache) = in_a_new_directory();
+    let kept = put(&cache, b"layer");
+    fs::write(cache.ingest.join("pack.aaaaaa"), "torn").unwrap();
+    fs::write(cache.ingest.join("0000.bbbbbb"), "torn").unwrap();
+
+    let swept = cache.sweep().unwrap();
+
+    assert_eq!(swept.files, 2);
+    assert_eq!(count_below(&cache.ingest), 0);
+    assert!(cache.blob(&kept).unwrap().is_some());
+    assert_eq!(cache.sweep().unwrap(), Swept::default());
+}
+
+#[test]
+fn a_pack_is_found_once_it_has_its_name() {
+    let (_root, cache) = in_a_new_directory();
+    let diff_id = Digest::of(b"tar");
+
+    let pack = cache.new_pack().unwrap();
+    pack.file().write_all_at(b"bodies", 0).unwrap();
+    assert!(cache.pack(&diff_id).unwrap().is_none());
+    pack.keep_as(&diff_id).unwrap();
+
+    let mut text = String::new();
+    let mut found = cache.pack(&diff_id).unwrap().unwrap();
+    found.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "bodies");
+    assert_eq!(mode_of(&cache.pack_path(&diff_id)), 0o400);
+}
+
+#[test]
+fn a_new_pack_replaces_a_torn_one() {
+    let (_root, cache) = in_a_new_directory();
+    let diff_id = Digest::of(b"tar");
+    cache.new_pack().unwrap().keep_as(&diff_id).unwrap();
+
+    let pack = cache.new_pack().unwrap();
+    pack.file().write_all_at(b"whole", 0).unwrap();
+    let kept = pack.keep_as(&diff_id).unwrap();
+
+    assert_eq!(kept.metadata().unwrap().len(), 5);
+    let found = cache.pack(&diff_id).unwrap().unwrap();
+    assert_eq!(found.metadata().unwrap().len(), 5);
+}
+
+#[test]
+fn discarding_says_whether_there_was_something() {
+    let (_root, cache) = in_a_new_directory();
+    let digest = put(&cache, b"layer");
+    cache.new_pack().unwrap().keep_as(&digest).unwrap();
+    let open = cache.blob(&digest).unwrap().unwrap();
+
+    let first = (
+        cache.discard_blob(&digest).unwrap(),
+        cache.discard_pack(&digest).unwrap(),
+    );
+    let second = (
+        cache.discard_blob(&digest).unwrap(),
+        cache.discard_pack(&digest).unwrap(),
+    );
+
+    assert_eq!(first, (Discarded::Removed, Discarded::Removed));
+    assert_eq!(second, (Discarded::Absent, Discarded::Absent));
+    assert_eq!(read(open), "layer");
+}
+
+#[test]
+fn usage_counts_space_not_holes() {
+    let (_root, cache) = in_a_new_directory();
+    put(&cache, b"layer");
+    put(&cache, b"another layer");
+    let pack = cache.new_pack().unwrap();
+    pack.file().set_len(1 << 30).unwrap();
+    pack.file().write_all_at(&[1; 4096], 0).unwrap();
+    pack.keep_as(&Digest::of(b"tar")).unwrap();
+
+    let usage = cache.usage().unwrap();
+
+    assert_eq!((usage.blobs, usage.blob_bytes, usage.packs), (2, 18, 1));
+    assert!(
+        (4096..1 << 20).contains(&usage.pack_bytes),
+        "{}",
+        usage.pack_bytes
+    );
+}
+
+#[test]
+fn a_planted_link_is_not_read() {
+    let (root, cache) = in_a_new_directory();
+    let digest = Digest::of(b"layer");
+    let secret = root.path().join("secret");
+    fs::write(&secret, "secret").unwrap();
+    symlink(&secret, cache.blob_path(&digest)).unwrap();
+
+    let error = cache.blob(&digest).unwrap_err();
+
+    assert!(matches!(error, CacheError::NotRegular { .. }), "{error}");
+}
+
+#[test]
+fn a_cache_emptied_by_hand_works_again() {
+    let (root, cache) = in_a_new_directory();
+    let directory = root.path().join("cache");
+    let digest = put(&cache, b"layer");
+
+    fs::remove_dir_all(&directory).unwrap();
+
+    assert!(cache.blob(&digest).unwrap().is_none());
+    assert_eq!(cache.usage().unwrap(), Usage::default());
+    put(&cache, b"layer");
+    cache.new_pack().unwrap().keep_as(&digest).unwrap();
+    assert!(cache.blob(&digest).unwrap().is_some());
+}
+
+#[test]
+fn a_cache_that_others_may_write_is_refused() {
+    let (root, _) = in_a_new_directory();
+    let directory = root.path().join("cache");
+    fs::set_permissions(directory.join("packs"), fs::Permissions::from_mode(0o777)).unwrap();
+
+    let error = Cache::open(&directory).unwrap_err();
+
+    assert!(matches!(error, CacheError::Unsafe { .. }), "{error}");
+}
+
+#[test]
+fn a_full_disk_is_recognised() {
+    let cases = [
+        (rustix::io::Errno::NOSPC, true),
+        (rustix::io::Errno::DQUOT, true),
+        (rustix::io::Errno::IO, false),
+    ];
+    for (errno, want) in cases {
+        let error = IngestError::from(crate::error::at("write", "x")(errno));
+        assert_eq!(error.is_no_space(), want, "{errno}");
+    }
+}
