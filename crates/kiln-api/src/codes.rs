@@ -1,0 +1,238 @@
+//! Every error code, grouped by noun. `docs/errors.md` is printed from this list.
+
+use crate::code::{Class, Code};
+
+macro_rules! codes {
+    ($($(#[$group_doc:meta])* $group:ident { $($konst:ident = $name:literal, $class:ident, $retry:ident, $meaning:literal, $next:literal;)* })*) => {
+        $(
+            $(#[$group_doc])*
+            pub mod $group {
+                use super::{Class, Code, retryable};
+                $(
+                    #[doc = $meaning]
+                    pub const $konst: Code = Code {
+                        name: $name,
+                        class: Class::$class,
+                        retryable: retryable::$retry,
+                        meaning: $meaning,
+                        next_step: $next,
+                    };
+                )*
+                pub(super) const ALL: &[Code] = &[$($konst),*];
+            }
+        )*
+
+        /// Returns every code, group by group, in the order of the documentation.
+        pub fn all() -> impl Iterator<Item = &'static Code> {
+            [$($group::ALL),*].into_iter().flatten()
+        }
+    };
+}
+
+/// The two answers to "may the same call succeed later?".
+mod retryable {
+    #![expect(
+        non_upper_case_globals,
+        reason = "they read as words in the table of codes"
+    )]
+    pub(super) const later: bool = true;
+    pub(super) const never: bool = false;
+}
+
+codes! {
+    /// The request itself.
+    request {
+        MALFORMED = "request.malformed", Invalid, never,
+            "The request is not a JSON-RPC 2.0 request.", "Send one JSON object with jsonrpc, method, params and id.";
+        INVALID_PARAMS = "request.invalid_params", Invalid, never,
+            "A parameter is missing, unknown, or of the wrong kind.", "Compare the call with `kiln rpc rpc.discover` or docs/api.md.";
+        UNKNOWN_METHOD = "request.unknown_method", NotFound, never,
+            "The daemon has no such method.", "List the methods with `kiln rpc rpc.discover`.";
+        TOO_LARGE = "request.too_large", Invalid, never,
+            "The request is larger than the daemon takes.", "Send less in one call; the limit is in `kiln info`.";
+        NEEDS_WEBSOCKET = "request.needs_websocket", Invalid, never,
+            "Subscriptions exist on WebSocket connections only.", "Connect by WebSocket, or call operation.wait.";
+        DENIED = "request.denied", Denied, never,
+            "The caller may not do this.", "Ask the owner, or call as the owner or as root.";
+    }
+    /// The daemon.
+    daemon {
+        UNREACHABLE = "daemon.unreachable", Unavailable, later,
+            "The client found no daemon behind the socket.", "Start kilnd, or name its socket with --host.";
+        INCOMPATIBLE = "daemon.incompatible", Invalid, never,
+            "The daemon speaks another major version of the API than the client.", "Install kiln and kilnd of the same release.";
+        BUSY = "daemon.busy", Unavailable, later,
+            "As many operations or connections are open as the daemon allows.", "Wait for one to end and call again.";
+        STOPPING = "daemon.stopping", Unavailable, later,
+            "The daemon is stopping and takes no new work.", "Call again when it has started anew.";
+        INTERNAL = "daemon.internal", Internal, never,
+            "Something failed inside Kiln that should not have.", "Look at the daemon's log for the request id, and report it.";
+    }
+    /// Files of the host that a call names.
+    file {
+        NOT_FOUND = "file.not_found", NotFound, never,
+            "A file that the call names does not exist.", "Check the path.";
+        WRONG_KIND = "file.wrong_kind", Invalid, never,
+            "A path names a directory where a regular file is needed, or the other way round.", "Name a path of the right kind.";
+        UNREADABLE = "file.unreadable", Denied, never,
+            "A file that the call names cannot be read with the caller's rights.", "Make it readable for the caller.";
+        PATH_NOT_ALLOWED = "file.path_not_allowed", Denied, never,
+            "Plain paths are taken from root and the daemon's own user only.", "Use the kiln client: it opens the file and passes the descriptor.";
+        HANDLE_UNKNOWN = "file.handle_unknown", NotFound, never,
+            "A descriptor handle is unknown, used, expired, or another user's.", "Pass the descriptor again; a handle serves once, for a minute.";
+        TOO_LARGE = "file.too_large", Invalid, never,
+            "A file is larger than its kind may be.", "Check that it is the file you mean.";
+    }
+    /// Images and their names.
+    image {
+        NOT_FOUND = "image.not_found", NotFound, never,
+            "No image answers to the name, id or reference.", "List them with `kiln images`; forgotten ones with --all.";
+        AMBIGUOUS = "image.ambiguous", Conflict, never,
+            "Several images answer to the reference.", "Name one by its id.";
+        ALREADY_EXISTS = "image.already_exists", Conflict, never,
+            "An image of that name already exists.", "Choose another name with --name, or forget the old one.";
+        NAME_RESERVED = "image.name_reserved", Conflict, later,
+            "A running operation has reserved that name.", "Wait for the operation with `kiln op wait`.";
+        NAME_INVALID = "image.name_invalid", Invalid, never,
+            "The name does not follow the grammar of image names.", "Use lower-case letters, digits and single separators.";
+    }
+    /// Where an image comes from.
+    source {
+        INVALID_REFERENCE = "source.invalid_reference", Invalid, never,
+            "The text is not an OCI reference nor a source Kiln knows.", "Write it like debian:bookworm, registry/name@sha256:…, oci:DIR or oci-archive:FILE.";
+        NOT_FOUND = "source.not_found", NotFound, never,
+            "The registry or the layout has no such image.", "Check the repository and the tag.";
+        AMBIGUOUS = "source.ambiguous", Invalid, never,
+            "A layout or archive holds several images and none was chosen.", "Add :TAG behind the path.";
+        UNREADABLE = "source.unreadable", Invalid, never,
+            "A layout or archive is not what its name says.", "Check the path; make a new copy with `skopeo copy`.";
+        INVALID_PLATFORM = "source.invalid_platform", Invalid, never,
+            "The platform is not one Kiln knows.", "Write it like linux/amd64 or linux/arm64/v8.";
+        PLATFORM_NOT_FOUND = "source.platform_not_found", NotFound, never,
+            "The image exists, but not for the platform.", "Choose one of the platforms the message lists with --platform.";
+        MALFORMED_MANIFEST = "source.malformed_manifest", Invalid, never,
+            "A manifest, index or config is not a well-formed document of its kind.", "Push the image again with a current tool.";
+        UNSUPPORTED = "source.unsupported", Invalid, never,
+            "The manifest or a layer is of a kind Kiln does not build from.", "Convert the image, for instance with `skopeo copy --format oci`.";
+        DIGEST_MISMATCH = "source.digest_mismatch", Network, later,
+            "Bytes do not have the digest under which they were asked for.", "Try again; if it stays, the registry or a proxy is damaged.";
+        SIZE_MISMATCH = "source.size_mismatch", Network, later,
+            "A blob is shorter or longer than its descriptor says.", "Try again; if it stays, push the image again.";
+        CHANGED = "source.changed", Network, later,
+            "The tag moved while it was being pulled.", "Pull again.";
+    }
+    /// Registries, seen over the network.
+    registry {
+        UNREACHABLE = "registry.unreachable", Network, later,
+            "No connection to the registry could be made.", "Check the host, the network and the proxy.";
+        TIMED_OUT = "registry.timed_out", Network, later,
+            "The registry stopped sending.", "Try again.";
+        TLS_FAILED = "registry.tls_failed", Network, never,
+            "The registry's certificate could not be trusted.", "Add its CA file to the daemon's configuration (registry.ca_files).";
+        AUTH_REQUIRED = "registry.auth_required", Auth, never,
+            "The registry wants credentials and none were found.", "Log in with docker, podman or skopeo, or use --creds.";
+        AUTH_FAILED = "registry.auth_failed", Auth, never,
+            "The registry did not accept the credentials.", "Check the user name and password, and log in again.";
+        DENIED = "registry.denied", Denied, never,
+            "The registry does not let this user read the repository.", "Ask for read access to the repository.";
+        RATE_LIMITED = "registry.rate_limited", Network, later,
+            "The registry limits how often it may be asked.", "Wait as long as the message says, or log in for a higher limit.";
+        SERVER_ERROR = "registry.server_error", Network, later,
+            "The registry answered with an error of its own.", "Try again later.";
+        UNEXPECTED_ANSWER = "registry.unexpected_answer", Network, never,
+            "The registry's answer does not follow the distribution specification, or would lead credentials astray.", "Check that the host is a registry.";
+    }
+    /// Layers of an image.
+    layer {
+        BROKEN_COMPRESSION = "layer.broken_compression", Invalid, never,
+            "A layer's gzip or zstd stream is broken.", "Push the image again.";
+        MALFORMED = "layer.malformed", Invalid, never,
+            "A layer's tar archive is malformed or tries to leave the root.", "Build the image again with a current tool.";
+        LIMIT_EXCEEDED = "layer.limit_exceeded", Invalid, never,
+            "A layer is larger, deeper or more compressed than Kiln takes.", "If it is meant to be so, raise the limit in the configuration.";
+        DIFF_ID_MISMATCH = "layer.diff_id_mismatch", Invalid, never,
+            "An uncompressed layer does not have the digest the config states.", "Push the image again.";
+        CANNOT_BE_APPLIED = "layer.cannot_be_applied", Invalid, never,
+            "A layer refers to something that the layers below it do not have.", "Build the image again with a current tool.";
+    }
+    /// Root filesystems.
+    rootfs {
+        TOO_SMALL = "rootfs.too_small", Invalid, never,
+            "The size asked for cannot hold the image.", "Ask for at least the size the message names, or leave --size out.";
+        CANNOT_HOLD = "rootfs.cannot_hold", Invalid, never,
+            "Something in the image is beyond what ext4 can hold.", "Change what the message names.";
+        NOT_EXT4 = "rootfs.not_ext4", Invalid, never,
+            "The file to register is not a raw ext4 filesystem.", "Convert it to a raw ext4 image first.";
+    }
+    /// Kernels.
+    kernel {
+        REQUIRED = "kernel.required", Invalid, never,
+            "An image needs a kernel and none was named.", "Name one with --kernel, or import one with `kiln kernel import`.";
+        CHOICE_CONFLICT = "kernel.choice_conflict", Invalid, never,
+            "A kernel of the catalogue and kernel files were both named.", "Choose one of --kernel and --kernel-path.";
+        NOT_FOUND = "kernel.not_found", NotFound, never,
+            "The catalogue has no kernel of that name.", "List them with `kiln kernel ls`.";
+        ALREADY_EXISTS = "kernel.already_exists", Conflict, never,
+            "The catalogue already has a kernel of that name.", "Choose another name, or remove the old one with `kiln kernel rm`.";
+        NAME_INVALID = "kernel.name_invalid", Invalid, never,
+            "The name does not follow the grammar of kernel names.", "Use lower-case letters, digits and single separators.";
+        UNRECOGNISED = "kernel.unrecognised", Invalid, never,
+            "The file is not a kernel of a format Kiln knows, or is damaged.", "Use an ELF vmlinux, a bzImage or an arm64 Image.";
+        BROKEN_PACKAGE = "kernel.broken_package", Invalid, never,
+            "The file is not a Debian kernel package.", "Use a linux-image-*.deb file.";
+        BROKEN_MODULES = "kernel.broken_modules", Invalid, never,
+            "The modules directory holds something that cannot be staged.", "Name the directory below lib/modules of the kernel's version.";
+    }
+    /// Operations.
+    operation {
+        NOT_FOUND = "operation.not_found", NotFound, never,
+            "There is no such operation, or it is another user's.", "List yours with `kiln op ls`.";
+        CANCELLED = "operation.cancelled", Cancelled, never,
+            "A caller cancelled the operation.", "Start it again when you want it.";
+        INTERRUPTED = "operation.interrupted", Unavailable, later,
+            "The daemon stopped while the operation was running.", "Start it again.";
+        STILL_RUNNING = "operation.still_running", Timeout, later,
+            "The operation did not end within the time the caller wanted to wait.", "Wait again with `kiln op wait`.";
+        ALREADY_FINISHED = "operation.already_finished", Conflict, never,
+            "The operation had ended before it could be cancelled.", "Look at its result with `kiln op show`.";
+    }
+    /// The disk and the database.
+    storage {
+        FULL = "storage.full", Unavailable, later,
+            "The disk has no space left.", "Free some space and call again; nothing half-made was kept.";
+        FAILED = "storage.failed", Internal, later,
+            "Reading or writing Kiln's own files failed.", "Look at the cause and at the machine's disk.";
+        DATABASE_FAILED = "storage.database_failed", Internal, later,
+            "The database refused or failed.", "Look at the cause; `kiln doctor` checks the database.";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_well_formed() {
+        let names: Vec<_> = all().map(|code| code.name).collect();
+        let unique: BTreeSet<_> = names.iter().collect();
+
+        assert_eq!(unique.len(), names.len());
+        for name in names {
+            let (noun, what) = name.split_once('.').unwrap();
+            let is_word = |text: &str| {
+                !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            };
+            assert!(is_word(noun) && is_word(what), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_code_says_what_it_means_and_what_to_do() {
+        for code in all() {
+            assert!(code.meaning.ends_with('.'), "{code}: {}", code.meaning);
+            assert!(code.next_step.ends_with('.'), "{code}: {}", code.next_step);
+        }
+    }
+}

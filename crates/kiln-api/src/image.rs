@@ -1,0 +1,356 @@
+//! Images: `image.*`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use kiln_domain::{
+    ImageId, ImageName, ImageState, KernelName, OperationId, TagName, VersionId, VersionKind,
+    VersionNumber, Visibility,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::codes;
+use crate::host_file::HostFile;
+use crate::method::method;
+use crate::operation::Operation;
+use crate::page::Page;
+
+method! {
+    /// See [`PullParams`].
+    Pull = "image.pull",
+    "Pulls an OCI image and builds a bootable image from it.",
+    (PullParams) -> Outcome,
+    [
+        codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND, codes::source::AMBIGUOUS,
+        codes::source::UNREADABLE, codes::source::INVALID_PLATFORM,
+        codes::source::PLATFORM_NOT_FOUND, codes::source::MALFORMED_MANIFEST,
+        codes::source::UNSUPPORTED, codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH,
+        codes::source::CHANGED,
+        codes::image::ALREADY_EXISTS, codes::image::NAME_RESERVED, codes::image::NAME_INVALID,
+        codes::kernel::REQUIRED, codes::kernel::CHOICE_CONFLICT, codes::kernel::NOT_FOUND,
+        codes::kernel::UNRECOGNISED, codes::kernel::BROKEN_MODULES,
+        codes::file::NOT_FOUND, codes::file::WRONG_KIND, codes::file::UNREADABLE,
+        codes::file::PATH_NOT_ALLOWED, codes::file::HANDLE_UNKNOWN, codes::file::TOO_LARGE,
+        codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
+        codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
+        codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
+        codes::registry::UNEXPECTED_ANSWER,
+        codes::layer::BROKEN_COMPRESSION, codes::layer::MALFORMED, codes::layer::LIMIT_EXCEEDED,
+        codes::layer::DIFF_ID_MISMATCH, codes::layer::CANNOT_BE_APPLIED,
+        codes::rootfs::TOO_SMALL, codes::rootfs::CANNOT_HOLD,
+        codes::operation::CANCELLED, codes::storage::FULL, codes::storage::FAILED,
+        codes::daemon::BUSY, codes::daemon::STOPPING,
+    ]
+}
+
+method! {
+    /// See [`RegisterParams`].
+    Register = "image.register",
+    "Takes an existing root filesystem and a kernel into Kiln's care as an image.",
+    (RegisterParams) -> Outcome,
+    [
+        codes::image::ALREADY_EXISTS, codes::image::NAME_RESERVED, codes::rootfs::NOT_EXT4,
+        codes::kernel::REQUIRED, codes::kernel::CHOICE_CONFLICT, codes::kernel::NOT_FOUND,
+        codes::kernel::UNRECOGNISED, codes::kernel::BROKEN_MODULES,
+        codes::source::INVALID_PLATFORM,
+        codes::file::NOT_FOUND, codes::file::WRONG_KIND, codes::file::UNREADABLE,
+        codes::file::PATH_NOT_ALLOWED, codes::file::HANDLE_UNKNOWN, codes::file::TOO_LARGE,
+        codes::operation::CANCELLED, codes::storage::FULL, codes::storage::FAILED,
+        codes::daemon::BUSY, codes::daemon::STOPPING,
+    ]
+}
+
+method! {
+    /// See [`Image`].
+    List = "image.list",
+    "Lists images in the order of their making.",
+    (ListParams) -> Page<Image>, []
+}
+
+method! {
+    /// See [`Image`].
+    Get = "image.get",
+    "Tells everything about one image.",
+    (GetParams) -> Image, [codes::image::NOT_FOUND, codes::image::AMBIGUOUS]
+}
+
+method! {
+    /// See [`Forgotten`].
+    Forget = "image.forget",
+    "Hides an image and frees its name; it can be restored until its retention ends.",
+    (ForgetParams) -> Forgotten,
+    [codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::request::DENIED]
+}
+
+/// What to pull, and what to make of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PullParams {
+    /// An OCI reference such as `debian:bookworm`, or `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`,
+    /// `docker-archive:FILE[:TAG]`.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// The image's name; derived from the reference when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub name: Option<ImageName>,
+    /// A kernel of the catalogue to boot with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub kernel_ref: Option<KernelName>,
+    /// A kernel file to boot with, in place of `kernel_ref`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_path: Option<HostFile>,
+    /// An initial ramdisk to go with `kernel_path`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd_path: Option<HostFile>,
+    /// A modules directory to go with `kernel_path`: a path, or a pipe that gives it as tar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modules_dir: Option<HostFile>,
+    /// The size of the root filesystem; the larger of 1.25 times the content and 1 GiB when left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<u64>,
+    /// Which platform of a multi-platform image, such as `linux/arm64`; the host's when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// Who to be at the registry. Kept nowhere, logged nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
+    /// Files of an `oci:` or archive source that the client opened: `index.json` and
+    /// `blobs/sha256/<hex>`, or `archive`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_files: Option<BTreeMap<String, HostFile>>,
+    /// Answer with the operation at once and go on in the background.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detach: bool,
+}
+
+/// What to register.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterParams {
+    /// The image's name.
+    #[schemars(with = "String")]
+    pub name: ImageName,
+    /// The root filesystem: a raw ext4 image.
+    pub rootfs_path: HostFile,
+    /// A kernel of the catalogue to boot with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub kernel_ref: Option<KernelName>,
+    /// A kernel file to boot with, in place of `kernel_ref`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_path: Option<HostFile>,
+    /// An initial ramdisk to go with `kernel_path`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd_path: Option<HostFile>,
+    /// A modules directory to go with `kernel_path`: a path, or a pipe that gives it as tar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modules_dir: Option<HostFile>,
+    /// What it runs on; the host's architecture when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
+    /// Answer with the operation at once and go on in the background.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detach: bool,
+}
+
+/// A user name and a password or token for a registry.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Credentials {
+    /// The user name; `<token>` when the secret is an identity token.
+    pub username: String,
+    /// The password or token.
+    pub secret: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a pull or registration answers: the image, or with `detach` the operation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Outcome {
+    /// It is done.
+    Image(Box<Image>),
+    /// It goes on in the background.
+    Started(Box<Started>),
+}
+
+/// The operation that a detached call started.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Started {
+    /// Its id.
+    #[schemars(with = "String")]
+    pub operation_id: OperationId,
+    /// How it stands.
+    pub operation: Operation,
+}
+
+/// Which images to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListParams {
+    /// The `next` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+    /// At most so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Forgotten images too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+    /// Only images whose name contains this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// Which image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GetParams {
+    /// An id, a name with an optional tag or version, or a source reference.
+    pub image: String,
+    /// One architecture of it; the host's when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
+}
+
+/// Which image to forget.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForgetParams {
+    /// An id, a name or a source reference.
+    pub image: String,
+    /// Only tell what would happen.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+/// What came of forgetting.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Forgotten {
+    /// The image as it is now.
+    pub image: Image,
+    /// It had been forgotten before; its retention was not started anew.
+    pub already_forgotten: bool,
+    /// Nothing was changed.
+    pub dry_run: bool,
+}
+
+/// One image, with its current version for one architecture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Image {
+    /// Its id.
+    #[schemars(with = "String")]
+    pub id: ImageId,
+    /// Its name, or the one it had when it was forgotten.
+    #[schemars(with = "String")]
+    pub name: ImageName,
+    /// How it stands.
+    #[schemars(with = "String")]
+    pub state: ImageState,
+    /// Whether it answers to its name.
+    pub is_active: bool,
+    /// Whether Kiln owns its files.
+    pub managed: bool,
+    /// Who owns it.
+    pub owner_uid: u32,
+    /// Who may see it.
+    #[schemars(with = "String")]
+    pub visibility: Visibility,
+    /// How often it was changed.
+    pub revision: u64,
+    /// What it is: `rootfs` or `disk`.
+    #[schemars(with = "String")]
+    pub kind: VersionKind,
+    /// What it runs on: `amd64` or `arm64`.
+    pub architecture: String,
+    /// Its directory, complete and never changed.
+    pub artifact_dir: String,
+    /// The root filesystem.
+    pub rootfs: Rootfs,
+    /// The kernel.
+    pub kernel: ImageKernel,
+    /// Where it came from.
+    pub source: Source,
+    /// The version shown.
+    pub version: Version,
+    /// The tags that point to the version shown.
+    #[schemars(with = "Vec<String>")]
+    pub tags: Vec<TagName>,
+    /// The OCI config's `config` object: entrypoint, environment, user, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<serde_json::Value>,
+    /// When it was made.
+    pub created_at: String,
+    /// When its record last changed.
+    pub updated_at: String,
+    /// When it was forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<String>,
+}
+
+/// An image's root filesystem.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Rootfs {
+    /// The file.
+    pub path: String,
+    /// Its size in bytes; most of it may be holes.
+    pub size_bytes: u64,
+    /// Digest of everything its bytes are a function of; absent for a registered file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub derivation: Option<String>,
+    /// Digest of the file, once it has been computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+/// An image's own copy of its kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ImageKernel {
+    /// The kernel file.
+    pub path: String,
+    /// Its digest.
+    pub sha256: String,
+    /// The catalogue's name for it at the time, when it came from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The initial ramdisk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd_path: Option<String>,
+    /// The modules directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modules_path: Option<String>,
+}
+
+/// Where an image came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Source {
+    /// `registry`, `oci`, `oci-archive`, `docker-archive` or `file`.
+    pub kind: String,
+    /// The reference, in full.
+    pub reference: String,
+    /// Digest of the platform's manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_digest: Option<String>,
+}
+
+/// A version of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Version {
+    /// Its id: the name of its directory.
+    #[schemars(with = "String")]
+    pub id: VersionId,
+    /// Its number.
+    #[schemars(with = "String")]
+    pub number: VersionNumber,
+}

@@ -1,0 +1,119 @@
+//! The kernel catalogue: `kernel.*`.
+
+use kiln_domain::KernelName;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::codes;
+use crate::host_file::HostFile;
+use crate::method::method;
+
+method! {
+    /// See [`ImportParams`].
+    Import = "kernel.import",
+    "Takes a kernel, and what belongs to it, into the catalogue under a name.",
+    (ImportParams) -> Kernel,
+    [
+        codes::kernel::NAME_INVALID, codes::kernel::ALREADY_EXISTS, codes::kernel::UNRECOGNISED,
+        codes::kernel::BROKEN_PACKAGE, codes::kernel::BROKEN_MODULES, codes::kernel::REQUIRED,
+        codes::file::NOT_FOUND, codes::file::WRONG_KIND, codes::file::UNREADABLE,
+        codes::file::PATH_NOT_ALLOWED, codes::file::HANDLE_UNKNOWN, codes::storage::FULL,
+    ]
+}
+
+method! {
+    /// See [`Kernel`].
+    List = "kernel.list",
+    "Lists the kernels of the catalogue by name.",
+    (ListParams) -> Kernels, []
+}
+
+method! {
+    /// See [`Kernel`].
+    Get = "kernel.get",
+    "Tells everything about one kernel of the catalogue.",
+    (KernelParams) -> Kernel, [codes::kernel::NOT_FOUND]
+}
+
+method! {
+    /// See [`Kernel`].
+    Remove = "kernel.remove",
+    "Removes a kernel from the catalogue; images keep their own copies.",
+    (KernelParams) -> Kernel, [codes::kernel::NOT_FOUND, codes::request::DENIED]
+}
+
+/// What to import. Either `kernel_path` or `deb_path`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImportParams {
+    /// The name in the catalogue.
+    #[schemars(with = "String")]
+    pub name: KernelName,
+    /// A kernel file: ELF vmlinux, bzImage or arm64 Image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_path: Option<HostFile>,
+    /// An initial ramdisk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd_path: Option<HostFile>,
+    /// A directory of modules: a path, or the read end of a pipe that gives it as a tar stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modules_dir: Option<HostFile>,
+    /// A Debian kernel package, in place of `kernel_path` and `modules_dir`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deb_path: Option<HostFile>,
+}
+
+/// Nothing to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListParams {}
+
+/// Which kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KernelParams {
+    /// Its name in the catalogue.
+    #[schemars(with = "String")]
+    pub name: KernelName,
+}
+
+/// The kernels of the catalogue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Kernels {
+    /// By name.
+    pub items: Vec<Kernel>,
+}
+
+/// One kernel of the catalogue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Kernel {
+    /// Its name.
+    #[schemars(with = "String")]
+    pub name: KernelName,
+    /// The kernel's own version, such as `6.1.0-56-cloud-amd64`, where it tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// What it runs on: `amd64` or `arm64`.
+    pub architecture: String,
+    /// What kind of file it is: `elf`, `bzimage` or `arm64-image`.
+    pub format: String,
+    /// Digest of the kernel file.
+    pub sha256: String,
+    /// Size of the kernel file in bytes.
+    pub size_bytes: u64,
+    /// The kernel file.
+    pub path: String,
+    /// The ELF taken out of a bzImage, for monitors that want one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elf_path: Option<String>,
+    /// The initial ramdisk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd_path: Option<String>,
+    /// The modules directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modules_path: Option<String>,
+    /// Who imported it.
+    pub owner_uid: u32,
+    /// When it was imported.
+    pub created_at: String,
+}

@@ -1,0 +1,23 @@
+//! The words on Kiln's wire: methods with their parameters and results, views, error codes.
+//!
+//! One description of each method registers its handler, checks the client and prints the
+//! OpenRPC document, so they cannot disagree. Not here: sockets, JSON-RPC framing, behaviour.
+
+pub mod code;
+pub mod codes;
+pub mod daemon;
+pub mod event;
+pub mod failure;
+pub mod host_file;
+pub mod image;
+pub mod kernel;
+pub mod method;
+pub mod openrpc;
+pub mod operation;
+pub mod page;
+pub mod reference_docs;
+
+pub use code::{Class, Code};
+pub use failure::{Failure, Hint};
+pub use host_file::{HandleId, HostFile};
+pub use method::{Description, Method};

@@ -1,0 +1,100 @@
+//! What a method is: a name with the types of its parameters and its result.
+//!
+//! Which methods a daemon serves is decided where they are registered.
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::code::Code;
+
+/// One method of the wire. Its parameters are one struct that refuses unknown keys.
+pub trait Method {
+    /// `noun.verb`.
+    const NAME: &'static str;
+    /// What it does, one sentence.
+    const SUMMARY: &'static str;
+    /// The codes a caller should be ready for, beside those every method may answer with.
+    const ERRORS: &'static [Code];
+    /// What the caller sends.
+    type Params: Serialize + DeserializeOwned + JsonSchema + Send + 'static;
+    /// What the caller gets.
+    type Result: Serialize + DeserializeOwned + JsonSchema + Send + 'static;
+}
+
+/// A method's description without its types: what documents are printed from.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// `noun.verb`.
+    pub name: &'static str,
+    /// What it does, one sentence.
+    pub summary: &'static str,
+    /// The codes a caller should be ready for.
+    pub errors: &'static [Code],
+    /// JSON Schema of the parameters.
+    pub params: Schema,
+    /// JSON Schema of the result.
+    pub result: Schema,
+    /// For a subscription: the name of its notifications and of the call that ends it.
+    pub subscription: Option<Subscription>,
+}
+
+/// What a subscription has beyond a method.
+#[derive(Clone, Copy, Debug)]
+pub struct Subscription {
+    /// The method name of the notifications.
+    pub notification: &'static str,
+    /// The method that ends the subscription.
+    pub unsubscribe: &'static str,
+}
+
+impl Description {
+    /// Describes a method.
+    pub fn of<M: Method>() -> Self {
+        Self {
+            name: M::NAME,
+            summary: M::SUMMARY,
+            errors: M::ERRORS,
+            params: schema_of::<M::Params>(),
+            result: schema_of::<M::Result>(),
+            subscription: None,
+        }
+    }
+
+    /// Describes a subscription whose items are the method's result.
+    pub fn of_subscription<M: Method>(subscription: Subscription) -> Self {
+        Self {
+            subscription: Some(subscription),
+            ..Self::of::<M>()
+        }
+    }
+}
+
+fn schema_of<T: JsonSchema>() -> Schema {
+    // Draft 7 with inlined definitions: what OpenRPC 1.3 documents and its tools expect.
+    let mut settings = SchemaSettings::draft07();
+    settings.inline_subschemas = true;
+    settings.meta_schema = None;
+    settings.into_generator().into_root_schema_for::<T>()
+}
+
+/// Declares a method: its type, name, summary, parameters, result and codes.
+macro_rules! method {
+    ($(#[$doc:meta])* $type:ident = $name:literal, $summary:literal, ($params:ty) -> $result:ty, [$($code:expr),* $(,)?]) => {
+        $(#[$doc])*
+        #[doc = $summary]
+        #[derive(Clone, Copy, Debug)]
+        pub struct $type;
+
+        impl $crate::method::Method for $type {
+            const NAME: &'static str = $name;
+            const SUMMARY: &'static str = $summary;
+            const ERRORS: &'static [$crate::code::Code] = &[$($code),*];
+            type Params = $params;
+            type Result = $result;
+        }
+    };
+}
+
+pub(crate) use method;

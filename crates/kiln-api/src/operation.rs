@@ -1,0 +1,211 @@
+//! Long work that the daemon owns: `operation.*`.
+
+use kiln_domain::{OperationId, OperationKind, OperationState};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::codes;
+use crate::failure::Failure;
+use crate::image::Image;
+use crate::method::{Subscription, method};
+use crate::page::Page;
+
+method! {
+    /// See [`Operation`].
+    List = "operation.list",
+    "Lists operations, newest first: the caller's own, or all for a superadmin.",
+    (ListParams) -> Page<Operation>, []
+}
+
+method! {
+    /// See [`Operation`].
+    Get = "operation.get",
+    "Tells how one operation stands.",
+    (OperationParams) -> Operation, [codes::operation::NOT_FOUND]
+}
+
+method! {
+    /// See [`Operation`].
+    Wait = "operation.wait",
+    "Waits until an operation has ended and tells how.",
+    (WaitParams) -> Operation, [codes::operation::NOT_FOUND, codes::operation::STILL_RUNNING]
+}
+
+method! {
+    /// See [`Operation`].
+    Cancel = "operation.cancel",
+    "Stops a running operation; what it had half made disappears.",
+    (OperationParams) -> Operation,
+    [codes::operation::NOT_FOUND, codes::operation::ALREADY_FINISHED, codes::request::DENIED]
+}
+
+method! {
+    /// See [`Operation`].
+    Watch = "operation.watch",
+    "Subscribes to an operation's progress; the last item is the operation in a final state.",
+    (OperationParams) -> Operation, [codes::operation::NOT_FOUND, codes::request::NEEDS_WEBSOCKET]
+}
+
+/// The other names of the [`Watch`] subscription.
+pub const WATCH: Subscription = Subscription {
+    notification: "operation.progress",
+    unsubscribe: "operation.unwatch",
+};
+
+/// Which operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OperationParams {
+    /// Its id.
+    #[schemars(with = "String")]
+    pub operation_id: OperationId,
+}
+
+/// Which operation, and how long to wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WaitParams {
+    /// Its id.
+    #[schemars(with = "String")]
+    pub operation_id: OperationId,
+    /// Answer `operation.still_running` after so many milliseconds; wait for ever without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+/// Which operations to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListParams {
+    /// Only operations in this state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub state: Option<OperationState>,
+    /// The `next` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+    /// At most so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// One operation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Operation {
+    /// Its id.
+    #[schemars(with = "String")]
+    pub id: OperationId,
+    /// What kind of work it is.
+    #[schemars(with = "String")]
+    pub kind: OperationKind,
+    /// How it stands.
+    #[schemars(with = "String")]
+    pub state: OperationState,
+    /// What it works on, for people.
+    pub subject: String,
+    /// Who started it.
+    pub owner_uid: u32,
+    /// How far it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// What came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Box<Image>>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+    /// When it was started.
+    pub created_at: String,
+    /// When it last changed.
+    pub updated_at: String,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+}
+
+/// The steps of a pull or registration, in their order.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Finding out what the reference means.
+    #[default]
+    Resolve,
+    /// Fetching layers and decoding them as they come.
+    Fetch,
+    /// Merging the layers into one tree.
+    Merge,
+    /// Writing the root filesystem.
+    Build,
+    /// Copying the kernel and what belongs to it.
+    Stage,
+    /// Making it durable and visible.
+    Publish,
+}
+
+impl Stage {
+    /// Returns the word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Fetch => "fetch",
+            Self::Merge => "merge",
+            Self::Build => "build",
+            Self::Stage => "stage",
+            Self::Publish => "publish",
+        }
+    }
+}
+
+/// How far an operation is. The same type stands in `operation.get`, in the subscription and in
+/// the client's `--progress json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Progress {
+    /// The step it is at.
+    pub stage: Stage,
+    /// Bytes done in this step.
+    pub bytes_done: u64,
+    /// Bytes of this step in all, when known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_total: Option<u64>,
+    /// Items done in this step: layers while fetching, files while building.
+    pub items_done: u64,
+    /// Items of this step in all, when known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items_total: Option<u64>,
+    /// Bytes fetched from the network or the source by this operation, over all steps.
+    pub fetched_bytes: u64,
+    /// The layers, bottom first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerProgress>,
+}
+
+/// How far one layer is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LayerProgress {
+    /// The blob's digest.
+    pub digest: String,
+    /// Where it stands.
+    pub state: LayerState,
+    /// Bytes of the blob read so far.
+    pub bytes_done: u64,
+    /// The blob's size in bytes.
+    pub bytes_total: u64,
+}
+
+/// Where one layer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LayerState {
+    /// Its turn has not come, or another operation is at it.
+    Waiting,
+    /// It is being fetched and decoded.
+    Fetching,
+    /// It is being decoded from the blob in the cache.
+    Decoding,
+    /// It was fetched and decoded by this operation.
+    Done,
+    /// Its decoded form was in the cache: nothing had to be done.
+    Cached,
+}
