@@ -217,7 +217,7 @@ fn check_body(body: &Body<'_>, earliest: u64) -> Option<u64> {
         file_block = segment.file_block.checked_add(segment.blocks)?;
         pack_block = segment.pack_block.checked_add(segment.blocks)?;
     }
-    (file_block <= file_blocks && pack_block <= u64::from(u32::MAX)).then_some(pack_block)
+    (file_block <= file_blocks && u32::try_from(pack_block).is_ok()).then_some(pack_block)
 }
 
 fn check_xattrs(xattrs: Xattrs<'_>) -> Result<(), Defect> {
