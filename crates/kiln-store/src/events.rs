@@ -1,0 +1,289 @@
+//! What happened, in order: written in the transaction of the change itself, never changed.
+//!
+//! Telling subscribers is not here; they follow the sequence numbers.
+
+use std::fmt;
+use std::str::FromStr;
+
+use kiln_domain::Timestamp;
+use kiln_domain::access::Actor;
+use rusqlite::Row;
+use serde_json::Value;
+
+use crate::columns::{Columns, Micros, Text};
+use crate::page::{Conditions, probe_limit};
+use crate::words::UnknownWord;
+use crate::{Object, Page, ReadTransaction, StoreError, WriteTransaction};
+
+/// Who made something happen: `unix:<uid>`, or `daemon` for what it does by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventActor {
+    /// A user of this host.
+    Unix(u32),
+    /// The daemon itself: its clock, its start.
+    Daemon,
+}
+
+impl From<&Actor> for EventActor {
+    fn from(actor: &Actor) -> Self {
+        Self::Unix(actor.uid)
+    }
+}
+
+impl fmt::Display for EventActor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(uid) => write!(f, "unix:{uid}"),
+            Self::Daemon => f.write_str("daemon"),
+        }
+    }
+}
+
+impl FromStr for EventActor {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let uid = || text.strip_prefix("unix:")?.parse().ok();
+        match text {
+            "daemon" => Ok(Self::Daemon),
+            _ => uid().map(Self::Unix).ok_or_else(|| UnknownWord {
+                noun: "an actor",
+                text: text.chars().take(80).collect(),
+            }),
+        }
+    }
+}
+
+/// An event to be written.
+#[derive(Clone, Debug)]
+pub struct NewEvent<'a> {
+    /// When it happened.
+    pub at: Timestamp,
+    /// Who made it happen.
+    pub actor: EventActor,
+    /// What happened: the noun, a dot, and the verb's past, such as `image.created`.
+    pub kind: &'a str,
+    /// What it happened to.
+    pub object: Object,
+    /// What else a reader needs; never a secret.
+    pub data: Value,
+}
+
+/// An event as it was written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventRow {
+    /// Its place in the order of all events.
+    pub seq: i64,
+    /// When it happened.
+    pub at: Timestamp,
+    /// Who made it happen.
+    pub actor: EventActor,
+    /// What happened.
+    pub kind: String,
+    /// What it happened to.
+    pub object: Object,
+    /// What else was written.
+    pub data: Value,
+}
+
+/// Which events a page holds; an empty filter is all of them.
+#[derive(Clone, Debug, Default)]
+pub struct EventFilter {
+    /// Only kinds that begin so: `image.` is every event of images.
+    pub kind_prefix: Option<String>,
+    /// Only what happened to this object.
+    pub object: Option<Object>,
+    /// Only what happened at this time or later.
+    pub since: Option<Timestamp>,
+}
+
+/// Writes an event and returns its place in the order.
+pub fn append(tx: &WriteTransaction<'_>, event: &NewEvent<'_>) -> Result<i64, StoreError> {
+    let sql = "INSERT INTO events (at, actor, kind, object_kind, object_id, data) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let params = (
+        Micros(event.at),
+        Text(event.actor),
+        event.kind,
+        event.object.kind.as_str(),
+        &event.object.id,
+        Text(&event.data),
+    );
+    tx.execute("write an event", sql, params)?;
+    Ok(tx.last_seq())
+}
+
+/// Returns the events behind `after`, oldest first, at most `limit` of them.
+pub fn page(
+    tx: &ReadTransaction<'_>,
+    after: i64,
+    limit: u32,
+    filter: &EventFilter,
+) -> Result<Page<EventRow>, StoreError> {
+    let conditions = conditions(after, limit, filter);
+    let sql = format!(
+        "SELECT seq, at, actor, kind, object_kind, object_id, data FROM events \
+         WHERE {} ORDER BY seq LIMIT :limit",
+        conditions.to_sql()
+    );
+    let rows = tx.all("read events", &sql, &*conditions.params(), read)?;
+    Ok(Page::cut(rows, limit, |event| event.seq))
+}
+
+/// Returns the place of the newest event; 0 when there is none.
+pub fn newest_seq(tx: &ReadTransaction<'_>) -> Result<i64, StoreError> {
+    let newest = tx.value("read the newest event", "SELECT max(seq) FROM events", [])?;
+    Ok(newest.flatten().unwrap_or(0))
+}
+
+fn conditions(after: i64, limit: u32, filter: &EventFilter) -> Conditions {
+    let mut conditions = Conditions::default();
+    conditions.bind("seq > :after", ":after", after);
+    conditions.set(":limit", probe_limit(limit));
+    if let Some(prefix) = &filter.kind_prefix {
+        let clause = "substr(kind, 1, length(:prefix)) = :prefix";
+        conditions.bind(clause, ":prefix", prefix.clone());
+    }
+    if let Some(object) = &filter.object {
+        let kind = object.kind.as_str().to_owned();
+        conditions.bind("object_kind = :object_kind", ":object_kind", kind);
+        conditions.bind("object_id = :object_id", ":object_id", object.id.clone());
+    }
+    if let Some(since) = filter.since {
+        conditions.bind("at >= :since", ":since", since.as_micros());
+    }
+    conditions
+}
+
+fn read(row: &Row<'_>) -> Result<EventRow, StoreError> {
+    let columns = Columns::of("events", "seq", row);
+    Ok(EventRow {
+        seq: columns.raw("seq")?,
+        at: columns.time("at")?,
+        actor: columns.parsed("actor")?,
+        kind: columns.raw("kind")?,
+        object: Object {
+            kind: columns.parsed("object_kind")?,
+            id: columns.raw("object_id")?,
+        },
+        data: columns.json("data")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::ObjectKind;
+    use crate::testing::{Database, image_id, time};
+
+    fn event(kind: &str, object: Object, at: i64) -> NewEvent<'_> {
+        NewEvent {
+            at: time(at),
+            actor: EventActor::Unix(1000),
+            kind,
+            object,
+            data: json!({"n": at}),
+        }
+    }
+
+    fn filled() -> Database {
+        let mut db = Database::new();
+        db.write(|tx| {
+            append(tx, &event("image.created", Object::image(image_id(1)), 1))?;
+            append(tx, &event("image.created", Object::image(image_id(2)), 2))?;
+            append(
+                tx,
+                &event("image_x.y", Object::new(ObjectKind::Daemon, "d"), 3),
+            )?;
+            append(tx, &event("image.forgotten", Object::image(image_id(1)), 4))
+        })
+        .unwrap();
+        db
+    }
+
+    #[test]
+    fn an_event_is_read_as_it_was_written() {
+        let mut db = filled();
+
+        let page = db
+            .read(|tx| page(tx, 0, 1, &EventFilter::default()))
+            .unwrap();
+
+        let want = EventRow {
+            seq: 1,
+            at: time(1),
+            actor: EventActor::Unix(1000),
+            kind: "image.created".to_owned(),
+            object: Object::image(image_id(1)),
+            data: json!({"n": 1}),
+        };
+        assert_eq!(page.rows, vec![want]);
+        assert_eq!(page.next_after, Some(1));
+    }
+
+    #[test]
+    fn filters_combine() {
+        let mut db = filled();
+        let all = EventFilter::default;
+        let cases = [
+            (all(), vec![1, 2, 3, 4]),
+            (
+                EventFilter {
+                    kind_prefix: Some("image.".to_owned()),
+                    ..all()
+                },
+                vec![1, 2, 4],
+            ),
+            (
+                EventFilter {
+                    object: Some(Object::image(image_id(1))),
+                    ..all()
+                },
+                vec![1, 4],
+            ),
+            (
+                EventFilter {
+                    object: Some(Object::image(image_id(1))),
+                    since: Some(time(2)),
+                    ..all()
+                },
+                vec![4],
+            ),
+            (
+                EventFilter {
+                    kind_prefix: Some("%".to_owned()),
+                    ..all()
+                },
+                vec![],
+            ),
+        ];
+        for (filter, want) in cases {
+            let page = db.read(|tx| page(tx, 0, 10, &filter)).unwrap();
+            let seqs: Vec<_> = page.rows.iter().map(|event| event.seq).collect();
+
+            assert_eq!(seqs, want, "{filter:?}");
+            assert_eq!(page.next_after, None);
+        }
+    }
+
+    #[test]
+    fn the_newest_is_zero_until_something_happens() {
+        assert_eq!(Database::new().read(newest_seq).unwrap(), 0);
+        assert_eq!(filled().read(newest_seq).unwrap(), 4);
+    }
+
+    #[test]
+    fn actors_have_one_text_form() {
+        for actor in [
+            EventActor::Daemon,
+            EventActor::Unix(0),
+            EventActor::Unix(u32::MAX),
+        ] {
+            assert_eq!(actor.to_string().parse(), Ok(actor));
+        }
+        "unix:-1".parse::<EventActor>().unwrap_err();
+        "root".parse::<EventActor>().unwrap_err();
+    }
+}

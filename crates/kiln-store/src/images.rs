@@ -1,0 +1,307 @@
+//! Images: the named things that own versions and tags.
+//!
+//! Names are claimed and freed in [`crate::names`]; the words an image is found by lead through
+//! [`crate::resolve`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kiln_domain::{ImageId, ImageName, ImageState, Timestamp, VersionKind, Visibility};
+use rusqlite::Row;
+use serde_json::Value;
+
+use crate::columns::{Columns, Micros, Text};
+use crate::page::{Conditions, probe_limit};
+use crate::{Page, ReadTransaction, StoreError, WriteTransaction, users};
+
+/// Who owns the directories of an image's versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Custody {
+    /// The daemon: it made them and removes them.
+    Managed,
+    /// Somebody else: the daemon only knows of them.
+    Unmanaged,
+}
+
+/// An image to be inserted: active, at its first revision.
+#[derive(Clone, Debug)]
+pub struct NewImage {
+    /// Its id.
+    pub id: ImageId,
+    /// Its name; [`crate::names`] must give it in the same transaction.
+    pub name: ImageName,
+    /// The user it belongs to.
+    pub owner_id: u32,
+    /// The organisation it belongs to, if one.
+    pub org_id: Option<String>,
+    /// Who else may see it.
+    pub visibility: Visibility,
+    /// What its versions are.
+    pub kind: VersionKind,
+    /// Who owns its directories.
+    pub custody: Custody,
+    /// Labels by key.
+    pub labels: BTreeMap<String, String>,
+    /// Words to find it by.
+    pub keywords: BTreeSet<String>,
+    /// What virtual machines of it may use, as the caller gave it.
+    pub limits: Option<Value>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// An image as the store holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImageRow {
+    /// Its place in the order of all images.
+    pub seq: i64,
+    /// Its id.
+    pub id: ImageId,
+    /// The name it has, or had when it was forgotten.
+    pub name: ImageName,
+    /// The user it belongs to.
+    pub owner_id: u32,
+    /// The organisation it belongs to, if one.
+    pub org_id: Option<String>,
+    /// Who else may see it.
+    pub visibility: Visibility,
+    /// Raised by every change; an update that names an older one came too late.
+    pub revision: u64,
+    /// What its versions are.
+    pub kind: VersionKind,
+    /// Where it stands.
+    pub state: ImageState,
+    /// Who owns its directories.
+    pub custody: Custody,
+    /// Labels by key.
+    pub labels: BTreeMap<String, String>,
+    /// Words to find it by.
+    pub keywords: BTreeSet<String>,
+    /// What virtual machines of it may use.
+    pub limits: Option<Value>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// When it was forgotten, if it was.
+    pub deleted_at: Option<Timestamp>,
+    /// When a forgotten image is removed for good.
+    pub purge_after: Option<Timestamp>,
+}
+
+/// Which images a list shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Forgotten {
+    /// Active ones only.
+    #[default]
+    Hidden,
+    /// Forgotten ones too.
+    Shown,
+}
+
+/// A condition on names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NameMatch {
+    /// The name begins so.
+    Prefix(String),
+    /// The name has this somewhere.
+    Contains(String),
+}
+
+/// Which images a page holds; the default is every active one.
+#[derive(Clone, Debug, Default)]
+pub struct ImageFilter {
+    /// Whether forgotten images are among them.
+    pub forgotten: Forgotten,
+    /// Only those of this user.
+    pub owner_id: Option<u32>,
+    /// Only those so named.
+    pub name: Option<NameMatch>,
+    /// Only those with a version from this canonical reference.
+    pub source_reference: Option<String>,
+    /// Only those that this user owns or that are public; `None` hides nothing.
+    pub visible_to: Option<u32>,
+}
+
+const COLUMNS: &str = "seq, id, name, owner_id, org_id, visibility, revision, kind, state, managed, \
+    limits, created_at, updated_at, deleted_at, purge_after, \
+    (SELECT json_group_object(key, value) FROM image_labels WHERE image_id = images.id) AS labels, \
+    (SELECT json_group_array(keyword) FROM image_keywords WHERE image_id = images.id) AS keywords";
+
+/// Inserts an image with its labels and keywords, enters its owner, and returns its place.
+pub fn insert(tx: &WriteTransaction<'_>, image: &NewImage) -> Result<i64, StoreError> {
+    const STEP: &str = "insert an image";
+    users::see(tx, image.owner_id, image.created_at)?;
+    let sql = "INSERT INTO images (id, name, owner_id, org_id, visibility, kind, state, managed, \
+               limits, created_at, updated_at) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10)";
+    let params = (
+        Text(image.id),
+        image.name.as_str(),
+        image.owner_id,
+        &image.org_id,
+        image.visibility.as_str(),
+        image.kind.as_str(),
+        ImageState::Available.as_str(),
+        image.custody == Custody::Managed,
+        image.limits.as_ref().map(Text),
+        Micros(image.created_at),
+    );
+    tx.execute(STEP, sql, params)?;
+    let seq = tx.last_seq();
+    for (key, value) in &image.labels {
+        let sql = "INSERT INTO image_labels (image_id, key, value) VALUES (?1, ?2, ?3)";
+        tx.execute(STEP, sql, (Text(image.id), key, value))?;
+    }
+    for keyword in &image.keywords {
+        let sql = "INSERT INTO image_keywords (image_id, keyword) VALUES (?1, ?2)";
+        tx.execute(STEP, sql, (Text(image.id), keyword))?;
+    }
+    Ok(seq)
+}
+
+/// Returns an image, forgotten or not.
+pub fn get(tx: &ReadTransaction<'_>, id: ImageId) -> Result<Option<ImageRow>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM images WHERE id = ?1");
+    tx.first("read an image", &sql, [Text(id)], read)
+}
+
+/// Returns the images behind `after`, oldest first, at most `limit` of them.
+pub fn page(
+    tx: &ReadTransaction<'_>,
+    after: i64,
+    limit: u32,
+    filter: &ImageFilter,
+) -> Result<Page<ImageRow>, StoreError> {
+    let conditions = conditions(after, limit, filter);
+    let sql = page_sql(&conditions, filter);
+    let rows = tx.all("list images", &sql, &*conditions.params(), read)?;
+    Ok(Page::cut(rows, limit, |image| image.seq))
+}
+
+/// Forgets an active image: marks it and frees its name. Tells whether it was active.
+///
+/// Its versions and tags stay until it is purged, at `purge_after` at the earliest.
+pub fn mark_deleted(
+    tx: &WriteTransaction<'_>,
+    id: ImageId,
+    at: Timestamp,
+    purge_after: Timestamp,
+) -> Result<bool, StoreError> {
+    const STEP: &str = "forget an image";
+    let sql = "UPDATE images SET state = 'deleted', deleted_at = ?2, purge_after = ?3, \
+               updated_at = ?2, revision = revision + 1 WHERE id = ?1 AND state = 'available'";
+    let was_active = tx.execute(STEP, sql, (Text(id), Micros(at), Micros(purge_after)))? == 1;
+    if was_active {
+        tx.execute(STEP, "DELETE FROM names WHERE image_id = ?1", [Text(id)])?;
+    }
+    Ok(was_active)
+}
+
+/// Records that something of an image changed and returns its new revision; `None` when there
+/// is no such image.
+pub fn touch(
+    tx: &WriteTransaction<'_>,
+    id: ImageId,
+    at: Timestamp,
+) -> Result<Option<u64>, StoreError> {
+    let sql = "UPDATE images SET updated_at = ?2, revision = revision + 1 WHERE id = ?1 \
+               RETURNING id, revision";
+    tx.first("touch an image", sql, (Text(id), Micros(at)), |row| {
+        Columns::of("images", "id", row).integer("revision")
+    })
+}
+
+/// Counts active images.
+pub fn count_active(tx: &ReadTransaction<'_>) -> Result<u64, StoreError> {
+    let sql = "SELECT count(*) FROM images WHERE state = 'available'";
+    let count: Option<i64> = tx.value("count images", sql, [])?;
+    Ok(count
+        .and_then(|count| u64::try_from(count).ok())
+        .unwrap_or(0))
+}
+
+fn conditions(after: i64, limit: u32, filter: &ImageFilter) -> Conditions {
+    let mut conditions = Conditions::default();
+    conditions.bind("seq > :after", ":after", after);
+    conditions.set(":limit", probe_limit(limit));
+    if filter.forgotten == Forgotten::Hidden {
+        conditions.require("state = 'available'");
+    }
+    if let Some(owner_id) = filter.owner_id {
+        conditions.bind("owner_id = :owner", ":owner", owner_id);
+    }
+    match &filter.name {
+        Some(NameMatch::Prefix(text)) => {
+            let clause = "substr(name, 1, length(:name)) = :name";
+            conditions.bind(clause, ":name", text.clone());
+        }
+        Some(NameMatch::Contains(text)) => {
+            conditions.bind("instr(name, :name) > 0", ":name", text.clone());
+        }
+        None => {}
+    }
+    if let Some(reference) = &filter.source_reference {
+        let clause = "id IN (SELECT image_id FROM versions WHERE source_reference = :source)";
+        conditions.bind(clause, ":source", reference.clone());
+    }
+    if let Some(uid) = filter.visible_to {
+        conditions.set(":viewer", uid);
+    }
+    conditions
+}
+
+/// Writes the query of a page.
+///
+/// What a user may see is read as two ranges, each in the order of `seq` and each cut to the
+/// page's length: one `OR` over both would walk past every private image of others.
+fn page_sql(conditions: &Conditions, filter: &ImageFilter) -> String {
+    let clauses = conditions.to_sql();
+    if filter.visible_to.is_none() {
+        return format!("SELECT {COLUMNS} FROM images WHERE {clauses} ORDER BY seq LIMIT :limit");
+    }
+    let range = |visible: &str| {
+        format!(
+            "SELECT seq FROM (SELECT seq FROM images WHERE {visible} AND {clauses} \
+             ORDER BY seq LIMIT :limit)"
+        )
+    };
+    format!(
+        "SELECT {COLUMNS} FROM images WHERE seq IN ({} UNION ALL {}) ORDER BY seq LIMIT :limit",
+        range("owner_id = :viewer"),
+        range("visibility = 'public'"),
+    )
+}
+
+fn read(row: &Row<'_>) -> Result<ImageRow, StoreError> {
+    let columns = Columns::of("images", "id", row);
+    let labels: String = columns.raw("labels")?;
+    let keywords: String = columns.raw("keywords")?;
+    let custody = if columns.raw("managed")? {
+        Custody::Managed
+    } else {
+        Custody::Unmanaged
+    };
+    Ok(ImageRow {
+        seq: columns.raw("seq")?,
+        id: columns.parsed("id")?,
+        name: columns.parsed("name")?,
+        owner_id: columns.integer("owner_id")?,
+        org_id: columns.raw("org_id")?,
+        visibility: columns.parsed("visibility")?,
+        revision: columns.integer("revision")?,
+        kind: columns.parsed("kind")?,
+        state: columns.parsed("state")?,
+        custody,
+        labels: serde_json::from_str(&labels).map_err(|error| columns.invalid("labels", error))?,
+        keywords: serde_json::from_str(&keywords)
+            .map_err(|error| columns.invalid("keywords", error))?,
+        limits: columns.json_option("limits")?,
+        created_at: columns.time("created_at")?,
+        updated_at: columns.time("updated_at")?,
+        deleted_at: columns.time_option("deleted_at")?,
+        purge_after: columns.time_option("purge_after")?,
+    })
+}
+
+#[cfg(test)]
+mod tests;

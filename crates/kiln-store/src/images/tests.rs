@@ -1,0 +1,313 @@
+use serde_json::json;
+
+use super::*;
+use crate::names::{self, NameHolder};
+use crate::testing::{Database, OWNER, image, image_id, name, time, version};
+use crate::versions;
+
+fn seqs(page: &Page<ImageRow>) -> Vec<i64> {
+    page.rows.iter().map(|image| image.seq).collect()
+}
+
+fn list(db: &mut Database, filter: &ImageFilter) -> Vec<i64> {
+    seqs(&db.read(|tx| page(tx, 0, 100, filter)).unwrap())
+}
+
+fn forget(db: &mut Database, n: u128) -> bool {
+    db.write(|tx| mark_deleted(tx, image_id(n), time(500), time(900)))
+        .unwrap()
+}
+
+#[test]
+fn an_image_comes_back_as_it_went_in() {
+    let mut db = Database::new();
+    let new = NewImage {
+        org_id: Some("team".to_owned()),
+        visibility: Visibility::Public,
+        custody: Custody::Unmanaged,
+        labels: BTreeMap::from([("tier".to_owned(), "\"gold\"".to_owned())]),
+        keywords: BTreeSet::from(["gpu".to_owned(), "ml".to_owned()]),
+        limits: Some(json!({"cpus": 2})),
+        ..image(1, "team/web")
+    };
+    db.write(|tx| insert(tx, &new)).unwrap();
+
+    let row = db.read(|tx| get(tx, new.id)).unwrap().unwrap();
+
+    let want = ImageRow {
+        seq: 1,
+        id: new.id,
+        name: new.name,
+        owner_id: OWNER,
+        org_id: new.org_id,
+        visibility: Visibility::Public,
+        revision: 1,
+        kind: VersionKind::Rootfs,
+        state: ImageState::Available,
+        custody: Custody::Unmanaged,
+        labels: new.labels,
+        keywords: new.keywords,
+        limits: new.limits,
+        created_at: time(100),
+        updated_at: time(100),
+        deleted_at: None,
+        purge_after: None,
+    };
+    assert_eq!(row, want);
+}
+
+#[test]
+fn forgetting_marks_the_row_and_frees_the_name_once() {
+    let mut db = Database::new();
+    db.add_image(1, "web");
+
+    assert!(forget(&mut db, 1));
+    assert!(!forget(&mut db, 1));
+    assert!(!forget(&mut db, 2));
+
+    let row = db.read(|tx| get(tx, image_id(1))).unwrap().unwrap();
+    assert_eq!(row.state, ImageState::Deleted);
+    assert_eq!(row.deleted_at, Some(time(500)));
+    assert_eq!(row.purge_after, Some(time(900)));
+    assert_eq!((row.revision, row.updated_at), (2, time(500)));
+    assert_eq!(db.read(count_active).unwrap(), 0);
+    db.add_image(2, "web");
+    let holder = db.read(|tx| names::holder_of(tx, &name("web"))).unwrap();
+    assert!(matches!(holder, Some(NameHolder::Image { id, .. }) if id == image_id(2)));
+}
+
+#[test]
+fn touching_raises_the_revision() {
+    let mut db = Database::new();
+    db.add_image(1, "web");
+
+    let revision = db.write(|tx| touch(tx, image_id(1), time(300))).unwrap();
+
+    assert_eq!(revision, Some(2));
+    let row = db.read(|tx| get(tx, image_id(1))).unwrap().unwrap();
+    assert_eq!((row.revision, row.updated_at), (2, time(300)));
+    assert_eq!(
+        db.write(|tx| touch(tx, image_id(9), time(300))).unwrap(),
+        None
+    );
+}
+
+/// Five images: two of the owner's, one public and one private of another user, one forgotten.
+fn mixed() -> Database {
+    let mut db = Database::new();
+    let mut public = image(3, "team/web-public");
+    public.owner_id = 1;
+    public.visibility = Visibility::Public;
+    let mut private = image(4, "secret");
+    private.owner_id = 1;
+    for image in [
+        image(1, "web"),
+        image(2, "api"),
+        public,
+        private,
+        image(5, "web-old"),
+    ] {
+        db.write(|tx| insert(tx, &image)).unwrap();
+    }
+    let mut pulled = version(2, 1, "amd64");
+    pulled.source_reference = Some("docker.io/library/api:1".to_owned());
+    db.write(|tx| versions::insert(tx, &pulled)).unwrap();
+    forget(&mut db, 5);
+    db
+}
+
+#[test]
+fn filters_combine() {
+    let mut db = mixed();
+    let all = ImageFilter::default;
+    let named = |name| ImageFilter {
+        name: Some(name),
+        ..all()
+    };
+    let cases = [
+        (all(), vec![1, 2, 3, 4]),
+        (
+            ImageFilter {
+                forgotten: Forgotten::Shown,
+                ..all()
+            },
+            vec![1, 2, 3, 4, 5],
+        ),
+        (
+            ImageFilter {
+                owner_id: Some(OWNER),
+                ..all()
+            },
+            vec![1, 2],
+        ),
+        (named(NameMatch::Prefix("web".to_owned())), vec![1]),
+        (named(NameMatch::Contains("web".to_owned())), vec![1, 3]),
+        (named(NameMatch::Contains("%".to_owned())), vec![]),
+        (
+            ImageFilter {
+                source_reference: Some("docker.io/library/api:1".to_owned()),
+                ..all()
+            },
+            vec![2],
+        ),
+        (
+            ImageFilter {
+                visible_to: Some(OWNER),
+                ..all()
+            },
+            vec![1, 2, 3],
+        ),
+        (
+            ImageFilter {
+                visible_to: Some(77),
+                ..all()
+            },
+            vec![3],
+        ),
+        (
+            ImageFilter {
+                visible_to: Some(1),
+                owner_id: Some(1),
+                ..all()
+            },
+            vec![3, 4],
+        ),
+        (
+            ImageFilter {
+                visible_to: Some(OWNER),
+                forgotten: Forgotten::Shown,
+                name: Some(NameMatch::Prefix("web".to_owned())),
+                ..all()
+            },
+            vec![1, 5],
+        ),
+    ];
+    for (filter, want) in cases {
+        assert_eq!(list(&mut db, &filter), want, "{filter:?}");
+    }
+}
+
+#[test]
+fn pages_neither_repeat_nor_leave_out_while_rows_come_and_go() {
+    for visible_to in [None, Some(OWNER)] {
+        let mut db = Database::new();
+        for n in 1..=7 {
+            db.add_image(n, &format!("image-{n}"));
+        }
+        let filter = ImageFilter {
+            visible_to,
+            ..ImageFilter::default()
+        };
+        let read = |db: &mut Database, after| db.read(|tx| page(tx, after, 3, &filter)).unwrap();
+
+        let first = read(&mut db, 0);
+        // The cursor's own row goes, one behind it goes, and one is added.
+        forget(&mut db, 3);
+        forget(&mut db, 5);
+        db.add_image(8, "image-8");
+        let second = read(&mut db, first.next_after.unwrap());
+        let third = read(&mut db, second.next_after.unwrap());
+
+        assert_eq!(seqs(&first), [1, 2, 3]);
+        assert_eq!(seqs(&second), [4, 6, 7]);
+        assert_eq!((seqs(&third), third.next_after), (vec![8], None));
+    }
+}
+
+#[test]
+fn a_full_last_page_has_no_next() {
+    let mut db = Database::new();
+    for n in 1..=3 {
+        db.add_image(n, &format!("image-{n}"));
+    }
+
+    let page = db
+        .read(|tx| page(tx, 0, 3, &ImageFilter::default()))
+        .unwrap();
+
+    assert_eq!((seqs(&page), page.next_after), (vec![1, 2, 3], None));
+}
+
+/// A page of 100,000 images must be one range of an index: nothing scanned, nothing sorted.
+#[test]
+fn no_page_scans_or_sorts_a_large_table() {
+    let db = Database::new();
+    db.damage(
+        "INSERT INTO users (uid, first_seen_at) VALUES (1, 0), (2, 0);
+         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)
+         INSERT INTO images (id, name, owner_id, visibility, kind, state, managed, created_at,
+                             updated_at)
+         SELECT printf('00000000-0000-4000-8000-%012d', i), 'image-' || i, 1 + (i % 2),
+                iif(i % 10, 'private', 'public'), 'rootfs', 'available', 1, 0, 0 FROM n;",
+    );
+    let all = ImageFilter::default;
+    let cases = [
+        all(),
+        ImageFilter {
+            forgotten: Forgotten::Shown,
+            ..all()
+        },
+        ImageFilter {
+            owner_id: Some(1),
+            ..all()
+        },
+        ImageFilter {
+            visible_to: Some(1),
+            ..all()
+        },
+    ];
+    for statistics in ["", "ANALYZE"] {
+        db.damage(statistics);
+        for filter in &cases {
+            let conditions = conditions(50_000, 100, filter);
+            let plan = db.plan(&page_sql(&conditions, filter), &*conditions.params());
+
+            let is_bad =
+                |line: &String| line.contains("SCAN images") || line.contains("FOR ORDER BY");
+            assert!(!plan.iter().any(is_bad), "{filter:?}: {plan:#?}");
+            assert!(
+                plan.iter().any(|line| line.contains("SEARCH images")),
+                "{plan:#?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_damaged_column_is_an_error_that_names_it() {
+    let cases = [
+        ("id", "'x'"),
+        ("name", "'../etc'"),
+        ("owner_id", "-1"),
+        ("visibility", "'secret'"),
+        ("revision", "-1"),
+        ("kind", "'tape'"),
+        ("state", "'lost'"),
+        ("limits", "'{'"),
+        ("created_at", "9223372036854775807"),
+        ("purge_after", "-9223372036854775808"),
+    ];
+    for (column, value) in cases {
+        let mut db = Database::new();
+        db.add_image(1, "web");
+        db.damage(&format!(
+            "PRAGMA foreign_keys = OFF; UPDATE images SET {column} = {value}"
+        ));
+
+        let filter = ImageFilter {
+            forgotten: Forgotten::Shown,
+            ..ImageFilter::default()
+        };
+        let error = db.read(|tx| page(tx, 0, 10, &filter)).unwrap_err();
+
+        let StoreError::RowInvalid {
+            table,
+            column: found,
+            ..
+        } = error
+        else {
+            panic!("{column}: {error:?}");
+        };
+        assert_eq!((table, found), ("images", column));
+    }
+}

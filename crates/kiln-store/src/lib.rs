@@ -1,0 +1,42 @@
+//! The store of Kiln: an SQLite database with one writer and few readers, its schema, and one
+//! module of queries per noun.
+//!
+//! Use cases compose the queries inside one [`Store::write`], so that a row, its tag, its quota
+//! and its event commit together or not at all. Not here: rules about who may do what, the
+//! clock, random ids, and the network.
+
+mod columns;
+mod error;
+pub mod events;
+
+pub mod images;
+
+pub mod kernels;
+pub mod meta;
+mod migrations;
+pub mod names;
+mod open;
+pub mod operations;
+
+mod page;
+mod readers;
+
+mod snapshot;
+mod store;
+pub mod tags;
+#[cfg(test)]
+mod testing;
+mod transaction;
+pub mod users;
+
+pub mod versions;
+mod words;
+mod writer;
+
+pub use error::StoreError;
+pub use open::{OpenError, Opened, StoreOptions};
+pub use page::Page;
+pub use snapshot::SnapshotError;
+pub use store::Store;
+pub use transaction::{ReadTransaction, WriteTransaction};
+pub use words::{Object, ObjectKind, UnknownWord};

@@ -1,0 +1,109 @@
+//! What a closure inside the store is given: a transaction to read in, or one to write in too.
+//!
+//! Beginning, committing and undoing are not here: no query can commit by itself, so whatever one
+//! closure does happens as a whole or not at all.
+
+use std::ops::Deref;
+
+use rusqlite::{Connection, OptionalExtension, Params, Row};
+
+use crate::StoreError;
+use crate::error::at;
+
+/// A transaction that sees one unchanging state of the store.
+#[derive(Debug)]
+pub struct ReadTransaction<'connection> {
+    connection: &'connection Connection,
+}
+
+/// A transaction that also changes the store; at most one exists at a time.
+///
+/// It can do whatever a [`ReadTransaction`] can, and sees its own changes.
+#[derive(Debug)]
+pub struct WriteTransaction<'connection> {
+    read: ReadTransaction<'connection>,
+}
+
+impl<'connection> Deref for WriteTransaction<'connection> {
+    type Target = ReadTransaction<'connection>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.read
+    }
+}
+
+impl<'connection> ReadTransaction<'connection> {
+    /// Wraps a connection on which a transaction has begun.
+    pub(crate) fn over(connection: &'connection Connection) -> Self {
+        Self { connection }
+    }
+
+    /// Returns the first row of a query, if there is one.
+    pub(crate) fn first<T>(
+        &self,
+        step: &'static str,
+        sql: &str,
+        params: impl Params,
+        read: impl FnOnce(&Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let mut statement = self.connection.prepare_cached(sql).map_err(at(step))?;
+        let mut rows = statement.query(params).map_err(at(step))?;
+        rows.next().map_err(at(step))?.map(read).transpose()
+    }
+
+    /// Returns every row of a query.
+    pub(crate) fn all<T>(
+        &self,
+        step: &'static str,
+        sql: &str,
+        params: impl Params,
+        read: impl Fn(&Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut statement = self.connection.prepare_cached(sql).map_err(at(step))?;
+        let mut rows = statement.query(params).map_err(at(step))?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next().map_err(at(step))? {
+            found.push(read(row)?);
+        }
+        Ok(found)
+    }
+
+    /// Returns the one value a query always has, such as a count.
+    pub(crate) fn value<T: rusqlite::types::FromSql>(
+        &self,
+        step: &'static str,
+        sql: &str,
+        params: impl Params,
+    ) -> Result<Option<T>, StoreError> {
+        let mut statement = self.connection.prepare_cached(sql).map_err(at(step))?;
+        statement
+            .query_row(params, |row| row.get(0))
+            .optional()
+            .map_err(at(step))
+    }
+}
+
+impl<'connection> WriteTransaction<'connection> {
+    /// Wraps the writing connection, on which an immediate transaction has begun.
+    pub(crate) fn over(connection: &'connection Connection) -> Self {
+        Self {
+            read: ReadTransaction::over(connection),
+        }
+    }
+
+    /// Runs a statement and returns how many rows it changed.
+    pub(crate) fn execute(
+        &self,
+        step: &'static str,
+        sql: &str,
+        params: impl Params,
+    ) -> Result<usize, StoreError> {
+        let mut statement = self.read.connection.prepare_cached(sql).map_err(at(step))?;
+        statement.execute(params).map_err(at(step))
+    }
+
+    /// Returns the sequence number of the row inserted last.
+    pub(crate) fn last_seq(&self) -> i64 {
+        self.read.connection.last_insert_rowid()
+    }
+}
