@@ -120,10 +120,6 @@ impl Layout {
             Self::Indexed(index) => index.blocks(),
         }
     }
-
-    pub(crate) const fn is_indexed(&self) -> bool {
-        matches!(self, Self::Indexed(_))
-    }
 }
 
 /// The inode numbers a directory's own entries name, and the start of its checksums.

@@ -44,6 +44,12 @@ pub(crate) struct Extents {
 }
 
 impl Extents {
+    /// Forgets everything but the memory it took.
+    pub(crate) fn clear(&mut self) {
+        self.leaves.clear();
+        self.mapped_blocks = 0;
+    }
+
     /// Adds a run of blocks behind all earlier ones, merged with the last where both sides go
     /// on, and split where an extent would grow too long.
     pub(crate) fn push(&mut self, logical: u64, physical: u64, blocks: u64) {

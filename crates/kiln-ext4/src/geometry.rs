@@ -154,7 +154,7 @@ impl Geometry {
 /// the powers of 3, 5 and 7 (`sparse_super`).
 pub(crate) fn has_copy(group: u32) -> bool {
     fn is_power(mut group: u32, base: u32) -> bool {
-        while group % base == 0 {
+        while group.is_multiple_of(base) {
             group /= base;
         }
         group == 1

@@ -203,7 +203,7 @@ fn set(bits: &mut Block, range: Range<u64>) {
     let mut bit = range.start;
     while bit < range.end {
         let byte = usize::try_from(bit / 8).unwrap_or(BLOCK_BYTES);
-        if bit % 8 == 0 && bit + 8 <= range.end {
+        if bit.is_multiple_of(8) && bit + 8 <= range.end {
             bits[byte] = 0xff;
             bit += 8;
         } else {

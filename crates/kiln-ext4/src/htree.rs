@@ -21,16 +21,16 @@ use crate::directory::{DirectoryProblem, Entry, Leaf, LeafFill, Place, put_entry
 use crate::inode::FileType;
 use crate::name_hash::{END_OF_DIRECTORY, NameHasher};
 
-/// Where the index of a dx_root begins.
+/// Where the index of a `dx_root` begins.
 const ROOT_OFFSET: usize = 32;
 
-/// Where the index of a dx_node begins.
+/// Where the index of a `dx_node` begins.
 const NODE_OFFSET: usize = 8;
 
-/// Index entries of a dx_root: (4096 − 32 − 8) / 8.
+/// Index entries of a `dx_root`: (4096 − 32 − 8) / 8.
 const ROOT_LIMIT: usize = 507;
 
-/// Index entries of a dx_node: (4096 − 8 − 8) / 8.
+/// Index entries of a `dx_node`: (4096 − 8 − 8) / 8.
 const NODE_LIMIT: usize = 510;
 
 /// `half_md4`; the superblock's flag says "signed".

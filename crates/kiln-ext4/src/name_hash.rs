@@ -77,10 +77,6 @@ fn sign_extended(byte: u8) -> u32 {
 }
 
 /// `half_md4_transform` of `fs/ext4/hash.c`: three rounds of eight steps instead of sixteen.
-#[expect(
-    clippy::many_single_char_names,
-    reason = "the names MD4 is specified with"
-)]
 fn transform(state: &mut [u32; 4], input: &[u32; 8]) {
     fn choose(x: u32, y: u32, z: u32) -> u32 {
         z ^ (x & (y ^ z))
