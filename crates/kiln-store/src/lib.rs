@@ -20,6 +20,7 @@ pub mod operations;
 pub mod outbox;
 mod page;
 mod readers;
+pub mod resolve;
 mod snapshot;
 mod store;
 pub mod tags;
