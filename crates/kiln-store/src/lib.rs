@@ -19,6 +19,8 @@ mod open;
 pub mod operations;
 pub mod outbox;
 mod page;
+#[cfg(test)]
+mod plans;
 mod readers;
 pub mod resolve;
 mod snapshot;
