@@ -5,7 +5,7 @@
 
 use std::ops::Deref;
 
-use rusqlite::{Connection, OptionalExtension, Params, Row};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row};
 
 use crate::StoreError;
 use crate::error::at;
@@ -46,7 +46,7 @@ impl<'connection> ReadTransaction<'connection> {
         params: impl Params,
         read: impl FnOnce(&Row<'_>) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(at(step))?;
+        let mut statement = self.prepare(step, sql)?;
         let mut rows = statement.query(params).map_err(at(step))?;
         rows.next().map_err(at(step))?.map(read).transpose()
     }
@@ -59,7 +59,7 @@ impl<'connection> ReadTransaction<'connection> {
         params: impl Params,
         read: impl Fn(&Row<'_>) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(at(step))?;
+        let mut statement = self.prepare(step, sql)?;
         let mut rows = statement.query(params).map_err(at(step))?;
         let mut found = Vec::new();
         while let Some(row) = rows.next().map_err(at(step))? {
@@ -75,11 +75,21 @@ impl<'connection> ReadTransaction<'connection> {
         sql: &str,
         params: impl Params,
     ) -> Result<Option<T>, StoreError> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(at(step))?;
+        let mut statement = self.prepare(step, sql)?;
         statement
             .query_row(params, |row| row.get(0))
             .optional()
             .map_err(at(step))
+    }
+
+    fn prepare(
+        &self,
+        step: &'static str,
+        sql: &str,
+    ) -> Result<CachedStatement<'connection>, StoreError> {
+        #[cfg(test)]
+        crate::testing::note_query(sql);
+        self.connection.prepare_cached(sql).map_err(at(step))
     }
 }
 
@@ -98,7 +108,7 @@ impl<'connection> WriteTransaction<'connection> {
         sql: &str,
         params: impl Params,
     ) -> Result<usize, StoreError> {
-        let mut statement = self.read.connection.prepare_cached(sql).map_err(at(step))?;
+        let mut statement = self.prepare(step, sql)?;
         statement.execute(params).map_err(at(step))
     }
 
