@@ -2,6 +2,7 @@
 //!
 //! Not here: I/O, clocks, random numbers, and anything that knows where a value came from.
 
+mod credentials;
 mod digest;
 pub mod oci;
 mod platform;
@@ -9,6 +10,7 @@ mod reference;
 mod source;
 mod text;
 
+pub use credentials::{Credentials, Secret};
 pub use digest::{Digest, DigestError};
 pub use platform::{Architecture, Platform, PlatformError};
 pub use reference::{Reference, ReferenceError};
