@@ -27,8 +27,9 @@ const MAX_NOTE_BYTES: u64 = 64 << 10;
 /// Most note segments that are kept.
 const MAX_NOTE_SEGMENTS: usize = 8;
 
-/// `PT_LOAD` and `PT_NOTE`.
+/// `PT_LOAD`, `PT_INTERP` and `PT_NOTE`.
 const SEGMENT_LOAD: u32 = 1;
+const SEGMENT_INTERPRETER: u32 = 3;
 const SEGMENT_NOTE: u32 = 4;
 /// `XEN_ELFNOTE_PHYS32_ENTRY` of the kernel's `xen/interface/elfnote.h`.
 const NOTE_PHYS32_ENTRY: u32 = 18;
@@ -164,6 +165,9 @@ impl Headers {
             .ok_or(malformed("a segment is longer than any file"))?;
         match kind {
             SEGMENT_LOAD => self.loaded_end = self.loaded_end.max(end),
+            SEGMENT_INTERPRETER => {
+                return Err(malformed("it is a program for a running system"));
+            }
             SEGMENT_NOTE
                 if size_bytes <= MAX_NOTE_BYTES && self.notes.len() < MAX_NOTE_SEGMENTS =>
             {
@@ -297,6 +301,18 @@ mod tests {
         for length in 0..elf.len() {
             assert!(scan(&elf[..length], 4096).is_err(), "cut at {length}");
         }
+    }
+
+    #[test]
+    fn an_ordinary_program_is_no_kernel() {
+        let mut program = testing::elf(&Elf::default());
+        // The kind of the second program header, which is the note's.
+        let kind = 64 + usize::from(PROGRAM_HEADER_BYTES);
+        program[kind..kind + 4].copy_from_slice(&SEGMENT_INTERPRETER.to_le_bytes());
+
+        let error = scan(&program, 4096).unwrap_err();
+
+        assert!(matches!(error, KernelError::Malformed { .. }), "{error}");
     }
 
     #[test]

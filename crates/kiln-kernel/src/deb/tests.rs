@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::testing::{self, Entry as Built, RELEASE};
 
@@ -185,4 +187,26 @@ fn a_real_package_gives_a_kernel_that_is_understood() {
     assert_eq!(inside.size_bytes, size);
     assert_eq!(inside.has_pvh_note, facts.has_pvh_note);
     assert_eq!(inside.release, facts.release);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn no_damage_makes_it_panic(
+        changes in proptest::collection::vec((0_usize..400, any::<u8>()), 1..6),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let data = testing::kernel_package_tar(b"kernel");
+        let mut package = testing::deb("data.tar", &data);
+        for (at, value) in changes {
+            package[at] = value;
+        }
+        package.truncate(cut.index(package.len()) + 1);
+        let into = tempfile::tempdir().unwrap();
+
+        let files = extract(&package, into.path()).map(|kernel| kernel.modules);
+
+        prop_assert!(files.is_err() || files.is_ok_and(|found| found.is_some()));
+    }
 }
