@@ -33,7 +33,8 @@ mod tests {
 
     #[test]
     fn numbers_encode_as_new_encode_dev_does() {
-        let cases: &[(u32, u32, Option<(u32, u32)>)] = &[
+        // Major and minor number; the first two words of `i_block`.
+        let cases = [
             (1, 3, Some((0x103, 0))),
             (255, 255, Some((0xffff, 0))),
             (256, 0, Some((0, 0x1_0000))),
@@ -43,8 +44,8 @@ mod tests {
             (0, 0x10_0000, None),
         ];
         for (major, minor, want) in cases {
-            let got = encode(*major, *minor).map(|block| (get_u32(&block, 0), get_u32(&block, 4)));
-            assert_eq!(got, *want, "{major}:{minor}");
+            let got = encode(major, minor).map(|block| (get_u32(&block, 0), get_u32(&block, 4)));
+            assert_eq!(got, want, "{major}:{minor}");
         }
     }
 }

@@ -398,8 +398,9 @@ mod tests {
     fn a_size_below_the_overhead_of_one_group_is_refused_with_one_that_works() {
         let misfit = Geometry::new(3, 11).expect_err("three blocks");
 
-        assert!(Geometry::new(misfit.try_blocks, 11).is_ok());
-        assert!(Geometry::new(misfit.try_blocks - 1, 11).is_err());
+        let blocks = |asked| Geometry::new(asked, 11).map(|geometry| geometry.blocks);
+        assert_eq!(blocks(misfit.try_blocks), Ok(misfit.try_blocks));
+        assert_eq!(blocks(misfit.try_blocks - 1), Err(misfit));
     }
 
     #[test]

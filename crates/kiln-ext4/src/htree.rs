@@ -45,6 +45,8 @@ pub(crate) struct Index {
     /// Positions in the caller's entries.
     order: Vec<u32>,
     leaves: Vec<LeafSpan>,
+    /// Blocks between the root and the leaves.
+    nodes: usize,
 }
 
 /// One leaf: which part of the order it holds, and its key.
@@ -91,26 +93,24 @@ impl Index {
                 }
             }
         }
-        if leaves.len() > ROOT_LIMIT * NODE_LIMIT {
-            return Err(DirectoryProblem::TooLarge);
-        }
         Ok(Self {
             order: keyed.into_iter().map(|(_, position)| position).collect(),
+            nodes: nodes_above(leaves.len()).ok_or(DirectoryProblem::TooLarge)?,
             leaves,
         })
     }
 
     pub(crate) fn blocks(&self) -> u32 {
-        u32::try_from(1 + self.nodes() + self.leaves.len()).unwrap_or(u32::MAX)
+        u32::try_from(1 + self.nodes + self.leaves.len()).unwrap_or(u32::MAX)
     }
+}
 
-    /// Blocks between the root and the leaves: none while the root reaches all leaves.
-    fn nodes(&self) -> usize {
-        if self.leaves.len() <= ROOT_LIMIT {
-            0
-        } else {
-            self.leaves.len().div_ceil(NODE_LIMIT)
-        }
+/// Index blocks between the root and so many leaves: none while the root reaches all of them;
+/// nothing when two levels are not enough (more would need the `largedir` feature).
+fn nodes_above(leaves: usize) -> Option<usize> {
+    match leaves {
+        0..=ROOT_LIMIT => Some(0),
+        _ => Some(leaves.div_ceil(NODE_LIMIT)).filter(|nodes| *nodes <= ROOT_LIMIT),
     }
 }
 
@@ -121,7 +121,7 @@ pub(crate) fn emit<E>(
     entries: &[Entry<'_>],
     sink: &mut impl FnMut(&Block) -> Result<(), E>,
 ) -> Result<(), E> {
-    let nodes = index.nodes();
+    let nodes = index.nodes;
     let key_of = |leaf: usize| (index.leaves[leaf].key, block_number(1 + nodes + leaf));
 
     let mut root = dx_root(place, u8::from(nodes > 0));
@@ -273,6 +273,21 @@ mod tests {
     }
 
     #[test]
+    fn two_levels_reach_258570_leaves() {
+        let cases = [
+            (1, Some(0)),
+            (507, Some(0)),
+            (508, Some(1)),
+            (511, Some(2)),
+            (258_570, Some(507)),
+            (258_571, None),
+        ];
+        for (leaves, want) in cases {
+            assert_eq!(nodes_above(leaves), want, "{leaves} leaves");
+        }
+    }
+
+    #[test]
     fn leaves_are_in_hash_order_and_keys_are_their_first_hashes() {
         let hasher = NameHasher::new(&[4; 16]);
         let names = names(1000);
@@ -282,7 +297,8 @@ mod tests {
         let blocks = blocks(&index, &entries);
 
         let count = blocks.len() - 1;
-        assert_eq!(blocks[0][32..36], [0xfb, 1, count as u8, 0]);
+        assert_eq!(blocks[0][32..34], 507_u16.to_le_bytes());
+        assert_eq!(usize::from(blocks[0][34]), count);
         let mut last = 0;
         for leaf in 0..count {
             let name = &blocks[1 + leaf][8..128];

@@ -21,6 +21,9 @@ use crate::write::WriteError;
 /// Most bytes of one write.
 const BATCH_BYTES: usize = 1 << 20;
 
+/// Progress is reported when this much more is done: 1 MiB.
+const REPORT_BYTES: u64 = 1 << 20;
+
 /// An image file that is being filled.
 pub(crate) struct Output<'a> {
     file: &'a File,
@@ -31,6 +34,7 @@ pub(crate) struct Output<'a> {
     recorder: Recorder,
     written_bytes: u64,
     done_bytes: u64,
+    reported_bytes: u64,
     total_bytes: u64,
 }
 
@@ -57,6 +61,7 @@ impl<'a> Output<'a> {
             recorder: Recorder::default(),
             written_bytes: 0,
             done_bytes: 0,
+            reported_bytes: 0,
             total_bytes,
         })
     }
@@ -94,10 +99,13 @@ impl<'a> Output<'a> {
         self.written_bytes += sums.len() as u64 * BLOCK_SIZE;
     }
 
-    /// Reports that much more is done.
+    /// Notes that so much more is done, and reports it once enough has come together.
     pub(crate) fn advance(&mut self, bytes: u64) {
         self.done_bytes = (self.done_bytes + bytes).min(self.total_bytes);
-        (self.progress)(self.done_bytes, self.total_bytes);
+        if self.done_bytes - self.reported_bytes >= REPORT_BYTES {
+            self.reported_bytes = self.done_bytes;
+            (self.progress)(self.done_bytes, self.total_bytes);
+        }
     }
 
     /// Writes what is still collected.
@@ -117,7 +125,7 @@ impl<'a> Output<'a> {
     /// Ends the writing; returns the bytes written and the sums of their blocks.
     pub(crate) fn finish(mut self) -> Result<(u64, Sums), WriteError> {
         self.flush()?;
-        self.advance(self.total_bytes);
+        (self.progress)(self.total_bytes, self.total_bytes);
         Ok((self.written_bytes, self.recorder.finish()))
     }
 }

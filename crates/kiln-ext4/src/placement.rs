@@ -69,7 +69,7 @@ impl Placement {
                 *placement.start_mut(object) = cursor.position();
                 extents.clear();
                 map_run(&mut cursor, blocks, &mut extents);
-                trees.push((number, extents.tree_blocks()));
+                note_tree(&mut trees, number, &extents);
             }
         }
         for id in tree.inodes() {
@@ -87,28 +87,27 @@ impl Placement {
                 placement.starts[id.index()] = cursor.position();
                 extents.clear();
                 map_body(&mut cursor, &body, &mut extents);
-                trees.push((survey.numbering.number(id), extents.tree_blocks()));
+                note_tree(&mut trees, survey.numbering.number(id), &extents);
             }
         }
-        for (number, blocks) in trees {
-            if blocks > 0 {
-                placement.tree_starts.insert(number, cursor.position());
-                cursor.take_all(blocks, |_| {});
-            }
-        }
+        placement.place_trees(&mut cursor, &trees);
         if placement.journal_blocks > 0 {
             placement.journal = cursor.position();
             extents.clear();
             map_run(&mut cursor, placement.journal_blocks, &mut extents);
-            if extents.tree_blocks() > 0 {
-                placement
-                    .tree_starts
-                    .insert(inode::JOURNAL, cursor.position());
-                cursor.take_all(extents.tree_blocks(), |_| {});
-            }
+            trees.clear();
+            note_tree(&mut trees, inode::JOURNAL, &extents);
+            placement.place_trees(&mut cursor, &trees);
         }
         placement.end = cursor.position();
         placement
+    }
+
+    fn place_trees(&mut self, cursor: &mut Cursor<'_>, trees: &[(u32, u64)]) {
+        for (number, blocks) in trees {
+            self.tree_starts.insert(*number, cursor.position());
+            cursor.take_all(*blocks, |_| {});
+        }
     }
 
     fn start_mut(&mut self, object: Object) -> &mut u64 {
@@ -152,6 +151,14 @@ impl Placement {
             Cursor::at(geometry, *start).take_all(count, |piece| blocks.extend(piece));
         }
         blocks
+    }
+}
+
+/// Remembers an inode whose extents do not fit it.
+fn note_tree(trees: &mut Vec<(u32, u64)>, number: u32, extents: &Extents) {
+    let blocks = extents.tree_blocks();
+    if blocks > 0 {
+        trees.push((number, blocks));
     }
 }
 

@@ -339,7 +339,7 @@ mod tests {
 
         // The fourth block is not there.
         let got = verify(&file, &sums, &running).expect("it can be read");
-        assert_eq!(got, [3..4]);
+        assert_eq!(got, vec![3..4]);
         file.write_all_at(b"?", 5000).expect("it can be written");
         let got = verify(&file, &sums, &running).expect("it can be read");
         assert_eq!(got, [1..2, 3..4]);

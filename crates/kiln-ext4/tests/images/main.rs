@@ -3,9 +3,23 @@
 //!
 //! Needs e2fsprogs. Tests that mount need root and a loop device; they say so when they cannot.
 
+#![expect(
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    reason = "all of this is test code, and its numbers are small"
+)]
+
 mod compare;
 mod fixture;
 mod reader;
 mod tools;
 
+mod attributes;
+mod changed;
+mod directories;
+mod files;
+mod golden;
 mod kinds;
+mod mounted;
+mod property;
+mod sizes;

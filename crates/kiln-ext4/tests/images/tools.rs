@@ -61,3 +61,27 @@ pub(crate) fn debugfs(image: &Path, request: &str) -> String {
 pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are text")
 }
+
+/// Bytes of disk a file takes.
+pub(crate) fn allocated_bytes(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).expect("the file is there").blocks() * 512
+}
+
+/// All bytes of a sparse file that are not holes, with their places in front of each run.
+pub(crate) fn written_bytes(path: &Path) -> Vec<u8> {
+    use rustix::fs::SeekFrom;
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::open(path).expect("the file is there");
+    let mut bytes = Vec::new();
+    let mut at = 0;
+    while let Ok(start) = rustix::fs::seek(&file, SeekFrom::Data(at)) {
+        at = rustix::fs::seek(&file, SeekFrom::Hole(start)).expect("data ends");
+        bytes.extend(start.to_le_bytes());
+        let before = bytes.len();
+        bytes.resize(before + usize::try_from(at - start).expect("it fits"), 0);
+        file.read_exact_at(&mut bytes[before..], start)
+            .expect("it can be read");
+    }
+    bytes
+}
