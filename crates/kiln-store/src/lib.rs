@@ -22,6 +22,7 @@ mod page;
 #[cfg(test)]
 mod plans;
 mod readers;
+pub mod recovery;
 pub mod resolve;
 mod snapshot;
 mod store;

@@ -318,6 +318,23 @@ async fn a_snapshot_that_fails_leaves_nothing_and_names_the_place() {
 }
 
 #[tokio::test]
+async fn a_snapshot_never_replaces_the_database_itself() {
+    let (folder, store) = opened();
+    let detour = folder
+        .path()
+        .join("../")
+        .join(folder.path().file_name().unwrap());
+
+    let error = store
+        .snapshot_to(&detour.join("kiln.db"))
+        .await
+        .unwrap_err();
+
+    assert!(matches!(error, SnapshotError::Itself { .. }), "{error:?}");
+    see(&store, 7).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_reader_cannot_write() {
     let (_folder, store) = opened();
 
