@@ -5,6 +5,24 @@
 //! what is malformed or ambiguous. [`Pack`] opens the result. No path of a layer is ever a path
 //! of the host.
 //!
+//! ```no_run
+//! use std::fs::File;
+//! use std::sync::atomic::AtomicBool;
+//!
+//! use kiln_layers::{Declared, Limits, Pack, decode};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut layer = File::open("layer.tar.gz")?;
+//! let pack = File::options().read(true).write(true).create_new(true).open("layer.pack")?;
+//! let cancelled = AtomicBool::new(false);
+//! let limits = Limits::default();
+//! decode(&mut layer, Declared::Unknown, None, &pack, &limits, &|_| {}, &cancelled)?;
+//! let pack = Pack::open(pack)?;
+//! println!("{} has {} entries", pack.diff_id(), pack.index().len());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Not here: fetching, naming and syncing files, and what a stack of layers shows.
 
 mod compression;

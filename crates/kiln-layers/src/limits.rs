@@ -15,12 +15,13 @@ pub struct Limits {
     pub ratio_from_bytes: u64,
     /// Entries of the archive.
     pub entries: u64,
-    /// Bytes of one extension header (PAX records, GNU long name or link), and of all global
-    /// records together. Nothing beyond is buffered.
+    /// Bytes of one extension header (PAX records, GNU long name or link). Nothing beyond is
+    /// buffered.
     pub extension_bytes: u64,
-    /// Bytes of an inode's attribute names and values together; 65,536 at most.
+    /// Bytes of an inode's attribute names and values together, and of those that global records
+    /// give to every inode; 65,536 at most.
     pub xattr_bytes: usize,
-    /// Attributes of an inode.
+    /// Attributes of an inode, and of all global records together.
     pub xattrs: usize,
     /// Data ranges of one sparse file.
     pub sparse_ranges: usize,

@@ -68,11 +68,12 @@ impl Records {
             || self.sparse != SparseRecords::default()
     }
 
-    /// Counts the bytes that are kept of attributes.
-    pub(crate) fn xattr_bytes(&self) -> u64 {
+    /// Counts the attributes, and the bytes of their names and values.
+    pub(crate) fn xattr_size(&self) -> (usize, usize) {
         let both = self.xattrs.iter().chain(&self.encoded_xattrs);
-        both.map(|(name, value)| (name.len() + value.len()) as u64)
-            .sum()
+        both.fold((0, 0), |(count, bytes), (name, value)| {
+            (count + 1, bytes + name.len() + value.len())
+        })
     }
 
     /// Returns the attributes, where the raw form goes before libarchive's.

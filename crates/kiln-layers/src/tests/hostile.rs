@@ -305,9 +305,12 @@ fn every_limit_is_named_with_its_value() {
     let long_map = b"0,1,2,1,4,1";
     let map: &[(&str, &[u8])] = &[("GNU.sparse.size", b"9"), ("GNU.sparse.map", long_map)];
     let many = (0..4).fold(Tar::new(), |tar, _| tar.file("n", b""));
-    let globals = (0..2).fold(Tar::new(), |tar, number| {
-        tar.global(&[(&format!("SCHILY.xattr.user.{number}"), &[b'x'; 1500])])
-    });
+    let globals = |size: usize, count: u8| {
+        (0..count).fold(Tar::new(), |tar, number| {
+            let name = format!("SCHILY.xattr.user.{number}");
+            tar.global(&[(&name, &vec![b'x'; size])])
+        })
+    };
     let gzip = |bytes: &[u8]| super::streams::gzip(bytes);
     let noise: Vec<u8> = (0..2_u32 << 20)
         .map(|number| u8::try_from(number.wrapping_mul(2_654_435_761) >> 24).unwrap())
@@ -330,7 +333,8 @@ fn every_limit_is_named_with_its_value() {
             Cap::ExtensionBytes,
             2000,
         ),
-        (globals.end(), Cap::ExtensionBytes, 2000),
+        (globals(40, 3).end(), Cap::Xattrs, 2),
+        (globals(80, 2).end(), Cap::XattrBytes, 100),
         (
             Tar::new()
                 .file(&"x".repeat(100), b"")

@@ -159,6 +159,57 @@ fn gnu_tar_archives_of_every_format_are_read_as_the_tree_was() {
     }
 }
 
+#[test]
+fn gnu_tar_archives_of_old_formats_are_read_as_the_tree_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    fs::create_dir_all(root.join("dir/below")).unwrap();
+    fs::write(root.join("dir/below/file"), [5; 5000]).unwrap();
+    fs::hard_link(root.join("dir/below/file"), root.join("dir/name")).unwrap();
+    symlink("/absolute", root.join("link")).unwrap();
+    let mut want = BTreeMap::new();
+    read_tree(&root, Path::new(""), &mut want);
+    for shown in want.values_mut() {
+        shown.mtime.nanoseconds = 0;
+    }
+    for format in ["ustar", "v7", "oldgnu"] {
+        let mut command = Command::new("tar");
+        command.arg(format!("--format={format}"));
+        command.arg("-C").arg(&root).args(["-cf", "-", "."]);
+        let Some(archive) = run(&mut command, b"") else {
+            return;
+        };
+        assert_eq!(by_path(entries(&archive).unwrap()), want, "{format}");
+    }
+}
+
+/// Attributes that the file system takes, as GNU tar and Python see them.
+#[test]
+fn gnu_tar_attributes_are_kept_to_the_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, b"x").unwrap();
+    let set = "import os, sys\n\
+               try: os.setxattr(sys.argv[1], 'user.odd', b'a\\n22 linkpath=x\\n\\0\\xff')\n\
+               except OSError: print('unsupported')";
+    let mut python = Command::new("python3");
+    python.args(["-c", set]).arg(&file);
+    let mut tar = Command::new("tar");
+    tar.args(["--format=posix", "--xattrs", "-C"]);
+    tar.arg(folder.path()).args(["-cf", "-", "file"]);
+    let (Some(said), Some(archive)) = (run(&mut python, b""), run(&mut tar, b"")) else {
+        return;
+    };
+    if !said.is_empty() {
+        return;
+    }
+
+    let got = entries(&archive).unwrap();
+
+    let odd = (b"user.odd".to_vec(), b"a\n22 linkpath=x\n\0\xff".to_vec());
+    assert_eq!(got[0].xattrs, BTreeMap::from([odd]));
+}
+
 /// Prints a line for each member: name, type, mode, ids, size and target, in hexadecimal
 /// where bytes are odd.
 const PYTHON: &str = r#"

@@ -34,8 +34,13 @@ impl<R: BufRead> Archive<'_, R> {
         if records.name_one_entry() {
             return Err(self.malformed(Malformation::GlobalRecord));
         }
-        if records.xattr_bytes() > self.limits.extension_bytes {
-            return Err(self.limit(Cap::ExtensionBytes, self.limits.extension_bytes));
+        // Every member gets a copy of them, so they must not wait for the limits of a member.
+        let (count, bytes) = records.xattr_size();
+        if count > self.limits.xattrs {
+            return Err(self.limit(Cap::Xattrs, self.limits.xattrs as u64));
+        }
+        if bytes > self.limits.xattr_bytes {
+            return Err(self.limit(Cap::XattrBytes, self.limits.xattr_bytes as u64));
         }
         self.global = records;
         Ok(())
