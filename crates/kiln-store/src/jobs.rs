@@ -47,11 +47,12 @@ pub fn put(tx: &WriteTransaction<'_>, job: &NewJob<'_>) -> Result<i64, StoreErro
                SET due_at = excluded.due_at, payload = excluded.payload, attempts = 0 \
                RETURNING id";
     let params = (job.kind, job.key, Micros(job.due_at), Text(&job.payload));
-    let id = tx.first("put a job", sql, params, |row| {
+    let ids = tx.execute_returning("put a job", sql, params, |row| {
         Columns::of("jobs", "id", row).raw("id")
     })?;
     // RETURNING gives a row for an insert as for an update.
-    id.ok_or_else(|| StoreError::row_invalid("jobs", job.key.to_owned(), "id", "no row came back"))
+    let missing = || StoreError::row_invalid("jobs", job.key.to_owned(), "id", "no row came back");
+    ids.into_iter().next().ok_or_else(missing)
 }
 
 /// Returns the jobs due by a time, the most overdue first, at most `limit` of them.

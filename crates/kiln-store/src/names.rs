@@ -243,7 +243,7 @@ pub fn clear_reservations(tx: &WriteTransaction<'_>) -> Result<Vec<Reservation>,
     // Every id is greater than the empty text; said so, SQLite searches the small index of
     // reservations instead of walking all names.
     let sql = "DELETE FROM names WHERE operation_id > '' RETURNING name, operation_id";
-    let mut cleared = tx.all("clear reservations", sql, [], |row| {
+    let mut cleared = tx.execute_returning("clear reservations", sql, [], |row| {
         let columns = Columns::of("names", "name", row);
         Ok(Reservation {
             name: columns.parsed("name")?,
