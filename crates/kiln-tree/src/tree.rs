@@ -471,4 +471,6 @@ fn number(at: usize) -> u32 {
 }
 
 #[cfg(test)]
+mod overlay_tests;
+#[cfg(test)]
 mod tests;

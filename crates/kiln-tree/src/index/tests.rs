@@ -95,7 +95,7 @@ fn build(entries: &[Entry<'_>]) -> Index {
 }
 
 /// Puts a true checksum on changed bytes, so that only the deeper checks can refuse them.
-fn reseal(bytes: &mut Vec<u8>) {
+fn reseal(bytes: &mut [u8]) {
     let whole = (bytes.len() as u64).to_le_bytes();
     bytes[16..24].copy_from_slice(&whole);
     let checksum = crc32c::crc32c(&bytes[CHECKED_FROM..]);
