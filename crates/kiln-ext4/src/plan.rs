@@ -78,11 +78,11 @@ pub enum PlanError {
         /// Which list.
         name: ShownPath,
     },
-    /// A name's hash is the one value that Linux and e2fsprogs treat differently. Another hash
-    /// seed avoids it; one name in two thousand million is hit.
-    #[error("{path} cannot be indexed: its name hashes to a reserved value")]
+    /// So many names of a directory have the one hash that Linux and e2fsprogs treat
+    /// differently that one block cannot hold them. No accident does that.
+    #[error("{path} cannot be indexed: it and its neighbours hash to a reserved value")]
     NameHash {
-        /// The name.
+        /// The first of them.
         path: ShownPath,
     },
     /// A directory has more names than two levels of index reach.
@@ -100,14 +100,6 @@ pub enum PlanError {
         path: ShownPath,
         /// Its length.
         size_bytes: u64,
-    },
-    /// A symbolic link says more than 4,095 bytes.
-    #[error("the target of {path} has {target_bytes} bytes, ext4 allows 4095")]
-    TargetTooLong {
-        /// The link.
-        path: ShownPath,
-        /// Length of what it says.
-        target_bytes: usize,
     },
     /// A device has a number that Linux does not have.
     #[error("device {path} has the number {major}:{minor}, which Linux cannot represent")]
