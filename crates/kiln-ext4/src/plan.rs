@@ -4,7 +4,7 @@
 
 use kiln_tree::{BLOCK_SIZE, ShownPath, Tree};
 
-use crate::geometry::{BLOCKS_MAX, GROUP_BLOCKS, Geometry};
+use crate::geometry::{BLOCK_INODES, BLOCKS_MAX, GROUP_BLOCKS, Geometry};
 use crate::identity::{Identity, Profile, never_zero};
 use crate::placement::Placement;
 use crate::survey::Survey;
@@ -163,6 +163,23 @@ impl<'t> Plan<'t> {
     /// Bytes of file bodies, each rounded up to whole blocks.
     pub fn content_bytes(&self) -> u64 {
         self.survey.body_blocks * BLOCK_SIZE
+    }
+
+    /// Most bytes of disk the image will take: everything written, were no block of a body zero.
+    /// The rest of [`Plan::size_bytes`] is holes.
+    pub fn disk_bytes_max(&self) -> u64 {
+        let geometry = &self.geometry;
+        let placement = &self.placement;
+        let below: u64 = geometry
+            .reserved_in(0..placement.end)
+            .map(|range| range.end - range.start)
+            .sum();
+        let used = placement.end - below + geometry.reserved_blocks();
+        // Of the journal one block is written, of the inode tables what is in use.
+        let tables = u64::from(geometry.table_blocks) * u64::from(geometry.groups());
+        let inodes = u64::from(self.survey.numbering.last.div_ceil(BLOCK_INODES));
+        let holes = placement.journal_blocks.saturating_sub(1) + tables - inodes;
+        (used - holes) * BLOCK_SIZE
     }
 
     /// Names in the image, the root included.
