@@ -84,7 +84,7 @@ pub(crate) enum WhenEmpty {
 pub(crate) enum DirectoryProblem {
     /// Two levels of index do not reach all leaves.
     TooLarge,
-    /// The name at this position hashes to the value readers disagree about.
+    /// The name at this position, and too many more, hash to the value readers disagree about.
     ReservedHash(usize),
 }
 

@@ -17,9 +17,9 @@ use std::ops::Range;
 
 use crate::bytes::{BLOCK_BYTES, Block, put_u16, put_u32};
 use crate::crc::Checksum;
-use crate::directory::{DirectoryProblem, Entry, Leaf, LeafFill, Place, put_entry};
+use crate::directory::{DirectoryProblem, ENTRIES_BYTES, Entry, Leaf, LeafFill, Place, put_entry};
 use crate::inode::FileType;
-use crate::name_hash::{END_OF_DIRECTORY, NameHasher};
+use crate::name_hash::{END_OF_DIRECTORY, NameHash, NameHasher};
 
 /// Where the index of a `dx_root` begins.
 const ROOT_OFFSET: usize = 32;
@@ -64,35 +64,13 @@ impl Index {
     ) -> Result<Self, DirectoryProblem> {
         let mut keyed = Vec::with_capacity(entries.len());
         for (position, entry) in entries.iter().enumerate() {
-            let hash = hasher.hash(entry.name);
-            if hash.major == END_OF_DIRECTORY {
-                return Err(DirectoryProblem::ReservedHash(position));
-            }
             let position = u32::try_from(position).map_err(|_| DirectoryProblem::TooLarge)?;
-            keyed.push((hash, position));
+            keyed.push((hasher.hash(entry.name), position));
         }
         // Entries arrive sorted by name, so their position breaks ties by name bytes.
         keyed.sort_unstable();
 
-        let mut leaves: Vec<LeafSpan> = Vec::new();
-        let mut used = 0;
-        for (place, (hash, position)) in keyed.iter().enumerate() {
-            let bytes = entries[*position as usize].record_bytes();
-            match leaves.last_mut() {
-                Some(leaf) if used + bytes <= fill.bytes() => {
-                    leaf.names.end = place + 1;
-                    used += bytes;
-                }
-                _ => {
-                    let continued = place > 0 && keyed[place - 1].0.major == hash.major;
-                    leaves.push(LeafSpan {
-                        names: place..place + 1,
-                        key: hash.major | if continued { CONTINUED } else { 0 },
-                    });
-                    used = bytes;
-                }
-            }
-        }
+        let leaves = cut(entries, &keyed, fill)?;
         Ok(Self {
             order: keyed.into_iter().map(|(_, position)| position).collect(),
             nodes: nodes_above(leaves.len()).ok_or(DirectoryProblem::TooLarge)?,
@@ -102,6 +80,58 @@ impl Index {
 
     pub(crate) fn blocks(&self) -> u32 {
         u32::try_from(1 + self.nodes + self.leaves.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// Cuts names in hash order into leaves.
+fn cut(
+    entries: &[Entry<'_>],
+    keyed: &[(NameHash, u32)],
+    fill: LeafFill,
+) -> Result<Vec<LeafSpan>, DirectoryProblem> {
+    let bytes_of = |(_, position): &(NameHash, u32)| entries[*position as usize].record_bytes();
+    let mut leaves: Vec<LeafSpan> = Vec::new();
+    let mut used = 0;
+    for (place, name) in keyed.iter().enumerate() {
+        let bytes = bytes_of(name);
+        match leaves.last_mut() {
+            Some(leaf) if used + bytes <= fill.bytes() => {
+                leaf.names.end = place + 1;
+                used += bytes;
+            }
+            _ => {
+                leaves.push(LeafSpan::new(keyed, place..place + 1));
+                used = bytes;
+            }
+        }
+    }
+
+    // The kernel looks for names with the reserved hash just below it. It finds them if they
+    // are all in the last leaf and do not begin it.
+    let reserved = keyed.partition_point(|(hash, _)| hash.major < END_OF_DIRECTORY);
+    let begins_a_leaf = |leaf: &LeafSpan| leaf.names.start > 0 && leaf.names.start >= reserved;
+    if reserved < keyed.len() && leaves.last().is_some_and(begins_a_leaf) {
+        let start = reserved.saturating_sub(1);
+        if keyed[start..].iter().map(bytes_of).sum::<usize>() > ENTRIES_BYTES {
+            return Err(DirectoryProblem::ReservedHash(keyed[reserved].1 as usize));
+        }
+        leaves.retain(|leaf| leaf.names.start < start);
+        if let Some(before) = leaves.last_mut() {
+            before.names.end = start;
+        }
+        leaves.push(LeafSpan::new(keyed, start..keyed.len()));
+    }
+    Ok(leaves)
+}
+
+impl LeafSpan {
+    fn new(keyed: &[(NameHash, u32)], names: Range<usize>) -> Self {
+        let first = keyed[names.start].0.major;
+        let continues = names.start > 0 && keyed[names.start - 1].0.major == first;
+        Self {
+            names,
+            key: first | if continues { CONTINUED } else { 0 },
+        }
     }
 }
 
@@ -308,6 +338,57 @@ mod tests {
                 assert_eq!(get_u32(&blocks[0], 32 + leaf * 8), hash, "leaf {leaf}");
             }
             last = hash;
+        }
+    }
+
+    #[test]
+    fn a_name_with_the_reserved_hash_never_begins_a_leaf() {
+        // Found by search, for this seed.
+        let hasher = NameHasher::new(&[1; 16]);
+        let reserved = "2c51fc13";
+        assert_eq!(hasher.hash(reserved.as_bytes()).major, END_OF_DIRECTORY);
+        // 31 records of 128 bytes and 4 of 28 leave 4 bytes of a leaf; the reserved name needs
+        // 16, so that with 4 others the cut would fall in front of it.
+        for extra in 0..8 {
+            let mut names = names(31);
+            names.extend((0..extra).map(|n| format!("{n:0>20}")));
+            names.push(reserved.to_owned());
+            names.sort();
+            let entries = entries(&names);
+
+            let index = Index::new(&entries, &hasher, LeafFill::Full).expect("it has a layout");
+
+            let last = index.leaves.last().expect("a leaf");
+            assert_eq!(last.names.end, names.len(), "{extra} names");
+            assert!(
+                index.leaves.len() == 1 || last.key < END_OF_DIRECTORY,
+                "{extra} names"
+            );
+            let spans = index.leaves.windows(2);
+            assert!(
+                spans
+                    .into_iter()
+                    .all(|pair| pair[0].names.end == pair[1].names.start)
+            );
+        }
+    }
+
+    #[test]
+    fn names_with_the_reserved_hash_must_fit_one_leaf() {
+        // The same name over and over: what matters is the hash.
+        let hasher = NameHasher::new(&[1; 16]);
+        let most = ENTRIES_BYTES / 16 - 1;
+        for (count, want) in [
+            (most, None),
+            (most + 1, Some(DirectoryProblem::ReservedHash(1))),
+        ] {
+            let mut names = vec!["00000000".to_owned()];
+            names.resize(1 + count, "2c51fc13".to_owned());
+            let entries = entries(&names);
+
+            let got = Index::new(&entries, &hasher, LeafFill::FourFifths).err();
+
+            assert_eq!(got, want, "{count} names");
         }
     }
 

@@ -15,7 +15,7 @@ const ROUND_3: u32 = 0x6ed9_eba1;
 const CHUNK_BYTES: usize = 32;
 
 /// The largest hash. The kernel keeps it for "end of directory" and folds it to the value
-/// below, e2fsprogs does not; a name that has it could be found by one of them only.
+/// below, e2fsprogs does not; `htree` places such names where both find them.
 pub(crate) const END_OF_DIRECTORY: u32 = 0xffff_fffe;
 
 /// The key a name is sorted by: `major` has bit 0 clear, `minor` breaks ties.

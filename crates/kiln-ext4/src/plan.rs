@@ -4,7 +4,7 @@
 
 use kiln_tree::{BLOCK_SIZE, ShownPath, Tree};
 
-use crate::geometry::{BLOCKS_MAX, GROUP_BLOCKS, Geometry};
+use crate::geometry::{BLOCK_INODES, BLOCKS_MAX, GROUP_BLOCKS, Geometry};
 use crate::identity::{Identity, Profile, never_zero};
 use crate::placement::Placement;
 use crate::survey::Survey;
@@ -78,11 +78,11 @@ pub enum PlanError {
         /// Which list.
         name: ShownPath,
     },
-    /// A name's hash is the one value that Linux and e2fsprogs treat differently. Another hash
-    /// seed avoids it; one name in two thousand million is hit.
-    #[error("{path} cannot be indexed: its name hashes to a reserved value")]
+    /// So many names of a directory have the one hash that Linux and e2fsprogs treat
+    /// differently that one block cannot hold them. No accident does that.
+    #[error("{path} cannot be indexed: it and its neighbours hash to a reserved value")]
     NameHash {
-        /// The name.
+        /// The first of them.
         path: ShownPath,
     },
     /// A directory has more names than two levels of index reach.
@@ -100,14 +100,6 @@ pub enum PlanError {
         path: ShownPath,
         /// Its length.
         size_bytes: u64,
-    },
-    /// A symbolic link says more than 4,095 bytes.
-    #[error("the target of {path} has {target_bytes} bytes, ext4 allows 4095")]
-    TargetTooLong {
-        /// The link.
-        path: ShownPath,
-        /// Length of what it says.
-        target_bytes: usize,
     },
     /// A device has a number that Linux does not have.
     #[error("device {path} has the number {major}:{minor}, which Linux cannot represent")]
@@ -171,6 +163,23 @@ impl<'t> Plan<'t> {
     /// Bytes of file bodies, each rounded up to whole blocks.
     pub fn content_bytes(&self) -> u64 {
         self.survey.body_blocks * BLOCK_SIZE
+    }
+
+    /// Most bytes of disk the image will take: everything written, were no block of a body zero.
+    /// The rest of [`Plan::size_bytes`] is holes.
+    pub fn disk_bytes_max(&self) -> u64 {
+        let geometry = &self.geometry;
+        let placement = &self.placement;
+        let below: u64 = geometry
+            .reserved_in(0..placement.end)
+            .map(|range| range.end - range.start)
+            .sum();
+        let used = placement.end - below + geometry.reserved_blocks();
+        // Of the journal one block is written, of the inode tables what is in use.
+        let tables = u64::from(geometry.table_blocks) * u64::from(geometry.groups());
+        let inodes = u64::from(self.survey.numbering.last.div_ceil(BLOCK_INODES));
+        let holes = placement.journal_blocks.saturating_sub(1) + tables - inodes;
+        (used - holes) * BLOCK_SIZE
     }
 
     /// Names in the image, the root included.

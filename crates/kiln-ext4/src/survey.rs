@@ -25,9 +25,6 @@ const FILE_BLOCKS_MAX: u64 = u32::MAX as u64;
 /// Shortest link target that does not fit `i_block`, with its closing NUL.
 pub(crate) const LONG_TARGET_BYTES: usize = 60;
 
-/// A target must leave room for a NUL in its block.
-const TARGET_BYTES_MAX: usize = 4095;
-
 /// Stands for "no attribute block".
 const NO_BLOCK: u32 = u32::MAX;
 
@@ -177,12 +174,6 @@ impl<'t> Survey<'t> {
                 self.body_blocks += body.pack_blocks();
             }
             InodeKind::Symlink(target) => {
-                if target.len() > TARGET_BYTES_MAX {
-                    return Err(PlanError::TargetTooLong {
-                        path: path(),
-                        target_bytes: target.len(),
-                    });
-                }
                 self.other_blocks += u64::from(target.len() >= LONG_TARGET_BYTES);
             }
             InodeKind::CharDevice(numbers) | InodeKind::BlockDevice(numbers) => {
@@ -212,23 +203,8 @@ impl<'t> Survey<'t> {
         inode: &Inode<'_>,
         sharing: &mut BTreeMap<[u8; 32], u32>,
     ) -> Result<(), PlanError> {
-        let attributes = attributes_of(inode).map_err(|problem| {
-            let path = self.shown(inode.first_node);
-            let name_at = |position| {
-                let xattr = inode.xattrs.iter().nth(position);
-                ShownPath::new(xattr.map_or(&[], |xattr| xattr.name))
-            };
-            match problem {
-                AttributeProblem::TooLarge(position) => PlanError::XattrsTooLarge {
-                    path,
-                    name: name_at(position),
-                },
-                AttributeProblem::InvalidAcl(position) => PlanError::InvalidAcl {
-                    path,
-                    name: name_at(position),
-                },
-            }
-        })?;
+        let attributes =
+            attributes_of(inode).map_err(|problem| self.attribute_error(inode, problem))?;
         self.unsupported_attributes += attributes.unsupported;
         let Some(block) = attributes.block else {
             return Ok(());
@@ -246,6 +222,24 @@ impl<'t> Survey<'t> {
         self.sharers[*shared as usize] += 1;
         self.attribute_blocks[id.index()] = *shared;
         Ok(())
+    }
+
+    fn attribute_error(&self, inode: &Inode<'_>, problem: AttributeProblem) -> PlanError {
+        let path = self.shown(inode.first_node);
+        let name_at = |position| {
+            let xattr = inode.xattrs.iter().nth(position);
+            ShownPath::new(xattr.map_or(&[], |xattr| xattr.name))
+        };
+        match problem {
+            AttributeProblem::TooLarge(position) => PlanError::XattrsTooLarge {
+                path,
+                name: name_at(position),
+            },
+            AttributeProblem::InvalidAcl(position) => PlanError::InvalidAcl {
+                path,
+                name: name_at(position),
+            },
+        }
     }
 
     /// Blocks of a directory; 0 for anything else.

@@ -1,5 +1,6 @@
 //! File bodies: extents of every shape, holes, and bytes that must not be there.
 
+use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln_ext4::{CopyMethod, Profile, Size, Source, WriteError, verify};
@@ -115,6 +116,16 @@ fn sums_cover_what_was_written_and_nothing_else() {
     let image = stack.build(Profile::RwV1, Size::Default);
 
     let written = &image.written;
+    let plan = stack
+        .plan(Profile::RwV1, Size::Default)
+        .expect("it has a plan");
+    // Bitmaps of seven unused groups, reserved inodes' blocks and zero runs are not written.
+    let at_most = plan.disk_bytes_max();
+    assert!(written.written_bytes <= at_most, "{at_most}");
+    assert!(
+        at_most - written.written_bytes < 30 * BLOCK as u64,
+        "{at_most}"
+    );
     assert_eq!(written.sums.blocks() * BLOCK as u64, written.written_bytes);
     let reader = Reader::open(&image.path);
     let mut covered = std::collections::BTreeSet::new();
@@ -209,6 +220,52 @@ fn sources_that_do_not_fit_the_tree_are_refused() {
         matches!(error, Err(WriteError::SourceTooShort { layer: 0, .. })),
         "{error:?}"
     );
+}
+
+#[test]
+fn a_refusal_of_the_system_names_the_step() {
+    let stack = sample();
+    let plan = stack
+        .plan(Profile::RwV1, Size::Default)
+        .expect("it has a plan");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("image");
+    drop(create(&path));
+    let unwritable = std::fs::File::open(&path).expect("it is there");
+
+    let error = plan
+        .write(
+            &stack.sources(),
+            &unwritable,
+            &|_, _| {},
+            &AtomicBool::new(false),
+        )
+        .expect_err("it cannot be written");
+
+    assert_eq!(error.to_string(), "cannot extend the image");
+}
+
+#[test]
+fn a_pack_on_another_file_system_is_copied_through_memory() {
+    let mut stack = sample();
+    let Ok(mut elsewhere) = tempfile::tempfile_in("/dev/shm") else {
+        writeln!(
+            std::io::stderr(),
+            "SKIPPED: there is no second file system at /dev/shm"
+        )
+        .expect("standard error is open");
+        return;
+    };
+    std::io::copy(&mut stack.layers[0].pack, &mut elsewhere).expect("it can be copied");
+    stack.layers[0].pack = elsewhere;
+
+    let image = stack.build(Profile::RwV1, Size::Default);
+
+    e2fsck(&image.path);
+    assert_holds(&image.path, &stack);
+    assert_eq!(image.written.copy_method, Some(CopyMethod::ReadWrite));
+    let copied_by_kernel = sample().build(Profile::RwV1, Size::Default);
+    assert_eq!(image.written.sums, copied_by_kernel.written.sums);
 }
 
 #[test]
