@@ -99,10 +99,8 @@ impl Registry {
         let endpoint: Host<String> = Url::parse(&format!("https://{authority}/"))
             .ok()
             .and_then(|url| url.host().map(|host| host.to_owned()))
-            .ok_or_else(|| FetchError::RedirectRefused {
+            .ok_or_else(|| FetchError::HostInvalid {
                 host: host.to_owned(),
-                target: ServerText::new(authority),
-                reason: "it is not a host",
             })?;
         let scheme = if config
             .insecure_hosts
@@ -405,10 +403,8 @@ impl Registry {
     async fn find_base(&self) -> Result<Url, FetchError> {
         let root = |scheme: &str| {
             let text = format!("{scheme}://{}/v2/", self.shared.authority);
-            Url::parse(&text).map_err(|_| FetchError::RedirectRefused {
+            Url::parse(&text).map_err(|_| FetchError::HostInvalid {
                 host: self.shared.host.clone(),
-                target: ServerText::new(&text),
-                reason: "it is not a URL",
             })
         };
         match self.shared.scheme {

@@ -552,3 +552,15 @@ fn debug_output_shows_no_password() {
     let text = format!("{registry:?}");
     assert!(text.contains("ada") && !text.contains("hunter2"), "{text}");
 }
+
+#[test]
+fn a_name_that_is_no_address_is_refused_at_once() {
+    let reference: Reference = "256.1.1.1/app".parse().unwrap();
+
+    let error = Registry::new(&reference, None, impatient()).unwrap_err();
+
+    assert_eq!(
+        error.to_string(),
+        "256.1.1.1 is not the address of a registry"
+    );
+}
