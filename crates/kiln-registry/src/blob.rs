@@ -91,7 +91,7 @@ pub struct BlobStream {
     blob: Descriptor,
     position: u64,
     live: Option<Live>,
-    failures: u32,
+    attempts: Attempts,
     /// Where the last failure was.
     failed_at: u64,
 }
@@ -119,7 +119,7 @@ impl BlobStream {
             blob,
             position: start,
             live: None,
-            failures: 0,
+            attempts: Attempts::default(),
             failed_at: start,
         };
         if start > stream.blob.size_bytes {
@@ -161,7 +161,7 @@ impl BlobStream {
             return Err(self.size_mismatch(self.position));
         }
         if self.position - self.failed_at >= FORGIVING_BYTES {
-            self.failures = 0;
+            self.attempts.forgive();
         }
         Ok(bytes)
     }
@@ -193,10 +193,8 @@ impl BlobStream {
     async fn fail(&mut self, error: FetchError) -> Result<(), FetchError> {
         self.live = None;
         self.failed_at = self.position;
-        let mut attempts = Attempts::after(self.registry.config(), self.failures);
-        attempts.wait_after(error).await?;
-        self.failures = attempts.failures();
-        Ok(())
+        let config = self.registry.config();
+        self.attempts.wait_after(error, config).await
     }
 
     async fn connect(&mut self) -> Result<(), FetchError> {

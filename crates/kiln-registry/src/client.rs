@@ -16,7 +16,11 @@ use bytes::Bytes;
 use kiln_domain::oci::{Descriptor, DocumentError, document_media_types};
 use kiln_domain::{Credentials, Digest, Reference};
 use reqwest::StatusCode;
-use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::header::{
+    CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 use tokio::sync::{Mutex, OnceCell};
 use url::{Host, Url};
 
@@ -95,10 +99,8 @@ impl Registry {
         let endpoint: Host<String> = Url::parse(&format!("https://{authority}/"))
             .ok()
             .and_then(|url| url.host().map(|host| host.to_owned()))
-            .ok_or_else(|| FetchError::RedirectRefused {
+            .ok_or_else(|| FetchError::HostInvalid {
                 host: host.to_owned(),
-                target: ServerText::new(authority),
-                reason: "it is not a host",
             })?;
         let scheme = if config
             .insecure_hosts
@@ -129,11 +131,11 @@ impl Registry {
     /// At most 4 MiB. What is asked for by digest has that digest; what is asked for by tag has
     /// the digest the registry announces, when it announces one.
     pub async fn manifest(&self, reference: &Reference) -> Result<Fetched, FetchError> {
-        let mut attempts = Attempts::new(self.config());
+        let mut attempts = Attempts::default();
         loop {
             match self.manifest_once(reference).await {
                 Ok(fetched) => return Ok(fetched),
-                Err(error) => attempts.wait_after(error).await?,
+                Err(error) => attempts.wait_after(error, self.config()).await?,
             }
         }
     }
@@ -401,10 +403,8 @@ impl Registry {
     async fn find_base(&self) -> Result<Url, FetchError> {
         let root = |scheme: &str| {
             let text = format!("{scheme}://{}/v2/", self.shared.authority);
-            Url::parse(&text).map_err(|_| FetchError::RedirectRefused {
+            Url::parse(&text).map_err(|_| FetchError::HostInvalid {
                 host: self.shared.host.clone(),
-                target: ServerText::new(&text),
-                reason: "it is not a URL",
             })
         };
         match self.shared.scheme {
@@ -442,11 +442,7 @@ pub(crate) async fn failure(
     response: reqwest::Response,
 ) -> (ServerText, FetchError) {
     let status = response.status();
-    let retry_after = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-        .map(Duration::from_secs);
+    let retry_after = retry_after(response.headers());
     // A body that is too large, or breaks off, says nothing; the status is what counts.
     let body = transport
         .read_capped(response, MAX_ERROR_BYTES, "an error")
@@ -475,6 +471,20 @@ pub(crate) async fn failure(
         },
     };
     (said, error)
+}
+
+/// Reads `Retry-After`: seconds, or a date, which counts from the server's own `Date` (RFC 9110,
+/// 10.2.3), so that nobody's clock matters.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let wish = text(RETRY_AFTER)?.trim();
+    if let Ok(seconds) = wish.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = |text: &str| OffsetDateTime::parse(text, &Rfc2822).ok();
+    let wait = date(wish)? - date(text(DATE)?.trim())?;
+    // A date that has passed means that the time has come.
+    Some(wait.try_into().unwrap_or(Duration::ZERO))
 }
 
 #[cfg(test)]

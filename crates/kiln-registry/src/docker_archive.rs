@@ -140,7 +140,7 @@ fn read_entries(archive: &Archive) -> Result<Vec<Entry>, FetchError> {
         .ok_or_else(|| not_an_archive(archive.path()))?;
     serde_json::from_slice(&bytes).map_err(|source| FetchError::Document {
         document: format!("manifest.json in {}", archive.path().display()),
-        source: kiln_domain::oci::DocumentError::Malformed(source),
+        source: kiln_domain::oci::DocumentError::Malformed(source.into()),
     })
 }
 

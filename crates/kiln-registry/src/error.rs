@@ -15,6 +15,12 @@ use crate::text::ServerText;
 /// No message holds a secret or a signed URL.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
+    /// The registry's name is no address, such as `256.1.1.1`.
+    #[error("{host} is not the address of a registry")]
+    HostInvalid {
+        /// The name, as the reference has it.
+        host: String,
+    },
     /// The registry's address does not resolve, or nobody listens there, or the connection broke.
     #[error("cannot reach {host}")]
     Unreachable {

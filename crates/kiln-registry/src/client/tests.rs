@@ -496,6 +496,32 @@ async fn a_long_retry_after_is_reported_and_not_waited_for() {
     assert_eq!(server.asked().len(), 1);
 }
 
+#[test]
+fn retry_after_is_seconds_or_a_date_beside_the_servers_own() {
+    let now = "Fri, 20 Nov 2026 19:00:00 GMT";
+    let cases = [
+        ("7", None, Some(7)),
+        (" 0 ", None, Some(0)),
+        ("Fri, 20 Nov 2026 19:01:30 GMT", Some(now), Some(90)),
+        ("Fri, 20 Nov 2026 18:00:00 GMT", Some(now), Some(0)),
+        ("Fri, 20 Nov 2026 19:01:30 GMT", None, None),
+        ("-7", Some(now), None),
+        ("soon", Some(now), None),
+    ];
+    for (wish, date, want) in cases {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(wish));
+        if let Some(date) = date {
+            headers.insert(DATE, HeaderValue::from_static(date));
+        }
+        assert_eq!(
+            retry_after(&headers),
+            want.map(Duration::from_secs),
+            "reading {wish:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_loopback_server_that_speaks_tls_is_spoken_to_in_tls() {
     // What Go's and nginx's TLS servers answer to plain HTTP; the TLS that follows is not real.
@@ -525,4 +551,16 @@ fn debug_output_shows_no_password() {
 
     let text = format!("{registry:?}");
     assert!(text.contains("ada") && !text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn a_name_that_is_no_address_is_refused_at_once() {
+    let reference: Reference = "256.1.1.1/app".parse().unwrap();
+
+    let error = Registry::new(&reference, None, impatient()).unwrap_err();
+
+    assert_eq!(
+        error.to_string(),
+        "256.1.1.1 is not the address of a registry"
+    );
 }
