@@ -208,7 +208,6 @@ fn plan_failure(plan: &PlanError, error: &BuildError) -> Failure {
         | PlanError::NameHash { .. }
         | PlanError::DirectoryTooLarge { .. }
         | PlanError::FileTooLarge { .. }
-        | PlanError::TargetTooLong { .. }
         | PlanError::DeviceNumber { .. } => Failure::from_error(codes::rootfs::CANNOT_HOLD, error),
     }
 }
