@@ -1,0 +1,3 @@
+//! OCI images to build from: small ones made in Rust, and real Debian trees.
+
+pub mod debian;
