@@ -169,7 +169,10 @@ mod tests {
         let found = fixtures.obtain("thing", "recipe", |_| Ok(()))?;
 
         let error = failed.err().map(|error| format!("{error:#}"));
-        assert_eq!(error.as_deref(), Some("cannot make the fixture thing: no more"));
+        assert_eq!(
+            error.as_deref(),
+            Some("cannot make the fixture thing: no more")
+        );
         assert_eq!(fs::read_dir(found)?.count(), 0);
         Ok(())
     }

@@ -5,9 +5,13 @@
 //! daemon or the client, and nothing outside tests, demo and benchmarks may use it.
 //!
 //! - [`tools`]: which packaged programs exist, and how a test skips visibly without one.
-//! - [`process`]: child processes that never outlive their owner.
+//! - [`process`], [`wait`]: child processes that never outlive their owner; waiting with limits.
 //! - [`fixtures`]: a folder of things that are slow to make, made once.
+//! - [`images`]: OCI images, small and odd or real and large.
+//! - [`compare`]: what a tree consists of, and how two trees differ.
 //! - [`debs`], [`initrd`], [`qemu`]: Debian's kernel, and a machine that boots it.
+
+pub mod compare;
 pub mod debs;
 pub mod fixtures;
 pub mod images;
