@@ -7,16 +7,22 @@
 //! - [`tools`]: which packaged programs exist, and how a test skips visibly without one.
 //! - [`process`], [`wait`]: child processes that never outlive their owner; waiting with limits.
 //! - [`fixtures`]: a folder of things that are slow to make, made once.
+//! - [`registry`], [`token`], [`certificates`]: a real registry, open, with a password or tokens.
 //! - [`images`]: OCI images, small and odd or real and large.
 //! - [`compare`]: what a tree consists of, and how two trees differ.
+//! - [`http`]: one request over any stream.
 //! - [`debs`], [`initrd`], [`qemu`]: Debian's kernel, and a machine that boots it.
 
+pub mod certificates;
 pub mod compare;
 pub mod debs;
 pub mod fixtures;
+pub mod http;
 pub mod images;
 pub mod initrd;
 pub mod process;
 pub mod qemu;
+pub mod registry;
+pub mod token;
 pub mod tools;
 pub mod wait;
