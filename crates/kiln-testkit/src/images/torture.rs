@@ -52,6 +52,28 @@ pub fn add_to(
     layout.add_image(&added, &Platform::linux("amd64"))
 }
 
+/// Returns a layer of oddities that goes on top of any image: nothing in it needs a lower layer.
+///
+/// It leaves out what umoci and mkfs.ext4 refuse, so that benchmarks can compare with them.
+pub fn small_layer() -> Vec<Entry> {
+    let [lowest, ..] = layers_for_umoci();
+    let moved = |path: &[u8]| [b"odd/".as_slice(), path].concat();
+    lowest
+        .into_iter()
+        .map(|mut entry| {
+            entry.path = if entry.path.is_empty() {
+                b"odd".to_vec()
+            } else {
+                moved(&entry.path)
+            };
+            if let Body::Hardlink(target) = &mut entry.body {
+                *target = moved(target);
+            }
+            entry
+        })
+        .collect()
+}
+
 fn lowest() -> Vec<Entry> {
     let mut entries = vec![
         Entry::directory("").mtime(1_600_000_000, 0),
