@@ -1,0 +1,223 @@
+//! Real Debian images: the demo's, which boots, and the benchmark's, which is large.
+//!
+//! Both are made once by `mmdebstrap` and kept as fixtures. They are not the same bytes on every
+//! machine, since Debian's packages move on; figures taken of them say which image they are of.
+
+use std::collections::HashSet;
+use std::env;
+use std::fs::{self, File};
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+use tar::{Archive, EntryType};
+
+use super::entry::{self, Entry};
+use super::layout::{Compression, Layer, Layout, Platform};
+use super::torture;
+use crate::fixtures::Fixtures;
+use crate::process;
+use crate::tools;
+
+/// Debian release the trees are made of.
+const SUITE: &str = "bookworm";
+
+/// Longest time making a tree may take.
+const LIMIT: Duration = Duration::from_secs(1800);
+
+/// Packages that make the benchmark's second layer large: compilers, an interpreter and its
+/// libraries, a version control system; about 1.2 GB in 38,000 entries with the base.
+const BENCHMARK_PACKAGES: &[&str] = &[
+    "build-essential",
+    "clang",
+    "git",
+    "python3",
+    "python3-dev",
+    "python3-scipy",
+];
+
+/// Line the demo's guest prints when it has started.
+pub const DEMO_MARKER: &str = "kiln-demo: hello from the guest";
+
+/// The demo guest's `/sbin/init`: says what it is and turns the machine off.
+pub const DEMO_INIT: &str = r#"#!/bin/sh
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+. /etc/os-release
+echo
+echo "kiln-demo: hello from the guest"
+echo "kiln-demo: $PRETTY_NAME"
+echo "kiln-demo: Linux $(uname -r) on $(uname -m)"
+df -h / | sed 's/^/kiln-demo: /'
+echo "kiln-demo: $(cat /etc/kiln-demo)"
+[ -e /usr/share/doc ] || echo "kiln-demo: what a layer removed is gone"
+echo "kiln-demo: powering off"
+sync
+mount -o remount,ro /
+echo o > /proc/sysrq-trigger
+# Waits without touching the disk, which is going away.
+while :; do :; done
+"#;
+
+/// Line the demo's guest prints out of a file that its third layer replaced.
+pub const DEMO_REPLACED: &str = "three layers, one filesystem";
+
+/// A real image in a layout.
+#[derive(Clone, Debug)]
+pub struct DebianImage {
+    /// The layout's folder.
+    pub layout: PathBuf,
+    /// The image's name in it.
+    pub tag: &'static str,
+}
+
+impl DebianImage {
+    /// Returns the image as skopeo and Kiln name it: `oci:FOLDER:TAG`.
+    pub fn source(&self) -> String {
+        format!("oci:{}:{}", self.layout.display(), self.tag)
+    }
+}
+
+/// Makes (once) the image that boots and says hello: a minimal Debian, a layer with an init, and
+/// a layer that removes and replaces.
+pub fn demo(fixtures: &Fixtures) -> Result<DebianImage> {
+    let base = base_tar(fixtures, &[])?;
+    let upper = [
+        vec![
+            Entry::file("etc/hostname", "kiln-demo\n"),
+            Entry::file("etc/kiln-demo", "one layer\n"),
+            Entry::file("etc/motd", "replaced below\n"),
+            Entry::file("usr/sbin/init", DEMO_INIT).mode(0o755),
+        ],
+        vec![
+            Entry::whiteout("etc/motd"),
+            Entry::whiteout("usr/share/doc"),
+            Entry::opaque("usr/share/man"),
+            Entry::file("etc/kiln-demo", format!("{DEMO_REPLACED}\n")),
+        ],
+    ];
+    let recipe = format!("demo 1 {} {upper:?}", base.display());
+    image(fixtures, "demo", &recipe, |layout| {
+        let mut layers = vec![layout.add_archive(open(&base)?, Compression::Gzip)?];
+        for entries in &upper {
+            layers.push(layout.add_layer(entries, Compression::Gzip)?);
+        }
+        Ok(layers)
+    })
+}
+
+/// Makes (once) the image that benchmarks pull: about 400 MB of gzip, 1.2 GB of tar and 38,000
+/// entries in a minimal Debian, a large second layer and a small one of oddities.
+pub fn benchmark(fixtures: &Fixtures) -> Result<DebianImage> {
+    let base = base_tar(fixtures, &[])?;
+    let large = base_tar(fixtures, BENCHMARK_PACKAGES)?;
+    let recipe = format!("benchmark 1 {} {}", base.display(), large.display());
+    image(fixtures, "benchmark", &recipe, |layout| {
+        let added = layout.folder().join("added.tar");
+        write_added(&base, &large, &added)?;
+        let layers = vec![
+            layout.add_archive(open(&base)?, Compression::Gzip)?,
+            layout.add_archive(open(&added)?, Compression::Gzip)?,
+            layout.add_layer(&torture::small_layer(), Compression::Gzip)?,
+        ];
+        fs::remove_file(&added).with_context(|| added.display().to_string())?;
+        Ok(layers)
+    })
+}
+
+/// Makes (once) a Debian tree as a tar file, with `packages` beyond the minimum.
+pub fn base_tar(fixtures: &Fixtures, packages: &[&str]) -> Result<PathBuf> {
+    let packages = packages.join(",");
+    let recipe = format!("mmdebstrap 1 {SUITE} minbase {packages}");
+    let folder = fixtures.obtain(&format!("debian-{SUITE}"), &recipe, |folder| {
+        let mut command = process::command(tools::require(tools::MMDEBSTRAP)?);
+        command.args(["--variant=minbase", "--format=tar"]);
+        if !packages.is_empty() {
+            command.arg(format!("--include={packages}"));
+        }
+        command.arg(SUITE).arg(folder.join("base.tar"));
+        process::run(command, LIMIT)?;
+        Ok(())
+    })?;
+    Ok(folder.join("base.tar"))
+}
+
+fn image(
+    fixtures: &Fixtures,
+    tag: &'static str,
+    recipe: &str,
+    layers: impl FnOnce(&Layout) -> Result<Vec<Layer>>,
+) -> Result<DebianImage> {
+    let layout = fixtures.obtain(&format!("image-{tag}"), recipe, |folder| {
+        let mut layout = Layout::create(folder)?;
+        let layers = layers(&layout)?;
+        let image = layout.add_image(&layers, &Platform::linux(architecture()))?;
+        layout.tag(tag, &image)
+    })?;
+    Ok(DebianImage { layout, tag })
+}
+
+fn architecture() -> &'static str {
+    match env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn open(path: &Path) -> Result<BufReader<File>> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    Ok(BufReader::with_capacity(1 << 20, file))
+}
+
+/// Writes what `large` has beyond `base` as an archive of its own: every entry that `base` does
+/// not have with the same headers.
+fn write_added(base: &Path, large: &Path, added: &Path) -> Result<()> {
+    let mut known = HashSet::new();
+    each_entry(base, |heads, _| {
+        known.insert(Sha256::digest(heads));
+        Ok(())
+    })?;
+    let file = File::create(added).with_context(|| added.display().to_string())?;
+    let mut output = BufWriter::with_capacity(1 << 20, file);
+    each_entry(large, |heads, body| {
+        if known.contains(&Sha256::digest(heads)) {
+            return Ok(());
+        }
+        output.write_all(heads)?;
+        let length = std::io::copy(body, &mut output)?;
+        let padding = length.next_multiple_of(512) - length;
+        output.write_all(&vec![0; usize::try_from(padding)?])?;
+        Ok(())
+    })?;
+    entry::write_end(&mut output)?;
+    output.flush().context("cannot write a layer")
+}
+
+/// Calls `visit` with each entry's headers, extensions included, and its body.
+fn each_entry(
+    path: &Path,
+    mut visit: impl FnMut(&[u8], &mut dyn Read) -> Result<()>,
+) -> Result<()> {
+    let mut archive = Archive::new(open(path)?);
+    let mut heads = Vec::new();
+    for entry in archive.entries()?.raw(true) {
+        let mut entry = entry?;
+        heads.extend_from_slice(entry.header().as_bytes());
+        let is_extension = matches!(
+            entry.header().entry_type(),
+            EntryType::XHeader | EntryType::GNULongName | EntryType::GNULongLink
+        );
+        if is_extension {
+            entry.read_to_end(&mut heads)?;
+            heads.resize(heads.len().next_multiple_of(512), 0);
+        } else {
+            visit(&heads, &mut entry)?;
+            heads.clear();
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! Real registries, images, virtual machines and daemons for Kiln's tests, demo and benchmarks.
+//!
+//! Everything here starts programs that Debian packages, on loopback and below temporary
+//! folders, and stops them when the value that owns them is dropped. Nothing here is part of the
+//! daemon or the client, and nothing outside tests, demo and benchmarks may use it.
+//!
+//! - [`tools`]: which packaged programs exist, and how a test skips visibly without one.
+//! - [`process`], [`wait`]: child processes that never outlive their owner; waiting with limits.
+//! - [`fixtures`]: a folder of things that are slow to make, made once.
+//! - [`registry`], [`token`], [`certificates`]: a real registry, open, with a password or tokens.
+//! - [`images`]: OCI images, small and odd or real and large.
+//! - [`compare`]: what a tree consists of, and how two trees differ.
+//! - [`http`]: one request over any stream.
+//! - [`debs`], [`initrd`], [`qemu`]: Debian's kernel, and a machine that boots it.
+
+pub mod certificates;
+pub mod compare;
+pub mod debs;
+pub mod fixtures;
+pub mod http;
+pub mod images;
+pub mod initrd;
+pub mod process;
+pub mod qemu;
+pub mod registry;
+pub mod token;
+pub mod tools;
+pub mod wait;
