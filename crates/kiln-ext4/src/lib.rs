@@ -21,6 +21,7 @@ mod groups;
 mod htree;
 mod identity;
 mod inode;
+mod inodes;
 mod journal;
 mod name_hash;
 mod output;

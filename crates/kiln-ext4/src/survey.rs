@@ -266,6 +266,15 @@ impl<'t> Survey<'t> {
         (block != NO_BLOCK).then_some(block as usize)
     }
 
+    /// The attributes of an inode, laid out once more for the writer.
+    #[expect(
+        clippy::expect_used,
+        reason = "the survey laid out the same attributes of the same tree"
+    )]
+    pub(crate) fn attributes(&self, id: InodeId) -> Attributes {
+        attributes_of(&self.tree.inode(id)).expect("the attributes had a layout before")
+    }
+
     /// The names in a directory, sorted.
     pub(crate) fn entries(&self, object: Object) -> Vec<Entry<'t>> {
         let Object::InTree(id) = object else {
@@ -364,8 +373,7 @@ impl<'t> Survey<'t> {
     }
 }
 
-/// The attributes of an inode, laid out.
-pub(crate) fn attributes_of(inode: &Inode<'_>) -> Result<Attributes, AttributeProblem> {
+fn attributes_of(inode: &Inode<'_>) -> Result<Attributes, AttributeProblem> {
     Attributes::new(inode.xattrs.iter().map(|xattr| (xattr.name, xattr.value)))
 }
 

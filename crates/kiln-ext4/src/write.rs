@@ -11,11 +11,12 @@ use kiln_tree::BLOCK_SIZE;
 
 use crate::bodies;
 use crate::bytes::{BLOCK_BYTES, Block};
-use crate::contents::Contents;
+use crate::contents;
 use crate::crc::Checksum;
-use crate::geometry::{GROUP_BLOCKS, has_copy};
+use crate::geometry::{BLOCK_INODES, GROUP_BLOCKS, has_copy};
 use crate::groups::{BitmapSums, DESCRIPTOR_BYTES, Usage};
 use crate::inode;
+use crate::inodes::{self, Subject};
 use crate::journal;
 use crate::output::Output;
 use crate::placement::Placement;
@@ -118,8 +119,9 @@ impl Plan<'_> {
                 given: sources.len(),
             });
         }
-        let contents = Contents::new(self);
-        let total_bytes = self.content_bytes() + contents.blocks() * BLOCK_SIZE;
+        let inode_blocks = u64::from(self.survey.numbering.last.div_ceil(BLOCK_INODES));
+        let metadata_blocks = self.survey.other_blocks + inode_blocks;
+        let total_bytes = self.content_bytes() + metadata_blocks * BLOCK_SIZE;
         let mut output = Output::new(output, self.size_bytes(), total_bytes, progress, cancelled)?;
 
         let copy_method = bodies::write(
@@ -129,7 +131,8 @@ impl Plan<'_> {
             sources,
             &mut output,
         )?;
-        contents.write(&mut output)?;
+        contents::write(self, &mut output)?;
+        inodes::write(self, &mut output)?;
         self.write_journal(&mut output)?;
         self.write_groups(&mut output)?;
         let (written_bytes, sums) = output.finish()?;
@@ -225,12 +228,13 @@ impl Plan<'_> {
     fn journal_content(&self) -> [u8; 60] {
         let blocks = self.placement.journal_blocks;
         let extents = Placement::run(&self.geometry, self.placement.journal_start(), blocks);
-        let numbers =
-            self.placement
-                .tree_blocks(&self.geometry, inode::JOURNAL, extents.tree_blocks());
-        let seed = checksum_seed(&self.identity);
-        let checksum = Checksum::of_inode(seed, inode::JOURNAL, 0);
-        extents.encode(&numbers, checksum).root
+        let count = extents.tree_blocks();
+        let numbers = self
+            .placement
+            .tree_blocks(&self.geometry, inode::JOURNAL, count);
+        extents
+            .encode(&numbers, Subject::journal(self).checksum)
+            .root
     }
 }
 
