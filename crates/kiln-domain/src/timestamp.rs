@@ -36,6 +36,11 @@ impl Timestamp {
     /// 1970-01-01T00:00:00Z.
     pub const EPOCH: Self = Self { micros: 0 };
 
+    /// 9999-12-31T23:59:59.999999Z, the last moment that can be written.
+    pub const LATEST: Self = Self {
+        micros: 253_402_300_799_999_999,
+    };
+
     /// Takes microseconds since the epoch.
     pub fn from_micros(micros: i64) -> Result<Self, TimestampError> {
         to_offset(micros)
@@ -119,6 +124,12 @@ mod tests {
 
     #[test]
     fn far_times_are_refused() {
+        let latest = Timestamp::LATEST.as_micros();
+        assert_eq!(Timestamp::from_micros(latest), Ok(Timestamp::LATEST));
+        assert!(
+            Timestamp::from_micros(latest + 1).is_err(),
+            "the year 10000"
+        );
         assert_eq!(
             Timestamp::from_micros(i64::MAX),
             Err(TimestampError::Range { micros: i64::MAX })

@@ -27,7 +27,7 @@ const DAY_MICROS: i64 = 86_400_000_000;
 pub struct Images {
     store: Store,
     clock: Arc<dyn Clock>,
-    images: PathBuf,
+    directory: PathBuf,
     architecture: Architecture,
     retention_days: u32,
 }
@@ -46,19 +46,19 @@ enum ImageError {
 }
 
 impl Images {
-    /// Makes the desk. `images` is where artifact directories are, `architecture` what calls mean
+    /// Makes the desk. `directory` is where artifact directories are, `architecture` what calls mean
     /// that name none.
     pub fn new(
         store: Store,
         clock: Arc<dyn Clock>,
-        images: PathBuf,
+        directory: PathBuf,
         architecture: Architecture,
         retention_days: u32,
     ) -> Self {
         Self {
             store,
             clock,
-            images,
+            directory,
             architecture,
             retention_days,
         }
@@ -116,11 +116,11 @@ impl Images {
         let found = self
             .store
             .read(move |tx| {
-                let (row, version) = desk.find(tx, &actor, &params.image, architecture)?;
+                let (row, version) = Self::find(tx, &actor, &params.image, architecture)?;
                 Ok::<_, ImageError>(desk.view(tx, row, version)?)
             })
             .await;
-        found.map_err(failure)
+        found.map_err(|error| failure(&error))
     }
 
     /// Hides an image and frees its name. Forgetting twice succeeds and says so.
@@ -131,13 +131,13 @@ impl Images {
                 .store
                 .read(move |tx| desk.foresee(tx, &actor, &params.image))
                 .await;
-            return told.map_err(failure);
+            return told.map_err(|error| failure(&error));
         }
         let forgotten = self
             .store
             .write(move |tx| desk.forget_in(tx, &actor, &params.image, now))
             .await;
-        forgotten.map_err(failure)
+        forgotten.map_err(|error| failure(&error))
     }
 
     fn foresee(
@@ -167,7 +167,7 @@ impl Images {
         let already_forgotten = !row.state.is_active();
         let id = row.id;
         if !already_forgotten {
-            mark_forgotten(tx, &grant, actor, &row, now, self.retention_days)?;
+            mark_forgotten(tx, grant, actor, &row, now, self.retention_days)?;
         }
         let row = images::get(tx, id)?.unwrap_or(row);
         let image = self.view(tx, row, version)?;
@@ -184,13 +184,12 @@ impl Images {
         actor: &Actor,
         named: &str,
     ) -> Result<(ImageRow, VersionRow, Grant<Write>), ImageError> {
-        let (row, version) = self.find(tx, actor, named, self.architecture)?;
+        let (row, version) = Self::find(tx, actor, named, self.architecture)?;
         let grant = may_change(actor, row.owner_id)?;
         Ok((row, version, grant))
     }
 
     fn find(
-        &self,
         tx: &ReadTransaction<'_>,
         actor: &Actor,
         named: &str,
@@ -246,7 +245,7 @@ impl Images {
             .filter(|tag| tag.version_id == version.id)
             .map(|tag| tag.tag)
             .collect();
-        Ok(views::image(&self.images, row, version, names))
+        Ok(views::image(&self.directory, row, version, names))
     }
 }
 
@@ -257,15 +256,16 @@ fn visible_to(actor: &Actor) -> Option<u32> {
 
 fn mark_forgotten(
     tx: &WriteTransaction<'_>,
-    _grant: &Grant<Write>,
+    _grant: Grant<Write>,
     actor: &Actor,
     row: &ImageRow,
     now: Timestamp,
     retention_days: u32,
 ) -> Result<(), StoreError> {
     let kept = i64::from(retention_days).saturating_mul(DAY_MICROS);
-    // A retention beyond the year 9999 is for ever: the last moment that can be written.
-    let purge_after = Timestamp::from_micros(now.as_micros().saturating_add(kept)).unwrap_or(now);
+    // A retention beyond the year 9999 is for ever.
+    let purge_after = Timestamp::from_micros(now.as_micros().saturating_add(kept));
+    let purge_after = purge_after.unwrap_or(Timestamp::LATEST);
     images::mark_deleted(tx, row.id, now, purge_after)?;
     let data = serde_json::json!({ "name": row.name, "purge_after": purge_after });
     events::append(
@@ -281,21 +281,21 @@ fn mark_forgotten(
     Ok(())
 }
 
-fn failure(error: ImageError) -> Failure {
-    match &error {
-        ImageError::NotFound { .. } => Failure::from_error(codes::image::NOT_FOUND, &error),
+fn failure(error: &ImageError) -> Failure {
+    match error {
+        ImageError::NotFound { .. } => Failure::from_error(codes::image::NOT_FOUND, error),
         ImageError::Unresolved(unresolved) => match unresolved {
-            ResolveError::NotFound { .. } => Failure::from_error(codes::image::NOT_FOUND, &error),
+            ResolveError::NotFound { .. } => Failure::from_error(codes::image::NOT_FOUND, error),
             ResolveError::Ambiguous { candidates, .. } => {
                 let ids: Vec<_> = candidates
                     .iter()
                     .map(|one| one.meant.image_id.to_string())
                     .collect();
                 let hint = format!("name one by its id: {}", ids.join(", "));
-                Failure::from_error(codes::image::AMBIGUOUS, &error).with_hint(hint, None)
+                Failure::from_error(codes::image::AMBIGUOUS, error).with_hint(hint, None)
             }
             ResolveError::AliasTooDeep { .. } => {
-                Failure::from_error(codes::image::AMBIGUOUS, &error)
+                Failure::from_error(codes::image::AMBIGUOUS, error)
             }
             ResolveError::Store(error) => store_failure(error),
         },

@@ -53,7 +53,7 @@ mod tests {
         let other = locks.lock("b").await;
         let same =
             tokio::time::timeout(std::time::Duration::from_millis(20), locks.lock("a")).await;
-        assert!(same.is_err());
+        assert!(same.is_err(), "one key was locked twice");
 
         drop(first);
         drop(other);

@@ -84,7 +84,7 @@ fn interrupt(tx: &kiln_store::WriteTransaction<'_>, now: Timestamp) -> Result<u6
 
 async fn sweep_images(store: &Store, artifacts: &Artifacts) -> Result<Recovered, RecoveryError> {
     let known: HashSet<String> = store
-        .read(|tx| Ok::<_, StoreError>(versions::known_ids(tx)?))
+        .read(versions::known_ids)
         .await?
         .into_iter()
         .map(|id| id.to_string())

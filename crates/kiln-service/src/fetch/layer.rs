@@ -55,15 +55,12 @@ impl Job<'_> {
             return Ok(pack);
         }
         let digest = self.layer.descriptor.digest;
-        let pack = match self.fetcher.cache.blob(&digest)? {
-            Some(blob) => {
-                self.running.layer(self.index, LayerState::Decoding);
-                self.decode_file(blob.file).await?
-            }
-            None => {
-                self.running.layer(self.index, LayerState::Fetching);
-                self.fetch().await?
-            }
+        let pack = if let Some(blob) = self.fetcher.cache.blob(&digest)? {
+            self.running.layer(self.index, LayerState::Decoding);
+            self.decode_file(blob.file).await?
+        } else {
+            self.running.layer(self.index, LayerState::Fetching);
+            self.fetch().await?
         };
         self.running.layer(self.index, LayerState::Done);
         Ok(pack)

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use kiln_api::image::{Image, Outcome, Started};
-use kiln_api::operation::{Operation, WaitParams};
+use kiln_api::operation::{Operation, Progress, WaitParams};
 use kiln_api::{Failure, codes};
 use kiln_domain::access::Actor;
-use kiln_domain::{ImageName, OperationId, OperationKind, OperationState};
+use kiln_domain::{ImageName, OperationId, OperationKind, OperationState, Timestamp};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::names::{self, NameHolder, NameTaken, ReserveError};
 use kiln_store::operations::{self, NewOperation};
-use kiln_store::{Object, StoreError, users};
+use kiln_store::{Object, StoreError, WriteTransaction, users};
 use serde_json::Value;
 
 use super::{Pulls, Records, new_operation_id};
@@ -101,8 +101,15 @@ impl Records {
     }
 
     /// Records that a job came to nothing and gives its name back.
-    async fn record_failure(&self, id: OperationId, actor: Actor, failure: Failure) {
+    async fn record_failure(
+        &self,
+        id: OperationId,
+        actor: Actor,
+        failure: Failure,
+        running: &Running,
+    ) {
         let now = self.clock.now();
+        let progress = running.progress();
         let failure = failure.with_operation(id);
         let recorded = self
             .store
@@ -118,6 +125,7 @@ impl Records {
                 } else {
                     (operations::Outcome::Failed { error }, "operation.failed")
                 };
+                record_progress(tx, id, &progress, now)?;
                 operations::finish(tx, id, &outcome, now)?;
                 names::release_reservation(tx, id)?;
                 let event = NewEvent {
@@ -148,7 +156,7 @@ impl Pulls {
         job: J,
     ) -> Result<Outcome, Failure>
     where
-        J: FnOnce(Pulls, OperationId, Arc<Running>) -> F,
+        J: FnOnce(Pulls, OperationId, Arc<Running>) -> F + Send + 'static,
         F: Future<Output = Result<Image, Failure>> + Send + 'static,
     {
         self.records
@@ -157,28 +165,17 @@ impl Pulls {
             .map_err(|error| crate::failures::board_failure(&error))?;
         let id = new_operation_id();
         let actor = opening.actor;
-        self.records.open(id, opening).await?;
-        let records = self.records.clone();
-        self.records.board.start(id, |running| {
-            let work = job(self.clone(), id, running);
-            async move {
-                let ended = AssertUnwindSafe(work).catch_unwind().await;
-                let ended = ended.unwrap_or_else(|_| {
-                    Err(Failure::new(
-                        codes::daemon::INTERNAL,
-                        "the operation's task panicked",
-                    ))
-                });
-                match ended {
-                    Ok(image) => tracing::info!(operation = %id, image = %image.name, "done"),
-                    Err(failure) => {
-                        let cause = failure.cause.join(": ");
-                        tracing::warn!(operation = %id, code = failure.code, cause, "{failure}");
-                        records.record_failure(id, actor, failure).await;
-                    }
-                }
-            }
+        let desk = self.clone();
+        // A task of its own: a caller that hangs up between the record and the start must not
+        // leave an operation that never runs.
+        let started = tokio::spawn(async move {
+            desk.records.open(id, opening).await?;
+            desk.start(id, actor, job);
+            Ok(())
         });
+        started
+            .await
+            .unwrap_or_else(|error| Err(Failure::from_error(codes::daemon::INTERNAL, &error)))?;
         match attendance {
             Attendance::Detached => {
                 let operation = self.operations().get(&actor, id).await?;
@@ -198,6 +195,35 @@ impl Pulls {
     }
 }
 
+impl Pulls {
+    /// Puts a recorded job on the board; whatever becomes of it is recorded.
+    fn start<J, F>(&self, id: OperationId, actor: Actor, job: J)
+    where
+        J: FnOnce(Pulls, OperationId, Arc<Running>) -> F,
+        F: Future<Output = Result<Image, Failure>> + Send + 'static,
+    {
+        let records = self.records.clone();
+        self.records.board.start(id, |running| {
+            let work = job(self.clone(), id, running.clone());
+            async move {
+                let ended = AssertUnwindSafe(work).catch_unwind().await;
+                let ended = ended.unwrap_or_else(|_| {
+                    let message = "the operation's task panicked";
+                    Err(Failure::new(codes::daemon::INTERNAL, message))
+                });
+                match ended {
+                    Ok(image) => tracing::info!(operation = %id, image = %image.name, "done"),
+                    Err(failure) => {
+                        let cause = failure.cause.join(": ");
+                        tracing::warn!(operation = %id, code = failure.code, cause, "{failure}");
+                        records.record_failure(id, actor, failure, &running).await;
+                    }
+                }
+            }
+        });
+    }
+}
+
 /// Turns an ended operation into its caller's answer.
 fn answer(operation: Operation) -> Result<Outcome, Failure> {
     match (operation.state, operation.result, operation.error) {
@@ -208,6 +234,18 @@ fn answer(operation: Operation) -> Result<Outcome, Failure> {
             Err(Failure::new(codes::daemon::INTERNAL, message).with_operation(operation.id))
         }
     }
+}
+
+/// Keeps how far an operation came, which the board forgets when it ends.
+pub(super) fn record_progress(
+    tx: &WriteTransaction<'_>,
+    id: OperationId,
+    progress: &Progress,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let value = serde_json::to_value(progress).unwrap_or(Value::Null);
+    operations::set_progress(tx, id, &value, now)?;
+    Ok(())
 }
 
 /// Says who has the name.

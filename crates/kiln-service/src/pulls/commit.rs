@@ -26,8 +26,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Records;
+use super::begin::record_progress;
 use super::kernel_choice::StagedKernel;
 use crate::board::Running;
+use crate::digests;
 use crate::failures::{artifact_failure, pool_failure, store_failure};
 use crate::seams::SourceBlob;
 use crate::views;
@@ -150,6 +152,7 @@ impl Records {
             .map_err(|error| artifact_failure(&error))?;
         let images = self.images.clone();
         let cancel = running.cancel.clone();
+        let progress = running.progress();
         let committed = self
             .store
             .write(move |tx| {
@@ -157,6 +160,7 @@ impl Records {
                 if cancel.is_cancelled() {
                     return Err(CommitError::Cancelled);
                 }
+                record_progress(tx, finished.operation_id, &progress, now)?;
                 commit(tx, &finished, &images, now)
             })
             .await;
@@ -304,6 +308,7 @@ fn commit(
         },
     )?;
     version_blobs::insert_all(tx, *version_id, &blob_rows(&origin.blobs))?;
+    digests::request(tx, *version_id, now)?;
     tags::set(tx, *image_id, &TagName::latest(), *version_id, now)?;
     let data = serde_json::json!({
         "name": finished.name,

@@ -99,8 +99,8 @@ impl Pulls {
     ) -> Result<ChosenKernel, Failure> {
         words.check().map_err(|error| choice_failure(&error))?;
         let chosen = match words.kernel_ref {
-            Some(name) => self.from_catalogue(name).await?,
-            None => self.from_files(actor, words).await?,
+            Some(name) => self.find_in_catalogue(name).await?,
+            None => self.open_files(actor, words).await?,
         };
         let (chosen, found) = chosen;
         if found.to_string().parse() != Ok(architecture) {
@@ -112,7 +112,7 @@ impl Pulls {
         Ok(chosen)
     }
 
-    async fn from_catalogue(&self, name: KernelName) -> Result<Found, Failure> {
+    async fn find_in_catalogue(&self, name: KernelName) -> Result<Found, Failure> {
         let (catalogue, asked) = (self.kernels.clone(), name.clone());
         let kernel = self
             .records
@@ -126,7 +126,7 @@ impl Pulls {
         Ok((ChosenKernel::Catalogue(Box::new(kernel)), architecture))
     }
 
-    async fn from_files(&self, actor: &Actor, words: KernelWords) -> Result<Found, Failure> {
+    async fn open_files(&self, actor: &Actor, words: KernelWords) -> Result<Found, Failure> {
         let files = open_kernel_files(&self.files, actor, &words)
             .map_err(|error| host_file_failure(&error))?
             .ok_or_else(|| choice_failure(&ChoiceError::Required))?;

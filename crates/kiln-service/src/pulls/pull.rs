@@ -158,7 +158,7 @@ impl Pulls {
                 .map(SourceFiles::Passed)
                 .map_err(|error| host_file_failure(&error));
         }
-        let named = format!("{path}")
+        let named = path
             .parse::<kiln_api::HostFile>()
             .map_err(|error| Failure::from_error(codes::source::INVALID_REFERENCE, &error))?;
         let opened = match source {
@@ -261,15 +261,16 @@ impl Pulls {
         let fetching = self.fetch.layers(request, resolved, running);
         let packs = or_cancelled(running, fetching, fetch_failure).await?;
         running.enter(Stage::Merge);
-        let (build, derived, entry) = (self.build.clone(), derived.clone(), running.clone());
+        let (builder, entry) = (self.build.clone(), running.clone());
+        let derivation = derived.clone();
         let work = move || {
-            let built = build_into(&*build, &staging, packs, &derived, &entry);
-            (staging, built)
+            let outcome = build_into(&*builder, &staging, packs, &derivation, &entry);
+            (staging, outcome)
         };
-        let (staging, built) = self.on_build_pool(running, work).await?;
+        let (staging, outcome) = self.on_build_pool(running, work).await?;
         Ok((
             staging,
-            built.map_err(|failure| unless_cancelled(running, failure))?,
+            outcome.map_err(|failure| unless_cancelled(running, failure))?,
         ))
     }
 }
@@ -305,7 +306,7 @@ fn build_into(
     build: &dyn BuildRootfs,
     staging: &Staging,
     packs: Vec<Pack>,
-    derived: &Derived,
+    derivation: &Derived,
     running: &Running,
 ) -> Result<u64, Failure> {
     let output = staging
@@ -313,17 +314,17 @@ fn build_into(
         .map_err(|error| artifact_failure(&error))?;
     let request = BuildRequest {
         packs,
-        derivation: derived.digest,
-        epoch: derived.epoch,
-        size_bytes: derived.size_bytes,
+        derivation: derivation.digest,
+        epoch: derivation.epoch,
+        size_bytes: derivation.size_bytes,
     };
-    let built = build
+    let outcome = build
         .build(request, &output, running)
         .map_err(|error: BuildError| build_failure(&error))?;
     staging
-        .write(ROOTFS_SUMS, &built.sums)
+        .write(ROOTFS_SUMS, &outcome.sums)
         .map_err(|error| artifact_failure(&error))?;
-    Ok(built.size_bytes)
+    Ok(outcome.size_bytes)
 }
 
 fn derive(resolved: &Resolved, size_bytes: Option<u64>) -> Derived {
