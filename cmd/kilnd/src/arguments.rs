@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 
-    /// How much to log: error, warn, info, debug, trace, or a filter such as kiln_rpc=debug.
+    /// How much to log: error, warn, info, debug, trace, or a filter such as `kiln_rpc=debug`.
     #[arg(long, value_name = "FILTER", env = "KILN_LOG")]
     pub(crate) log: Option<String>,
 

@@ -17,7 +17,7 @@ use kiln_kernel::Catalogue;
 use kiln_rpc::{BoundSocket, Desks, FilesSocket, Limits, Server, bind};
 use kiln_service::{
     Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, HostFiles, Identity, Images, Kernels,
-    Operations, Pool, Pulls, Records, SystemClock, recover,
+    Operations, Pool, Pulls, Records, RootfsDigests, SystemClock, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use rustix::fs::FlockOperation;
@@ -57,11 +57,18 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     let store = opened.store.clone();
     let board = Arc::new(Board::new(config.max_operations.value));
     let host_files = Arc::new(HostFiles::default());
+    let digests = RootfsDigests::new(
+        store.clone(),
+        opened.artifacts.clone(),
+        board.clone(),
+        clock.clone(),
+    );
     let desks = desks(&config, opened, &board, clock, &host_files, recovered);
     let uid = rustix::process::geteuid().as_raw();
     let server = Server::new(desks.table()?, Limits::default(), uid)?;
     let (stop, stopped) = watch::channel(false);
     let files = files_socket.serve(host_files, stopped.clone());
+    let digests = digests.run(stopped.clone());
     tracing::info!(socket = %socket.path().display(), ?recovered, "ready");
     let stopping = async {
         signals::wait(stop).await?;
@@ -70,7 +77,8 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
             .await;
         Ok::<_, std::io::Error>(())
     };
-    let (ended, (), ()) = tokio::join!(stopping, server.serve(socket, stopped, DRAIN), files);
+    let serving = server.serve(socket, stopped, DRAIN);
+    let (ended, (), (), ()) = tokio::join!(stopping, serving, files, digests);
     ended.context("cannot listen for signals")?;
     store.close().await.context("cannot close the database")?;
     tracing::info!("stopped");
