@@ -21,6 +21,8 @@ const STAT_BLOCK_BYTES: u64 = 512;
 pub struct Cache {
     blobs: PathBuf,
     packs: PathBuf,
+    /// Packs of an earlier boot: a power cut may have torn them.
+    unverified: PathBuf,
     ingest: PathBuf,
 }
 
@@ -44,6 +46,16 @@ pub struct Usage {
     pub packs: u64,
     /// Space that the packs take on the disk, holes not counted, in bytes.
     pub pack_bytes: u64,
+}
+
+/// A pack of the cache, open for reading.
+#[derive(Debug)]
+pub enum CachedPack {
+    /// Written, or verified, since this machine booted: what the footer says holds.
+    Verified(File),
+    /// Written before this machine booted. Packs are not synced, so its bodies have to be compared
+    /// with its sums once; then [`Cache::trust_pack`] is for it, or [`Cache::discard_pack`].
+    Unverified(File),
 }
 
 /// Whether there was something to discard.
@@ -76,9 +88,10 @@ impl Cache {
         let cache = Self {
             blobs: directory.join("blobs").join("sha256"),
             packs: directory.join("packs"),
+            unverified: directory.join("packs").join("unverified"),
             ingest: directory.join("ingest"),
         };
-        for path in [&cache.blobs, &cache.packs, &cache.ingest] {
+        for path in [&cache.blobs, &cache.packs, &cache.unverified, &cache.ingest] {
             files::create_directory(path)?;
         }
         let blobs = directory.join("blobs");
@@ -87,10 +100,12 @@ impl Cache {
             &blobs,
             &cache.blobs,
             &cache.packs,
+            &cache.unverified,
             &cache.ingest,
         ] {
             files::check_owner(path)?;
         }
+        cache.distrust_packs_of_other_boots()?;
         Ok(cache)
     }
 
@@ -117,10 +132,53 @@ impl Cache {
     /// Opens the pack of a layer for reading; `None` when the cache does not hold it.
     ///
     /// A pack is not synced, so after a power cut it may have a name and no content: its footer
-    /// decides whether it is believed, and [`Cache::discard_pack`] is for one that is not.
-    pub fn pack(&self, diff_id: &Digest) -> Result<Option<File>, CacheError> {
-        let opened = files::open_regular(&self.pack_path(diff_id))?;
-        Ok(opened.map(|(file, _)| file))
+    /// decides whether it is believed, for one of an earlier boot its bodies do too, and
+    /// [`Cache::discard_pack`] is for one that is not.
+    pub fn pack(&self, diff_id: &Digest) -> Result<Option<CachedPack>, CacheError> {
+        if let Some((file, _)) = files::open_regular(&self.pack_path(diff_id))? {
+            return Ok(Some(CachedPack::Verified(file)));
+        }
+        let opened = files::open_regular(&self.unverified_path(diff_id))?;
+        Ok(opened.map(|(file, _)| CachedPack::Unverified(file)))
+    }
+
+    /// Takes a pack of an earlier boot for good, after its bodies were compared with its sums.
+    pub fn trust_pack(&self, diff_id: &Digest) -> Result<(), CacheError> {
+        let from = self.unverified_path(diff_id);
+        match std::fs::rename(&from, self.pack_path(diff_id)) {
+            // Discarded, or trusted by somebody else, meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            renamed => renamed.map_err(at("rename", from)),
+        }
+    }
+
+    /// Moves every pack aside that was written before this machine booted.
+    ///
+    /// As long as the machine runs, what was written is read back from memory or disk as it was,
+    /// however a daemon ended; only a boot in between may have lost it.
+    fn distrust_packs_of_other_boots(&self) -> Result<(), CacheError> {
+        const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+        let boot = std::fs::read_to_string(BOOT_ID).map_err(at("read", BOOT_ID))?;
+        let marker = self.packs.join("boot-id");
+        match std::fs::read_to_string(&marker) {
+            Ok(seen) if seen == boot => return Ok(()),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(at("read", &marker)(error));
+            }
+            _ => {}
+        }
+        files::for_each_file(&self.packs, |name, _| {
+            let from = self.packs.join(&name);
+            if from
+                .extension()
+                .is_some_and(|extension| extension == "pack")
+            {
+                std::fs::rename(&from, self.unverified.join(&name)).map_err(at("rename", from))?;
+            }
+            Ok(())
+        })?;
+        // Last: cut short before, the next start does it all again.
+        std::fs::write(&marker, boot).map_err(at("write", &marker))
     }
 
     /// Begins a new pack, whose diff id need not be known yet.
@@ -135,7 +193,11 @@ impl Cache {
 
     /// Deletes a pack. Whoever has it open keeps it.
     pub fn discard_pack(&self, diff_id: &Digest) -> Result<Discarded, CacheError> {
-        files::remove_file(&self.pack_path(diff_id))
+        let aside = files::remove_file(&self.unverified_path(diff_id))?;
+        match files::remove_file(&self.pack_path(diff_id))? {
+            Discarded::Absent => Ok(aside),
+            Discarded::Removed => Ok(Discarded::Removed),
+        }
     }
 
     /// Removes everything that is still on its way in.
@@ -162,11 +224,18 @@ impl Cache {
             usage.blob_bytes += metadata.len();
             Ok(())
         })?;
-        files::for_each_file(&self.packs, |_, metadata| {
-            usage.packs += 1;
-            usage.pack_bytes += metadata.blocks() * STAT_BLOCK_BYTES;
-            Ok(())
-        })?;
+        for packs in [&self.packs, &self.unverified] {
+            files::for_each_file(packs, |name, metadata| {
+                if Path::new(&name)
+                    .extension()
+                    .is_some_and(|extension| extension == "pack")
+                {
+                    usage.packs += 1;
+                    usage.pack_bytes += metadata.blocks() * STAT_BLOCK_BYTES;
+                }
+                Ok(())
+            })?;
+        }
         Ok(usage)
     }
 
@@ -176,6 +245,10 @@ impl Cache {
 
     pub(crate) fn pack_path(&self, diff_id: &Digest) -> PathBuf {
         self.packs.join(format!("{}.pack", diff_id.to_hex()))
+    }
+
+    fn unverified_path(&self, diff_id: &Digest) -> PathBuf {
+        self.unverified.join(format!("{}.pack", diff_id.to_hex()))
     }
 
     fn blob_path(&self, digest: &Digest) -> PathBuf {

@@ -18,7 +18,7 @@ mod files;
 mod ingest;
 mod pack;
 
-pub use cache::{Blob, Cache, Discarded, Swept, Usage};
+pub use cache::{Blob, Cache, CachedPack, Discarded, Swept, Usage};
 pub use error::CacheError;
 pub use ingest::{Ingest, IngestError, TooLong};
 pub use pack::PendingPack;

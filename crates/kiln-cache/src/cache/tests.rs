@@ -190,10 +190,42 @@ fn a_pack_is_found_once_it_has_its_name() {
     pack.keep_as(&diff_id).unwrap();
 
     let mut text = String::new();
-    let mut found = cache.pack(&diff_id).unwrap().unwrap();
+    let mut found = verified(&cache, &diff_id);
     found.read_to_string(&mut text).unwrap();
     assert_eq!(text, "bodies");
     assert_eq!(mode_of(&cache.pack_path(&diff_id)), 0o400);
+}
+
+#[test]
+fn a_pack_of_an_earlier_boot_has_to_be_trusted_anew() {
+    let (root, cache) = in_a_new_directory();
+    let diff_id = Digest::of(b"tar");
+    cache.new_pack().unwrap().keep_as(&diff_id).unwrap();
+    let same_boot = Cache::open(&root.path().join("cache")).unwrap();
+    drop(verified(&same_boot, &diff_id));
+    std::fs::write(cache.packs.join("boot-id"), "another boot").unwrap();
+
+    let rebooted = Cache::open(&root.path().join("cache")).unwrap();
+
+    let found = rebooted.pack(&diff_id).unwrap();
+    assert!(
+        matches!(found, Some(CachedPack::Unverified(_))),
+        "{found:?}"
+    );
+    assert_eq!(rebooted.usage().unwrap().packs, 1);
+    rebooted.trust_pack(&diff_id).unwrap();
+    drop(verified(&rebooted, &diff_id));
+    drop(verified(
+        &Cache::open(&root.path().join("cache")).unwrap(),
+        &diff_id,
+    ));
+}
+
+fn verified(cache: &Cache, diff_id: &Digest) -> File {
+    match cache.pack(diff_id).unwrap() {
+        Some(CachedPack::Verified(file)) => file,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -207,7 +239,7 @@ fn a_new_pack_replaces_a_torn_one() {
     let kept = pack.keep_as(&diff_id).unwrap();
 
     assert_eq!(kept.metadata().unwrap().len(), 5);
-    let found = cache.pack(&diff_id).unwrap().unwrap();
+    let found = verified(&cache, &diff_id);
     assert_eq!(found.metadata().unwrap().len(), 5);
 }
 

@@ -1,5 +1,7 @@
 //! Cut, flipped and random bytes: a typed error or a sound result, never a panic.
 
+use std::sync::atomic::AtomicBool;
+
 use proptest::prelude::*;
 
 use crate::testing::{Tar, entries, open};
@@ -96,6 +98,23 @@ fn a_damaged_pack_is_not_believed() {
     let bodies = usize::try_from(layer.pack.index().pack_blocks() * 4096).unwrap();
 
     assert_eq!(open_bytes(&good).unwrap().sums(), layer.pack.sums());
+    assert!(matches!(
+        open_bytes(&good)
+            .unwrap()
+            .verify_bodies(&AtomicBool::new(false)),
+        Ok(())
+    ));
+    for at in [0, 4095, 4096, bodies - 1] {
+        let mut torn = good.clone();
+        torn[at] ^= 0x10;
+        let verified = open_bytes(&torn)
+            .unwrap()
+            .verify_bodies(&AtomicBool::new(false));
+        assert!(
+            matches!(verified, Err(PackError::Damaged { part: "bodies" })),
+            "byte {at}: {verified:?}"
+        );
+    }
     for at in bodies..length {
         let mut bad = good.clone();
         bad[at] ^= 0x10;

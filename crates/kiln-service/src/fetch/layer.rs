@@ -9,13 +9,14 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use kiln_api::operation::LayerState;
-use kiln_cache::{Cache, Ingest, PendingPack, TooLong};
+use kiln_cache::{Cache, CachedPack, Ingest, PendingPack, TooLong};
 use kiln_domain::Digest;
 use kiln_domain::oci::LayerCompression;
-use kiln_layers::{Compression, Declared, DecodeError, Limits, Pack};
+use kiln_layers::{Compression, Declared, DecodeError, Limits, Pack, PackError};
 use kiln_registry::{BlobBody, ImageSource, Layer};
 use kiln_tree::DiffId;
 
@@ -50,7 +51,7 @@ impl Job<'_> {
     pub(super) async fn pack(self) -> Result<Pack, FetchError> {
         // By the diff id: two blobs that unpack to one layer are decoded once.
         let _turn = self.fetcher.locks.lock(self.layer.diff_id).await;
-        if let Some(pack) = self.cached_pack()? {
+        if let Some(pack) = self.cached_pack().await? {
             self.running.layer(self.index, LayerState::Cached);
             return Ok(pack);
         }
@@ -67,19 +68,27 @@ impl Job<'_> {
     }
 
     /// Opens a pack of the cache. One that a crash has torn is thrown away: it can be made again.
-    fn cached_pack(&self) -> Result<Option<Pack>, FetchError> {
-        let diff_id = &self.layer.diff_id;
-        let Some(file) = self.fetcher.cache.pack(diff_id)? else {
-            return Ok(None);
-        };
-        match Pack::open(file) {
-            Ok(pack) if pack.diff_id().as_bytes() == diff_id.as_bytes() => Ok(Some(pack)),
-            Ok(_) | Err(_) => {
-                tracing::warn!(%diff_id, "a decoded layer in the cache is damaged and is dropped");
-                self.fetcher.cache.discard_pack(diff_id)?;
-                Ok(None)
+    async fn cached_pack(&self) -> Result<Option<Pack>, FetchError> {
+        let (cache, diff_id) = (self.fetcher.cache.clone(), self.layer.diff_id);
+        let running = self.running.clone();
+        let open = move || {
+            let Some(cached) = cache.pack(&diff_id)? else {
+                return Ok(None);
+            };
+            match open_pack(cached, &cache, &diff_id, running.cancel.flag()) {
+                Ok(pack) => Ok(Some(pack)),
+                Err(source @ PackError::Cancelled) => Err(FetchError::Pack {
+                    digest: diff_id,
+                    source,
+                }),
+                Err(error) => {
+                    tracing::warn!(%diff_id, %error, "a decoded layer is damaged and is dropped");
+                    cache.discard_pack(&diff_id)?;
+                    Ok(None)
+                }
             }
-        }
+        };
+        self.fetcher.pool.run(open).await?
     }
 
     async fn decode_file(&self, mut file: File) -> Result<Pack, FetchError> {
@@ -244,6 +253,32 @@ impl Decoding {
             digest: self.digest,
             source,
         })
+    }
+}
+
+/// Opens a pack of the cache and, when it is of an earlier boot, checks all of it once.
+fn open_pack(
+    cached: CachedPack,
+    cache: &Cache,
+    diff_id: &Digest,
+    cancelled: &AtomicBool,
+) -> Result<Pack, PackError> {
+    let pack = match cached {
+        CachedPack::Verified(file) => Pack::open(file)?,
+        CachedPack::Unverified(file) => {
+            let pack = Pack::open(file)?;
+            pack.verify_bodies(cancelled)?;
+            if let Err(error) = cache.trust_pack(diff_id) {
+                // It is good all the same; the next pull checks it again.
+                tracing::warn!(%diff_id, %error, "a checked pack could not be moved");
+            }
+            pack
+        }
+    };
+    if pack.diff_id().as_bytes() == diff_id.as_bytes() {
+        Ok(pack)
+    } else {
+        Err(PackError::Damaged { part: "diff id" })
     }
 }
 
