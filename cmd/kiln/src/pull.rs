@@ -1,0 +1,153 @@
+//! `kiln pull`: one image from a registry, a layout or an archive.
+
+use clap::Args;
+use kiln_api::Failure;
+use kiln_api::codes;
+use kiln_api::image::{Outcome, Pull, PullParams};
+use kiln_client::{Client, PassedSource};
+use kiln_domain::{ByteSize, ImageName, Platform, Source};
+
+use crate::credentials;
+use crate::failure::CommandError;
+use crate::follow;
+use crate::kernel_choice::KernelArguments;
+use crate::session::Session;
+
+/// What to pull, and what to make of it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+References:
+  debian:bookworm                     Docker Hub, or any REGISTRY/REPOSITORY[:TAG][@DIGEST]
+  oci:DIR[:TAG]                       an OCI image layout on this host
+  oci-archive:FILE[:TAG]              the same in a tar archive
+  docker-archive:FILE[:REFERENCE]     what `docker save` writes")]
+pub(crate) struct Arguments {
+    /// What to pull
+    #[arg(value_name = "REFERENCE")]
+    reference: String,
+    /// Name of the image; derived from the reference when left out
+    #[arg(long)]
+    name: Option<ImageName>,
+    #[command(flatten)]
+    kernel: KernelArguments,
+    /// Platform of a multi-platform image, such as linux/arm64; the host's when left out
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<String>,
+    /// Size of the root filesystem, such as 4G; when left out 1.25 times the content, at least 1G
+    #[arg(long)]
+    size: Option<ByteSize>,
+    /// User name and password for the registry; the password is asked for when left out
+    #[arg(long, value_name = "USER[:PASSWORD]")]
+    creds: Option<String>,
+    /// Return the operation at once and let the daemon go on
+    #[arg(long)]
+    detach: bool,
+}
+
+/// Pulls.
+pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), CommandError> {
+    let credentials = arguments
+        .creds
+        .as_deref()
+        .map(|text| credentials::parse(text, session))
+        .transpose()?;
+    let client = session.connect().await?;
+    let source = pass_source(&arguments, &client, session).await?;
+    let kernel = arguments.kernel.pass(&client.files()).await?;
+    let params = PullParams {
+        reference: source.reference,
+        name: arguments.name,
+        kernel_ref: arguments.kernel.kernel,
+        kernel_path: kernel.kernel.clone(),
+        initrd_path: kernel.initrd.clone(),
+        modules_dir: kernel.modules_file(),
+        size_bytes: arguments.size.map(|size| size.0),
+        platform: arguments.platform,
+        credentials,
+        source_files: source.files,
+        detach: true,
+    };
+    let started = session.call::<Pull>(&client, &params).await;
+    let finished = match started {
+        Ok(outcome) => finish(session, &client, outcome, arguments.detach).await,
+        Err(error) => Err(error),
+    };
+    finished.map_err(|error| kernel.explain(error))
+}
+
+/// Follows what a call with `detach` started, unless the caller wants to leave it alone.
+pub(crate) async fn finish(
+    session: &Session,
+    client: &Client,
+    outcome: Outcome,
+    detach: bool,
+) -> Result<(), CommandError> {
+    let started = match outcome {
+        Outcome::Image(image) => return follow::print_image(session, &image, None),
+        Outcome::Started(started) => started,
+    };
+    if detach {
+        let id = started.operation_id.to_string();
+        return session.output().one(&*started, &id, |_| {
+            format!("started operation {id}; wait for it:  kiln op wait {id}\n")
+        });
+    }
+    let ended = follow::to_the_end(
+        session,
+        client,
+        started.operation_id,
+        follow::Interrupt::Cancels,
+    );
+    let (operation, took) = ended.await?;
+    match operation.result {
+        Some(image) => follow::print_image(
+            session,
+            &image,
+            operation.progress.as_ref().map(|progress| (progress, took)),
+        ),
+        None => Err(CommandError::new(
+            codes::daemon::INTERNAL,
+            format!("operation {} succeeded without an image", operation.id),
+        )),
+    }
+}
+
+/// Passes the files of a source that lies on this host. A reference that is none is the daemon's
+/// to refuse.
+async fn pass_source(
+    arguments: &Arguments,
+    client: &Client,
+    session: &Session,
+) -> Result<PassedSource, CommandError> {
+    let as_written = || PassedSource {
+        reference: arguments.reference.clone(),
+        files: None,
+    };
+    let Ok(source) = arguments.reference.parse::<Source>() else {
+        return Ok(as_written());
+    };
+    if matches!(source, Source::Registry(_)) {
+        return Ok(as_written());
+    }
+    let wanted = match &arguments.platform {
+        Some(text) => text
+            .parse::<Platform>()
+            .map_err(|error| invalid_platform(&error))?,
+        None => daemons_platform(client, session).await?,
+    };
+    Ok(client.files().source(&source, wanted).await?)
+}
+
+async fn daemons_platform(client: &Client, session: &Session) -> Result<Platform, CommandError> {
+    let params = kiln_api::daemon::InfoParams::default();
+    let info = session
+        .call::<kiln_api::daemon::GetInfo>(client, &params)
+        .await?;
+    info.architecture
+        .parse()
+        .map_err(|error| invalid_platform(&error))
+}
+
+fn invalid_platform(error: &kiln_domain::PlatformError) -> CommandError {
+    Failure::from_error(codes::source::INVALID_PLATFORM, error).into()
+}

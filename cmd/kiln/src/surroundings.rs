@@ -1,0 +1,53 @@
+//! What the process was started in: its environment and its terminals. Read once, here and
+//! nowhere else.
+
+use std::env;
+use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
+
+/// The environment as far as the client heeds it.
+#[derive(Clone, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one fact about the outside"
+)]
+pub(crate) struct Surroundings {
+    /// `KILN_HOST`.
+    pub(crate) kiln_host: Option<String>,
+    /// `XDG_RUNTIME_DIR`.
+    pub(crate) xdg_runtime_dir: Option<PathBuf>,
+    /// `PATH`, split.
+    pub(crate) path: Vec<PathBuf>,
+    /// `NO_COLOR` is set and not empty (no-color.org).
+    pub(crate) no_color: bool,
+    /// `CLICOLOR_FORCE` is set and not `0`.
+    pub(crate) force_color: bool,
+    /// `CI` is set: somebody reads a log, not a screen.
+    pub(crate) is_ci: bool,
+    /// `TERM` is `dumb`.
+    pub(crate) is_dumb: bool,
+    /// Whether stderr is a terminal.
+    pub(crate) stderr_is_terminal: bool,
+    /// Whether stdin is a terminal.
+    pub(crate) stdin_is_terminal: bool,
+}
+
+impl Surroundings {
+    /// Reads environment and terminals.
+    pub(crate) fn read() -> Self {
+        let stated = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        Self {
+            kiln_host: stated("KILN_HOST"),
+            xdg_runtime_dir: stated("XDG_RUNTIME_DIR").map(PathBuf::from),
+            path: env::var_os("PATH")
+                .map(|path| env::split_paths(&path).collect())
+                .unwrap_or_default(),
+            no_color: stated("NO_COLOR").is_some(),
+            force_color: stated("CLICOLOR_FORCE").is_some_and(|value| value != "0"),
+            is_ci: stated("CI").is_some(),
+            is_dumb: stated("TERM").is_some_and(|value| value == "dumb"),
+            stderr_is_terminal: io::stderr().is_terminal(),
+            stdin_is_terminal: io::stdin().is_terminal(),
+        }
+    }
+}
