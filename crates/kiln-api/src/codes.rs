@@ -222,7 +222,10 @@ mod tests {
         for name in names {
             let (noun, what) = name.split_once('.').unwrap();
             let is_word = |text: &str| {
-                !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+                !text.is_empty()
+                    && text
+                        .bytes()
+                        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
             };
             assert!(is_word(noun) && is_word(what), "{name}");
         }

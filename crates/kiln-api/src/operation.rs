@@ -13,7 +13,7 @@ use crate::page::Page;
 method! {
     /// See [`Operation`].
     List = "operation.list",
-    "Lists operations, newest first: the caller's own, or all for a superadmin.",
+    "Lists operations in the order of their making: the caller's own, or all for a superadmin.",
     (ListParams) -> Page<Operation>, []
 }
 

@@ -51,7 +51,11 @@ impl Directory {
     pub(crate) fn create_child(&self, name: &str) -> Result<Self, ArtifactError> {
         let path = self.child_path(name);
         match rustix::fs::mkdirat(&self.fd, name, Mode::RWXU) {
-            Ok(()) => self.open_child(name.as_ref()),
+            Ok(()) => self.open_child(name.as_ref()).inspect_err(|_| {
+                // Out of descriptors, for instance. An empty directory that nobody owns would
+                // block the name; should this fail, too, the sweep removes it.
+                let _ = rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR);
+            }),
             Err(Errno::EXIST) => Err(ArtifactError::AlreadyExists { path }),
             Err(errno) => Err(at("create", path)(errno)),
         }

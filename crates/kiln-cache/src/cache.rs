@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_domain::Digest;
 
-use crate::error::CacheError;
+use crate::error::{CacheError, at};
 use crate::files;
 use crate::ingest::Ingest;
 use crate::pack::PendingPack;
@@ -70,6 +70,9 @@ impl Cache {
     /// A directory of another user, or one that others may write, is refused: what is in the
     /// cache is believed by its name.
     pub fn open(directory: &Path) -> Result<Self, CacheError> {
+        files::create_directory(directory)?;
+        // The directory itself may be a link, to a larger disk for instance. Nothing below may.
+        let directory = directory.canonicalize().map_err(at("open", directory))?;
         let cache = Self {
             blobs: directory.join("blobs").join("sha256"),
             packs: directory.join("packs"),
@@ -79,7 +82,13 @@ impl Cache {
             files::create_directory(path)?;
         }
         let blobs = directory.join("blobs");
-        for path in [directory, &blobs, &cache.blobs, &cache.packs, &cache.ingest] {
+        for path in [
+            &directory,
+            &blobs,
+            &cache.blobs,
+            &cache.packs,
+            &cache.ingest,
+        ] {
             files::check_owner(path)?;
         }
         Ok(cache)

@@ -3,6 +3,7 @@
 //! Not here: I/O, clocks, random numbers, and anything that knows where a value came from.
 
 pub mod access;
+mod credentials;
 mod derivation;
 mod digest;
 mod id;
@@ -17,6 +18,7 @@ mod text;
 mod timestamp;
 mod version;
 
+pub use credentials::{Credentials, Secret};
 pub use derivation::Derivation;
 pub use digest::{Digest, DigestError};
 pub use id::{IdError, ImageId, OperationId, VersionId};

@@ -18,6 +18,7 @@ mod select;
 pub use config::{ContainerConfig, ImageConfig, Rootfs};
 pub use descriptor::{Descriptor, PlatformWords};
 pub use document::{Document, DocumentError, Index, Manifest, StatedMediaTypes};
+pub use json::JsonError;
 pub use media_type::{DocumentType, LayerCompression, LayerError, document_media_types};
 pub use select::{PlatformNotFound, select_platform};
 

@@ -93,8 +93,6 @@ pub struct EventFilter {
     pub kind_prefix: Option<String>,
     /// Only what happened to this object.
     pub object: Option<Object>,
-    /// Only what happened at this time or later.
-    pub since: Option<Timestamp>,
 }
 
 /// Writes an event and returns its place in the order.
@@ -148,9 +146,6 @@ fn conditions(after: i64, limit: u32, filter: &EventFilter) -> Conditions {
         let kind = object.kind.as_str().to_owned();
         conditions.bind("object_kind = :object_kind", ":object_kind", kind);
         conditions.bind("object_id = :object_id", ":object_id", object.id.clone());
-    }
-    if let Some(since) = filter.since {
-        conditions.bind("at >= :since", ":since", since.as_micros());
     }
     conditions
 }
@@ -245,9 +240,8 @@ mod tests {
             ),
             (
                 EventFilter {
+                    kind_prefix: Some("image.f".to_owned()),
                     object: Some(Object::image(image_id(1))),
-                    since: Some(time(2)),
-                    ..all()
                 },
                 vec![4],
             ),

@@ -206,9 +206,11 @@ pub fn touch(
 ) -> Result<Option<u64>, StoreError> {
     let sql = "UPDATE images SET updated_at = ?2, revision = revision + 1 WHERE id = ?1 \
                RETURNING id, revision";
-    tx.first("touch an image", sql, (Text(id), Micros(at)), |row| {
+    let params = (Text(id), Micros(at));
+    let revisions = tx.execute_returning("touch an image", sql, params, |row| {
         Columns::of("images", "id", row).integer("revision")
-    })
+    })?;
+    Ok(revisions.into_iter().next())
 }
 
 /// Counts active images.

@@ -8,19 +8,22 @@
 mod columns;
 mod error;
 pub mod events;
-
+pub mod holders;
 pub mod images;
-
+pub mod jobs;
 pub mod kernels;
 pub mod meta;
 mod migrations;
 pub mod names;
 mod open;
 pub mod operations;
-
+pub mod outbox;
 mod page;
+#[cfg(test)]
+mod plans;
 mod readers;
-
+pub mod recovery;
+pub mod resolve;
 mod snapshot;
 mod store;
 pub mod tags;
@@ -28,7 +31,7 @@ pub mod tags;
 mod testing;
 mod transaction;
 pub mod users;
-
+pub mod version_blobs;
 pub mod versions;
 mod words;
 mod writer;

@@ -1,11 +1,13 @@
 //! Opens the database file: its mode, its pragmas, its health, and whether it is ours at all.
 //!
-//! Bringing the schema up to date is in [`crate::migrations`]; replacing a damaged database by a
-//! snapshot is not here: the caller decides that.
+//! Bringing the schema up to date is in [`crate::migrations`], replacing a damaged database by a
+//! snapshot in [`crate::recovery`].
 //!
 //! ```text
-//! kiln.db               the database, mode 0600; SQLite keeps kiln.db-wal and kiln.db-shm beside it
-//! kiln.db.before-<n>    what it was before migration <n>
+//! kiln.db                 the database, mode 0600; beside it SQLite keeps kiln.db-wal, kiln.db-shm
+//! kiln.db.before-<n>      what it was before migration <n>
+//! kiln.db.snapshot-<..>   what it was when somebody asked for a copy
+//! kiln.db.damaged-<n>     a database that was replaced, kept as evidence, with its log
 //! ```
 
 use std::fs::{self, OpenOptions, Permissions};
@@ -160,6 +162,20 @@ pub(crate) fn open_reader(path: &Path, options: &StoreOptions) -> Result<Connect
         .map_err(|error| opening(path, error))?;
     configure(&connection, options).map_err(|error| opening(path, error))?;
     Ok(connection)
+}
+
+/// Checks that a database file is ours, of a schema we know, and undamaged; changes nothing.
+pub(crate) fn check(path: &Path) -> Result<Connection, OpenError> {
+    let connection = open_reader(path, &StoreOptions::default())?;
+    match identify(path, &connection)? {
+        Opened::Fresh => Err(OpenError::Foreign {
+            path: path.to_owned(),
+        }),
+        Opened::Existing { .. } => {
+            check_health(path, &connection)?;
+            Ok(connection)
+        }
+    }
 }
 
 /// Sorts an error met while opening.

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
@@ -15,6 +15,12 @@ use crate::error::at;
 /// Why a snapshot could not be written. An older one of the same name is unharmed.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
+    /// The copy would take the place of the database it copies.
+    #[error("{} is the database itself", path.display())]
+    Itself {
+        /// The place.
+        path: PathBuf,
+    },
     /// A file could not be made, synced or moved.
     #[error("cannot {step} {}", path.display())]
     File {
@@ -55,6 +61,16 @@ pub(crate) fn write(connection: &Connection, target: &Path) -> Result<(), Snapsh
     written
 }
 
+/// Tells whether two paths lead to one existing file.
+pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path| {
+        fs::metadata(path)
+            .map(|found| (found.dev(), found.ino()))
+            .ok()
+    };
+    identity(one).is_some_and(|one| identity(other) == Some(one))
+}
+
 fn write_partial(connection: &Connection, partial: &Path) -> Result<(), SnapshotError> {
     // SQLite wants the file empty or missing; made here, it never has a wider mode.
     let mut options = OpenOptions::new();
@@ -74,23 +90,31 @@ fn write_partial(connection: &Connection, partial: &Path) -> Result<(), Snapshot
     copy.sync_all().map_err(file("sync", partial))
 }
 
-fn sync_parent(target: &Path) -> Result<(), SnapshotError> {
-    let parent = match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+/// Makes what happened to the names in a file's folder durable.
+pub(crate) fn sync_parent(target: &Path) -> Result<(), SnapshotError> {
+    let parent = folder_of(target);
     File::open(parent)
         .and_then(|folder| folder.sync_all())
         .map_err(file("sync", parent))
 }
 
-fn partial_path(target: &Path) -> PathBuf {
+/// Returns the folder a file's name stands in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Returns the name a copy has until it is whole.
+pub(crate) fn partial_path(target: &Path) -> PathBuf {
     let mut name = target.as_os_str().to_owned();
     name.push(".partial");
     PathBuf::from(name)
 }
 
-fn file(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SnapshotError {
+/// Gives a system error its step and its file.
+pub(crate) fn file(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SnapshotError {
     move |source| SnapshotError::File {
         step,
         path: path.to_owned(),

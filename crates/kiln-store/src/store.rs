@@ -24,9 +24,10 @@ use crate::{
 
 /// The database of one daemon; clones share it.
 ///
-/// A process opens a database once: a second opening and closing would drop the file locks of
-/// the first (POSIX advisory locks belong to the process). Call [`Store::close`] to end in good
-/// order; when the last clone is merely dropped, what was sent is still written.
+/// Nothing else in the process may open the file while it is in use, not even to read it: closing
+/// any descriptor of it drops the locks that SQLite holds (POSIX advisory locks belong to the
+/// process). Call [`Store::close`] to end in good order; when the last clone is merely dropped,
+/// what was sent is still written.
 #[derive(Clone, Debug)]
 pub struct Store {
     shared: Arc<Shared>,
@@ -128,9 +129,13 @@ impl Store {
     /// Writes a compact copy of the database to `target`, mode 0600, replacing what was there.
     ///
     /// It uses a reading connection, so that writes go on meanwhile; the copy is the state at
-    /// the time it began. It is durable when this returns.
+    /// the time it began. It is durable when this returns. [`crate::recovery`] finds it again
+    /// when it is called `<path>.snapshot-<anything>`.
     pub async fn snapshot_to(&self, target: &Path) -> Result<(), SnapshotError> {
         let target = target.to_owned();
+        if snapshot::is_same_file(self.path(), &target) {
+            return Err(SnapshotError::Itself { path: target });
+        }
         let mut lease = self.shared.readers.lease().await?;
         let copying = task::spawn_blocking(move || snapshot::write(lease.connection()?, &target));
         finish(copying.await)

@@ -77,16 +77,40 @@ impl Database {
         .unwrap();
     }
 
-    /// Returns the lines of SQLite's plan for a query.
-    pub(crate) fn plan(&self, sql: &str, params: impl rusqlite::Params) -> Vec<String> {
-        self.connection
-            .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
-            .unwrap()
-            .query_map(params, |row| row.get("detail"))
-            .unwrap()
-            .collect::<Result<_, _>>()
-            .unwrap()
+    /// Runs `work` and returns SQLite's plans of the queries it made, a text of lines each.
+    pub(crate) fn plans<T, E: std::fmt::Debug + From<StoreError>>(
+        &mut self,
+        work: impl FnOnce(&WriteTransaction<'_>) -> Result<T, E>,
+    ) -> Vec<String> {
+        QUERIES.set(Vec::new());
+        self.write(work).unwrap();
+        let queries = QUERIES.take();
+        queries.iter().map(|sql| self.plan(sql)).collect()
     }
+
+    fn plan(&self, sql: &str) -> String {
+        let mut explain = self
+            .connection
+            .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+            .unwrap();
+        // Nothing is bound: the plan does not depend on it.
+        let mut rows = explain.raw_query();
+        let mut lines = vec![sql.to_owned()];
+        while let Some(row) = rows.next().unwrap() {
+            lines.push(row.get("detail").unwrap());
+        }
+        lines.join("\n")
+    }
+}
+
+thread_local! {
+    /// The queries this test's thread has made since it last asked.
+    static QUERIES: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// Remembers a query, for [`Database::plans`].
+pub(crate) fn note_query(sql: &str) {
+    QUERIES.with_borrow_mut(|queries| queries.push(sql.to_owned()));
 }
 
 pub(crate) fn time(micros: i64) -> Timestamp {

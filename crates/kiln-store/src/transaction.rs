@@ -5,7 +5,7 @@
 
 use std::ops::Deref;
 
-use rusqlite::{Connection, OptionalExtension, Params, Row};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, ffi};
 
 use crate::StoreError;
 use crate::error::at;
@@ -46,7 +46,7 @@ impl<'connection> ReadTransaction<'connection> {
         params: impl Params,
         read: impl FnOnce(&Row<'_>) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(at(step))?;
+        let mut statement = self.prepare(step, sql)?;
         let mut rows = statement.query(params).map_err(at(step))?;
         rows.next().map_err(at(step))?.map(read).transpose()
     }
@@ -59,7 +59,7 @@ impl<'connection> ReadTransaction<'connection> {
         params: impl Params,
         read: impl Fn(&Row<'_>) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(at(step))?;
+        let mut statement = self.prepare(step, sql)?;
         let mut rows = statement.query(params).map_err(at(step))?;
         let mut found = Vec::new();
         while let Some(row) = rows.next().map_err(at(step))? {
@@ -75,11 +75,21 @@ impl<'connection> ReadTransaction<'connection> {
         sql: &str,
         params: impl Params,
     ) -> Result<Option<T>, StoreError> {
-        let mut statement = self.connection.prepare_cached(sql).map_err(at(step))?;
+        let mut statement = self.prepare(step, sql)?;
         statement
             .query_row(params, |row| row.get(0))
             .optional()
             .map_err(at(step))
+    }
+
+    fn prepare(
+        &self,
+        step: &'static str,
+        sql: &str,
+    ) -> Result<CachedStatement<'connection>, StoreError> {
+        #[cfg(test)]
+        crate::testing::note_query(sql);
+        self.connection.prepare_cached(sql).map_err(at(step))
     }
 }
 
@@ -98,12 +108,36 @@ impl<'connection> WriteTransaction<'connection> {
         sql: &str,
         params: impl Params,
     ) -> Result<usize, StoreError> {
-        let mut statement = self.read.connection.prepare_cached(sql).map_err(at(step))?;
+        self.require_open(step)?;
+        let mut statement = self.prepare(step, sql)?;
         statement.execute(params).map_err(at(step))
+    }
+
+    /// Runs a statement that changes rows and returns what it says of each.
+    pub(crate) fn execute_returning<T>(
+        &self,
+        step: &'static str,
+        sql: &str,
+        params: impl Params,
+        read: impl Fn(&Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        self.require_open(step)?;
+        self.all(step, sql, params, read)
     }
 
     /// Returns the sequence number of the row inserted last.
     pub(crate) fn last_seq(&self) -> i64 {
         self.read.connection.last_insert_rowid()
+    }
+
+    /// Refuses to go on once SQLite has rolled back by itself, as it may when the disk is full:
+    /// each further statement would commit alone (SQLite manual, "Response To Errors Within A
+    /// Transaction").
+    fn require_open(&self, step: &'static str) -> Result<(), StoreError> {
+        if !self.read.connection.is_autocommit() {
+            return Ok(());
+        }
+        let gone = ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK);
+        Err(at(step)(rusqlite::Error::SqliteFailure(gone, None)))
     }
 }

@@ -38,7 +38,7 @@ pub enum Kind<'a> {
     Regular(Body<'a>),
     /// A symbolic link.
     Symlink {
-        /// What it says, untouched; 1 to 4,096 bytes without NUL.
+        /// What it says, untouched; 1 to 4,095 bytes without NUL.
         target: &'a [u8],
     },
     /// Another name of what is at `target` when this entry is applied.

@@ -24,7 +24,7 @@ pub use entry::{
 pub use index::{FORMAT, Index, IndexBuilder, IndexError};
 pub use limits::Limits;
 pub use merge::MergeError;
-pub use path::{MAX_COMPONENT_BYTES, MAX_PATH_BYTES, ShownPath};
+pub use path::{MAX_COMPONENT_BYTES, MAX_PATH_BYTES, MAX_SYMLINK_BYTES, ShownPath};
 pub use record::Defect;
 pub use tree::{Inode, InodeId, InodeKind, NodeId, Tree};
 pub use whiteout::{Name, WhiteoutError, classify};

@@ -10,6 +10,9 @@ pub const MAX_COMPONENT_BYTES: usize = 255;
 /// Longest path, in bytes: `PATH_MAX` of Linux.
 pub const MAX_PATH_BYTES: usize = 4096;
 
+/// Longest target of a symbolic link, in bytes: one block of ext4, or `PATH_MAX`, less the NUL.
+pub const MAX_SYMLINK_BYTES: usize = 4095;
+
 /// A path of an image in an error or a log line: bytes that are not printable ASCII are escaped,
 /// because the bytes come from strangers.
 #[derive(Clone, PartialEq, Eq)]

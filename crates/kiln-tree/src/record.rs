@@ -24,7 +24,7 @@
 //! The file around the records is not here; see the index.
 
 use crate::entry::{BLOCK_SIZE, Body, Device, Entry, Kind, Segment, Timestamp, Xattr, Xattrs};
-use crate::path::{MAX_PATH_BYTES, is_normalised};
+use crate::path::{MAX_SYMLINK_BYTES, is_normalised};
 
 const HAS_NANOSECONDS: u8 = 1;
 const HAS_XATTRS: u8 = 2;
@@ -196,7 +196,7 @@ pub(crate) fn check(entry: &Entry<'_>, pack_block: u64) -> Result<u64, Defect> {
     check_xattrs(entry.xattrs)?;
     match entry.kind {
         Kind::Symlink { target } => {
-            let fits = (1..=MAX_PATH_BYTES).contains(&target.len()) && !target.contains(&0);
+            let fits = (1..=MAX_SYMLINK_BYTES).contains(&target.len()) && !target.contains(&0);
             fits.then_some(pack_block).ok_or(Defect::Target)
         }
         Kind::Hardlink { target } if !is_normalised(target) => Err(Defect::Path),

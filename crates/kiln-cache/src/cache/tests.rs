@@ -266,6 +266,22 @@ fn a_planted_link_is_not_read() {
 }
 
 #[test]
+fn the_cache_may_be_a_link_and_nothing_below_it() {
+    let (root, cache) = in_a_new_directory();
+    let digest = put(&cache, b"layer");
+    let link = root.path().join("link");
+    symlink(root.path().join("cache"), &link).unwrap();
+
+    let through = Cache::open(&link).unwrap();
+    assert!(through.blob(&digest).unwrap().is_some());
+
+    fs::rename(&cache.packs, root.path().join("elsewhere")).unwrap();
+    symlink(root.path().join("elsewhere"), &cache.packs).unwrap();
+    let error = Cache::open(&link).unwrap_err();
+    assert!(matches!(error, CacheError::Unsafe { .. }), "{error}");
+}
+
+#[test]
 fn a_cache_emptied_by_hand_works_again() {
     let (root, cache) = in_a_new_directory();
     let directory = root.path().join("cache");

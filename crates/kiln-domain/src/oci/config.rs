@@ -109,7 +109,7 @@ impl ImageConfig {
         limit_bytes: u64,
     ) -> Result<Self, DocumentError> {
         check_size(bytes, limit_bytes)?;
-        let config: Self = json::parse(bytes).map_err(DocumentError::Malformed)?;
+        let config: Self = json::parse(bytes)?;
         if config.rootfs.kind != "layers" {
             return Err(DocumentError::RootfsType {
                 found: shown(&config.rootfs.kind),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 
+use super::json::JsonError;
 use super::media_type::{is_image_config, is_schema1};
 use super::{Descriptor, DocumentType, LayerCompression, LayerError, MAX_LAYERS, json};
 
@@ -66,7 +67,7 @@ pub enum DocumentError {
     },
     /// The bytes are not JSON, hold a key twice, or lack a member.
     #[error("the document is malformed")]
-    Malformed(#[source] serde_json::Error),
+    Malformed(#[from] JsonError),
     /// The schema version is neither 2 nor absent.
     #[error("the document has the schema version {found}, only 2 is read")]
     SchemaVersion {
@@ -168,7 +169,7 @@ impl Document {
         if response.is_some_and(is_schema1) {
             return Err(DocumentError::Schema1);
         }
-        let raw: RawDocument = json::parse(bytes).map_err(DocumentError::Malformed)?;
+        let raw: RawDocument = json::parse(bytes)?;
         if raw.schema_version == Some(1) || raw.fs_layers.is_some() {
             return Err(DocumentError::Schema1);
         }

@@ -9,10 +9,32 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
+/// Most characters kept of what is wrong; serde quotes the offending value, however long.
+const MAX_PROBLEM_LEN: usize = 200;
+
+/// What is wrong with a JSON document, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
+pub struct JsonError {
+    /// At most 200 characters, printable.
+    problem: String,
+}
+
+impl From<serde_json::Error> for JsonError {
+    fn from(error: serde_json::Error) -> Self {
+        let text = error.to_string();
+        let letters = text.chars().take(MAX_PROBLEM_LEN);
+        let problem = letters
+            .map(|letter| if letter.is_control() { ' ' } else { letter })
+            .collect();
+        Self { problem }
+    }
+}
+
 /// Reads one JSON document; unknown fields are ignored, duplicate keys are errors.
-pub(super) fn parse<T: de::DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
+pub(super) fn parse<T: de::DeserializeOwned>(bytes: &[u8]) -> Result<T, JsonError> {
     serde_json::from_slice::<UniqueKeys>(bytes)?;
-    serde_json::from_slice(bytes)
+    Ok(serde_json::from_slice(bytes)?)
 }
 
 /// Any JSON value, read only to look at its keys.
@@ -91,6 +113,16 @@ mod tests {
             let got = parse::<serde_json::Value>(text.as_bytes());
             assert_eq!(got.is_ok(), good, "reading {text}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_briefly() {
+        let text = format!("\"{}\"", "x".repeat(1 << 20));
+
+        let error = parse::<u64>(text.as_bytes()).unwrap_err();
+
+        assert!(error.to_string().starts_with("invalid type: string \"xxx"));
+        assert_eq!(error.to_string().len(), MAX_PROBLEM_LEN);
     }
 
     #[test]

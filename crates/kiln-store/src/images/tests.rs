@@ -228,51 +228,6 @@ fn a_full_last_page_has_no_next() {
     assert_eq!((seqs(&page), page.next_after), (vec![1, 2, 3], None));
 }
 
-/// A page of 100,000 images must be one range of an index: nothing scanned, nothing sorted.
-#[test]
-fn no_page_scans_or_sorts_a_large_table() {
-    let db = Database::new();
-    db.damage(
-        "INSERT INTO users (uid, first_seen_at) VALUES (1, 0), (2, 0);
-         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)
-         INSERT INTO images (id, name, owner_id, visibility, kind, state, managed, created_at,
-                             updated_at)
-         SELECT printf('00000000-0000-4000-8000-%012d', i), 'image-' || i, 1 + (i % 2),
-                iif(i % 10, 'private', 'public'), 'rootfs', 'available', 1, 0, 0 FROM n;",
-    );
-    let all = ImageFilter::default;
-    let cases = [
-        all(),
-        ImageFilter {
-            forgotten: Forgotten::Shown,
-            ..all()
-        },
-        ImageFilter {
-            owner_id: Some(1),
-            ..all()
-        },
-        ImageFilter {
-            visible_to: Some(1),
-            ..all()
-        },
-    ];
-    for statistics in ["", "ANALYZE"] {
-        db.damage(statistics);
-        for filter in &cases {
-            let conditions = conditions(50_000, 100, filter);
-            let plan = db.plan(&page_sql(&conditions, filter), &*conditions.params());
-
-            let is_bad =
-                |line: &String| line.contains("SCAN images") || line.contains("FOR ORDER BY");
-            assert!(!plan.iter().any(is_bad), "{filter:?}: {plan:#?}");
-            assert!(
-                plan.iter().any(|line| line.contains("SEARCH images")),
-                "{plan:#?}"
-            );
-        }
-    }
-}
-
 #[test]
 fn every_damaged_column_is_an_error_that_names_it() {
     let cases = [

@@ -151,12 +151,14 @@ async fn a_hundred_aborted_readers_leak_nothing() {
     let (_folder, store) = opened();
     let (release, gate) = blocking::channel::<()>();
     let gate = Arc::new(std::sync::Mutex::new(gate));
+    let (began, mut beginnings) = mpsc::unbounded_channel();
 
     let tasks: Vec<_> = (0..100)
         .map(|_| {
-            let (store, gate) = (store.clone(), Arc::clone(&gate));
+            let (store, gate, began) = (store.clone(), Arc::clone(&gate), began.clone());
             tokio::spawn(async move {
                 let read = store.read(move |tx| {
+                    began.send(()).unwrap();
                     // Held open until every task was aborted, then free for all.
                     gate.lock().unwrap().recv().ok();
                     meta::store_id(tx)
@@ -165,6 +167,10 @@ async fn a_hundred_aborted_readers_leak_nothing() {
             })
         })
         .collect();
+    // Some are aborted while they read, the others while they wait for a connection.
+    for _ in 0..READERS {
+        beginnings.recv().await.unwrap();
+    }
     for task in &tasks {
         task.abort();
     }
@@ -248,27 +254,82 @@ async fn a_full_disk_is_told_apart_and_undoes_the_write() {
     });
     limit.await.unwrap();
 
-    // Ignoring the error inside the closure must not turn it into a success either.
     let heard = store.write(|tx| images::insert(tx, &big_image())).await;
-    let ignored = store.write(|tx| {
-        users::see(tx, 9, time(1))?;
-        drop(images::insert(tx, &big_image()));
+
+    assert!(matches!(heard, Err(StoreError::Full { .. })), "{heard:?}");
+    let found = store.read(|tx| images::get(tx, image_id(1))).await;
+    assert_eq!(found.unwrap(), None);
+    // The owner was entered first, and is gone too.
+    assert_eq!(count_users(&store).await, 1);
+}
+
+#[tokio::test]
+async fn nothing_commits_alone_once_sqlite_has_rolled_back_by_itself() {
+    let (_folder, store) = opened();
+
+    let ignoring = store.write(|tx| {
+        users::see(tx, 7, time(1))?;
+        tx.execute("roll back", "ROLLBACK", [])?;
+        // A closure that ignores the error it gets must not hear "done" either.
+        let refused = users::see(tx, 8, time(1));
+        assert!(matches!(refused, Err(StoreError::Sql { .. })));
         Ok::<_, StoreError>(())
     });
 
-    assert!(matches!(heard, Err(StoreError::Full { .. })), "{heard:?}");
-    let ignored = ignored.await;
-    let seen = count_users(&store).await;
-    assert_eq!((ignored.is_ok(), seen), (seen == 2, seen), "{ignored:?}");
-    let found = store.read(|tx| images::get(tx, image_id(1))).await;
-    assert_eq!(found.unwrap(), None);
+    let error = ignoring.await.unwrap_err();
+    assert!(
+        matches!(error, StoreError::Sql { step: "commit", .. }),
+        "{error:?}"
+    );
+    assert_eq!(count_users(&store).await, 0);
+    see(&store, 9).await.unwrap();
 }
 
 fn big_image() -> images::NewImage {
     images::NewImage {
-        limits: Some("x".repeat(1 << 20).into()),
+        limits: Some("x".repeat(4 << 20).into()),
         ..image(1, "big")
     }
+}
+
+/// What a daemon leaves that is killed in the middle of a write: its files as they are now.
+#[tokio::test]
+async fn a_killed_daemon_leaves_what_was_answered_and_nothing_of_what_was_not() {
+    let (folder, store) = opened();
+    see(&store, 7).await.unwrap();
+    let (began, beginning) = tokio::sync::oneshot::channel();
+    let (go_on, gate) = blocking::channel::<()>();
+    let writing = tokio::spawn({
+        let store = store.clone();
+        async move {
+            let write = store.write(move |tx| {
+                users::see(tx, 8, time(1))?;
+                images::insert(tx, &big_image())?;
+                began.send(()).unwrap();
+                gate.recv().unwrap();
+                Ok::<_, StoreError>(())
+            });
+            write.await
+        }
+    });
+    beginning.await.unwrap();
+
+    // By another process: this one must not open the file itself.
+    let left = folder.path().join("left");
+    std::fs::create_dir(&left).unwrap();
+    let copied = std::process::Command::new("cp")
+        .arg(folder.path().join("kiln.db"))
+        .arg(folder.path().join("kiln.db-wal"))
+        .arg(&left)
+        .status();
+    assert!(copied.unwrap().success());
+    go_on.send(()).unwrap();
+    writing.await.unwrap().unwrap();
+
+    let revived = Store::open(&left.join("kiln.db"), &options()).unwrap();
+    assert_eq!(revived.opened(), Opened::Existing { schema: 1 });
+    assert_eq!(count_users(&revived).await, 1);
+    assert_eq!(count_users(&store).await, 3);
 }
 
 #[tokio::test]
@@ -315,6 +376,23 @@ async fn a_snapshot_that_fails_leaves_nothing_and_names_the_place() {
         "{error:?}"
     );
     assert!(!folder.path().join("missing").exists());
+}
+
+#[tokio::test]
+async fn a_snapshot_never_replaces_the_database_itself() {
+    let (folder, store) = opened();
+    let detour = folder
+        .path()
+        .join("../")
+        .join(folder.path().file_name().unwrap());
+
+    let error = store
+        .snapshot_to(&detour.join("kiln.db"))
+        .await
+        .unwrap_err();
+
+    assert!(matches!(error, SnapshotError::Itself { .. }), "{error:?}");
+    see(&store, 7).await.unwrap();
 }
 
 #[tokio::test]

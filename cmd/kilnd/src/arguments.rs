@@ -1,0 +1,41 @@
+//! What `kilnd` can be told on its command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Kiln's daemon: turns OCI images into bootable microVM images and looks after them.
+///
+/// Without --root it keeps its state in /var/lib/kiln when root runs it, and in the user's XDG
+/// directories otherwise.
+#[derive(Debug, Parser)]
+#[command(name = "kilnd", version)]
+pub(crate) struct Arguments {
+    /// Keep state, cache and socket below this directory: a private daemon.
+    #[arg(long, value_name = "DIR", env = "KILN_ROOT")]
+    pub(crate) root: Option<PathBuf>,
+
+    /// Read this configuration file in place of the usual one.
+    #[arg(long, value_name = "FILE", env = "KILN_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Listen on this socket.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// How much to log: error, warn, info, debug, trace, or a filter such as kiln_rpc=debug.
+    #[arg(long, value_name = "FILTER", env = "KILN_LOG")]
+    pub(crate) log: Option<String>,
+
+    /// Check the configuration, print every value with its origin, and exit.
+    #[arg(long)]
+    pub(crate) check_config: bool,
+
+    /// Print the OpenRPC document of the API and exit.
+    #[arg(long)]
+    pub(crate) print_openrpc: bool,
+
+    /// Write the reference pages api.md and errors.md into this directory and exit.
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub(crate) write_docs: Option<PathBuf>,
+}

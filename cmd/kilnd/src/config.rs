@@ -1,0 +1,436 @@
+//! The configuration: defaults, then a file, then the environment, then flags.
+//!
+//! Only this program reads any of them; every value remembers where it came from. What a value
+//! does is written where it is used.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kiln_api::daemon::Setting;
+use serde::Deserialize;
+
+use crate::places::Places;
+
+/// A value and where it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Valued<T> {
+    pub(crate) value: T,
+    pub(crate) origin: String,
+}
+
+impl<T> Valued<T> {
+    fn default(value: T) -> Self {
+        Self {
+            value,
+            origin: "default".to_owned(),
+        }
+    }
+
+    fn set(&mut self, value: Option<T>, origin: &str) {
+        if let Some(value) = value {
+            self.value = value;
+            origin.clone_into(&mut self.origin);
+        }
+    }
+}
+
+/// Everything that can be set.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) state_dir: Valued<PathBuf>,
+    pub(crate) cache_dir: Valued<PathBuf>,
+    pub(crate) socket: Valued<PathBuf>,
+    /// `owner` or `group`: who may open the socket.
+    pub(crate) socket_access: Valued<SocketAccess>,
+    pub(crate) shutdown_grace_seconds: Valued<u64>,
+    pub(crate) max_operations: Valued<usize>,
+    pub(crate) decode_threads: Valued<usize>,
+    pub(crate) build_threads: Valued<usize>,
+    pub(crate) insecure_registries: Valued<Vec<String>>,
+    pub(crate) ca_files: Valued<Vec<PathBuf>>,
+    /// What the CA files hold, read once at start.
+    pub(crate) ca_pem: Vec<Vec<u8>>,
+    pub(crate) retention_days: Valued<u32>,
+    pub(crate) log_level: Valued<String>,
+    pub(crate) log_format: Valued<LogFormat>,
+}
+
+/// Who may open the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SocketAccess {
+    Owner,
+    Group,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// The file, key by key. An unknown key is an error: a misspelt one must not fail open.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    daemon: DaemonTable,
+    limits: LimitsTable,
+    registry: RegistryTable,
+    images: ImagesTable,
+    log: LogTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct DaemonTable {
+    state_dir: Option<PathBuf>,
+    cache_dir: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    socket_access: Option<SocketAccess>,
+    shutdown_grace_seconds: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LimitsTable {
+    max_operations: Option<usize>,
+    decode_threads: Option<usize>,
+    build_threads: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RegistryTable {
+    insecure: Option<Vec<String>>,
+    ca_files: Option<Vec<PathBuf>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ImagesTable {
+    retention_days: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LogTable {
+    level: Option<String>,
+    format: Option<LogFormat>,
+}
+
+/// What flags and the environment say.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Given {
+    pub(crate) root: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) log_level: Option<String>,
+}
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("cannot read the configuration {}", path.display())]
+    Unreadable {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("the configuration {} is wrong", path.display())]
+    Wrong {
+        path: PathBuf,
+        source: Box<toml::de::Error>,
+    },
+    #[error("{key} = {value} in {origin} is out of range: {range}")]
+    Range {
+        key: &'static str,
+        value: String,
+        origin: String,
+        range: &'static str,
+    },
+    #[error("{key} in {origin} is {}, which is not an absolute path", path.display())]
+    Relative {
+        key: &'static str,
+        origin: String,
+        path: PathBuf,
+    },
+}
+
+impl Config {
+    /// Puts the layers together. `places` are the defaults for where things are kept.
+    pub(crate) fn load(given: &Given, places: Places, cores: usize) -> Result<Self, ConfigError> {
+        let mut config = Self::defaults(places, cores);
+        let named = given.file.is_some();
+        let path = given.file.clone().unwrap_or_else(|| config.default_file());
+        match fs::read_to_string(&path) {
+            Ok(text) => config.apply_file(&path, &text)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => {}
+            Err(source) => return Err(ConfigError::Unreadable { path, source }),
+        }
+        if let Some(root) = &given.root {
+            let places = Places::below(root);
+            config.state_dir.set(Some(places.state), "--root");
+            config.cache_dir.set(Some(places.cache), "--root");
+            config.socket.set(Some(places.socket), "--root");
+            config
+                .socket_access
+                .set(Some(SocketAccess::Owner), "--root");
+        }
+        config.socket.set(given.socket.clone(), "--socket");
+        config
+            .log_level
+            .set(given.log_level.clone(), "--log or KILN_LOG");
+        config.check()?;
+        config.ca_pem = config.read_ca_files()?;
+        Ok(config)
+    }
+
+    fn defaults(places: Places, cores: usize) -> Self {
+        Self {
+            state_dir: Valued::default(places.state),
+            cache_dir: Valued::default(places.cache),
+            socket: Valued::default(places.socket),
+            socket_access: Valued::default(if places.is_system {
+                SocketAccess::Group
+            } else {
+                SocketAccess::Owner
+            }),
+            shutdown_grace_seconds: Valued::default(30),
+            max_operations: Valued::default(64),
+            decode_threads: Valued::default(cores),
+            build_threads: Valued::default(cores.div_ceil(2)),
+            insecure_registries: Valued::default(Vec::new()),
+            ca_files: Valued::default(Vec::new()),
+            ca_pem: Vec::new(),
+            retention_days: Valued::default(30),
+            log_level: Valued::default("info".to_owned()),
+            log_format: Valued::default(LogFormat::Text),
+        }
+    }
+
+    /// A private root keeps its file beside its state; the others have theirs where users look.
+    fn default_file(&self) -> PathBuf {
+        if self.socket_access.value == SocketAccess::Group {
+            return PathBuf::from("/etc/kiln/config.toml");
+        }
+        self.state_dir.value.join("config.toml")
+    }
+
+    fn apply_file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
+        let file: File = toml::from_str(text).map_err(|source| ConfigError::Wrong {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        let origin = path.display().to_string();
+        self.state_dir.set(file.daemon.state_dir, &origin);
+        self.cache_dir.set(file.daemon.cache_dir, &origin);
+        self.socket.set(file.daemon.socket, &origin);
+        self.socket_access.set(file.daemon.socket_access, &origin);
+        self.shutdown_grace_seconds
+            .set(file.daemon.shutdown_grace_seconds, &origin);
+        self.max_operations.set(file.limits.max_operations, &origin);
+        self.decode_threads.set(file.limits.decode_threads, &origin);
+        self.build_threads.set(file.limits.build_threads, &origin);
+        self.insecure_registries
+            .set(file.registry.insecure, &origin);
+        self.ca_files.set(file.registry.ca_files, &origin);
+        self.retention_days.set(file.images.retention_days, &origin);
+        self.log_level.set(file.log.level, &origin);
+        self.log_format.set(file.log.format, &origin);
+        Ok(())
+    }
+
+    fn read_ca_files(&self) -> Result<Vec<Vec<u8>>, ConfigError> {
+        let read = |path: &PathBuf| {
+            fs::read(path).map_err(|source| ConfigError::Unreadable {
+                path: path.clone(),
+                source,
+            })
+        };
+        self.ca_files.value.iter().map(read).collect()
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let counts = [
+            (
+                "limits.max_operations",
+                &self.max_operations,
+                4_096,
+                "1 to 4096",
+            ),
+            (
+                "limits.decode_threads",
+                &self.decode_threads,
+                256,
+                "1 to 256",
+            ),
+            ("limits.build_threads", &self.build_threads, 256, "1 to 256"),
+        ];
+        for (key, valued, most, range) in counts {
+            if !(1..=most).contains(&valued.value) {
+                let value = valued.value.to_string();
+                return Err(ConfigError::Range {
+                    key,
+                    value,
+                    origin: valued.origin.clone(),
+                    range,
+                });
+            }
+        }
+        let paths = [
+            ("daemon.state_dir", &self.state_dir),
+            ("daemon.cache_dir", &self.cache_dir),
+            ("daemon.socket", &self.socket),
+        ];
+        for (key, valued) in paths {
+            if !valued.value.is_absolute() {
+                let (origin, path) = (valued.origin.clone(), valued.value.clone());
+                return Err(ConfigError::Relative { key, origin, path });
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists every value with its origin, as `kiln info --config` shows them.
+    pub(crate) fn settings(&self) -> Vec<Setting> {
+        fn row<T>(key: &str, valued: &Valued<T>, show: impl Fn(&T) -> String) -> Setting {
+            let (value, origin) = (show(&valued.value), valued.origin.clone());
+            Setting {
+                key: key.to_owned(),
+                value,
+                origin,
+            }
+        }
+        let path = |path: &PathBuf| format!("{:?}", path.display().to_string());
+        let list = |items: Vec<String>| format!("{items:?}");
+        vec![
+            row("daemon.state_dir", &self.state_dir, path),
+            row("daemon.cache_dir", &self.cache_dir, path),
+            row("daemon.socket", &self.socket, path),
+            row("daemon.socket_access", &self.socket_access, |access| {
+                format!("{access:?}").to_lowercase()
+            }),
+            row(
+                "daemon.shutdown_grace_seconds",
+                &self.shutdown_grace_seconds,
+                u64::to_string,
+            ),
+            row(
+                "limits.max_operations",
+                &self.max_operations,
+                usize::to_string,
+            ),
+            row(
+                "limits.decode_threads",
+                &self.decode_threads,
+                usize::to_string,
+            ),
+            row(
+                "limits.build_threads",
+                &self.build_threads,
+                usize::to_string,
+            ),
+            row("registry.insecure", &self.insecure_registries, |hosts| {
+                list(hosts.clone())
+            }),
+            row("registry.ca_files", &self.ca_files, |files| {
+                list(
+                    files
+                        .iter()
+                        .map(|file| file.display().to_string())
+                        .collect(),
+                )
+            }),
+            row(
+                "images.retention_days",
+                &self.retention_days,
+                u32::to_string,
+            ),
+            row("log.level", &self.log_level, |level| format!("{level:?}")),
+            row("log.format", &self.log_format, |format| {
+                format!("{format:?}").to_lowercase()
+            }),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, given: Given) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        fs::write(&file, text).unwrap();
+        let given = Given {
+            file: Some(file),
+            ..given
+        };
+        Config::load(&given, Places::below(Path::new("/default")), 4)
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let text = "[daemon]\nstate_dir = \"/from/file\"\n[limits]\ndecode_threads = 3\n";
+
+        let config = load(
+            text,
+            Given {
+                root: Some("/root-dir".into()),
+                ..Given::default()
+            },
+        )
+        .unwrap();
+
+        assert_eq!(config.state_dir.value, Path::new("/root-dir"));
+        assert_eq!(config.state_dir.origin, "--root");
+        assert_eq!(config.decode_threads.value, 3);
+        assert!(config.decode_threads.origin.ends_with("config.toml"));
+        assert_eq!(
+            config.build_threads,
+            Valued {
+                value: 2,
+                origin: "default".to_owned()
+            }
+        );
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_refused() {
+        let cases = [
+            "[daemon]\nstat_dir = \"/x\"\n",
+            "[demon]\n",
+            "[limits]\ndecode_threads = 0\n",
+            "[limits]\nmax_operations = -1\n",
+            "[daemon]\nsocket = \"relative.sock\"\n",
+            "[daemon]\nsocket_access = \"everybody\"\n",
+            "not toml",
+        ];
+        for text in cases {
+            assert!(load(text, Given::default()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_key_of_the_file_is_shown_with_its_origin() {
+        let config = load("", Given::default()).unwrap();
+
+        let shown = config.settings();
+
+        assert_eq!(shown.len(), 13);
+        assert!(shown.iter().all(|setting| setting.origin == "default"));
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        let given = Given {
+            file: Some("/nonexistent/kiln.toml".into()),
+            ..Given::default()
+        };
+
+        let loaded = Config::load(&given, Places::below(Path::new("/d")), 1);
+
+        assert!(matches!(loaded, Err(ConfigError::Unreadable { .. })));
+    }
+}

@@ -1,0 +1,21 @@
+//! `kilnd`: turns OCI images into bootable microVM images and looks after them.
+//!
+//! This file reads arguments, wires, listens and waits for a signal. It has no behaviour of its
+//! own.
+
+mod arguments;
+mod config;
+mod places;
+mod run;
+mod signals;
+mod wire;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::arguments::Arguments;
+
+fn main() -> ExitCode {
+    run::run(&Arguments::parse())
+}

@@ -1,0 +1,92 @@
+//! Where a daemon keeps things: below one root, in the system's places, or in the user's.
+
+use std::path::{Path, PathBuf};
+
+/// Directories and the socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Places {
+    pub(crate) state: PathBuf,
+    pub(crate) cache: PathBuf,
+    pub(crate) socket: PathBuf,
+    pub(crate) is_system: bool,
+}
+
+/// What of the environment decides a user's places (XDG base directory specification 0.8).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct UserEnvironment {
+    pub(crate) home: Option<PathBuf>,
+    pub(crate) data_home: Option<PathBuf>,
+    pub(crate) cache_home: Option<PathBuf>,
+    pub(crate) runtime_dir: Option<PathBuf>,
+}
+
+impl Places {
+    /// Keeps everything below one directory: tests, demos and private daemons.
+    pub(crate) fn below(root: &Path) -> Self {
+        Self {
+            state: root.to_owned(),
+            cache: root.join("cache"),
+            socket: root.join("kiln.sock"),
+            is_system: false,
+        }
+    }
+
+    /// Chooses the system's places for root, and a user's own for others.
+    ///
+    /// Without a home and without the XDG variables there is no place, and `--root` is needed.
+    pub(crate) fn of_user(uid: u32, environment: &UserEnvironment) -> Option<Self> {
+        if uid == 0 {
+            return Some(Self {
+                state: "/var/lib/kiln".into(),
+                cache: "/var/cache/kiln".into(),
+                socket: "/run/kiln/kiln.sock".into(),
+                is_system: true,
+            });
+        }
+        let below_home = |rest: &str| environment.home.as_ref().map(|home| home.join(rest));
+        let data = environment
+            .data_home
+            .clone()
+            .or_else(|| below_home(".local/share"))?;
+        let cache = environment
+            .cache_home
+            .clone()
+            .or_else(|| below_home(".cache"))?;
+        // Without a runtime directory the socket stands beside the state, which is private too.
+        let runtime = environment
+            .runtime_dir
+            .clone()
+            .unwrap_or_else(|| data.clone());
+        Some(Self {
+            state: data.join("kiln"),
+            cache: cache.join("kiln"),
+            socket: runtime.join("kiln/kiln.sock"),
+            is_system: false,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_gets_the_xdg_places() {
+        let environment = UserEnvironment {
+            home: Some("/home/ann".into()),
+            runtime_dir: Some("/run/user/1000".into()),
+            ..UserEnvironment::default()
+        };
+
+        let places = Places::of_user(1000, &environment).unwrap();
+
+        assert_eq!(places.state, Path::new("/home/ann/.local/share/kiln"));
+        assert_eq!(places.cache, Path::new("/home/ann/.cache/kiln"));
+        assert_eq!(places.socket, Path::new("/run/user/1000/kiln/kiln.sock"));
+    }
+
+    #[test]
+    fn a_user_without_a_home_has_no_place() {
+        assert_eq!(Places::of_user(1000, &UserEnvironment::default()), None);
+    }
+}

@@ -1,0 +1,273 @@
+//! The wiring: opens what the desks need, puts them together, serves, and stops in order.
+
+use std::fs::{self, DirBuilder, File};
+use std::num::NonZeroU32;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use kiln_api::Description;
+use kiln_api::daemon::{Places, Recovered};
+use kiln_artifacts::Artifacts;
+use kiln_cache::Cache;
+use kiln_domain::Architecture;
+use kiln_kernel::Catalogue;
+use kiln_rpc::{BoundSocket, Desks, FilesSocket, Limits, Server, bind};
+use kiln_service::{
+    Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, HostFiles, Identity, Images, Kernels,
+    Operations, Pool, Pulls, Records, SystemClock, recover,
+};
+use kiln_store::{Store, StoreOptions};
+use rustix::fs::FlockOperation;
+use tokio::sync::watch;
+
+use crate::config::{Config, SocketAccess};
+use crate::signals;
+
+/// Why the daemon could not start, where the exit code tells.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("another kilnd keeps its state in {}", path.display())]
+    AlreadyRunning { path: PathBuf },
+}
+
+/// How long connections may take to end once operations have.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Serves until a signal asks for an end.
+pub(crate) async fn serve(config: Config) -> Result<()> {
+    let state = config.state_dir.value.clone();
+    make_private(&state)?;
+    let _lock = lock(&state)?;
+    // Bound before any thread makes files: binding sets the umask of the whole process.
+    let (socket, files_socket) = bind_sockets(&config)?;
+    let opened = open(&config)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let recovered = recover(
+        &opened.store,
+        &opened.artifacts,
+        &opened.catalogue,
+        &opened.cache,
+        clock.now(),
+    )
+    .await
+    .context("cannot put the state in order")?;
+    let store = opened.store.clone();
+    let board = Arc::new(Board::new(config.max_operations.value));
+    let host_files = Arc::new(HostFiles::default());
+    let desks = desks(&config, opened, &board, clock, &host_files, recovered);
+    let uid = rustix::process::geteuid().as_raw();
+    let server = Server::new(desks.table()?, Limits::default(), uid)?;
+    let (stop, stopped) = watch::channel(false);
+    let files = files_socket.serve(host_files, stopped.clone());
+    tracing::info!(socket = %socket.path().display(), ?recovered, "ready");
+    let stopping = async {
+        signals::wait(stop).await?;
+        board
+            .stop(Duration::from_secs(config.shutdown_grace_seconds.value))
+            .await;
+        Ok::<_, std::io::Error>(())
+    };
+    let (ended, (), ()) = tokio::join!(stopping, server.serve(socket, stopped, DRAIN), files);
+    ended.context("cannot listen for signals")?;
+    store.close().await.context("cannot close the database")?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Everything with files behind it.
+struct Opened {
+    store: Store,
+    artifacts: Artifacts,
+    catalogue: Catalogue,
+    cache: Cache,
+}
+
+fn open(config: &Config) -> Result<Opened> {
+    let state = &config.state_dir.value;
+    let options = StoreOptions {
+        readers: NonZeroU32::MIN.saturating_add(3),
+        ..Default::default()
+    };
+    Ok(Opened {
+        store: Store::open(&state.join("kiln.db"), &options).context("cannot open the database")?,
+        artifacts: Artifacts::open(&state.join("images")).context("cannot open the images")?,
+        catalogue: Catalogue::open(&state.join("kernels")).context("cannot open the kernels")?,
+        cache: Cache::open(&config.cache_dir.value).context("cannot open the cache")?,
+    })
+}
+
+fn desks(
+    config: &Config,
+    opened: Opened,
+    board: &Arc<Board>,
+    clock: Arc<dyn Clock>,
+    host_files: &Arc<HostFiles>,
+    recovered: Recovered,
+) -> Desks {
+    let Opened {
+        store,
+        artifacts,
+        catalogue,
+        cache,
+    } = opened;
+    let state = &config.state_dir.value;
+    let (images, kernels) = (state.join("images"), state.join("kernels"));
+    let architecture = host_architecture();
+    let build_pool = Pool::new("build", config.build_threads.value);
+    let fetcher = Fetcher::new(
+        cache,
+        registry_config(config),
+        Pool::new("decode", config.decode_threads.value),
+        kiln_service::LayerLimits::default(),
+    );
+    let records = Records {
+        store: store.clone(),
+        board: board.clone(),
+        clock: clock.clone(),
+        architecture,
+        images: images.clone(),
+        build_pool: build_pool.clone(),
+    };
+    let identity = Identity {
+        version: env!("CARGO_PKG_VERSION"),
+        uid: rustix::process::geteuid().as_raw(),
+        started_at: clock.now(),
+        architecture,
+        places: places(config),
+        config: config.settings(),
+        recovered,
+    };
+    Desks {
+        daemon: Arc::new(DaemonDesk::new(store.clone(), board.clone(), identity)),
+        pulls: Arc::new(Pulls::new(
+            records,
+            Arc::new(fetcher),
+            Arc::new(Ext4Builder),
+            catalogue.clone(),
+            artifacts,
+            host_files.clone(),
+        )),
+        images: Arc::new(Images::new(
+            store.clone(),
+            clock.clone(),
+            images,
+            architecture,
+            config.retention_days.value,
+        )),
+        kernels: Arc::new(Kernels::new(
+            store.clone(),
+            clock,
+            catalogue,
+            kernels,
+            host_files.clone(),
+            build_pool,
+        )),
+        operations: Arc::new(Operations::new(store.clone(), board.clone())),
+        events: Arc::new(Events::new(store)),
+    }
+}
+
+/// Lists every method the daemon serves, without starting one.
+pub(crate) fn descriptions() -> Result<Vec<Description>> {
+    // A throw-away state: the table is made by the same wiring that serves.
+    let folder = std::env::temp_dir().join(format!("kilnd-describe-{}", std::process::id()));
+    let config = Config::load(
+        &crate::config::Given {
+            root: Some(folder.clone()),
+            ..Default::default()
+        },
+        crate::places::Places::below(&folder),
+        1,
+    )?;
+    make_private(&folder)?;
+    let described = (|| {
+        let board = Arc::new(Board::new(1));
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let opened = open(&config)?;
+        let desks = desks(
+            &config,
+            opened,
+            &board,
+            clock,
+            &Arc::default(),
+            Recovered::default(),
+        );
+        Ok(desks.table()?.descriptions().to_vec())
+    })();
+    fs::remove_dir_all(&folder).context("cannot remove the throw-away state")?;
+    described
+}
+
+fn registry_config(config: &Config) -> kiln_service::RegistryConfig {
+    kiln_service::RegistryConfig {
+        insecure_hosts: config.insecure_registries.value.clone(),
+        extra_ca_pem: config.ca_pem.clone(),
+        ..Default::default()
+    }
+}
+
+fn places(config: &Config) -> Places {
+    let state = &config.state_dir.value;
+    let show = |path: &Path| path.display().to_string();
+    Places {
+        state: show(state),
+        images: show(&state.join("images")),
+        kernels: show(&state.join("kernels")),
+        cache: show(&config.cache_dir.value),
+        socket: show(&config.socket.value),
+        files_socket: show(&files_socket_path(config)),
+    }
+}
+
+fn files_socket_path(config: &Config) -> PathBuf {
+    config.socket.value.with_file_name("kiln-files.sock")
+}
+
+fn bind_sockets(config: &Config) -> Result<(BoundSocket, FilesSocket)> {
+    let access = match config.socket_access.value {
+        SocketAccess::Owner => kiln_rpc::SocketAccess::Owner,
+        SocketAccess::Group => kiln_rpc::SocketAccess::Group,
+    };
+    let socket = bind(&config.socket.value, access)?;
+    let files = bind(&files_socket_path(config), access)?;
+    Ok((socket, FilesSocket::new(files)))
+}
+
+fn host_architecture() -> Architecture {
+    if cfg!(target_arch = "aarch64") {
+        Architecture::Arm64
+    } else {
+        Architecture::Amd64
+    }
+}
+
+/// Makes a directory for the daemon's user alone.
+fn make_private(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("cannot make {}", path.display()))
+}
+
+/// Takes the state directory for this process; the kernel gives it back however it ends.
+fn lock(state: &Path) -> Result<File> {
+    let path = state.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::AlreadyRunning {
+            path: state.to_owned(),
+        }
+        .into()),
+        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}

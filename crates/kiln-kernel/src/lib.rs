@@ -1,0 +1,51 @@
+//! Kernels: their formats, their Debian packages, their modules, and the catalogue of them.
+//!
+//! ```text
+//! <kernels>/<name>/            complete, durable, and never changed again
+//!   kernel                     as it was given
+//!   vmlinux                    the ELF file inside, when `kernel` is a bzImage
+//!   initrd.img                 optional
+//!   modules/                   optional: what /lib/modules/<release>/ holds
+//!   config                     optional: how the kernel was configured
+//!   kernel.json                what is known about them, with a format number
+//! <kernels>/.<name>.staging/   work in progress; removed by a sweep at start-up
+//! <kernels>/.<name>.removing/  on its way out; removed by a sweep at start-up
+//! ```
+//!
+//! Not here: which kernel an image gets, the composition of an initrd, and starting anything.
+
+mod archive;
+mod arm64;
+mod banner;
+mod bzimage;
+mod catalogue;
+mod compression;
+mod copy;
+mod deb;
+mod directory;
+mod elf;
+mod error;
+mod facts;
+mod inspect;
+mod lz4;
+mod modules;
+mod name;
+mod pump;
+mod record;
+mod source;
+mod stage;
+#[cfg(test)]
+mod testing;
+
+pub use archive::ArchiveError;
+pub use catalogue::{Catalogue, CatalogueError, Import, Kernel, Listed, Removal, Swept};
+pub use deb::{DebError, DebKernel, DebPackage};
+pub use directory::FileError;
+pub use error::KernelError;
+pub use facts::{Architecture, Compression, KernelFacts, KernelFormat};
+pub use inspect::{extract_elf, inspect};
+pub use modules::{ModulesError, ModulesLimits, ModulesStaged};
+pub use modules::{stage_modules_from_dir, stage_modules_from_tar};
+pub use record::RecordError;
+pub use stage::{FileFacts, KernelFiles, KernelForm, ModulesSource, StageError, Staged};
+pub use stage::{stage, stage_files};

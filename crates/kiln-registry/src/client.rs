@@ -1,0 +1,491 @@
+//! One registry over the network, for one caller: manifests and blobs of the distribution
+//! specification.
+//!
+//! Not here: which manifest fits a platform (`resolve`), and checking a blob's digest: that is
+//! done by whoever stores it.
+//!
+//! A [`Registry`] belongs to one host and one identity. Callers with different credentials must
+//! not share one, because it remembers tokens.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kiln_domain::oci::{Descriptor, DocumentError, document_media_types};
+use kiln_domain::{Credentials, Digest, Reference};
+use reqwest::StatusCode;
+use reqwest::header::{
+    CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+use tokio::sync::{Mutex, OnceCell};
+use url::{Host, Url};
+
+use crate::blob::BlobStream;
+use crate::challenge::{self, Challenge};
+use crate::config::Config;
+use crate::error::FetchError;
+use crate::retry::Attempts;
+use crate::text::ServerText;
+use crate::token::{self, Authorization};
+use crate::transport::{Answer, Ask, BodyFault, Transport};
+use crate::trust::is_loopback;
+
+/// Largest manifest, index or config, in bytes.
+pub(crate) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
+
+/// How much of an error body is read at most, in bytes.
+const MAX_ERROR_BYTES: u64 = 64 * 1024;
+
+/// How often one request may be answered with 401.
+const MAX_UNAUTHORIZED: u32 = 2;
+
+/// A document as the source sent it; its digest is that of the bytes, whatever anybody says.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// The `Content-Type`, where the source is a server and sent one.
+    pub media_type: Option<String>,
+    /// What the bytes hash to.
+    pub digest: Digest,
+}
+
+/// One registry, seen by one caller. Cheap to clone; clones share connections and tokens.
+#[derive(Clone)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// The registry as references name it.
+    host: String,
+    /// `host:port` of its API.
+    authority: String,
+    scheme: Scheme,
+    /// The root of its API, once the scheme is known.
+    base: OnceCell<Url>,
+    credentials: Option<Credentials>,
+    transport: Transport,
+    /// By repository. Held while a token is fetched, so that parallel layers fetch one.
+    authorizations: Mutex<HashMap<String, Authorization>>,
+}
+
+#[derive(Clone, Copy)]
+enum Scheme {
+    Https,
+    Http,
+    /// Loopback: whichever the server speaks.
+    Probed,
+}
+
+impl Registry {
+    /// Prepares to speak to the registry of `reference`, as the owner of `credentials` or as
+    /// nobody. Nothing is sent yet.
+    pub fn new(
+        reference: &Reference,
+        credentials: Option<Credentials>,
+        config: Arc<Config>,
+    ) -> Result<Self, FetchError> {
+        let host = reference.registry();
+        let authority = match host {
+            "docker.io" => "registry-1.docker.io",
+            other => other,
+        };
+        // Parsed as the authority of a URL, so that 127.1 and 0x7f.1 are seen for what they are.
+        let endpoint: Host<String> = Url::parse(&format!("https://{authority}/"))
+            .ok()
+            .and_then(|url| url.host().map(|host| host.to_owned()))
+            .ok_or_else(|| FetchError::HostInvalid {
+                host: host.to_owned(),
+            })?;
+        let scheme = if config
+            .insecure_hosts
+            .iter()
+            .any(|insecure| insecure == host)
+        {
+            Scheme::Http
+        } else if is_loopback(&endpoint) {
+            Scheme::Probed
+        } else {
+            Scheme::Https
+        };
+        Ok(Self {
+            shared: Arc::new(Shared {
+                host: host.to_owned(),
+                authority: authority.to_owned(),
+                scheme,
+                base: OnceCell::new(),
+                credentials,
+                transport: Transport::new(host, endpoint, config)?,
+                authorizations: Mutex::new(HashMap::new()),
+            }),
+        })
+    }
+
+    /// Fetches the manifest or index of `reference`: by its digest when it has one, else by tag.
+    ///
+    /// At most 4 MiB. What is asked for by digest has that digest; what is asked for by tag has
+    /// the digest the registry announces, when it announces one.
+    pub async fn manifest(&self, reference: &Reference) -> Result<Fetched, FetchError> {
+        let mut attempts = Attempts::default();
+        loop {
+            match self.manifest_once(reference).await {
+                Ok(fetched) => return Ok(fetched),
+                Err(error) => attempts.wait_after(error, self.config()).await?,
+            }
+        }
+    }
+
+    /// Opens a blob of the repository of `reference` at byte `start`.
+    ///
+    /// The stream delivers exactly the bytes from `start` to the descriptor's size, or an error;
+    /// it goes on by itself where a connection broke. Whether they match the digest is for the
+    /// caller to check. A `start` at the end asks nobody.
+    pub async fn blob(
+        &self,
+        reference: &Reference,
+        blob: &Descriptor,
+        start: u64,
+    ) -> Result<BlobStream, FetchError> {
+        BlobStream::open(self.clone(), reference.clone(), blob.clone(), start).await
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        self.shared.transport.config()
+    }
+
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.shared.transport
+    }
+
+    async fn manifest_once(&self, reference: &Reference) -> Result<Fetched, FetchError> {
+        let wanted = match reference.digest() {
+            Some(digest) => digest.to_string(),
+            None => reference.tag().unwrap_or_default().to_owned(),
+        };
+        let accept = document_media_types().join(", ");
+        let ask = Ask {
+            accept: Some(&accept),
+            start: 0,
+            what: "a manifest",
+        };
+        let path = format!("manifests/{wanted}");
+        let answer = self.get(reference.repository(), &path, ask).await?;
+        let host = answer.host.clone();
+        if answer.response.status() == StatusCode::NOT_FOUND {
+            let (message, _) = failure(self.transport(), &host, answer.response).await;
+            return Err(FetchError::ReferenceNotFound {
+                reference: reference.to_string(),
+                message,
+            });
+        }
+        let response = self
+            .expect(StatusCode::OK, answer, reference)
+            .await?
+            .response;
+        let header = |name| {
+            let value = response.headers().get(name);
+            value.and_then(|value: &HeaderValue| value.to_str().ok())
+        };
+        let media_type = header(CONTENT_TYPE.as_str()).map(str::to_owned);
+        let announced = header("docker-content-digest").and_then(|text| text.parse().ok());
+        let bytes = self.read_document(response, reference).await?;
+        let digest = Digest::of(&bytes);
+        for expected in reference.digest().copied().into_iter().chain(announced) {
+            if expected != digest {
+                return Err(FetchError::DigestMismatch {
+                    what: reference.to_string(),
+                    expected,
+                    found: digest,
+                });
+            }
+        }
+        Ok(Fetched {
+            bytes: bytes.into(),
+            media_type,
+            digest,
+        })
+    }
+
+    async fn read_document(
+        &self,
+        response: reqwest::Response,
+        reference: &Reference,
+    ) -> Result<Vec<u8>, FetchError> {
+        let transport = self.transport();
+        match transport
+            .read_capped(response, MAX_DOCUMENT_BYTES, "a manifest")
+            .await
+        {
+            Ok(bytes) => Ok(bytes),
+            Err(BodyFault::Fetch(error)) => Err(error),
+            Err(BodyFault::TooLarge(size_bytes)) => Err(FetchError::Document {
+                document: reference.to_string(),
+                source: DocumentError::TooLarge {
+                    size_bytes,
+                    limit_bytes: MAX_DOCUMENT_BYTES,
+                },
+            }),
+        }
+    }
+
+    /// Asks for `path` of a repository, proving who we are when that is demanded. Returns any
+    /// answer but the registry's own 401.
+    pub(crate) async fn get(
+        &self,
+        repository: &str,
+        path: &str,
+        ask: Ask<'_>,
+    ) -> Result<Answer, FetchError> {
+        let url = self.url(repository, path).await?;
+        let mut sent = self.remembered(repository).await;
+        let mut round = 0;
+        loop {
+            round += 1;
+            let answer = self.transport().get(&url, ask, sent.as_ref()).await?;
+            if answer.response.status() != StatusCode::UNAUTHORIZED || !answer.is_home {
+                return Ok(answer);
+            }
+            // The first 401 may only mean that nothing, or a token past its time, was sent.
+            let is_basic_again = sent
+                .as_ref()
+                .is_some_and(|header| header.as_bytes().starts_with(b"Basic "));
+            if round == MAX_UNAUTHORIZED || is_basic_again {
+                return Err(self.unauthorized(repository, answer.response).await);
+            }
+            sent = Some(
+                self.authorize(repository, answer.response, sent.as_ref())
+                    .await?,
+            );
+        }
+    }
+
+    /// Turns an answer of another status into the error it means; for a blob or a manifest that
+    /// was allowed to be asked for.
+    pub(crate) async fn expect(
+        &self,
+        status: StatusCode,
+        answer: Answer,
+        reference: &Reference,
+    ) -> Result<Answer, FetchError> {
+        let found = answer.response.status();
+        if found == status {
+            return Ok(answer);
+        }
+        let (message, error) = failure(self.transport(), &answer.host, answer.response).await;
+        if found == StatusCode::FORBIDDEN && answer.is_home {
+            return Err(FetchError::Denied {
+                host: self.shared.host.clone(),
+                repository: reference.repository().to_owned(),
+                message,
+            });
+        }
+        Err(error)
+    }
+
+    async fn unauthorized(&self, repository: &str, response: reqwest::Response) -> FetchError {
+        let host = self.shared.host.clone();
+        let repository = repository.to_owned();
+        let (message, _) = failure(self.transport(), &host, response).await;
+        if self.shared.credentials.is_some() {
+            FetchError::AuthFailed {
+                host,
+                repository,
+                message,
+            }
+        } else {
+            FetchError::AuthRequired {
+                host,
+                repository,
+                message,
+            }
+        }
+    }
+
+    async fn remembered(&self, repository: &str) -> Option<HeaderValue> {
+        let authorizations = self.shared.authorizations.lock().await;
+        authorizations
+            .get(repository)
+            .filter(|authorization| authorization.is_fresh())
+            .map(|authorization| authorization.header.clone())
+    }
+
+    /// Answers the challenge of a 401. `refused` is what was sent with the request.
+    async fn authorize(
+        &self,
+        repository: &str,
+        response: reqwest::Response,
+        refused: Option<&HeaderValue>,
+    ) -> Result<HeaderValue, FetchError> {
+        let mut authorizations = self.shared.authorizations.lock().await;
+        if let Some(other) = authorizations
+            .get(repository)
+            .filter(|other| other.is_fresh() && Some(&other.header) != refused)
+        {
+            // Another request of ours was faster.
+            return Ok(other.header.clone());
+        }
+        let authorization = self.answer_challenge(repository, response).await?;
+        let header = authorization.header.clone();
+        authorizations.insert(repository.to_owned(), authorization);
+        Ok(header)
+    }
+
+    async fn answer_challenge(
+        &self,
+        repository: &str,
+        response: reqwest::Response,
+    ) -> Result<Authorization, FetchError> {
+        let host = || self.shared.host.clone();
+        let challenges: Vec<String> = response
+            .headers()
+            .get_all(WWW_AUTHENTICATE)
+            .iter()
+            .filter_map(|value| value.to_str().ok().map(str::to_owned))
+            .collect();
+        match challenge::choose(challenges.iter().map(String::as_str)) {
+            None => Err(FetchError::ChallengeMalformed {
+                host: host(),
+                challenge: ServerText::new(&challenges.join(", ")),
+            }),
+            Some(Challenge::Basic) => {
+                let Some(Credentials::Password { username, secret }) = &self.shared.credentials
+                else {
+                    return Err(self.unauthorized(repository, response).await);
+                };
+                match Authorization::basic(username, secret) {
+                    Some(authorization) => Ok(authorization),
+                    None => Err(self.unauthorized(repository, response).await),
+                }
+            }
+            Some(Challenge::Bearer { realm, service }) => {
+                let trust = self.transport().trust();
+                let url = trust
+                    .check_realm(&realm)
+                    .map_err(|reason| FetchError::RealmRefused {
+                        host: host(),
+                        realm: ServerText::new(&realm),
+                        reason,
+                    })?;
+                token::fetch(
+                    self.transport(),
+                    &url,
+                    service.as_deref(),
+                    repository,
+                    self.shared.credentials.as_ref(),
+                )
+                .await
+            }
+        }
+    }
+
+    async fn url(&self, repository: &str, path: &str) -> Result<Url, FetchError> {
+        let base = self.base().await?;
+        let mut url = base.clone();
+        // Repository, tag and digest obey grammars without characters special in a path.
+        url.set_path(&format!("/v2/{repository}/{path}"));
+        Ok(url)
+    }
+
+    async fn base(&self) -> Result<&Url, FetchError> {
+        self.shared.base.get_or_try_init(|| self.find_base()).await
+    }
+
+    /// Decides between HTTPS and HTTP.
+    ///
+    /// A loopback registry is asked in plain HTTP first, without credentials: a TLS server
+    /// answers that at once, with an alert or status 400, while a plain server may wait for ever
+    /// for the end of the line it takes a TLS greeting to be.
+    async fn find_base(&self) -> Result<Url, FetchError> {
+        let root = |scheme: &str| {
+            let text = format!("{scheme}://{}/v2/", self.shared.authority);
+            Url::parse(&text).map_err(|_| FetchError::HostInvalid {
+                host: self.shared.host.clone(),
+            })
+        };
+        match self.shared.scheme {
+            Scheme::Https => root("https"),
+            Scheme::Http => root("http"),
+            Scheme::Probed => {
+                let plain = root("http")?;
+                match self.transport().probe(&plain).await {
+                    Ok(StatusCode::BAD_REQUEST) => root("https"),
+                    Ok(_) => Ok(plain),
+                    Err(FetchError::Unreachable { source, .. }) if !source.is_connect() => {
+                        root("https")
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("host", &self.shared.host)
+            .field("credentials", &self.shared.credentials)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads an unhappy answer: what the server said, and the error its status means wherever no
+/// more special rule applies.
+pub(crate) async fn failure(
+    transport: &Transport,
+    host: &str,
+    response: reqwest::Response,
+) -> (ServerText, FetchError) {
+    let status = response.status();
+    let retry_after = retry_after(response.headers());
+    // A body that is too large, or breaks off, says nothing; the status is what counts.
+    let body = transport
+        .read_capped(response, MAX_ERROR_BYTES, "an error")
+        .await;
+    let message = body.map_or_else(
+        |_| ServerText::default(),
+        |body| ServerText::of_error_body(&body),
+    );
+    let host = host.to_owned();
+    let said = message.clone();
+    let error = match status.as_u16() {
+        429 => FetchError::RateLimited {
+            host,
+            retry_after,
+            message,
+        },
+        status @ 500.. => FetchError::ServerError {
+            host,
+            status,
+            message,
+        },
+        status => FetchError::UnexpectedStatus {
+            host,
+            status,
+            message,
+        },
+    };
+    (said, error)
+}
+
+/// Reads `Retry-After`: seconds, or a date, which counts from the server's own `Date` (RFC 9110,
+/// 10.2.3), so that nobody's clock matters.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let wish = text(RETRY_AFTER)?.trim();
+    if let Ok(seconds) = wish.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = |text: &str| OffsetDateTime::parse(text, &Rfc2822).ok();
+    let wait = date(wish)? - date(text(DATE)?.trim())?;
+    // A date that has passed means that the time has come.
+    Some(wait.try_into().unwrap_or(Duration::ZERO))
+}
+
+#[cfg(test)]
+mod tests;

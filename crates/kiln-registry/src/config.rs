@@ -1,0 +1,68 @@
+//! What a client of registries may be told: whom to trust and how long to wait.
+
+use std::time::Duration;
+
+/// Settings of the transport. The defaults are those of a host that pulls from public
+/// registries over the internet.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Registries (`host` or `host:port`, as references write them) that are spoken to in plain
+    /// HTTP. Loopback registries need no entry.
+    pub insecure_hosts: Vec<String>,
+    /// Hosts that registries may send Kiln to although they lie on another domain or on a
+    /// private network: token realms and the targets of redirects. A host trusted here may
+    /// receive the credentials of any registry that names it as its realm.
+    pub trusted_hosts: Vec<String>,
+    /// Certificate authorities trusted beside the system's; each a PEM file's content.
+    pub extra_ca_pem: Vec<Vec<u8>>,
+    /// An HTTP proxy for everything but loopback hosts, as a URL.
+    pub proxy: Option<String>,
+    /// What the `User-Agent` header says.
+    pub user_agent: String,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Longest wait for the next byte of anything.
+    pub stall_timeout: Duration,
+    /// Longest time a manifest, a config, a token or an error may take in all.
+    pub document_timeout: Duration,
+    /// The slowest acceptable transfer of a blob.
+    pub slowest: MinimumRate,
+    /// How often a request is tried in all, where trying again may help.
+    pub attempts: u32,
+    /// The wait before the second attempt; it doubles from attempt to attempt, up to ten
+    /// seconds, and is shortened at random.
+    pub backoff: Duration,
+    /// Longest `Retry-After` that is waited for; a longer one is reported at once.
+    pub longest_retry_after: Duration,
+}
+
+/// A transfer rate that is measured over a window.
+#[derive(Clone, Copy, Debug)]
+pub struct MinimumRate {
+    /// Bytes that must arrive in every window.
+    pub bytes: u64,
+    /// The window's length.
+    pub window: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            insecure_hosts: Vec::new(),
+            trusted_hosts: Vec::new(),
+            extra_ca_pem: Vec::new(),
+            proxy: None,
+            user_agent: concat!("kiln/", env!("CARGO_PKG_VERSION")).to_owned(),
+            connect_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(30),
+            document_timeout: Duration::from_secs(120),
+            slowest: MinimumRate {
+                bytes: 60 * 1024,
+                window: Duration::from_secs(60),
+            },
+            attempts: 5,
+            backoff: Duration::from_millis(200),
+            longest_retry_after: Duration::from_secs(60),
+        }
+    }
+}

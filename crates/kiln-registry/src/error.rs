@@ -1,0 +1,310 @@
+//! Why an image's documents or blobs could not be had, in terms of what the caller can do.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kiln_domain::Digest;
+use kiln_domain::oci::{DocumentError, LayerError, PlatformNotFound};
+
+use crate::text::ServerText;
+
+/// Why a manifest, a config or a blob could not be had.
+///
+/// Messages name the registry and the thing asked for; what a server said is cut and escaped.
+/// No message holds a secret or a signed URL.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The registry's name is no address, such as `256.1.1.1`.
+    #[error("{host} is not the address of a registry")]
+    HostInvalid {
+        /// The name, as the reference has it.
+        host: String,
+    },
+    /// The registry's address does not resolve, or nobody listens there, or the connection broke.
+    #[error("cannot reach {host}")]
+    Unreachable {
+        /// The host, as the reference names it.
+        host: String,
+        /// What happened, without the URL.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The server was silent, or slower than allowed, for too long.
+    #[error("{host} did not deliver {what} in {} seconds", after.as_secs_f32())]
+    Timeout {
+        /// The host.
+        host: String,
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        after: Duration,
+    },
+    /// No trusted encrypted connection can be made.
+    #[error("cannot make a trusted connection to {host}")]
+    Tls {
+        /// The host.
+        host: String,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The registry wants to know who asks, and there are no credentials.
+    #[error(
+        "{host} needs credentials for {repository}, or does not have it{}",
+        said(message)
+    )]
+    AuthRequired {
+        /// The registry.
+        host: String,
+        /// The repository.
+        repository: String,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// The registry refuses the credentials it was given.
+    #[error("{host} refused the credentials for {repository}{}", said(message))]
+    AuthFailed {
+        /// The registry.
+        host: String,
+        /// The repository.
+        repository: String,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// The registry knows who asks and says no.
+    #[error("{host} denies access to {repository}{}", said(message))]
+    Denied {
+        /// The registry.
+        host: String,
+        /// The repository.
+        repository: String,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// The registry has no such repository, tag or manifest.
+    #[error("{reference} does not exist{}", said(message))]
+    ReferenceNotFound {
+        /// What was asked for, in full.
+        reference: String,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// A blob that the manifest names is not there.
+    #[error("{place} does not have the blob {digest}")]
+    BlobNotFound {
+        /// The registry and repository, or the path.
+        place: String,
+        /// The blob.
+        digest: Digest,
+    },
+    /// The registry asks to slow down, for longer than Kiln waits.
+    #[error("{host} limits the rate of requests{}", said(message))]
+    RateLimited {
+        /// The registry.
+        host: String,
+        /// How long to wait, when the server said so in seconds.
+        retry_after: Option<Duration>,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// The server has a problem of its own (status 5xx).
+    #[error("{host} answered with status {status}{}", said(message))]
+    ServerError {
+        /// The registry.
+        host: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// The server answered something no rule of the protocol foresees.
+    #[error("{host} answered with the unexpected status {status}{}", said(message))]
+    UnexpectedStatus {
+        /// The registry.
+        host: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// The demand for credentials cannot be understood.
+    #[error("{host} demands credentials in a way that is not understood: {challenge}")]
+    ChallengeMalformed {
+        /// The registry.
+        host: String,
+        /// The `WWW-Authenticate` header.
+        challenge: ServerText,
+    },
+    /// The answer of the token endpoint cannot be used.
+    #[error("{host} did not answer with a token: {problem}")]
+    TokenMalformed {
+        /// The host of the token endpoint.
+        host: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// The registry wants credentials sent to a place that is none of its own.
+    #[error("{host} names the token realm {realm}, which is refused: {reason}")]
+    RealmRefused {
+        /// The registry.
+        host: String,
+        /// The realm.
+        realm: ServerText,
+        /// Which rule it breaks.
+        reason: &'static str,
+    },
+    /// The server redirects to a place Kiln does not go, or too often.
+    #[error("{host} redirects to {target}, which is refused: {reason}")]
+    RedirectRefused {
+        /// The registry.
+        host: String,
+        /// Scheme and host of the target.
+        target: ServerText,
+        /// Which rule it breaks.
+        reason: &'static str,
+    },
+    /// A redirect or realm leads to an address on this host or on a private network.
+    #[error("{host} lies on this host or a private network, where no registry may send us")]
+    AddressRefused {
+        /// The host that was named.
+        host: String,
+    },
+    /// A manifest, index or config breaks a rule.
+    #[error("{document} is refused")]
+    Document {
+        /// Which document: a reference or a digest.
+        document: String,
+        /// Which rule.
+        #[source]
+        source: DocumentError,
+    },
+    /// A layer is of a kind that cannot be built from.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// There is no image for the platform.
+    #[error(transparent)]
+    PlatformNotFound(#[from] PlatformNotFound),
+    /// Indexes lie too deep in each other, or list too many candidates.
+    #[error("{reference} nests more than {limit} {of_what}")]
+    TooNested {
+        /// What was asked for.
+        reference: String,
+        /// The limit.
+        limit: usize,
+        /// `levels of indexes` or `manifests`.
+        of_what: &'static str,
+    },
+    /// The bytes are not the ones asked for.
+    #[error("{what} has the digest {found}, not {expected}")]
+    DigestMismatch {
+        /// Which bytes.
+        what: String,
+        /// The digest asked for or announced.
+        expected: Digest,
+        /// The digest of what came.
+        found: Digest,
+    },
+    /// There are fewer or more bytes than the descriptor says.
+    #[error("{digest} has {found_bytes} bytes or more, not {expected_bytes}")]
+    SizeMismatch {
+        /// The content.
+        digest: Digest,
+        /// The size of the descriptor, in bytes.
+        expected_bytes: u64,
+        /// How many bytes came before that was clear.
+        found_bytes: u64,
+    },
+    /// Nothing lies at the path.
+    #[error("{} does not exist", path.display())]
+    PathNotFound {
+        /// The path.
+        path: PathBuf,
+    },
+    /// What lies at the path is not what the source says.
+    #[error("{} is not {expected}", path.display())]
+    NotASource {
+        /// The path.
+        path: PathBuf,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// The archive is compressed as a whole.
+    #[error("{} is compressed with {with}, decompress it first", path.display())]
+    ArchiveCompressed {
+        /// The path.
+        path: PathBuf,
+        /// The format.
+        with: &'static str,
+    },
+    /// The archive breaks a rule of tar.
+    #[error("{} is damaged at byte {offset}: {problem}", path.display())]
+    ArchiveMalformed {
+        /// The path.
+        path: PathBuf,
+        /// Where the broken header begins.
+        offset: u64,
+        /// Which rule.
+        problem: &'static str,
+    },
+    /// The layout or archive has several images and the source does not say which.
+    #[error("{} holds several images, name one of: {}", path.display(), tags.join(", "))]
+    TagAmbiguous {
+        /// The path.
+        path: PathBuf,
+        /// The names there are.
+        tags: Vec<String>,
+    },
+    /// The layout or archive has no image of that name.
+    #[error("{} holds no image {tag:?}, there is {}", path.display(), tags.join(", "))]
+    TagMissing {
+        /// The path.
+        path: PathBuf,
+        /// The name asked for.
+        tag: String,
+        /// The names there are.
+        tags: Vec<String>,
+    },
+    /// A file could not be read.
+    #[error("cannot {step} {}", path.display())]
+    Io {
+        /// What was tried.
+        step: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A certificate authority of the configuration is not PEM.
+    #[error("an extra certificate authority is not a PEM certificate")]
+    ExtraCertificate(#[source] reqwest::Error),
+    /// The proxy's URL is broken.
+    #[error("the proxy is not a URL")]
+    Proxy(#[source] reqwest::Error),
+    /// The transport could not be set up, for want of trusted certificates for instance.
+    #[error("cannot set up the transport")]
+    Setup(#[source] reqwest::Error),
+}
+
+impl FetchError {
+    /// Says whether the same request may succeed later without anybody changing anything.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::Timeout { .. }
+                | Self::RateLimited { .. }
+                | Self::ServerError { .. }
+        )
+    }
+}
+
+/// Appends what a server said, when it said anything.
+fn said(message: &ServerText) -> String {
+    if message.is_empty() {
+        String::new()
+    } else {
+        format!(" ({message})")
+    }
+}

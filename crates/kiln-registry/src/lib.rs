@@ -1,0 +1,36 @@
+//! Image sources: registries, layouts and archives, seen as manifests and blobs.
+//!
+//! [`resolve`] turns an [`ImageSource`] and a platform into one image whose documents are
+//! checked; [`ImageSource::blob`] then opens its layers. Everything a stranger sends is bounded
+//! in size and time, and credentials go to nobody but the registry they are for.
+//!
+//! Not here: storing blobs and checking their digests, decompressing layers, and finding the
+//! caller's credentials.
+
+mod archive;
+mod blob;
+mod challenge;
+mod client;
+mod config;
+mod docker_archive;
+mod error;
+mod layout;
+mod resolve;
+mod retry;
+mod source;
+#[cfg(test)]
+mod testing;
+mod text;
+mod token;
+mod transport;
+mod trust;
+
+pub use blob::{BlobBody, BlobStream, FileRange};
+pub use client::{Fetched, Registry};
+pub use config::{Config, MinimumRate};
+pub use docker_archive::DockerArchive;
+pub use error::FetchError;
+pub use layout::Layout;
+pub use resolve::{Layer, Resolved, resolve};
+pub use source::ImageSource;
+pub use text::ServerText;

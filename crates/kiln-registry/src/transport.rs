@@ -1,0 +1,405 @@
+//! One request and its redirects over HTTP, with every wait bounded.
+//!
+//! Not here: what a status means (`client`) and who we are (`token`).
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, LOCATION, RANGE};
+use reqwest::{Certificate, Client, ClientBuilder, Method, Proxy, Response, StatusCode};
+use tokio::sync::OnceCell;
+use url::{Host, Url};
+
+use crate::config::Config;
+use crate::error::FetchError;
+use crate::text::ServerText;
+use crate::trust::{GuardedResolver, OutOfReach, Reach, Trust, is_loopback, shares_origin};
+
+/// Most redirects followed in one request.
+const MAX_REDIRECTS: usize = 5;
+
+/// Speaks HTTP on behalf of one registry.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    /// The registry, as references name it: for messages.
+    host: String,
+    trust: Trust,
+    config: Arc<Config>,
+    /// For the registry's own host and for those the configuration trusts.
+    home: Client,
+    /// For hosts the registry sent us to; made when first needed.
+    away: OnceCell<(Reach, Client)>,
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask<'a> {
+    /// The `Accept` header.
+    pub(crate) accept: Option<&'a str>,
+    /// The first byte wanted.
+    pub(crate) start: u64,
+    /// What is waited for: for messages.
+    pub(crate) what: &'static str,
+}
+
+/// An answer, and who gave it.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) response: Response,
+    /// The host that answered; the registry's name when it did so itself.
+    pub(crate) host: String,
+    /// Whether the registry itself answered, not somebody it redirected to.
+    pub(crate) is_home: bool,
+}
+
+/// Why a body was not read to its end.
+#[derive(Debug)]
+pub(crate) enum BodyFault {
+    /// It is larger than allowed; this many bytes were seen or announced.
+    TooLarge(u64),
+    /// It did not arrive.
+    Fetch(FetchError),
+}
+
+impl Transport {
+    pub(crate) fn new(
+        host: &str,
+        endpoint_host: Host<String>,
+        config: Arc<Config>,
+    ) -> Result<Self, FetchError> {
+        let home = build_client(&config, &endpoint_host, None)?;
+        Ok(Self {
+            host: host.to_owned(),
+            trust: Trust {
+                host: endpoint_host,
+                trusted_hosts: config.trusted_hosts.clone(),
+                is_insecure: config
+                    .insecure_hosts
+                    .iter()
+                    .any(|insecure| insecure == host),
+            },
+            config,
+            home,
+            away: OnceCell::new(),
+        })
+    }
+
+    pub(crate) fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Gets `url`, following redirects. `authorization` is dropped for good at the first change
+    /// of scheme, host or port.
+    pub(crate) async fn get(
+        &self,
+        url: &Url,
+        ask: Ask<'_>,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Answer, FetchError> {
+        let mut target = url.clone();
+        let mut authorization = authorization;
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.get_once(&target, ask, authorization).await?;
+            if !is_redirect(response.status()) {
+                let is_home = shares_origin(url, &target);
+                let host = if is_home {
+                    self.host.clone()
+                } else {
+                    target.host_str().unwrap_or_default().to_owned()
+                };
+                return Ok(Answer {
+                    response,
+                    host,
+                    is_home,
+                });
+            }
+            let location = response.headers().get(LOCATION);
+            let location = location.and_then(|value| value.to_str().ok());
+            let next = location
+                .ok_or("it names no target")
+                .and_then(|location| Trust::check_redirect(&target, location))
+                .map_err(|reason| self.redirect_refused(location.unwrap_or_default(), reason))?;
+            if !shares_origin(&target, &next) {
+                authorization = None;
+            }
+            target = next;
+        }
+        Err(self.redirect_refused(target.as_str(), "there are more than 5 in a row"))
+    }
+
+    async fn get_once(
+        &self,
+        url: &Url,
+        ask: Ask<'_>,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Response, FetchError> {
+        let mut request = self.client_for(url).await?.get(url.clone());
+        if let Some(accept) = ask.accept {
+            request = request.header(ACCEPT, accept);
+        }
+        if ask.start > 0 {
+            request = request.header(RANGE, format!("bytes={}-", ask.start));
+        }
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        self.send(request, ask.what).await
+    }
+
+    /// Asks a token realm, by GET or, with a form, by POST. Redirects are not followed: nobody
+    /// needs them there, and the request carries credentials.
+    pub(crate) async fn ask_realm(
+        &self,
+        realm: &Url,
+        authorization: Option<&HeaderValue>,
+        form: Option<String>,
+    ) -> Result<Response, FetchError> {
+        let method = if form.is_some() {
+            Method::POST
+        } else {
+            Method::GET
+        };
+        let mut request = self.client_for(realm).await?.request(method, realm.clone());
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        if let Some(form) = form {
+            request = request
+                .header(
+                    reqwest::header::CONTENT_TYPE,
+                    "application/x-www-form-urlencoded",
+                )
+                .body(form);
+        }
+        let response = self.send(request, "a token").await?;
+        if is_redirect(response.status()) {
+            let location = response.headers().get(LOCATION);
+            let location = location.and_then(|value| value.to_str().ok());
+            return Err(self.redirect_refused(
+                location.unwrap_or_default(),
+                "token endpoints must not redirect",
+            ));
+        }
+        Ok(response)
+    }
+
+    /// Asks once without redirects and credentials and returns the status, whatever it is.
+    pub(crate) async fn probe(&self, url: &Url) -> Result<StatusCode, FetchError> {
+        let request = self.home.get(url.clone());
+        Ok(self.send(request, "an answer").await?.status())
+    }
+
+    async fn send(
+        &self,
+        request: reqwest::RequestBuilder,
+        what: &'static str,
+    ) -> Result<Response, FetchError> {
+        let stall = self.config.stall_timeout;
+        match tokio::time::timeout(stall, request.send()).await {
+            Err(_) => Err(self.timeout(what, stall)),
+            Ok(sent) => sent.map_err(|error| self.classify(error, what)),
+        }
+    }
+
+    /// Returns the next piece of a body, or nothing at its end.
+    pub(crate) async fn next_chunk(
+        &self,
+        response: &mut Response,
+        what: &'static str,
+    ) -> Result<Option<Bytes>, FetchError> {
+        let stall = self.config.stall_timeout;
+        match tokio::time::timeout(stall, response.chunk()).await {
+            Err(_) => Err(self.timeout(what, stall)),
+            Ok(chunk) => chunk.map_err(|error| self.classify(error, what)),
+        }
+    }
+
+    /// Reads a body of at most `limit_bytes`, within the time for documents. Nothing is
+    /// allocated because a header announces it.
+    pub(crate) async fn read_capped(
+        &self,
+        mut response: Response,
+        limit_bytes: u64,
+        what: &'static str,
+    ) -> Result<Vec<u8>, BodyFault> {
+        if let Some(announced) = response.content_length().filter(|size| *size > limit_bytes) {
+            return Err(BodyFault::TooLarge(announced));
+        }
+        let read = async {
+            let mut body = Vec::new();
+            while let Some(chunk) = self.next_chunk(&mut response, what).await? {
+                body.extend_from_slice(&chunk);
+                if length(&body) > limit_bytes {
+                    return Err(BodyFault::TooLarge(length(&body)));
+                }
+            }
+            Ok(body)
+        };
+        let limit = self.config.document_timeout;
+        tokio::time::timeout(limit, read)
+            .await
+            .unwrap_or_else(|_| Err(self.timeout(what, limit).into()))
+    }
+
+    pub(crate) fn timeout(&self, what: &'static str, after: Duration) -> FetchError {
+        FetchError::Timeout {
+            host: self.host.clone(),
+            what,
+            after,
+        }
+    }
+
+    fn redirect_refused(&self, target: &str, reason: &'static str) -> FetchError {
+        // Query strings of redirects are signatures: as good as passwords, so never shown.
+        let without_query = target.split(['?', '#']).next().unwrap_or_default();
+        FetchError::RedirectRefused {
+            host: self.host.clone(),
+            target: ServerText::new(without_query),
+            reason,
+        }
+    }
+
+    /// Chooses the client whose resolver fits the host.
+    async fn client_for(&self, url: &Url) -> Result<&Client, FetchError> {
+        if self.trust.is_home(url) || self.config.proxy.is_some() {
+            return Ok(&self.home);
+        }
+        let (reach, client) = self
+            .away
+            .get_or_try_init(|| async {
+                let reach = self.reach().await;
+                build_client(&self.config, &self.trust.host, Some(reach))
+                    .map(|client| (reach, client))
+            })
+            .await?;
+        if reach.includes_literal(url) {
+            Ok(client)
+        } else {
+            Err(FetchError::AddressRefused {
+                host: url.host_str().unwrap_or_default().to_owned(),
+            })
+        }
+    }
+
+    /// Finds out where the registry itself lies.
+    async fn reach(&self) -> Reach {
+        let host = &self.trust.host;
+        if is_loopback(host) {
+            return Reach::Everywhere;
+        }
+        let addresses = match host {
+            Host::Ipv4(address) => vec![(*address, 0).into()],
+            Host::Ipv6(address) => vec![(*address, 0).into()],
+            Host::Domain(name) => match tokio::net::lookup_host((name.as_str(), 0)).await {
+                Ok(found) => found.collect(),
+                Err(_) => Vec::new(),
+            },
+        };
+        Reach::of(&addresses)
+    }
+
+    /// Sorts the transport's errors by what the caller can do.
+    fn classify(&self, error: reqwest::Error, what: &'static str) -> FetchError {
+        let refused_host = error
+            .url()
+            .and_then(|url| url.host_str())
+            .unwrap_or_default()
+            .to_owned();
+        let source = error.without_url();
+        if source.is_timeout() {
+            return self.timeout(what, self.config.connect_timeout);
+        }
+        if find::<OutOfReach>(&source).is_some() {
+            return FetchError::AddressRefused { host: refused_host };
+        }
+        let host = if refused_host.is_empty() || self.is_own_host(&refused_host) {
+            self.host.clone()
+        } else {
+            refused_host
+        };
+        if find::<rustls::Error>(&source).is_some() {
+            return FetchError::Tls { host, source };
+        }
+        FetchError::Unreachable { host, source }
+    }
+
+    fn is_own_host(&self, host: &str) -> bool {
+        self.trust.host.to_string() == host
+    }
+}
+
+impl From<FetchError> for BodyFault {
+    fn from(error: FetchError) -> Self {
+        Self::Fetch(error)
+    }
+}
+
+fn length(body: &[u8]) -> u64 {
+    u64::try_from(body.len()).unwrap_or(u64::MAX)
+}
+
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// Builds a client that follows nothing by itself and takes nothing from the environment.
+fn build_client(
+    config: &Config,
+    registry: &Host<String>,
+    guard: Option<Reach>,
+) -> Result<Client, FetchError> {
+    let mut builder = ClientBuilder::new()
+        .user_agent(config.user_agent.as_str())
+        .connect_timeout(config.connect_timeout)
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        // One connection per layer: the transfer is bulk, and HTTP/2 would share one window.
+        .http1_only()
+        .no_proxy();
+    if let Some(proxy) = config.proxy.as_deref().filter(|_| !is_loopback(registry)) {
+        builder = builder.proxy(Proxy::all(proxy).map_err(FetchError::Proxy)?);
+    }
+    for pem in &config.extra_ca_pem {
+        let certificates =
+            Certificate::from_pem_bundle(pem).map_err(FetchError::ExtraCertificate)?;
+        builder = builder.tls_certs_merge(certificates);
+    }
+    if let Some(reach) = guard {
+        builder = builder.dns_resolver(GuardedResolver(reach));
+    }
+    builder.build().map_err(FetchError::Setup)
+}
+
+/// Finds an error of type `T` among the sources of `error`; looks into I/O errors, which hide
+/// what they wrap.
+fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(current) = next {
+        if let Some(found) = current.downcast_ref::<T>() {
+            return Some(found);
+        }
+        if let Some(inner) = current
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+            && let Some(found) = find::<T>(inner)
+        {
+            return Some(found);
+        }
+        next = current.source();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+use super::*;
+use crate::testing::{Reply, Server, impatient};
+
+const ASK: Ask<'static> = Ask {
+    accept: None,
+    start: 0,
+    what: "a test",
+};
+
+/// A transport for a registry of this address, which is never asked anything.
+fn transport_of(address: &str) -> Transport {
+    Transport::new(address, Host::parse(address).unwrap(), impatient()).unwrap()
+}
+
+#[tokio::test]
+async fn a_public_registry_cannot_send_us_to_this_host() {
+    let server = Server::start(|_, _| Reply::ok("secret of this host")).await;
+    let port = server.authority().rsplit(':').next().unwrap();
+    let transport = transport_of("8.8.8.8");
+
+    for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0x7f000001"] {
+        let url = Url::parse(&format!("http://{host}:{port}/latest")).unwrap();
+        let error = transport.get(&url, ASK, None).await.unwrap_err();
+        assert!(
+            matches!(error, FetchError::AddressRefused { .. }),
+            "{host} gave {error:?}"
+        );
+    }
+    assert_eq!(server.targets(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_loopback_registry_may_send_us_to_another_port() {
+    let server = Server::start(|_, _| Reply::ok("blob")).await;
+    let transport = transport_of("127.0.0.1");
+
+    let url = Url::parse(&format!("http://{}/x", server.authority())).unwrap();
+    let answer = transport.get(&url, ASK, None).await.unwrap();
+
+    assert_eq!(answer.response.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_private_registry_reaches_its_network_but_not_this_host() {
+    let transport = transport_of("10.0.0.1");
+
+    for (url, want) in [
+        ("http://10.0.0.2/", true),
+        ("https://192.168.0.1/", true),
+        ("http://127.0.0.1/", false),
+        ("http://169.254.169.254/", false),
+    ] {
+        let client = transport.client_for(&Url::parse(url).unwrap()).await;
+        assert_eq!(client.is_ok(), want, "reaching {url}");
+    }
+}
+
+#[test]
+fn unusable_settings_are_refused_by_name() {
+    let name_of = |config: Config| {
+        let host = Host::parse("registry.test").unwrap();
+        let error = Transport::new("registry.test", host, Arc::new(config)).unwrap_err();
+        let text = format!("{error:?}");
+        text.split('(').next().unwrap().to_owned()
+    };
+    let no_pem = Config {
+        extra_ca_pem: vec![b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n".to_vec()],
+        ..Config::default()
+    };
+    let no_proxy = Config {
+        proxy: Some("http://".to_owned()),
+        ..Config::default()
+    };
+
+    assert_eq!(name_of(no_pem), "ExtraCertificate");
+    assert_eq!(name_of(no_proxy), "Proxy");
+}

@@ -1,0 +1,202 @@
+//! What happens around every call: a number, a time, a log line, and an error with a code even
+//! where no handler ran.
+//!
+//! What the calls do is not here.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use jsonrpsee::core::middleware::{Batch, Notification, RpcServiceT};
+use jsonrpsee::server::MethodResponse;
+use jsonrpsee::types::error::METHOD_NOT_FOUND_CODE;
+use jsonrpsee::types::{ErrorObjectOwned, Request};
+use kiln_api::{Code, Failure, codes};
+use kiln_domain::access::Actor;
+
+/// Who made a call, and its number.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Who the kernel says is at the other end.
+    pub actor: Actor,
+    /// The call's number in the log.
+    pub request_id: String,
+}
+
+/// How a request came in: subscriptions exist on one of the two only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Http,
+    WebSocket,
+}
+
+/// The names the door knows, so that it can answer for the ones it does not.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    pub(crate) methods: Vec<&'static str>,
+    pub(crate) subscriptions: Vec<&'static str>,
+}
+
+/// Numbers, times and logs every call of one connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Door<S> {
+    pub(crate) inner: S,
+    pub(crate) names: Arc<Names>,
+    pub(crate) actor: Actor,
+    pub(crate) transport: Transport,
+}
+
+/// Numbers the requests of this process. With the process id in the log that is unique enough.
+static NEXT_REQUEST: AtomicU64 = AtomicU64::new(1);
+
+impl<S> RpcServiceT for Door<S>
+where
+    S: RpcServiceT<MethodResponse = MethodResponse> + Send + Sync + Clone + 'static,
+{
+    type MethodResponse = MethodResponse;
+    type NotificationResponse = S::NotificationResponse;
+    type BatchResponse = S::BatchResponse;
+
+    fn call<'a>(
+        &self,
+        mut request: Request<'a>,
+    ) -> impl Future<Output = MethodResponse> + Send + 'a {
+        let started = Instant::now();
+        let number = NEXT_REQUEST.fetch_add(1, Ordering::Relaxed);
+        let caller = Caller {
+            actor: self.actor,
+            request_id: format!("r{number}"),
+        };
+        request.extensions.insert(caller.clone());
+        let inner = self.inner.clone();
+        let refusal = self.refusal(request.method_name());
+        async move {
+            let method = request.method_name().to_owned();
+            let response = match refusal {
+                Some((number, mut failure)) => {
+                    failure.request_id = Some(caller.request_id.clone());
+                    MethodResponse::error(request.id.clone(), error_object(number, &failure))
+                }
+                None => inner.call(request).await,
+            };
+            tracing::info!(
+                request = caller.request_id,
+                uid = caller.actor.uid,
+                pid = caller.actor.pid,
+                method = kiln_api::failure::printable(&method.chars().take(80).collect::<String>()),
+                ok = response.is_success(),
+                milliseconds = started.elapsed().as_millis(),
+                "call"
+            );
+            response
+        }
+    }
+
+    fn batch<'a>(
+        &self,
+        requests: Batch<'a>,
+    ) -> impl Future<Output = Self::BatchResponse> + Send + 'a {
+        let mut requests = requests;
+        for entry in requests.iter_mut().flatten() {
+            let number = NEXT_REQUEST.fetch_add(1, Ordering::Relaxed);
+            let caller = Caller {
+                actor: self.actor,
+                request_id: format!("r{number}"),
+            };
+            entry.extensions_mut().insert(caller);
+        }
+        self.inner.batch(requests)
+    }
+
+    fn notification<'a>(
+        &self,
+        notification: Notification<'a>,
+    ) -> impl Future<Output = Self::NotificationResponse> + Send + 'a {
+        self.inner.notification(notification)
+    }
+}
+
+impl<S> Door<S> {
+    /// Answers for methods that have no handler, or none on this transport.
+    fn refusal(&self, method: &str) -> Option<(i32, Failure)> {
+        if self.names.subscriptions.contains(&method) && self.transport == Transport::Http {
+            let code = codes::request::NEEDS_WEBSOCKET;
+            let failure = Failure::new(code, format!("{method} is a subscription"));
+            return Some((code.class.rpc_number(), failure));
+        }
+        if self.names.methods.contains(&method) {
+            return None;
+        }
+        let shown: String = method.chars().take(80).collect();
+        let failure = Failure::new(
+            codes::request::UNKNOWN_METHOD,
+            format!("there is no method {shown:?}"),
+        );
+        let failure = match nearest(method, &self.names.methods) {
+            Some(name) => failure.with_hint(format!("did you mean {name}?"), None),
+            None => failure,
+        };
+        Some((METHOD_NOT_FOUND_CODE, failure))
+    }
+}
+
+/// Makes the JSON-RPC error of a failed call.
+pub(crate) fn error_object(number: i32, failure: &Failure) -> ErrorObjectOwned {
+    ErrorObjectOwned::owned(number, failure.message.clone(), Some(failure))
+}
+
+/// Makes the JSON-RPC error of a failed call from its class's number.
+pub(crate) fn rejection(mut failure: Failure, caller: &Caller) -> ErrorObjectOwned {
+    failure.request_id = Some(caller.request_id.clone());
+    if failure.is(codes::daemon::INTERNAL) {
+        tracing::error!(request = caller.request_id, cause = ?failure.cause, "{}", failure.message);
+    }
+    error_object(failure.class.rpc_number(), &failure)
+}
+
+/// Refuses parameters that do not decode.
+pub(crate) fn invalid_params(text: &str) -> Failure {
+    const CODE: Code = codes::request::INVALID_PARAMS;
+    Failure::new(CODE, text.to_owned())
+}
+
+/// Finds the name that differs from `word` by the fewest single-letter edits, at most three.
+fn nearest(word: &str, names: &[&'static str]) -> Option<&'static str> {
+    let word: String = word.chars().take(40).collect();
+    names
+        .iter()
+        .map(|name| (distance(&word, name), *name))
+        .filter(|(edits, _)| *edits <= 3)
+        .min()
+        .map(|(_, name)| name)
+}
+
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, a) in left.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in right.iter().enumerate() {
+            let substituted = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_method_is_answered_with_the_nearest() {
+        let names = ["image.pull", "image.list", "daemon.info"];
+
+        assert_eq!(nearest("image.pul", &names), Some("image.pull"));
+        assert_eq!(nearest("images.list", &names), Some("image.list"));
+        assert_eq!(nearest("volume.create", &names), None);
+    }
+}

@@ -1,0 +1,31 @@
+//! `image.*`.
+
+use std::sync::Arc;
+
+use jsonrpsee::core::RegisterMethodError;
+use kiln_api::image::{Forget, Get, List, Pull, Register};
+use kiln_service::{Images, Pulls};
+
+use crate::table::Table;
+
+pub(crate) fn register(
+    table: &mut Table,
+    pulls: &Arc<Pulls>,
+    images: &Arc<Images>,
+) -> Result<(), RegisterMethodError> {
+    table.method::<Pull, _, _, _>(pulls, |desk, caller, params| async move {
+        desk.pull(&caller.actor, params).await
+    })?;
+    table.method::<Register, _, _, _>(pulls, |desk, caller, params| async move {
+        desk.register(&caller.actor, params).await
+    })?;
+    table.method::<List, _, _, _>(images, |desk, caller, params| async move {
+        desk.list(&caller.actor, params).await
+    })?;
+    table.method::<Get, _, _, _>(images, |desk, caller, params| async move {
+        desk.get(&caller.actor, params).await
+    })?;
+    table.method::<Forget, _, _, _>(images, |desk, caller, params| async move {
+        desk.forget(&caller.actor, params).await
+    })
+}

@@ -1,0 +1,21 @@
+//! Kiln's door: JSON-RPC over HTTP and WebSocket on one Unix socket.
+//!
+//! It learns who calls, decodes, makes one desk call, encodes, and logs. No decision about
+//! images is made here, and nothing else in Kiln knows JSON-RPC.
+
+mod daemon;
+mod door;
+mod event;
+mod files;
+mod image;
+mod kernel;
+mod operation;
+mod server;
+mod socket;
+mod table;
+
+pub use door::Caller;
+pub use files::FilesSocket;
+pub use server::{Desks, Limits, Server};
+pub use socket::{BindError, BoundSocket, SocketAccess, bind};
+pub use table::Table;

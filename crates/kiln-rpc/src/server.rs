@@ -1,0 +1,212 @@
+//! The accept loop: peers in, one jsonrpsee service per connection, a drain at the end.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use jsonrpsee::core::RegisterMethodError;
+use jsonrpsee::core::middleware::RpcServiceBuilder;
+use jsonrpsee::server::{
+    BatchRequestConfig, HttpRequest, Methods, ServerConfig, StopHandle, TowerServiceBuilder,
+    serve_with_graceful_shutdown, stop_channel,
+};
+use kiln_domain::access::Actor;
+use kiln_service::{DaemonDesk, Events, Images, Kernels, Operations, Pulls};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tower::Service as _;
+
+use crate::door::{Door, Names, Transport};
+use crate::socket::BoundSocket;
+use crate::table::Table;
+use crate::{daemon, event, image, kernel, operation};
+
+/// How much the door takes. Every default of jsonrpsee is set on purpose.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most requests served at one time, and most WebSocket connections.
+    pub max_connections: u32,
+    /// Longest request, in bytes.
+    pub max_request_bytes: u32,
+    /// Longest answer, in bytes. A page of 1,000 images with their configs must fit.
+    pub max_response_bytes: u32,
+    /// Most requests in one batch.
+    pub max_batch: u32,
+    /// Most subscriptions of one connection.
+    pub max_subscriptions: u32,
+    /// A connection that sends nothing for so long is closed.
+    pub first_request: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 8_192,
+            max_request_bytes: 1 << 20,
+            max_response_bytes: 32 << 20,
+            max_batch: 64,
+            max_subscriptions: 64,
+            first_request: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Every desk the door leads to.
+#[derive(Clone)]
+pub struct Desks {
+    /// The daemon itself.
+    pub daemon: Arc<DaemonDesk>,
+    /// Pulling and registering.
+    pub pulls: Arc<Pulls>,
+    /// Images that exist.
+    pub images: Arc<Images>,
+    /// The kernel catalogue.
+    pub kernels: Arc<Kernels>,
+    /// Long work.
+    pub operations: Arc<Operations>,
+    /// What happened.
+    pub events: Arc<Events>,
+}
+
+impl fmt::Debug for Desks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desks").finish_non_exhaustive()
+    }
+}
+
+impl Desks {
+    /// Registers every method of every desk.
+    pub fn table(&self) -> Result<Table, RegisterMethodError> {
+        let mut table = Table::default();
+        daemon::register(&mut table, &self.daemon)?;
+        image::register(&mut table, &self.pulls, &self.images)?;
+        kernel::register(&mut table, &self.kernels)?;
+        operation::register(&mut table, &self.operations)?;
+        event::register(&mut table, &self.events)?;
+        Ok(table)
+    }
+}
+
+/// The door, ready to serve.
+#[derive(Debug)]
+pub struct Server {
+    methods: Methods,
+    names: Arc<Names>,
+    limits: Limits,
+    daemon_uid: u32,
+}
+
+impl Server {
+    /// Seals a table. `daemon_uid` is the user whose calls have the daemon's own rights.
+    pub fn new(table: Table, limits: Limits, daemon_uid: u32) -> Result<Self, RegisterMethodError> {
+        let (methods, names) = table.seal()?;
+        Ok(Self {
+            methods,
+            names: Arc::new(names),
+            limits,
+            daemon_uid,
+        })
+    }
+
+    /// Serves until `stop` turns true, then takes no new connection and lets calls in flight end
+    /// for at most `grace`.
+    pub async fn serve(
+        &self,
+        socket: BoundSocket,
+        mut stop: watch::Receiver<bool>,
+        grace: Duration,
+    ) {
+        let (stop_handle, server_handle) = stop_channel();
+        let service = self.service_builder();
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = socket.listener().accept() => match accepted {
+                    Ok((stream, _)) => self.welcome(&mut connections, &service, &stop_handle, stream),
+                    Err(error) => {
+                        // Out of descriptors, most likely: going on at once would spin.
+                        tracing::warn!(%error, "cannot accept a connection");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                },
+                Some(_) = connections.join_next() => {}
+                _ = stop.wait_for(|stopped| *stopped) => break,
+            }
+        }
+        drop(socket);
+        if server_handle.stop().is_err() {
+            tracing::debug!("the connections were gone before they were told to stop");
+        }
+        let drained = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(grace, drained).await.is_err() {
+            tracing::warn!("some connections did not end within {grace:?} and were cut");
+        }
+    }
+
+    fn service_builder(
+        &self,
+    ) -> TowerServiceBuilder<tower::layer::util::Identity, tower::layer::util::Identity> {
+        let config = ServerConfig::builder()
+            .max_connections(self.limits.max_connections)
+            .max_request_body_size(self.limits.max_request_bytes)
+            .max_response_body_size(self.limits.max_response_bytes)
+            .set_batch_request_config(BatchRequestConfig::Limit(self.limits.max_batch))
+            .max_subscriptions_per_connection(self.limits.max_subscriptions)
+            .set_message_buffer_capacity(256)
+            .set_first_request_timeout(Some(self.limits.first_request))
+            .build();
+        jsonrpsee::server::Server::builder()
+            .set_config(config)
+            .to_service_builder()
+    }
+
+    fn welcome(
+        &self,
+        connections: &mut JoinSet<Result<(), tower::BoxError>>,
+        builder: &TowerServiceBuilder<tower::layer::util::Identity, tower::layer::util::Identity>,
+        stop_handle: &StopHandle,
+        stream: UnixStream,
+    ) {
+        let peer = match stream.peer_cred() {
+            Ok(peer) => peer,
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell who connected");
+                return;
+            }
+        };
+        let actor = Actor::from_peer(peer.uid(), peer.gid(), peer.pid(), self.daemon_uid);
+        let (builder, methods, names) = (builder.clone(), self.methods.clone(), self.names.clone());
+        let handle = stop_handle.clone();
+        let service = tower::service_fn(move |request: HttpRequest<Incoming>| {
+            let transport = transport_of(&request);
+            let names = names.clone();
+            let door = RpcServiceBuilder::new().layer_fn(move |inner| Door {
+                inner,
+                names: names.clone(),
+                actor,
+                transport,
+            });
+            let mut service = builder
+                .clone()
+                .set_rpc_middleware(door)
+                .build(methods.clone(), handle.clone());
+            async move { service.call(request).await }
+        });
+        // Spawned as it is: inside an async block the compiler loses a bound (crates' issue).
+        connections.spawn(serve_with_graceful_shutdown(
+            stream,
+            service,
+            stop_handle.clone().shutdown(),
+        ));
+    }
+}
+
+fn transport_of<B>(request: &HttpRequest<B>) -> Transport {
+    if request.headers().contains_key(hyper::header::UPGRADE) {
+        Transport::WebSocket
+    } else {
+        Transport::Http
+    }
+}

@@ -1,0 +1,286 @@
+//! The board of running operations: who is at work, how far, and how to stop them.
+//!
+//! It holds what is only true while this process lives. What outlives it, an operation's state,
+//! result and error, is in the store, and is written there before the board lets go.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kiln_api::operation::{LayerProgress, LayerState, Progress, Stage};
+use kiln_domain::OperationId;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cancel::Cancel;
+
+/// How long cancelled operations may take to clean up at a stop. A running system call must
+/// return first.
+const CANCEL_GRACE: Duration = Duration::from_secs(10);
+
+/// Running operations, by id.
+#[derive(Debug)]
+pub struct Board {
+    running: Mutex<HashMap<OperationId, Arc<Running>>>,
+    tasks: TaskTracker,
+    stopping: AtomicBool,
+    max_operations: usize,
+}
+
+/// One running operation.
+#[derive(Debug)]
+pub struct Running {
+    /// Stops it.
+    pub cancel: Cancel,
+    progress: watch::Sender<Progress>,
+    ended: CancellationToken,
+}
+
+/// Why no further operation can start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BoardError {
+    /// As many run as may.
+    #[error("{running} operations are running, as many as this daemon allows")]
+    Busy {
+        /// How many.
+        running: usize,
+    },
+    /// The daemon is going down.
+    #[error("the daemon is stopping and takes no new work")]
+    Stopping,
+}
+
+impl Board {
+    /// Makes an empty board for at most `max_operations` at a time.
+    pub fn new(max_operations: usize) -> Self {
+        Self {
+            running: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stopping: AtomicBool::new(false),
+            max_operations,
+        }
+    }
+
+    /// Tells whether one more operation could start now.
+    ///
+    /// [`Board::start`] decides; this spares a caller work that would be refused.
+    pub fn check(&self) -> Result<(), BoardError> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(BoardError::Stopping);
+        }
+        let running = self.lock().len();
+        if running >= self.max_operations {
+            return Err(BoardError::Busy { running });
+        }
+        Ok(())
+    }
+
+    /// Starts an operation's work as a task of the daemon's own.
+    ///
+    /// The work gets the operation's entry; when it ends, and not before it has recorded how, the
+    /// entry leaves the board and whoever waits is told.
+    pub fn start<W, F>(self: &Arc<Self>, id: OperationId, work: W)
+    where
+        W: FnOnce(Arc<Running>) -> F,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let entry = Arc::new(Running {
+            cancel: Cancel::default(),
+            progress: watch::Sender::new(Progress::default()),
+            ended: CancellationToken::new(),
+        });
+        self.lock().insert(id, entry.clone());
+        let guard = Entry {
+            board: self.clone(),
+            id,
+            running: entry.clone(),
+        };
+        let work = work(entry);
+        self.tasks.spawn(async move {
+            let _guard = guard;
+            work.await;
+        });
+    }
+
+    /// Finds a running operation.
+    pub fn find(&self, id: OperationId) -> Option<Arc<Running>> {
+        self.lock().get(&id).cloned()
+    }
+
+    /// Counts running operations.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Tells whether nothing is running.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Takes no new work, lets what runs end for at most `grace`, then cancels it and waits until
+    /// it has cleaned up.
+    pub async fn stop(&self, grace: Duration) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.tasks.close();
+        if tokio::time::timeout(grace, self.tasks.wait()).await.is_ok() {
+            return;
+        }
+        let left: Vec<_> = self.lock().values().cloned().collect();
+        tracing::info!(operations = left.len(), "cancelling what still runs");
+        for running in left {
+            running.cancel.cancel();
+        }
+        if tokio::time::timeout(CANCEL_GRACE, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some operations did not stop; the next start cleans up after them");
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<OperationId, Arc<Running>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes an operation off the board however its task ends.
+struct Entry {
+    board: Arc<Board>,
+    id: OperationId,
+    running: Arc<Running>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.board.lock().remove(&self.id);
+        self.running.ended.cancel();
+    }
+}
+
+impl Running {
+    /// Subscribes to its progress; the newest value is there at once.
+    pub fn watch(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// Returns its progress now.
+    pub fn progress(&self) -> Progress {
+        self.progress.borrow().clone()
+    }
+
+    /// Waits until it has ended and its end is in the store.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Enters a step; its counters start anew, those of the whole operation go on.
+    pub fn enter(&self, stage: Stage) {
+        self.progress.send_modify(|progress| {
+            progress.stage = stage;
+            progress.bytes_done = 0;
+            progress.bytes_total = None;
+            progress.items_done = 0;
+            progress.items_total = None;
+        });
+    }
+
+    /// Tells how many bytes of the step are done.
+    pub fn bytes(&self, done: u64, total: u64) {
+        self.progress.send_modify(|progress| {
+            progress.bytes_done = done;
+            progress.bytes_total = Some(total);
+        });
+    }
+
+    /// Lists the layers before any of them is touched.
+    pub fn layers(&self, layers: Vec<LayerProgress>) {
+        self.progress.send_modify(|progress| {
+            progress.bytes_total = Some(layers.iter().map(|layer| layer.bytes_total).sum());
+            progress.items_total = u64::try_from(layers.len()).ok();
+            progress.layers = layers;
+        });
+    }
+
+    /// Tells where one layer stands.
+    pub fn layer(&self, index: usize, state: LayerState) {
+        self.update_layer(index, |layer| {
+            layer.state = state;
+            if matches!(state, LayerState::Done | LayerState::Cached) {
+                layer.bytes_done = layer.bytes_total;
+            }
+        });
+    }
+
+    /// Adds bytes read of one layer; `fetched` of them came over the network or from the source.
+    pub fn layer_bytes(&self, index: usize, read: u64, fetched: u64) {
+        self.progress
+            .send_modify(|progress| progress.fetched_bytes += fetched);
+        self.update_layer(index, |layer| layer.bytes_done += read);
+    }
+
+    fn update_layer(&self, index: usize, change: impl FnOnce(&mut LayerProgress)) {
+        self.progress.send_modify(|progress| {
+            let Some(layer) = progress.layers.get_mut(index) else {
+                return;
+            };
+            change(layer);
+            let is_done = |layer: &&LayerProgress| {
+                matches!(layer.state, LayerState::Done | LayerState::Cached)
+            };
+            progress.bytes_done = progress.layers.iter().map(|layer| layer.bytes_done).sum();
+            progress.items_done = progress.layers.iter().filter(is_done).count() as u64;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> OperationId {
+        OperationId::new(uuid::Uuid::new_v4())
+    }
+
+    #[tokio::test]
+    async fn an_operation_leaves_the_board_when_its_work_ends() {
+        let board = Arc::new(Board::new(1));
+        let id = id();
+
+        board.start(id, |_| async {});
+        let running = board.find(id);
+        if let Some(running) = running {
+            running.ended().await;
+        }
+
+        assert!(board.find(id).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_full_board_and_a_stopping_one_refuse() {
+        let board = Arc::new(Board::new(1));
+        board.start(
+            id(),
+            |running| async move { running.cancel.cancelled().await },
+        );
+
+        assert_eq!(board.check(), Err(BoardError::Busy { running: 1 }));
+        board.stop(Duration::ZERO).await;
+        assert_eq!(board.check(), Err(BoardError::Stopping));
+        assert!(board.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_panicking_task_leaves_the_board_too() {
+        let board = Arc::new(Board::new(1));
+        let id = id();
+
+        board.start(id, |_| async { panic!("on purpose") });
+        board.tasks.close();
+        board.tasks.wait().await;
+
+        assert!(board.is_empty());
+    }
+}

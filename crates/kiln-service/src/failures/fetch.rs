@@ -1,0 +1,111 @@
+//! What fetching and decoding failed with, as the wire answers it.
+
+use kiln_api::{Code, Failure, codes};
+use kiln_cache::{CacheError, IngestError};
+use kiln_domain::oci::DocumentError;
+use kiln_layers::DecodeError;
+use kiln_registry::FetchError as SourceError;
+
+use super::{full_or_failed, pool_failure, storage_code};
+use crate::fetch::FetchError;
+
+pub(crate) fn fetch_failure(error: &FetchError) -> Failure {
+    match error {
+        FetchError::Source(error) => source_failure(error),
+        FetchError::Cache(cache) => Failure::from_error(cache_code(cache), error),
+        FetchError::Blob(IngestError::SizeMismatch { .. }) | FetchError::TooLong(_) => {
+            Failure::from_error(codes::source::SIZE_MISMATCH, error)
+        }
+        FetchError::Blob(IngestError::DigestMismatch { .. }) => {
+            Failure::from_error(codes::source::DIGEST_MISMATCH, error)
+        }
+        FetchError::Blob(IngestError::Cache(cache)) => {
+            Failure::from_error(cache_code(cache), error)
+        }
+        FetchError::Ingest { source, .. } | FetchError::PassedFile { source } => {
+            Failure::from_error(storage_code(source), error)
+        }
+        FetchError::Decode { source, .. } => Failure::from_error(decode_code(source), error),
+        FetchError::Pack { .. } => Failure::from_error(codes::storage::FAILED, error),
+        FetchError::MissingFile { .. } | FetchError::IndexTooLarge { .. } => {
+            Failure::from_error(codes::source::UNREADABLE, error)
+        }
+        FetchError::Pool(error) => pool_failure(error),
+        FetchError::StandIn(_) => Failure::from_error(codes::registry::UNREACHABLE, error),
+    }
+}
+
+fn cache_code(error: &CacheError) -> Code {
+    full_or_failed(error.is_no_space())
+}
+
+fn decode_code(error: &DecodeError) -> Code {
+    match error {
+        DecodeError::BrokenCompression { .. } => codes::layer::BROKEN_COMPRESSION,
+        DecodeError::CompressionMismatch { .. } | DecodeError::UnsupportedCompression { .. } => {
+            codes::source::UNSUPPORTED
+        }
+        DecodeError::Malformed { .. } | DecodeError::UnsupportedEntry { .. } => {
+            codes::layer::MALFORMED
+        }
+        DecodeError::Limit { .. } | DecodeError::Index { .. } => codes::layer::LIMIT_EXCEEDED,
+        DecodeError::DiffIdMismatch { .. } => codes::layer::DIFF_ID_MISMATCH,
+        DecodeError::Input { source } | DecodeError::Output { source, .. } => storage_code(source),
+        DecodeError::Cancelled => codes::operation::CANCELLED,
+    }
+}
+
+fn source_failure(error: &SourceError) -> Failure {
+    let code = match error {
+        SourceError::Unreachable { .. } => codes::registry::UNREACHABLE,
+        SourceError::HostInvalid { .. } => codes::source::INVALID_REFERENCE,
+        SourceError::Timeout { .. } => codes::registry::TIMED_OUT,
+        SourceError::Tls { .. } => codes::registry::TLS_FAILED,
+        SourceError::AuthRequired { .. } => codes::registry::AUTH_REQUIRED,
+        SourceError::AuthFailed { .. } => codes::registry::AUTH_FAILED,
+        SourceError::Denied { .. } => codes::registry::DENIED,
+        SourceError::RateLimited { .. } => codes::registry::RATE_LIMITED,
+        SourceError::ServerError { .. } => codes::registry::SERVER_ERROR,
+        SourceError::UnexpectedStatus { .. }
+        | SourceError::ChallengeMalformed { .. }
+        | SourceError::TokenMalformed { .. }
+        | SourceError::RealmRefused { .. }
+        | SourceError::RedirectRefused { .. }
+        | SourceError::AddressRefused { .. } => codes::registry::UNEXPECTED_ANSWER,
+        SourceError::ReferenceNotFound { .. }
+        | SourceError::BlobNotFound { .. }
+        | SourceError::TagMissing { .. } => codes::source::NOT_FOUND,
+        SourceError::Document { source, .. } => document_code(source),
+        SourceError::Layer(_) => codes::source::UNSUPPORTED,
+        SourceError::PlatformNotFound(_) => codes::source::PLATFORM_NOT_FOUND,
+        SourceError::TooNested { .. } => codes::source::MALFORMED_MANIFEST,
+        SourceError::DigestMismatch { .. } => codes::source::DIGEST_MISMATCH,
+        SourceError::SizeMismatch { .. } => codes::source::SIZE_MISMATCH,
+        SourceError::PathNotFound { .. } => codes::file::NOT_FOUND,
+        SourceError::NotASource { .. }
+        | SourceError::ArchiveCompressed { .. }
+        | SourceError::ArchiveMalformed { .. } => codes::source::UNREADABLE,
+        SourceError::TagAmbiguous { .. } => codes::source::AMBIGUOUS,
+        SourceError::Io { source, .. } => storage_code(source),
+        SourceError::ExtraCertificate(_) | SourceError::Proxy(_) | SourceError::Setup(_) => {
+            codes::registry::TLS_FAILED
+        }
+    };
+    Failure::from_error(code, error)
+}
+
+fn document_code(error: &DocumentError) -> Code {
+    match error {
+        DocumentError::Schema1
+        | DocumentError::SchemaVersion { .. }
+        | DocumentError::UnknownMediaType { .. }
+        | DocumentError::NotAnImage { .. }
+        | DocumentError::RootfsType { .. } => codes::source::UNSUPPORTED,
+        DocumentError::TooLarge { .. }
+        | DocumentError::Malformed(_)
+        | DocumentError::MediaTypesDisagree { .. }
+        | DocumentError::Ambiguous { .. }
+        | DocumentError::TooManyLayers { .. }
+        | DocumentError::LayerCount { .. } => codes::source::MALFORMED_MANIFEST,
+    }
+}

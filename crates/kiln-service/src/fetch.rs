@@ -1,0 +1,307 @@
+//! The real fetching step: registry or layout → cache → packs.
+//!
+//! ```text
+//! network ─chunks─▶ channel ─▶ decoding thread: ingest (hash, write) ─▶ inflate ─▶ pack
+//! ```
+//! A blob streams into the cache and through the decoder at once; both digests must match before
+//! either file gets a name. Layers run side by side; one layer is worked on by one operation at a
+//! time, whoever else wants it waits and then finds it.
+
+mod error;
+mod feed;
+mod layer;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use kiln_api::operation::{LayerProgress, LayerState};
+use kiln_cache::Cache;
+use kiln_domain::{Credentials, Digest, Platform, Source};
+use kiln_layers::Pack;
+use kiln_registry::{DockerArchive, ImageSource, Layout, Registry};
+use kiln_store::version_blobs::BlobRole;
+
+pub use error::FetchError;
+pub use kiln_layers::Limits as LayerLimits;
+pub use kiln_registry::Config as RegistryConfig;
+
+use crate::blocking::Pool;
+use crate::board::Running;
+use crate::keyed_lock::KeyedLock;
+use crate::seams::{FetchTree, Resolved, SeamFuture, SourceBlob};
+
+/// Longest `index.json` taken, in bytes.
+const MAX_INDEX_BYTES: u64 = 4 << 20;
+
+/// What to fetch, as whom.
+#[derive(Debug)]
+pub struct FetchRequest {
+    /// The source, as the caller named it.
+    pub source: Source,
+    /// Its files, for a local one.
+    pub files: SourceFiles,
+    /// Which platform of it.
+    pub platform: Platform,
+    /// Who to be at the registry.
+    pub credentials: Option<Credentials>,
+}
+
+/// The files of a local source.
+#[derive(Debug)]
+pub enum SourceFiles {
+    /// The source is no local one.
+    None,
+    /// The daemon opens them itself: the caller shares its rights.
+    Named,
+    /// The caller opened them: `index.json` and `blobs/sha256/<hex>`, or `archive`.
+    Passed(BTreeMap<String, File>),
+}
+
+/// Fetches from registries and local sources into the cache.
+#[derive(Debug)]
+pub struct Fetcher {
+    cache: Cache,
+    config: Arc<RegistryConfig>,
+    pool: Pool,
+    limits: LayerLimits,
+    locks: Arc<KeyedLock<Digest>>,
+}
+
+impl Fetcher {
+    /// Makes a fetcher whose decoders run on `pool`.
+    pub fn new(cache: Cache, config: RegistryConfig, pool: Pool, limits: LayerLimits) -> Self {
+        let locks = Arc::new(KeyedLock::default());
+        Self {
+            cache,
+            config: Arc::new(config),
+            pool,
+            limits,
+            locks,
+        }
+    }
+
+    async fn open(&self, request: &FetchRequest) -> Result<ImageSource, FetchError> {
+        if let Source::Registry(reference) = &request.source {
+            let config = self.config.clone();
+            let registry = Registry::new(reference, request.credentials.clone(), config)?;
+            return Ok(ImageSource::Registry {
+                registry,
+                reference: reference.clone(),
+            });
+        }
+        let source = request.source.clone();
+        let files = request.files.duplicate()?;
+        self.pool.run(move || open_local(&source, files)).await?
+    }
+}
+
+impl SourceFiles {
+    fn duplicate(&self) -> Result<Self, FetchError> {
+        let duplicate = |file: &File| {
+            file.try_clone()
+                .map_err(|source| FetchError::PassedFile { source })
+        };
+        Ok(match self {
+            Self::None => Self::None,
+            Self::Named => Self::Named,
+            Self::Passed(files) => Self::Passed(
+                files
+                    .iter()
+                    .map(|(name, file)| Ok((name.clone(), duplicate(file)?)))
+                    .collect::<Result<_, FetchError>>()?,
+            ),
+        })
+    }
+
+    /// Takes the archive the caller passed, or opens it by its path.
+    fn archive(self, path: &str) -> Result<File, FetchError> {
+        match self {
+            Self::Passed(mut files) => files.remove("archive").ok_or(FetchError::MissingFile {
+                name: "archive".to_owned(),
+            }),
+            Self::None | Self::Named => {
+                File::open(path).map_err(|source| FetchError::PassedFile { source })
+            }
+        }
+    }
+}
+
+fn open_local(source: &Source, files: SourceFiles) -> Result<ImageSource, FetchError> {
+    match source {
+        Source::Registry(_) => Err(FetchError::MissingFile {
+            name: source.to_string(),
+        }),
+        Source::OciLayout { path, tag } => {
+            let layout = match files {
+                SourceFiles::Passed(files) => passed_layout(files, path, tag.as_deref())?,
+                _ => Layout::open_directory(Path::new(path), tag.as_deref())?,
+            };
+            Ok(ImageSource::Layout(layout))
+        }
+        Source::OciArchive { path, tag } => {
+            let file = files.archive(path)?;
+            Ok(ImageSource::Layout(Layout::open_archive(
+                file,
+                Path::new(path),
+                tag.as_deref(),
+            )?))
+        }
+        Source::DockerArchive { path, reference } => {
+            let file = files.archive(path)?;
+            let archive = DockerArchive::open(file, Path::new(path), reference.as_ref())?;
+            Ok(ImageSource::DockerArchive(archive))
+        }
+    }
+}
+
+fn passed_layout(
+    mut files: BTreeMap<String, File>,
+    path: &str,
+    tag: Option<&str>,
+) -> Result<Layout, FetchError> {
+    const INDEX: &str = "index.json";
+    let Some(index) = files.remove(INDEX) else {
+        return Err(FetchError::MissingFile {
+            name: INDEX.to_owned(),
+        });
+    };
+    let mut bytes = Vec::new();
+    index
+        .take(MAX_INDEX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| FetchError::PassedFile { source })?;
+    if bytes.len() as u64 > MAX_INDEX_BYTES {
+        return Err(FetchError::IndexTooLarge {
+            limit_bytes: MAX_INDEX_BYTES,
+        });
+    }
+    let blobs = files
+        .into_iter()
+        .map(|(name, file)| {
+            let digest = name
+                .strip_prefix("blobs/sha256/")
+                .map(|hex| format!("sha256:{hex}"));
+            let digest = digest.and_then(|text| text.parse().ok());
+            digest
+                .map(|digest| (digest, file))
+                .ok_or(FetchError::MissingFile { name })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Layout::from_files(bytes, blobs, Path::new(path), tag))
+}
+
+impl FetchTree for Fetcher {
+    fn resolve<'a>(
+        &'a self,
+        request: &'a FetchRequest,
+        _running: &'a Running,
+    ) -> SeamFuture<'a, Result<Resolved, FetchError>> {
+        Box::pin(async move {
+            let source = self.open(request).await?;
+            let resolved = kiln_registry::resolve(&source, request.platform).await?;
+            let manifest = SourceBlob {
+                digest: resolved.manifest_digest,
+                role: BlobRole::Manifest,
+                size_bytes: resolved.manifest_bytes.len() as u64,
+                diff_id: None,
+            };
+            let config = SourceBlob {
+                digest: resolved.manifest.config.digest,
+                role: BlobRole::Config,
+                size_bytes: resolved.manifest.config.size_bytes,
+                diff_id: None,
+            };
+            let layers = resolved.layers.iter().map(|layer| SourceBlob {
+                digest: layer.descriptor.digest,
+                role: BlobRole::Layer,
+                size_bytes: layer.descriptor.size_bytes,
+                diff_id: Some(layer.diff_id),
+            });
+            let blobs = [manifest, config].into_iter().chain(layers).collect();
+            self.keep_documents(&resolved).await?;
+            Ok(Resolved {
+                source_kind: source_kind(&request.source),
+                source_reference: request.source.to_string(),
+                platform: resolved.platform,
+                manifest_digest: resolved.manifest_digest,
+                config: resolved.config,
+                blobs,
+                layers: resolved.layers,
+                source: Some(source),
+            })
+        })
+    }
+
+    fn layers<'a>(
+        &'a self,
+        _request: &'a FetchRequest,
+        resolved: &'a Resolved,
+        running: &'a Arc<Running>,
+    ) -> SeamFuture<'a, Result<Vec<Pack>, FetchError>> {
+        Box::pin(async move {
+            let Some(source) = &resolved.source else {
+                return Err(FetchError::MissingFile {
+                    name: resolved.source_reference.clone(),
+                });
+            };
+            let listed = resolved.layers.iter().map(|layer| LayerProgress {
+                digest: layer.descriptor.digest.to_string(),
+                state: LayerState::Waiting,
+                bytes_done: 0,
+                bytes_total: layer.descriptor.size_bytes,
+            });
+            running.layers(listed.collect());
+            let work = resolved.layers.iter().enumerate().map(|(index, layer)| {
+                let job = layer::Job {
+                    fetcher: self,
+                    source,
+                    layer,
+                    index,
+                    running,
+                };
+                job.pack()
+            });
+            try_join_all(work).await
+        })
+    }
+}
+
+impl Fetcher {
+    /// Keeps manifest and config under their digests: they are blobs like others, and a pull by
+    /// digest finds them.
+    async fn keep_documents(&self, resolved: &kiln_registry::Resolved) -> Result<(), FetchError> {
+        let documents = [
+            (resolved.manifest_digest, resolved.manifest_bytes.clone()),
+            (
+                resolved.manifest.config.digest,
+                resolved.config_bytes.clone(),
+            ),
+        ];
+        let cache = self.cache.clone();
+        let keep = move || {
+            for (digest, bytes) in documents {
+                if cache.blob(&digest)?.is_none() {
+                    let mut ingest = cache.ingest(&digest, bytes.len() as u64)?;
+                    std::io::Write::write_all(&mut ingest, &bytes)
+                        .map_err(|source| FetchError::Ingest { digest, source })?;
+                    ingest.commit()?;
+                }
+            }
+            Ok(())
+        };
+        self.pool.run(keep).await?
+    }
+}
+
+fn source_kind(source: &Source) -> &'static str {
+    match source {
+        Source::Registry(_) => "registry",
+        Source::OciLayout { .. } => "oci",
+        Source::OciArchive { .. } => "oci-archive",
+        Source::DockerArchive { .. } => "docker-archive",
+    }
+}

@@ -1,0 +1,74 @@
+//! Why an image could not be fetched.
+
+use std::io;
+
+use kiln_cache::{CacheError, IngestError, TooLong};
+use kiln_domain::Digest;
+use kiln_layers::{DecodeError, PackError};
+
+use crate::blocking::PoolError;
+
+/// Why an image could not be fetched or decoded.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The registry or the local source failed.
+    #[error(transparent)]
+    Source(#[from] kiln_registry::FetchError),
+    /// The cache failed.
+    #[error("the cache failed")]
+    Cache(#[from] CacheError),
+    /// A blob is not what its descriptor says, or the cache could not keep it.
+    #[error(transparent)]
+    Blob(#[from] IngestError),
+    /// A blob could not be written to the cache.
+    #[error("cannot keep the blob {digest}")]
+    Ingest {
+        /// The blob.
+        digest: Digest,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// More bytes of a blob came than its descriptor says.
+    #[error(transparent)]
+    TooLong(TooLong),
+    /// A layer could not be decoded.
+    #[error("layer {digest} cannot be decoded")]
+    Decode {
+        /// The layer's blob.
+        digest: Digest,
+        /// Why.
+        source: DecodeError,
+    },
+    /// A pack that was just written could not be opened.
+    #[error("the decoded layer {digest} cannot be read back")]
+    Pack {
+        /// The layer's blob.
+        digest: Digest,
+        /// Why.
+        source: PackError,
+    },
+    /// The caller did not pass a file the source consists of.
+    #[error("the file {name:?} of the source was not passed")]
+    MissingFile {
+        /// Its name inside the source.
+        name: String,
+    },
+    /// A file of the source could not be read.
+    #[error("cannot read a file of the source")]
+    PassedFile {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The index of a layout is longer than any.
+    #[error("index.json is longer than {limit_bytes} bytes")]
+    IndexTooLarge {
+        /// The longest taken.
+        limit_bytes: u64,
+    },
+    /// No thread, or a defect.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// A stand-in for the network failed; production code never makes this.
+    #[error(transparent)]
+    StandIn(Box<dyn std::error::Error + Send + Sync>),
+}

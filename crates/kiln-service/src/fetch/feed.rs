@@ -1,0 +1,103 @@
+//! The bridge from an asynchronous download to a decoder that blocks, and the tee that keeps the
+//! original bytes.
+
+use std::io::{self, Read, Write as _};
+
+use bytes::Bytes;
+use kiln_cache::Ingest;
+use tokio::sync::mpsc;
+
+/// Chunks on their way from the network to the decoder: a few, so that neither waits for the
+/// other's every step, and not many, so that a slow decoder slows the download.
+const CHUNKS_IN_FLIGHT: usize = 32;
+
+/// The decoder's end of a download.
+///
+/// The sender ends a whole download with an empty chunk; one that just goes away failed, and the
+/// reader says so instead of pretending an end.
+#[derive(Debug)]
+pub(super) struct ChunkReader {
+    chunks: mpsc::Receiver<Bytes>,
+    current: Bytes,
+    has_ended: bool,
+}
+
+/// Makes both ends of a download.
+pub(super) fn chunk_channel() -> (mpsc::Sender<Bytes>, ChunkReader) {
+    let (sender, chunks) = mpsc::channel(CHUNKS_IN_FLIGHT);
+    (
+        sender,
+        ChunkReader {
+            chunks,
+            current: Bytes::new(),
+            has_ended: false,
+        },
+    )
+}
+
+impl Read for ChunkReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.current.is_empty() && !self.has_ended {
+            match self.chunks.blocking_recv() {
+                Some(chunk) if chunk.is_empty() => self.has_ended = true,
+                Some(chunk) => self.current = chunk,
+                None => return Err(io::ErrorKind::ConnectionAborted.into()),
+            }
+        }
+        let count = buffer.len().min(self.current.len());
+        buffer[..count].copy_from_slice(&self.current.split_to(count));
+        Ok(count)
+    }
+}
+
+/// Reads a blob and keeps what it reads.
+#[derive(Debug)]
+pub(super) struct KeepingReader<R> {
+    pub(super) inner: R,
+    pub(super) ingest: Ingest,
+    /// What writing failed with: the decoder would only say that reading failed.
+    pub(super) failure: Option<io::Error>,
+}
+
+impl<R: Read> Read for KeepingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        if let Err(error) = self.ingest.write_all(&buffer[..count]) {
+            let kind = error.kind();
+            self.failure = Some(error);
+            return Err(kind.into());
+        }
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_download_that_breaks_off_is_an_error_not_an_end() {
+        let (sender, mut reader) = chunk_channel();
+        sender.try_send(Bytes::from_static(b"half")).unwrap();
+        drop(sender);
+
+        let mut text = String::new();
+        let read = reader.read_to_string(&mut text);
+
+        assert_eq!(text, "half");
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+    }
+
+    #[test]
+    fn an_empty_chunk_ends_a_whole_download() {
+        let (sender, mut reader) = chunk_channel();
+        sender.try_send(Bytes::from_static(b"whole")).unwrap();
+        sender.try_send(Bytes::new()).unwrap();
+        drop(sender);
+
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+
+        assert_eq!(text, "whole");
+    }
+}

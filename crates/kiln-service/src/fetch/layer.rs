@@ -1,0 +1,284 @@
+//! One layer, from wherever it is to an open pack.
+//!
+//! ```text
+//! pack in the cache ──────────────────────────────▶ open it
+//! blob in the cache ─────────── decode ───────────▶ keep the pack ─▶ open it
+//! neither ── fetch ─▶ keep the blob and decode ───▶ keep both ─────▶ open it
+//! ```
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kiln_api::operation::LayerState;
+use kiln_cache::{Cache, Ingest, PendingPack, TooLong};
+use kiln_domain::Digest;
+use kiln_domain::oci::LayerCompression;
+use kiln_layers::{Compression, Declared, DecodeError, Limits, Pack};
+use kiln_registry::{BlobBody, ImageSource, Layer};
+use kiln_tree::DiffId;
+
+use super::Fetcher;
+use super::error::FetchError;
+use super::feed::{KeepingReader, chunk_channel};
+use crate::board::Running;
+
+/// Everything needed to come to one layer's pack.
+pub(super) struct Job<'a> {
+    pub(super) fetcher: &'a Fetcher,
+    pub(super) source: &'a ImageSource,
+    pub(super) layer: &'a Layer,
+    pub(super) index: usize,
+    pub(super) running: &'a Arc<Running>,
+}
+
+/// What the decoding thread needs of a layer; it outlives the waiting for it.
+#[derive(Clone, Debug)]
+struct Decoding {
+    cache: Cache,
+    digest: Digest,
+    diff_id: Digest,
+    declared: Declared,
+    limits: Limits,
+    index: usize,
+    running: Arc<Running>,
+}
+
+impl Job<'_> {
+    /// Comes to the layer's pack the shortest way.
+    pub(super) async fn pack(self) -> Result<Pack, FetchError> {
+        // By the diff id: two blobs that unpack to one layer are decoded once.
+        let _turn = self.fetcher.locks.lock(self.layer.diff_id).await;
+        if let Some(pack) = self.cached_pack()? {
+            self.running.layer(self.index, LayerState::Cached);
+            return Ok(pack);
+        }
+        let digest = self.layer.descriptor.digest;
+        let pack = match self.fetcher.cache.blob(&digest)? {
+            Some(blob) => {
+                self.running.layer(self.index, LayerState::Decoding);
+                self.decode_file(blob.file).await?
+            }
+            None => {
+                self.running.layer(self.index, LayerState::Fetching);
+                self.fetch().await?
+            }
+        };
+        self.running.layer(self.index, LayerState::Done);
+        Ok(pack)
+    }
+
+    /// Opens a pack of the cache. One that a crash has torn is thrown away: it can be made again.
+    fn cached_pack(&self) -> Result<Option<Pack>, FetchError> {
+        let diff_id = &self.layer.diff_id;
+        let Some(file) = self.fetcher.cache.pack(diff_id)? else {
+            return Ok(None);
+        };
+        match Pack::open(file) {
+            Ok(pack) if pack.diff_id().as_bytes() == diff_id.as_bytes() => Ok(Some(pack)),
+            Ok(_) | Err(_) => {
+                tracing::warn!(%diff_id, "a decoded layer in the cache is damaged and is dropped");
+                self.fetcher.cache.discard_pack(diff_id)?;
+                Ok(None)
+            }
+        }
+    }
+
+    async fn decode_file(&self, mut file: File) -> Result<Pack, FetchError> {
+        let decoding = self.decoding();
+        let decoded = self
+            .fetcher
+            .pool
+            .run(move || decoding.into_pack(&mut file, 0))
+            .await?;
+        if matches!(&decoded, Err(FetchError::Decode { .. })) {
+            // The bytes were good once. If they are no longer, the next pull fetches them anew.
+            self.recheck_blob().await?;
+        }
+        decoded
+    }
+
+    /// Throws a cached blob away that no longer has its digest.
+    async fn recheck_blob(&self) -> Result<(), FetchError> {
+        let (cache, digest) = (self.fetcher.cache.clone(), self.layer.descriptor.digest);
+        let check = move || {
+            let Some(mut blob) = cache.blob(&digest)? else {
+                return Ok(());
+            };
+            let mut hash = Hasher::default();
+            io::copy(&mut blob.file, &mut hash)
+                .map_err(|source| FetchError::Ingest { digest, source })?;
+            if hash.finish() != digest {
+                tracing::warn!(%digest, "a blob in the cache is damaged and is dropped");
+                cache.discard_blob(&digest)?;
+            }
+            Ok(())
+        };
+        self.fetcher.pool.run(check).await?
+    }
+
+    async fn fetch(&self) -> Result<Pack, FetchError> {
+        let descriptor = &self.layer.descriptor;
+        let body = self.source.blob(descriptor, 0).await?;
+        let ingest = self
+            .fetcher
+            .cache
+            .ingest(&descriptor.digest, descriptor.size_bytes)?;
+        let decoding = self.decoding();
+        match body {
+            BlobBody::File(range) => {
+                self.fetcher
+                    .pool
+                    .run(move || decoding.keep_and_decode(range, ingest))
+                    .await?
+            }
+            BlobBody::Stream(mut stream) => {
+                let (sender, reader) = chunk_channel();
+                let decoded = self
+                    .fetcher
+                    .pool
+                    .run(move || decoding.keep_and_decode(reader, ingest));
+                let download = async move {
+                    while let Some(chunk) = stream.next().await? {
+                        // A decoder that has gone away says itself why.
+                        if sender.send(chunk).await.is_err() {
+                            return Ok(());
+                        }
+                    }
+                    sender.send(Bytes::new()).await.ok();
+                    Ok::<_, FetchError>(())
+                };
+                let (downloaded, decoded) = tokio::join!(download, decoded);
+                // A broken download breaks the decoder too; the download is the cause.
+                downloaded?;
+                decoded?
+            }
+        }
+    }
+
+    fn decoding(&self) -> Decoding {
+        let declared = match self.layer.compression {
+            LayerCompression::None => Declared::As(Compression::None),
+            LayerCompression::Gzip => Declared::As(Compression::Gzip),
+            LayerCompression::Zstd => Declared::As(Compression::Zstd),
+        };
+        Decoding {
+            cache: self.fetcher.cache.clone(),
+            digest: self.layer.descriptor.digest,
+            diff_id: self.layer.diff_id,
+            declared,
+            limits: self.fetcher.limits,
+            index: self.index,
+            running: self.running.clone(),
+        }
+    }
+}
+
+impl Decoding {
+    /// Keeps a blob and decodes it in one pass. It blocks.
+    fn keep_and_decode<R: Read + Send>(self, inner: R, ingest: Ingest) -> Result<Pack, FetchError> {
+        let mut reader = KeepingReader {
+            inner,
+            ingest,
+            failure: None,
+        };
+        let digest = self.digest;
+        let decoded = self.decode(&mut reader, 1);
+        if let Some(source) = reader.failure {
+            return Err(kept_failure(digest, source));
+        }
+        if let Err(FetchError::Decode { source, .. }) = &decoded {
+            // Wrong bytes break a decoder in a thousand ways; the digest is what is wrong then.
+            let is_about_content =
+                !matches!(source, DecodeError::Cancelled | DecodeError::Output { .. });
+            if is_about_content && io::copy(&mut reader, &mut io::sink()).is_ok() {
+                reader.ingest.commit()?;
+            }
+            return decoded.and_then(|pending| self.keep(pending));
+        }
+        let pending = decoded?;
+        reader.ingest.commit()?;
+        self.keep(pending)
+    }
+
+    /// Decodes a blob of the cache. It blocks.
+    fn into_pack(self, input: &mut (dyn Read + Send), fetched: u64) -> Result<Pack, FetchError> {
+        let pending = self.decode(input, fetched)?;
+        self.keep(pending)
+    }
+
+    /// Decodes into a pack without a name. Of the bytes read, `fetched` times as many count as
+    /// fetched.
+    fn decode(
+        &self,
+        input: &mut (dyn Read + Send),
+        fetched: u64,
+    ) -> Result<PendingPack, FetchError> {
+        let pending = self.cache.new_pack()?;
+        let told = std::cell::Cell::new(0);
+        let progress = |progress: kiln_layers::Progress| {
+            let read = progress.read_bytes - told.replace(progress.read_bytes);
+            self.running.layer_bytes(self.index, read, read * fetched);
+        };
+        let decoded = kiln_layers::decode(
+            input,
+            self.declared,
+            Some(DiffId::from_bytes(*self.diff_id.as_bytes())),
+            pending.file(),
+            &self.limits,
+            &progress,
+            self.running.cancel.flag(),
+        );
+        let digest = self.digest;
+        match decoded {
+            Ok(decoded) => {
+                let read = decoded.read_bytes - told.get();
+                self.running.layer_bytes(self.index, read, read * fetched);
+                Ok(pending)
+            }
+            Err(source) => Err(FetchError::Decode { digest, source }),
+        }
+    }
+
+    fn keep(&self, pending: PendingPack) -> Result<Pack, FetchError> {
+        let file = pending.keep_as(&self.diff_id)?;
+        Pack::open(file).map_err(|source| FetchError::Pack {
+            digest: self.digest,
+            source,
+        })
+    }
+}
+
+/// Says why a blob could not be kept: too long, or the disk.
+fn kept_failure(digest: Digest, source: io::Error) -> FetchError {
+    match source
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<TooLong>())
+    {
+        Some(too_long) => FetchError::TooLong(too_long.clone()),
+        None => FetchError::Ingest { digest, source },
+    }
+}
+
+/// SHA-256 as something to write into.
+#[derive(Default)]
+struct Hasher(sha2::Sha256);
+
+impl Hasher {
+    fn finish(self) -> Digest {
+        use sha2::Digest as _;
+        Digest::from_bytes(self.0.finalize().into())
+    }
+}
+
+impl io::Write for Hasher {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        sha2::Digest::update(&mut self.0, bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

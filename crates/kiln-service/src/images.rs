@@ -1,0 +1,305 @@
+//! Images that exist: the desk that lists, shows and forgets them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kiln_api::image::{ForgetParams, Forgotten, GetParams, Image, ListParams};
+use kiln_api::page::Page;
+use kiln_api::{Failure, codes};
+use kiln_domain::access::{Actor, Grant, Role, Write, may_change};
+use kiln_domain::{Architecture, ImageId, Reference, TagName, Timestamp};
+use kiln_store::events::{self, EventActor, NewEvent};
+use kiln_store::images::{self, ImageFilter, ImageRow, NameMatch};
+use kiln_store::resolve::{self, ResolveError};
+use kiln_store::versions::{self, VersionRow};
+use kiln_store::{Object, ReadTransaction, Store, StoreError, WriteTransaction, tags};
+
+use crate::clock::Clock;
+use crate::events::{cursor, page_limit};
+use crate::failures::store_failure;
+use crate::views;
+
+/// Microseconds of a day.
+const DAY_MICROS: i64 = 86_400_000_000;
+
+/// Lists, shows and forgets images.
+#[derive(Clone, Debug)]
+pub struct Images {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    images: PathBuf,
+    architecture: Architecture,
+    retention_days: u32,
+}
+
+/// Why an image could not be found, or not be changed.
+#[derive(Debug, thiserror::Error)]
+enum ImageError {
+    #[error("there is no image {named:?}")]
+    NotFound { named: String },
+    #[error(transparent)]
+    Unresolved(#[from] ResolveError),
+    #[error(transparent)]
+    Denied(#[from] kiln_domain::access::Denied),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Images {
+    /// Makes the desk. `images` is where artifact directories are, `architecture` what calls mean
+    /// that name none.
+    pub fn new(
+        store: Store,
+        clock: Arc<dyn Clock>,
+        images: PathBuf,
+        architecture: Architecture,
+        retention_days: u32,
+    ) -> Self {
+        Self {
+            store,
+            clock,
+            images,
+            architecture,
+            retention_days,
+        }
+    }
+
+    /// Lists images in the order of their making.
+    pub async fn list(&self, actor: &Actor, params: ListParams) -> Result<Page<Image>, Failure> {
+        let after = cursor(params.after)?;
+        let limit = page_limit(params.limit);
+        let filter = ImageFilter {
+            forgotten: if params.all {
+                images::Forgotten::Shown
+            } else {
+                images::Forgotten::Hidden
+            },
+            name: params.name.map(NameMatch::Contains),
+            visible_to: visible_to(actor),
+            ..ImageFilter::default()
+        };
+        let desk = self.clone();
+        let page = self
+            .store
+            .read(move |tx| {
+                let page = images::page(tx, after, limit, &filter)?;
+                let next = page.next_after;
+                let mut items = Vec::with_capacity(page.rows.len());
+                for row in page.rows {
+                    if let Some(version) = desk.current_version(tx, row.id)? {
+                        // A list of a thousand configs would be megabytes nobody asked for.
+                        let version = VersionRow {
+                            image_config: None,
+                            ..version
+                        };
+                        items.push(desk.view(tx, row, version)?);
+                    }
+                }
+                Ok::<_, StoreError>(Page {
+                    items,
+                    next: next.and_then(|seq| u64::try_from(seq).ok()),
+                })
+            })
+            .await;
+        page.map_err(|error| store_failure(&error))
+    }
+
+    /// Shows one image.
+    pub async fn get(&self, actor: &Actor, params: GetParams) -> Result<Image, Failure> {
+        let architecture = match &params.architecture {
+            None => self.architecture,
+            Some(word) => word.parse().map_err(|error: kiln_domain::PlatformError| {
+                Failure::from_error(codes::source::INVALID_PLATFORM, &error)
+            })?,
+        };
+        let (desk, actor) = (self.clone(), *actor);
+        let found = self
+            .store
+            .read(move |tx| {
+                let (row, version) = desk.find(tx, &actor, &params.image, architecture)?;
+                Ok::<_, ImageError>(desk.view(tx, row, version)?)
+            })
+            .await;
+        found.map_err(failure)
+    }
+
+    /// Hides an image and frees its name. Forgetting twice succeeds and says so.
+    pub async fn forget(&self, actor: &Actor, params: ForgetParams) -> Result<Forgotten, Failure> {
+        let (desk, actor, now) = (self.clone(), *actor, self.clock.now());
+        if params.dry_run {
+            let told = self
+                .store
+                .read(move |tx| desk.foresee(tx, &actor, &params.image))
+                .await;
+            return told.map_err(failure);
+        }
+        let forgotten = self
+            .store
+            .write(move |tx| desk.forget_in(tx, &actor, &params.image, now))
+            .await;
+        forgotten.map_err(failure)
+    }
+
+    fn foresee(
+        &self,
+        tx: &ReadTransaction<'_>,
+        actor: &Actor,
+        named: &str,
+    ) -> Result<Forgotten, ImageError> {
+        let (row, version, _grant) = self.find_to_change(tx, actor, named)?;
+        let already_forgotten = !row.state.is_active();
+        let image = self.view(tx, row, version)?;
+        Ok(Forgotten {
+            image,
+            already_forgotten,
+            dry_run: true,
+        })
+    }
+
+    fn forget_in(
+        &self,
+        tx: &WriteTransaction<'_>,
+        actor: &Actor,
+        named: &str,
+        now: Timestamp,
+    ) -> Result<Forgotten, ImageError> {
+        let (row, version, grant) = self.find_to_change(tx, actor, named)?;
+        let already_forgotten = !row.state.is_active();
+        let id = row.id;
+        if !already_forgotten {
+            mark_forgotten(tx, &grant, actor, &row, now, self.retention_days)?;
+        }
+        let row = images::get(tx, id)?.unwrap_or(row);
+        let image = self.view(tx, row, version)?;
+        Ok(Forgotten {
+            image,
+            already_forgotten,
+            dry_run: false,
+        })
+    }
+
+    fn find_to_change(
+        &self,
+        tx: &ReadTransaction<'_>,
+        actor: &Actor,
+        named: &str,
+    ) -> Result<(ImageRow, VersionRow, Grant<Write>), ImageError> {
+        let (row, version) = self.find(tx, actor, named, self.architecture)?;
+        let grant = may_change(actor, row.owner_id)?;
+        Ok((row, version, grant))
+    }
+
+    fn find(
+        &self,
+        tx: &ReadTransaction<'_>,
+        actor: &Actor,
+        named: &str,
+        architecture: Architecture,
+    ) -> Result<(ImageRow, VersionRow), ImageError> {
+        let not_found = || ImageError::NotFound {
+            named: named.chars().take(300).collect(),
+        };
+        let canonical = named
+            .parse::<Reference>()
+            .ok()
+            .map(|reference| reference.to_string());
+        let query = resolve::Query {
+            text: named,
+            architecture: architecture.as_str(),
+            canonical_reference: canonical.as_deref(),
+            visible_to: visible_to(actor),
+            forgotten: images::Forgotten::Shown,
+        };
+        let found = resolve::image(tx, &query)?;
+        let row = images::get(tx, found.image_id)?.ok_or_else(not_found)?;
+        let version = versions::get(tx, found.version_id)?.ok_or_else(not_found)?;
+        Ok((row, version))
+    }
+
+    fn current_version(
+        &self,
+        tx: &ReadTransaction<'_>,
+        image: ImageId,
+    ) -> Result<Option<VersionRow>, StoreError> {
+        let latest = tags::resolve(tx, image, &TagName::latest(), self.architecture.as_str())?;
+        let latest = match latest {
+            Some(version) => versions::get(tx, version)?,
+            None => None,
+        };
+        if latest.is_some() {
+            return Ok(latest);
+        }
+        // An image of another architecture alone is shown by its newest version.
+        Ok(versions::of_image(tx, image)?
+            .into_iter()
+            .max_by_key(|version| version.seq))
+    }
+
+    fn view(
+        &self,
+        tx: &ReadTransaction<'_>,
+        row: ImageRow,
+        version: VersionRow,
+    ) -> Result<Image, StoreError> {
+        let names = tags::of_image(tx, row.id)?
+            .into_iter()
+            .filter(|tag| tag.version_id == version.id)
+            .map(|tag| tag.tag)
+            .collect();
+        Ok(views::image(&self.images, row, version, names))
+    }
+}
+
+/// Superadmins see every image; others see their own and public ones.
+fn visible_to(actor: &Actor) -> Option<u32> {
+    (actor.role != Role::Superadmin).then_some(actor.uid)
+}
+
+fn mark_forgotten(
+    tx: &WriteTransaction<'_>,
+    _grant: &Grant<Write>,
+    actor: &Actor,
+    row: &ImageRow,
+    now: Timestamp,
+    retention_days: u32,
+) -> Result<(), StoreError> {
+    let kept = i64::from(retention_days).saturating_mul(DAY_MICROS);
+    // A retention beyond the year 9999 is for ever: the last moment that can be written.
+    let purge_after = Timestamp::from_micros(now.as_micros().saturating_add(kept)).unwrap_or(now);
+    images::mark_deleted(tx, row.id, now, purge_after)?;
+    let data = serde_json::json!({ "name": row.name, "purge_after": purge_after });
+    events::append(
+        tx,
+        &NewEvent {
+            at: now,
+            actor: EventActor::Unix(actor.uid),
+            kind: "image.forgotten",
+            object: Object::image(row.id),
+            data,
+        },
+    )?;
+    Ok(())
+}
+
+fn failure(error: ImageError) -> Failure {
+    match &error {
+        ImageError::NotFound { .. } => Failure::from_error(codes::image::NOT_FOUND, &error),
+        ImageError::Unresolved(unresolved) => match unresolved {
+            ResolveError::NotFound { .. } => Failure::from_error(codes::image::NOT_FOUND, &error),
+            ResolveError::Ambiguous { candidates, .. } => {
+                let ids: Vec<_> = candidates
+                    .iter()
+                    .map(|one| one.meant.image_id.to_string())
+                    .collect();
+                let hint = format!("name one by its id: {}", ids.join(", "));
+                Failure::from_error(codes::image::AMBIGUOUS, &error).with_hint(hint, None)
+            }
+            ResolveError::AliasTooDeep { .. } => {
+                Failure::from_error(codes::image::AMBIGUOUS, &error)
+            }
+            ResolveError::Store(error) => store_failure(error),
+        },
+        ImageError::Denied(denied) => Failure::from_error(codes::request::DENIED, denied),
+        ImageError::Store(error) => store_failure(error),
+    }
+}

@@ -1,0 +1,292 @@
+//! The kernel catalogue: the desk that imports, lists, shows and removes kernels.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use kiln_api::kernel::{ImportParams, Kernel, Kernels as KernelList};
+use kiln_api::{Failure, codes};
+use kiln_domain::KernelName;
+use kiln_domain::access::{Actor, may_change};
+use kiln_kernel::{Catalogue, Import, Removal};
+use kiln_store::events::{self, EventActor, NewEvent};
+use kiln_store::kernels::{self, InsertKernelError, KernelRow};
+use kiln_store::{Object, Store, StoreError, users};
+
+use crate::blocking::Pool;
+use crate::clock::Clock;
+use crate::failures::{catalogue_failure, host_file_failure, pool_failure, store_failure};
+use crate::host_files::HostFiles;
+use crate::keyed_lock::KeyedLock;
+use crate::pulls::{KernelWords, open_kernel_files};
+use crate::views;
+
+/// Imports, lists, shows and removes kernels.
+#[derive(Clone, Debug)]
+pub struct Kernels {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    catalogue: Catalogue,
+    directory: PathBuf,
+    files: Arc<HostFiles>,
+    work: Work,
+}
+
+/// Threads that copy, and the names being worked on.
+#[derive(Clone, Debug)]
+struct Work {
+    pool: Pool,
+    names: Arc<KeyedLock<KernelName>>,
+}
+
+impl Kernels {
+    /// Makes the desk. `directory` is where the catalogue is.
+    pub fn new(
+        store: Store,
+        clock: Arc<dyn Clock>,
+        catalogue: Catalogue,
+        directory: PathBuf,
+        files: Arc<HostFiles>,
+        pool: Pool,
+    ) -> Self {
+        let work = Work {
+            pool,
+            names: Arc::default(),
+        };
+        Self {
+            store,
+            clock,
+            catalogue,
+            directory,
+            files,
+            work,
+        }
+    }
+
+    /// Takes a kernel into the catalogue.
+    pub async fn import(&self, actor: &Actor, params: ImportParams) -> Result<Kernel, Failure> {
+        let name = params.name.clone();
+        // Opened before anything is awaited: a handle lives a minute.
+        let import = self.opened(actor, params)?;
+        let desk = self.clone();
+        let actor = *actor;
+        // A caller that hangs up must not leave a catalogue directory without its row.
+        let task = tokio::spawn(async move { desk.import_opened(actor, name, import).await });
+        task.await
+            .unwrap_or_else(|error| Err(Failure::from_error(codes::daemon::INTERNAL, &error)))
+    }
+
+    async fn import_opened(
+        &self,
+        actor: Actor,
+        name: KernelName,
+        import: Import,
+    ) -> Result<Kernel, Failure> {
+        let _turn = self.work.names.lock(name.clone()).await;
+        let source = match &import {
+            Import::Files(_) => "file",
+            Import::Deb { .. } => "deb",
+        };
+        let (catalogue, asked) = (self.catalogue.clone(), name.clone());
+        let imported = self
+            .work
+            .pool
+            .run(move || catalogue.import(asked.as_str(), import, &AtomicBool::new(false)))
+            .await
+            .map_err(|error| pool_failure(&error))?
+            .map_err(|error| catalogue_failure(&error))?;
+        let row = KernelRow {
+            name: name.clone(),
+            architecture: word(imported.facts.architecture).to_owned(),
+            format: format_word(imported.facts.format).to_owned(),
+            version: imported.facts.release.clone(),
+            sha256: imported.facts.sha256,
+            size_bytes: imported.facts.size_bytes,
+            initrd_sha256: imported.initrd.map(|initrd| initrd.sha256),
+            has_modules: imported.modules.is_some(),
+            has_elf: imported.vmlinux.is_some(),
+            source: source.to_owned(),
+            owner_id: actor.uid,
+            created_at: self.clock.now(),
+        };
+        self.record_import(actor, row).await
+    }
+
+    /// Records an import; when that fails its directory is removed again.
+    async fn record_import(&self, actor: Actor, row: KernelRow) -> Result<Kernel, Failure> {
+        let (now, inserted) = (row.created_at, row.clone());
+        let recorded = self
+            .store
+            .write(move |tx| {
+                users::see(tx, actor.uid, now)?;
+                kernels::insert(tx, &inserted)?;
+                let data = serde_json::json!({
+                    "version": inserted.version, "sha256": inserted.sha256,
+                });
+                append(tx, now, actor, "kernel.imported", &inserted.name, data)?;
+                Ok::<_, InsertKernelError>(())
+            })
+            .await;
+        match recorded {
+            Ok(()) => Ok(views::kernel(&self.directory, row)),
+            Err(error) => {
+                let (catalogue, name) = (self.catalogue.clone(), row.name);
+                let removed = self
+                    .work
+                    .pool
+                    .run(move || catalogue.remove(name.as_str()))
+                    .await;
+                if !matches!(removed, Ok(Ok(Removal::Removed))) {
+                    tracing::error!(?removed, "cannot remove a kernel that was not recorded");
+                }
+                Err(match &error {
+                    InsertKernelError::Taken { .. } => {
+                        Failure::from_error(codes::kernel::ALREADY_EXISTS, &error)
+                    }
+                    InsertKernelError::Store(error) => store_failure(error),
+                })
+            }
+        }
+    }
+
+    fn opened(&self, actor: &Actor, params: ImportParams) -> Result<Import, Failure> {
+        let initrd_path = params.initrd_path;
+        match (params.kernel_path, params.deb_path) {
+            (Some(_), Some(_)) => Err(Failure::new(
+                codes::kernel::CHOICE_CONFLICT,
+                "a kernel file and a Debian package were both named",
+            )),
+            (None, Some(_)) if params.modules_dir.is_some() => Err(Failure::new(
+                codes::kernel::CHOICE_CONFLICT,
+                "a Debian package brings its own modules",
+            )),
+            (None, Some(deb)) => {
+                let open = |named| {
+                    self.files
+                        .file(actor, named)
+                        .map_err(|error| host_file_failure(&error))
+                };
+                let package = open(&deb)?;
+                let initrd = initrd_path.as_ref().map(open).transpose()?;
+                Ok(Import::Deb { package, initrd })
+            }
+            (kernel_path, None) => {
+                let modules_dir = params.modules_dir;
+                let words = KernelWords {
+                    kernel_ref: None,
+                    kernel_path,
+                    initrd_path,
+                    modules_dir,
+                };
+                let files = open_kernel_files(&self.files, actor, &words)
+                    .map_err(|error| host_file_failure(&error))?;
+                files.map(Import::Files).ok_or_else(|| {
+                    let message = "neither a kernel file nor a Debian package was named";
+                    Failure::new(codes::kernel::REQUIRED, message)
+                        .with_hint("name one with --kernel or --deb", None)
+                })
+            }
+        }
+    }
+
+    /// Lists the catalogue by name.
+    pub async fn list(&self) -> Result<KernelList, Failure> {
+        let rows = self
+            .store
+            .read(kernels::list)
+            .await
+            .map_err(|error| store_failure(&error))?;
+        let items = rows
+            .into_iter()
+            .map(|row| views::kernel(&self.directory, row))
+            .collect();
+        Ok(KernelList { items })
+    }
+
+    /// Shows one kernel.
+    pub async fn get(&self, name: &KernelName) -> Result<Kernel, Failure> {
+        Ok(views::kernel(&self.directory, self.find(name).await?))
+    }
+
+    /// Removes a kernel: its row first, so that nobody starts to use what is going away.
+    pub async fn remove(&self, actor: &Actor, name: &KernelName) -> Result<Kernel, Failure> {
+        let _turn = self.work.names.lock(name.clone()).await;
+        let row = self.find(name).await?;
+        may_change(actor, row.owner_id)
+            .map_err(|denied| Failure::from_error(codes::request::DENIED, &denied))?;
+        let (now, actor, gone) = (self.clock.now(), *actor, name.clone());
+        let recorded = self
+            .store
+            .write(move |tx| {
+                kernels::delete(tx, &gone)?;
+                append(
+                    tx,
+                    now,
+                    actor,
+                    "kernel.removed",
+                    &gone,
+                    serde_json::json!({}),
+                )?;
+                Ok::<_, StoreError>(())
+            })
+            .await;
+        recorded.map_err(|error| store_failure(&error))?;
+        let (catalogue, asked) = (self.catalogue.clone(), name.clone());
+        let removed = self
+            .work
+            .pool
+            .run(move || catalogue.remove(asked.as_str()))
+            .await;
+        removed
+            .map_err(|error| pool_failure(&error))?
+            .map_err(|error| catalogue_failure(&error))?;
+        Ok(views::kernel(&self.directory, row))
+    }
+
+    async fn find(&self, name: &KernelName) -> Result<KernelRow, Failure> {
+        let asked = name.clone();
+        let row = self.store.read(move |tx| kernels::get(tx, &asked)).await;
+        row.map_err(|error| store_failure(&error))?.ok_or_else(|| {
+            let message = format!("the catalogue has no kernel named {name}");
+            Failure::new(codes::kernel::NOT_FOUND, message)
+        })
+    }
+}
+
+fn append(
+    tx: &kiln_store::WriteTransaction<'_>,
+    at: kiln_domain::Timestamp,
+    actor: Actor,
+    kind: &str,
+    name: &KernelName,
+    data: serde_json::Value,
+) -> Result<(), StoreError> {
+    let actor = EventActor::Unix(actor.uid);
+    events::append(
+        tx,
+        &NewEvent {
+            at,
+            actor,
+            kind,
+            object: Object::kernel(name),
+            data,
+        },
+    )?;
+    Ok(())
+}
+
+/// The architecture in the words of the wire.
+pub(crate) fn word(architecture: kiln_kernel::Architecture) -> &'static str {
+    match architecture {
+        kiln_kernel::Architecture::X86_64 => "amd64",
+        kiln_kernel::Architecture::Aarch64 => "arm64",
+    }
+}
+
+fn format_word(format: kiln_kernel::KernelFormat) -> &'static str {
+    match format {
+        kiln_kernel::KernelFormat::Elf => "elf",
+        kiln_kernel::KernelFormat::BzImage => "bzimage",
+        kiln_kernel::KernelFormat::Arm64Image => "arm64-image",
+    }
+}

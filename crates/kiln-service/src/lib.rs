@@ -1,0 +1,40 @@
+//! Kiln's desks: the use cases, one file per noun.
+//!
+//! A desk serves one noun with few collaborators and holds no other desk. Decisions are pure
+//! functions of `kiln-domain`; rows, rights and events change in one transaction. Not here:
+//! sockets, JSON-RPC, configuration.
+
+mod blocking;
+mod board;
+mod build;
+mod cancel;
+mod clock;
+mod daemon;
+mod events;
+mod failures;
+mod fetch;
+mod host_files;
+mod images;
+mod kernels;
+mod keyed_lock;
+mod operations;
+mod pulls;
+mod recovery;
+mod seams;
+mod views;
+
+pub use blocking::{Pool, PoolError};
+pub use board::{Board, BoardError, Running};
+pub use build::{BuildError, BuildRequest, Built, Ext4Builder};
+pub use cancel::Cancel;
+pub use clock::{Clock, SystemClock};
+pub use daemon::{DaemonDesk, Identity};
+pub use events::Events;
+pub use fetch::{FetchError, FetchRequest, Fetcher, LayerLimits, RegistryConfig, SourceFiles};
+pub use host_files::{HostFileError, HostFiles, Opened};
+pub use images::Images;
+pub use kernels::Kernels;
+pub use operations::{Operations, Watcher};
+pub use pulls::{Pulls, Records};
+pub use recovery::{RecoveryError, recover};
+pub use seams::{BuildRootfs, FetchTree, Resolved, SeamFuture, SourceBlob};

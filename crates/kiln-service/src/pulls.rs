@@ -1,0 +1,95 @@
+//! Making images: the desk that pulls and registers.
+//!
+//! ```text
+//! call ──▶ check (pure) ──▶ name free? ──▶ kernel good? ──▶ reserve name + record operation
+//!                                                                  │ one transaction
+//!            the daemon's own task, whoever hangs up:              ▼
+//!            resolve ─▶ fetch + decode ─▶ merge + build ─▶ stage ─▶ publish ─▶ commit
+//!                                                                         (rename)  (one transaction)
+//! ```
+//! A failure anywhere releases the name, removes the staging directory or the published one, and
+//! records why. Only after the commit does anybody hear "done".
+
+mod begin;
+mod commit;
+mod job;
+mod kernel_choice;
+mod pull;
+mod register;
+mod rootfs_probe;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kiln_artifacts::Artifacts;
+use kiln_domain::{Architecture, OperationId};
+use kiln_kernel::Catalogue;
+use kiln_store::Store;
+
+use crate::blocking::Pool;
+use crate::board::Board;
+use crate::clock::Clock;
+use crate::host_files::HostFiles;
+use crate::operations::Operations;
+use crate::seams::{BuildRootfs, FetchTree};
+
+pub(crate) use kernel_choice::{KernelWords, open_kernel_files};
+pub(crate) use rootfs_probe::ProbeError;
+
+/// Pulls images and registers existing root filesystems.
+#[derive(Clone, Debug)]
+pub struct Pulls {
+    records: Records,
+    fetch: Arc<dyn FetchTree>,
+    build: Arc<dyn BuildRootfs>,
+    kernels: Catalogue,
+    artifacts: Artifacts,
+    files: Arc<HostFiles>,
+}
+
+/// What a pull needs to know besides its collaborators, and the store it records in.
+#[derive(Clone, Debug)]
+pub struct Records {
+    /// Where rows go.
+    pub store: Store,
+    /// Where running operations are found.
+    pub board: Arc<Board>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// What calls mean that name no platform.
+    pub architecture: Architecture,
+    /// Where artifact directories are.
+    pub images: PathBuf,
+    /// Threads that assemble and copy.
+    pub build_pool: Pool,
+}
+
+impl Pulls {
+    /// Makes the desk.
+    pub fn new(
+        records: Records,
+        fetch: Arc<dyn FetchTree>,
+        build: Arc<dyn BuildRootfs>,
+        kernels: Catalogue,
+        artifacts: Artifacts,
+        files: Arc<HostFiles>,
+    ) -> Self {
+        Self {
+            records,
+            fetch,
+            build,
+            kernels,
+            artifacts,
+            files,
+        }
+    }
+
+    fn operations(&self) -> Operations {
+        Operations::new(self.records.store.clone(), self.records.board.clone())
+    }
+}
+
+/// Makes a new random operation id.
+fn new_operation_id() -> OperationId {
+    OperationId::new(uuid::Uuid::new_v4())
+}

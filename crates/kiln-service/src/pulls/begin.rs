@@ -1,0 +1,245 @@
+//! The beginning and the end of every job: its record, its name, and the answer to its caller.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use kiln_api::image::{Image, Outcome, Started};
+use kiln_api::operation::{Operation, WaitParams};
+use kiln_api::{Failure, codes};
+use kiln_domain::access::Actor;
+use kiln_domain::{ImageName, OperationId, OperationKind, OperationState};
+use kiln_store::events::{self, EventActor, NewEvent};
+use kiln_store::names::{self, NameHolder, NameTaken, ReserveError};
+use kiln_store::operations::{self, NewOperation};
+use kiln_store::{Object, StoreError, users};
+use serde_json::Value;
+
+use super::{Pulls, Records, new_operation_id};
+use crate::board::Running;
+use crate::failures::store_failure;
+
+/// Whether a caller waits for a job's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attendance {
+    Waits,
+    Detached,
+}
+
+impl Attendance {
+    pub(super) fn of(detach: bool) -> Self {
+        if detach { Self::Detached } else { Self::Waits }
+    }
+}
+
+/// What is known of a job before it starts.
+#[derive(Clone, Debug)]
+pub(super) struct Opening {
+    pub(super) kind: OperationKind,
+    pub(super) actor: Actor,
+    pub(super) name: ImageName,
+    /// What it works on, for people.
+    pub(super) subject: String,
+    /// The call's parameters without secrets.
+    pub(super) params: Value,
+}
+
+impl Records {
+    /// Refuses a taken name early, before files are looked at. The reservation decides.
+    pub(super) async fn check_name(&self, name: &ImageName) -> Result<(), Failure> {
+        let asked = name.clone();
+        let holder = self
+            .store
+            .read(move |tx| names::holder_of(tx, &asked))
+            .await;
+        match holder.map_err(|error| store_failure(&error))? {
+            None => Ok(()),
+            Some(by) => Err(taken(&NameTaken {
+                name: name.clone(),
+                by,
+            })),
+        }
+    }
+
+    /// Records the operation and reserves the name, in one transaction: the store's unique index
+    /// decides between two callers, and the loser has fetched nothing.
+    async fn open(&self, id: OperationId, opening: Opening) -> Result<(), Failure> {
+        let now = self.clock.now();
+        let opened = self
+            .store
+            .write(move |tx| {
+                users::see(tx, opening.actor.uid, now)?;
+                let operation = NewOperation {
+                    id,
+                    kind: opening.kind,
+                    owner_uid: opening.actor.uid,
+                    object: None,
+                    subject: opening.subject.clone(),
+                    params: opening.params,
+                    created_at: now,
+                };
+                operations::insert(tx, &operation)?;
+                names::reserve(tx, &opening.name, id, now)?;
+                let data = serde_json::json!({
+                    "kind": opening.kind, "name": opening.name, "subject": opening.subject,
+                });
+                let event = NewEvent {
+                    at: now,
+                    actor: EventActor::Unix(opening.actor.uid),
+                    kind: "operation.started",
+                    object: Object::operation(id),
+                    data,
+                };
+                events::append(tx, &event)?;
+                Ok::<_, ReserveError>(())
+            })
+            .await;
+        opened.map_err(|error| match &error {
+            ReserveError::Taken(name) => taken(name),
+            ReserveError::Store(error) => store_failure(error),
+        })
+    }
+
+    /// Records that a job came to nothing and gives its name back.
+    async fn record_failure(&self, id: OperationId, actor: Actor, failure: Failure) {
+        let now = self.clock.now();
+        let failure = failure.with_operation(id);
+        let recorded = self
+            .store
+            .write(move |tx| {
+                let cancelled = failure.is(codes::operation::CANCELLED);
+                let error = serde_json::to_value(&failure).unwrap_or(Value::Null);
+                let data = serde_json::json!({ "code": failure.code, "message": failure.message });
+                let (outcome, kind) = if cancelled {
+                    (
+                        operations::Outcome::Cancelled { error },
+                        "operation.cancelled",
+                    )
+                } else {
+                    (operations::Outcome::Failed { error }, "operation.failed")
+                };
+                operations::finish(tx, id, &outcome, now)?;
+                names::release_reservation(tx, id)?;
+                let event = NewEvent {
+                    at: now,
+                    actor: EventActor::Unix(actor.uid),
+                    kind,
+                    object: Object::operation(id),
+                    data,
+                };
+                events::append(tx, &event)?;
+                Ok::<_, StoreError>(())
+            })
+            .await;
+        if let Err(error) = recorded {
+            // The next start finds the row running and marks it interrupted.
+            tracing::error!(operation = %id, %error, "cannot record that the operation failed");
+        }
+    }
+}
+
+impl Pulls {
+    /// Starts a job as the daemon's own task and answers its caller: at once when detached,
+    /// otherwise when it has ended. A caller that goes away only ends the waiting.
+    pub(super) async fn launch<J, F>(
+        &self,
+        opening: Opening,
+        attendance: Attendance,
+        job: J,
+    ) -> Result<Outcome, Failure>
+    where
+        J: FnOnce(Pulls, OperationId, Arc<Running>) -> F,
+        F: Future<Output = Result<Image, Failure>> + Send + 'static,
+    {
+        self.records
+            .board
+            .check()
+            .map_err(|error| crate::failures::board_failure(&error))?;
+        let id = new_operation_id();
+        let actor = opening.actor;
+        self.records.open(id, opening).await?;
+        let records = self.records.clone();
+        self.records.board.start(id, |running| {
+            let work = job(self.clone(), id, running);
+            async move {
+                let ended = AssertUnwindSafe(work).catch_unwind().await;
+                let ended = ended.unwrap_or_else(|_| {
+                    Err(Failure::new(
+                        codes::daemon::INTERNAL,
+                        "the operation's task panicked",
+                    ))
+                });
+                match ended {
+                    Ok(image) => tracing::info!(operation = %id, image = %image.name, "done"),
+                    Err(failure) => {
+                        let cause = failure.cause.join(": ");
+                        tracing::warn!(operation = %id, code = failure.code, cause, "{failure}");
+                        records.record_failure(id, actor, failure).await;
+                    }
+                }
+            }
+        });
+        match attendance {
+            Attendance::Detached => {
+                let operation = self.operations().get(&actor, id).await?;
+                Ok(Outcome::Started(Box::new(Started {
+                    operation_id: id,
+                    operation,
+                })))
+            }
+            Attendance::Waits => {
+                let params = WaitParams {
+                    operation_id: id,
+                    timeout_ms: None,
+                };
+                answer(self.operations().wait(&actor, params).await?)
+            }
+        }
+    }
+}
+
+/// Turns an ended operation into its caller's answer.
+fn answer(operation: Operation) -> Result<Outcome, Failure> {
+    match (operation.state, operation.result, operation.error) {
+        (OperationState::Succeeded, Some(image), _) => Ok(Outcome::Image(image)),
+        (_, _, Some(failure)) => Err(failure),
+        (state, ..) => {
+            let message = format!("operation {} is {state} and says no more", operation.id);
+            Err(Failure::new(codes::daemon::INTERNAL, message).with_operation(operation.id))
+        }
+    }
+}
+
+/// Says who has the name.
+fn taken(taken: &NameTaken) -> Failure {
+    let name = &taken.name;
+    match &taken.by {
+        NameHolder::Image {
+            id,
+            created_at,
+            source_reference,
+        } => {
+            let source = source_reference.as_deref().unwrap_or("a file");
+            let message = format!(
+                "an image named {name} already exists (id {id}, made {created_at} from {source})"
+            );
+            Failure::new(codes::image::ALREADY_EXISTS, message).with_hint(
+                format!("choose another name with --name, or forget it: kiln forget {name}"),
+                Some(format!("kiln forget {name}")),
+            )
+        }
+        NameHolder::Alias { target } => {
+            let message = format!("the name {name} already exists as an alias of {target}");
+            Failure::new(codes::image::ALREADY_EXISTS, message)
+        }
+        NameHolder::Reservation { operation_id, .. } => {
+            let message = format!("operation {operation_id} is making an image named {name}");
+            Failure::new(codes::image::NAME_RESERVED, message)
+                .with_operation(*operation_id)
+                .with_hint(
+                    "wait for it, or choose another name with --name",
+                    Some(format!("kiln op wait {operation_id}")),
+                )
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! `image.pull`: from a reference to a published image.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use kiln_api::image::{Image, Outcome, PullParams};
+use kiln_api::operation::Stage;
+use kiln_api::{Failure, codes};
+use kiln_artifacts::names::{ROOTFS, ROOTFS_SUMS};
+use kiln_artifacts::{ArtifactError, Artifacts, Staging};
+use kiln_domain::access::Actor;
+use kiln_domain::{
+    Credentials, Derivation, Digest, ImageName, NameError, OperationId, OperationKind, Platform,
+    PlatformError, Secret, Source, SourceError, VersionId,
+};
+use kiln_ext4::{Profile, WRITER_VERSION};
+use kiln_layers::Pack;
+use kiln_store::version_blobs::BlobRole;
+use kiln_store::versions;
+
+use super::Pulls;
+use super::begin::{Attendance, Opening};
+use super::commit::{Derived, Finished, Origin};
+use super::job::{Ids, or_cancelled, unless_cancelled};
+use super::kernel_choice::{ChosenKernel, KernelWords, choice_failure};
+use crate::board::Running;
+use crate::build::{BuildError, BuildRequest};
+use crate::failures::{
+    artifact_failure, build_failure, fetch_failure, host_file_failure, store_failure,
+};
+use crate::fetch::{FetchRequest, SourceFiles};
+use crate::seams::{BuildRootfs, Resolved};
+
+/// A pull whose every word was understood.
+#[derive(Debug)]
+struct Checked {
+    source: Source,
+    name: ImageName,
+    platform: Platform,
+    kernel: KernelWords,
+    size_bytes: Option<u64>,
+}
+
+/// Why a pull's words were not understood.
+#[derive(Debug, thiserror::Error)]
+enum RequestError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("no image name follows from {reference:?}")]
+    NoName { reference: String },
+    #[error("the name that follows from {reference:?} cannot be used")]
+    DerivedName {
+        reference: String,
+        source: NameError,
+    },
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+}
+
+/// What the job takes along.
+#[derive(Debug)]
+struct Job {
+    request: FetchRequest,
+    name: ImageName,
+    actor: Actor,
+    kernel: ChosenKernel,
+    size_bytes: Option<u64>,
+}
+
+impl Pulls {
+    /// Pulls an image; the work goes on when the caller hangs up.
+    pub async fn pull(&self, actor: &Actor, params: PullParams) -> Result<Outcome, Failure> {
+        let checked = self
+            .understand(&params)
+            .map_err(|error| request_failure(&error))?;
+        checked
+            .kernel
+            .check()
+            .map_err(|error| choice_failure(&error))?;
+        self.records.check_name(&checked.name).await?;
+        let kernel = self
+            .choose_kernel(actor, checked.kernel, checked.platform.architecture())
+            .await?;
+        let opening = Opening {
+            kind: OperationKind::ImagePull,
+            actor: *actor,
+            name: checked.name.clone(),
+            subject: checked.source.to_string(),
+            params: recorded(&params),
+        };
+        let files = self.source_files(actor, &checked.source, &params)?;
+        let credentials = params.credentials.map(credentials);
+        let job = Job {
+            request: FetchRequest {
+                source: checked.source,
+                files,
+                platform: checked.platform,
+                credentials,
+            },
+            name: checked.name,
+            actor: *actor,
+            kernel,
+            size_bytes: checked.size_bytes,
+        };
+        self.launch(
+            opening,
+            Attendance::of(params.detach),
+            |desk, id, running| desk.run_pull(id, job, running),
+        )
+        .await
+    }
+
+    fn understand(&self, params: &PullParams) -> Result<Checked, RequestError> {
+        let source: Source = params.reference.parse()?;
+        let name = match &params.name {
+            Some(name) => name.clone(),
+            None => derive_name(&source, &params.reference)?,
+        };
+        let platform = match &params.platform {
+            Some(text) => text.parse()?,
+            None => Platform::linux(self.records.architecture),
+        };
+        let kernel = KernelWords {
+            kernel_ref: params.kernel_ref.clone(),
+            kernel_path: params.kernel_path.clone(),
+            initrd_path: params.initrd_path.clone(),
+            modules_dir: params.modules_dir.clone(),
+        };
+        Ok(Checked {
+            source,
+            name,
+            platform,
+            kernel,
+            size_bytes: params.size_bytes,
+        })
+    }
+
+    /// Opens the files of a local source: those the client passed, or paths for callers who may
+    /// name them.
+    fn source_files(
+        &self,
+        actor: &Actor,
+        source: &Source,
+        params: &PullParams,
+    ) -> Result<SourceFiles, Failure> {
+        let path = match source {
+            Source::Registry(_) => return Ok(SourceFiles::None),
+            Source::OciLayout { path, .. }
+            | Source::OciArchive { path, .. }
+            | Source::DockerArchive { path, .. } => path,
+        };
+        if let Some(files) = &params.source_files {
+            let opened = files
+                .iter()
+                .map(|(name, named)| Ok((name.clone(), self.files.file(actor, named)?)))
+                .collect::<Result<_, _>>();
+            return opened
+                .map(SourceFiles::Passed)
+                .map_err(|error| host_file_failure(&error));
+        }
+        let named = format!("{path}")
+            .parse::<kiln_api::HostFile>()
+            .map_err(|error| Failure::from_error(codes::source::INVALID_REFERENCE, &error))?;
+        let opened = match source {
+            Source::OciLayout { .. } => self.files.directory(actor, &named).map(|_| ()),
+            _ => self.files.file(actor, &named).map(|_| ()),
+        };
+        opened.map_err(|error| host_file_failure(&error))?;
+        Ok(SourceFiles::Named)
+    }
+
+    /// The job: resolve, fetch, build, stage, publish, commit.
+    async fn run_pull(
+        self,
+        id: OperationId,
+        job: Job,
+        running: Arc<Running>,
+    ) -> Result<Image, Failure> {
+        running.enter(Stage::Resolve);
+        let resolving = self.fetch.resolve(&job.request, &running);
+        let resolved = or_cancelled(&running, resolving, fetch_failure).await?;
+        let derived = derive(&resolved, job.size_bytes);
+        let ids = Ids::random();
+        let staging = self.stage(ids)?;
+        let twin = self.twin(&derived.digest).await?;
+        let (staging, rootfs_size_bytes) = match twin {
+            Some(twin) => self.copy_rootfs(staging, twin, &running).await?,
+            None => {
+                self.build_rootfs(staging, &job.request, &resolved, &derived, &running)
+                    .await?
+            }
+        };
+        let (staging, kernel) = self.stage_kernel(staging, job.kernel, &running).await?;
+        let config_blob = resolved
+            .blobs
+            .iter()
+            .find(|blob| blob.role == BlobRole::Config);
+        let finished = Finished {
+            operation_id: id,
+            image_id: ids.image_id,
+            version_id: ids.version_id,
+            name: job.name,
+            actor: job.actor,
+            architecture: resolved.platform.architecture(),
+            rootfs_size_bytes,
+            kernel,
+            origin: Origin {
+                source_kind: resolved.source_kind,
+                source_reference: resolved.source_reference.clone(),
+                manifest_digest: Some(resolved.manifest_digest),
+                config_digest: config_blob.map(|blob| blob.digest),
+                derivation: Some(derived),
+                image_config: resolved.container_config(),
+                blobs: resolved.blobs,
+            },
+        };
+        self.records.publish(staging, finished, &running).await
+    }
+
+    /// Finds a published root filesystem with the same derivation: its bytes are the ones wanted.
+    async fn twin(&self, derivation: &Digest) -> Result<Option<Twin>, Failure> {
+        let derivation = *derivation;
+        let found = self
+            .records
+            .store
+            .read(move |tx| versions::by_derivation(tx, &derivation))
+            .await;
+        let Some(row) = found.map_err(|error| store_failure(&error))? else {
+            return Ok(None);
+        };
+        // A directory that vanished under us is no reason to fail: then it is built.
+        Ok(Twin::open(&self.artifacts, row.id).unwrap_or_default())
+    }
+
+    async fn copy_rootfs(
+        &self,
+        staging: Staging,
+        twin: Twin,
+        running: &Arc<Running>,
+    ) -> Result<(Staging, u64), Failure> {
+        running.enter(Stage::Build);
+        let cancel = running.cancel.clone();
+        let work = move || {
+            let copied = twin.copy_into(&staging, &cancel);
+            (staging, copied)
+        };
+        let (staging, copied) = self.on_build_pool(running, work).await?;
+        let size = copied.map_err(|error| unless_cancelled(running, artifact_failure(&error)))?;
+        Ok((staging, size))
+    }
+
+    async fn build_rootfs(
+        &self,
+        staging: Staging,
+        request: &FetchRequest,
+        resolved: &Resolved,
+        derived: &Derived,
+        running: &Arc<Running>,
+    ) -> Result<(Staging, u64), Failure> {
+        running.enter(Stage::Fetch);
+        let fetching = self.fetch.layers(request, resolved, running);
+        let packs = or_cancelled(running, fetching, fetch_failure).await?;
+        running.enter(Stage::Merge);
+        let (build, derived, entry) = (self.build.clone(), derived.clone(), running.clone());
+        let work = move || {
+            let built = build_into(&*build, &staging, packs, &derived, &entry);
+            (staging, built)
+        };
+        let (staging, built) = self.on_build_pool(running, work).await?;
+        Ok((
+            staging,
+            built.map_err(|failure| unless_cancelled(running, failure))?,
+        ))
+    }
+}
+
+/// An equal root filesystem that exists, held open.
+#[derive(Debug)]
+struct Twin {
+    rootfs: File,
+    sums: File,
+}
+
+impl Twin {
+    fn open(artifacts: &Artifacts, id: VersionId) -> Result<Option<Self>, ArtifactError> {
+        let id = id.to_string();
+        let rootfs = artifacts.open_file(&id, ROOTFS)?;
+        let sums = artifacts.open_file(&id, ROOTFS_SUMS)?;
+        Ok(rootfs.zip(sums).map(|(rootfs, sums)| Self { rootfs, sums }))
+    }
+
+    fn copy_into(
+        &self,
+        staging: &Staging,
+        cancel: &crate::cancel::Cancel,
+    ) -> Result<u64, ArtifactError> {
+        staging.copy_in(&self.sums, ROOTFS_SUMS, cancel.flag())?;
+        let copied = staging.copy_in(&self.rootfs, ROOTFS, cancel.flag())?;
+        Ok(copied.size_bytes)
+    }
+}
+
+/// Builds the root filesystem and its checksums into staging. It blocks.
+fn build_into(
+    build: &dyn BuildRootfs,
+    staging: &Staging,
+    packs: Vec<Pack>,
+    derived: &Derived,
+    running: &Running,
+) -> Result<u64, Failure> {
+    let output = staging
+        .create(ROOTFS)
+        .map_err(|error| artifact_failure(&error))?;
+    let request = BuildRequest {
+        packs,
+        derivation: derived.digest,
+        epoch: derived.epoch,
+        size_bytes: derived.size_bytes,
+    };
+    let built = build
+        .build(request, &output, running)
+        .map_err(|error: BuildError| build_failure(&error))?;
+    staging
+        .write(ROOTFS_SUMS, &built.sums)
+        .map_err(|error| artifact_failure(&error))?;
+    Ok(built.size_bytes)
+}
+
+fn derive(resolved: &Resolved, size_bytes: Option<u64>) -> Derived {
+    let profile = Profile::RwV1.as_str();
+    let epoch = resolved.config.created_seconds().unwrap_or(0);
+    let derivation = Derivation {
+        diff_ids: resolved.config.diff_ids(),
+        profile,
+        writer_version: WRITER_VERSION,
+        size_bytes,
+        epoch,
+    };
+    Derived {
+        digest: derivation.digest(),
+        profile,
+        writer_version: WRITER_VERSION,
+        size_bytes,
+        epoch,
+    }
+}
+
+fn derive_name(source: &Source, reference: &str) -> Result<ImageName, RequestError> {
+    let Some(name) = source.derived_image_name() else {
+        return Err(RequestError::NoName {
+            reference: reference.to_owned(),
+        });
+    };
+    name.parse().map_err(|source| RequestError::DerivedName {
+        reference: reference.to_owned(),
+        source,
+    })
+}
+
+/// Takes credentials into the type that never shows its secret. The user name `<token>` is how
+/// credential helpers mark an identity token.
+fn credentials(given: kiln_api::image::Credentials) -> Credentials {
+    let secret = Secret::new(given.secret);
+    if given.username == "<token>" {
+        return Credentials::IdentityToken(secret);
+    }
+    Credentials::Password {
+        username: given.username,
+        secret,
+    }
+}
+
+/// The parameters as an operation records them: without credentials and handles.
+fn recorded(params: &PullParams) -> serde_json::Value {
+    serde_json::json!({
+        "ref": params.reference,
+        "name": params.name,
+        "kernel_ref": params.kernel_ref,
+        "size_bytes": params.size_bytes,
+        "platform": params.platform,
+    })
+}
+
+fn request_failure(error: &RequestError) -> Failure {
+    match error {
+        RequestError::Source(_) => Failure::from_error(codes::source::INVALID_REFERENCE, error),
+        RequestError::NoName { .. } | RequestError::DerivedName { .. } => {
+            Failure::from_error(codes::image::NAME_INVALID, error)
+                .with_hint("name the image with --name", None)
+        }
+        RequestError::Platform(_) => Failure::from_error(codes::source::INVALID_PLATFORM, error),
+    }
+}

@@ -1,0 +1,131 @@
+//! Rows of the store as the wire shows them.
+//!
+//! What a caller may see is decided before.
+
+use std::path::Path;
+
+use kiln_api::image::{Image, ImageKernel, Rootfs, Source, Version};
+use kiln_api::operation::{Operation, Progress};
+use kiln_api::{Failure, event, kernel};
+use kiln_artifacts::names::{INITRD, KERNEL, MODULES, ROOTFS};
+use kiln_domain::TagName;
+use kiln_store::events::{EventActor, EventRow};
+use kiln_store::images::{Custody, ImageRow};
+use kiln_store::kernels::KernelRow;
+use kiln_store::operations::OperationRow;
+use kiln_store::versions::VersionRow;
+
+/// Shows an image with one of its versions; `images` is where artifact directories are.
+pub(crate) fn image(
+    images: &Path,
+    row: ImageRow,
+    version: VersionRow,
+    tags: Vec<TagName>,
+) -> Image {
+    let folder = images.join(version.id.to_string());
+    let below = |name: &str| folder.join(name).display().to_string();
+    Image {
+        id: row.id,
+        name: row.name,
+        state: row.state,
+        is_active: row.state.is_active(),
+        managed: row.custody == Custody::Managed,
+        owner_uid: row.owner_id,
+        visibility: row.visibility,
+        revision: row.revision,
+        kind: row.kind,
+        architecture: version.architecture,
+        artifact_dir: folder.display().to_string(),
+        rootfs: Rootfs {
+            path: below(ROOTFS),
+            size_bytes: version.rootfs_size_bytes,
+            derivation: version.derivation.map(|digest| digest.to_string()),
+            sha256: version.rootfs_sha256.map(|digest| digest.to_string()),
+        },
+        kernel: ImageKernel {
+            path: below(KERNEL),
+            sha256: version
+                .kernel_sha256
+                .map(|digest| digest.to_string())
+                .unwrap_or_default(),
+            name: version.kernel_name.map(|name| name.to_string()),
+            initrd_path: version.initrd_sha256.map(|_| below(INITRD)),
+            modules_path: version.has_modules.then(|| below(MODULES)),
+        },
+        source: Source {
+            kind: version.source_kind,
+            reference: version.source_reference.unwrap_or_default(),
+            manifest_digest: version.manifest_digest.map(|digest| digest.to_string()),
+        },
+        version: Version {
+            id: version.id,
+            number: version.number,
+        },
+        tags,
+        config: version.image_config,
+        created_at: row.created_at.to_string(),
+        updated_at: row.updated_at.to_string(),
+        deleted_at: row.deleted_at.map(|at| at.to_string()),
+    }
+}
+
+/// Shows an operation; `live` is its progress when it is running in this process.
+pub(crate) fn operation(row: OperationRow, live: Option<Progress>) -> Operation {
+    let stored = row
+        .progress
+        .and_then(|progress| serde_json::from_value(progress).ok());
+    Operation {
+        id: row.id,
+        kind: row.kind,
+        state: row.state,
+        subject: row.subject,
+        owner_uid: row.owner_uid,
+        progress: live.or(stored),
+        // A result or error that an older daemon wrote differently is left out, not made up.
+        result: row
+            .result
+            .and_then(|result| serde_json::from_value(result).ok()),
+        error: row
+            .error
+            .and_then(|error| serde_json::from_value::<Failure>(error).ok()),
+        created_at: row.created_at.to_string(),
+        updated_at: row.updated_at.to_string(),
+        finished_at: row.finished_at.map(|at| at.to_string()),
+    }
+}
+
+/// Shows an event.
+pub(crate) fn event(row: EventRow) -> event::Event {
+    event::Event {
+        seq: u64::try_from(row.seq).unwrap_or_default(),
+        at: row.at.to_string(),
+        actor: match row.actor {
+            EventActor::Unix(uid) => format!("unix:{uid}"),
+            EventActor::Daemon => "daemon".to_owned(),
+        },
+        kind: row.kind,
+        object_kind: row.object.kind.as_str().to_owned(),
+        object_id: row.object.id,
+        data: row.data,
+    }
+}
+
+/// Shows a kernel; `kernels` is where the catalogue's directories are.
+pub(crate) fn kernel(kernels: &Path, row: KernelRow) -> kernel::Kernel {
+    let folder = kernels.join(row.name.as_str());
+    let below = |name: &str| folder.join(name).display().to_string();
+    kernel::Kernel {
+        version: row.version,
+        architecture: row.architecture,
+        format: row.format,
+        sha256: row.sha256.to_string(),
+        size_bytes: row.size_bytes,
+        path: below(KERNEL),
+        elf_path: row.has_elf.then(|| below("vmlinux")),
+        initrd_path: row.initrd_sha256.map(|_| below(INITRD)),
+        modules_path: row.has_modules.then(|| below(MODULES)),
+        owner_uid: row.owner_id,
+        created_at: row.created_at.to_string(),
+        name: row.name,
+    }
+}
