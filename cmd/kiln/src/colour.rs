@@ -27,8 +27,17 @@ pub(crate) enum Paint {
 impl Colour {
     /// Decides by the flag, then by the environment, then by the terminal.
     pub(crate) fn paint(self, surroundings: &Surroundings) -> Paint {
-        let automatic = surroundings.force_color
-            || (surroundings.stderr_is_terminal && !surroundings.no_color && !surroundings.is_dumb);
+        self.decide(surroundings, surroundings.stderr_is_terminal)
+    }
+
+    /// Decides likewise for stdout.
+    pub(crate) fn stdout_paint(self, surroundings: &Surroundings) -> Paint {
+        self.decide(surroundings, surroundings.stdout_is_terminal)
+    }
+
+    fn decide(self, surroundings: &Surroundings, is_terminal: bool) -> Paint {
+        let is_welcome = is_terminal && !surroundings.no_color && !surroundings.is_dumb;
+        let automatic = surroundings.force_color || is_welcome;
         match self {
             Self::Always => Paint::Coloured,
             Self::Auto if automatic => Paint::Coloured,

@@ -1,11 +1,17 @@
-//! Who to be at a registry, as the command line says it.
+//! Who to be at a registry: as the command line says it, or as the auth files and helpers of this
+//! user know.
 //!
-//! The secret goes into the call and nowhere else.
+//! The secret goes into the call and nowhere else. Where files are looked for and how helpers are
+//! asked is `kiln-credentials`'.
 
 use std::io::{self, BufRead as _};
+use std::path::PathBuf;
 
+use clap::Args;
 use kiln_api::image::Credentials;
 use kiln_api::{Failure, codes};
+use kiln_credentials::{CredentialsError, Places};
+use kiln_domain::Reference;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::failure::CommandError;
@@ -15,8 +21,93 @@ use crate::session::Session;
 /// Longest secret that is read, in bytes; tokens of cloud registries have a few thousand.
 const MAX_SECRET_BYTES: usize = 64 << 10;
 
+/// The user name that marks an identity token, as credential helpers write it.
+const IDENTITY_TOKEN: &str = "<token>";
+
+/// The flags.
+#[derive(Debug, Args)]
+pub(crate) struct CredentialsArguments {
+    /// User name and password for the registry; the password is asked for when left out
+    #[arg(long, value_name = "USER[:PASSWORD]", conflicts_with = "authfile")]
+    creds: Option<String>,
+    /// Auth file of docker, podman or skopeo, in place of the usual ones
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+}
+
+impl CredentialsArguments {
+    /// Reads what the flags say at once, so that a password is asked for before anything begins.
+    pub(crate) fn stated(&self, session: &Session) -> Result<Option<Credentials>, CommandError> {
+        let creds = self.creds.as_deref();
+        creds.map(|text| parse(text, session)).transpose()
+    }
+
+    /// Looks for credentials in auth files and asks their helpers. A broken file that nobody
+    /// named is told and passed over: many images need no credentials.
+    pub(crate) async fn find(
+        &self,
+        reference: &Reference,
+        session: &Session,
+    ) -> Result<Option<Credentials>, CommandError> {
+        let surroundings = session.surroundings();
+        let places = Places {
+            auth_file: self.authfile.clone(),
+            registry_auth_file: surroundings.registry_auth_file.clone(),
+            runtime_dir: surroundings.xdg_runtime_dir.clone(),
+            config_home: surroundings.xdg_config_home.clone(),
+            docker_config: surroundings.docker_config.clone(),
+            home: surroundings.home.clone(),
+            path: surroundings.path.clone(),
+        };
+        let reference = reference.clone();
+        let search = move || kiln_credentials::find(&reference, &places);
+        let found = tokio::task::spawn_blocking(search).await;
+        match found.map_err(io::Error::other)? {
+            Ok(found) => Ok(found.map(for_the_wire)),
+            Err(error) if self.authfile.is_some() => Err(broken(&error).into()),
+            Err(error) => {
+                let failure = broken(&error);
+                let causes: Vec<String> = std::iter::once(failure.message)
+                    .chain(failure.cause)
+                    .collect();
+                let label = session.paint().doubtful("warning:");
+                output::note(&format!(
+                    "{label} going on without credentials: {}\n",
+                    causes.join(": ")
+                ));
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn for_the_wire(found: kiln_domain::Credentials) -> Credentials {
+    match found {
+        kiln_domain::Credentials::Password { username, secret } => Credentials {
+            username,
+            secret: secret.expose().to_owned(),
+        },
+        kiln_domain::Credentials::IdentityToken(secret) => Credentials {
+            username: IDENTITY_TOKEN.to_owned(),
+            secret: secret.expose().to_owned(),
+        },
+    }
+}
+
+fn broken(error: &CredentialsError) -> Failure {
+    let code = match error {
+        CredentialsError::AuthFileMissing { .. } => codes::file::NOT_FOUND,
+        CredentialsError::Unreadable { .. } => codes::file::UNREADABLE,
+        CredentialsError::TooLarge { .. } => codes::file::TOO_LARGE,
+        CredentialsError::Malformed { .. }
+        | CredentialsError::Entry { .. }
+        | CredentialsError::Helper { .. } => codes::request::INVALID_PARAMS,
+    };
+    Failure::from_error(code, error)
+}
+
 /// Reads `USER:SECRET`; without a secret it is asked for, or read as one line from stdin.
-pub(crate) fn parse(text: &str, session: &Session) -> Result<Credentials, CommandError> {
+fn parse(text: &str, session: &Session) -> Result<Credentials, CommandError> {
     let (username, secret) = match text.split_once(':') {
         Some((username, secret)) => (username, Some(secret.to_owned())),
         None => (text, None),

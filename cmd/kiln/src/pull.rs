@@ -7,7 +7,7 @@ use kiln_api::image::{Outcome, Pull, PullParams};
 use kiln_client::{Client, PassedSource};
 use kiln_domain::{ByteSize, ImageName, Platform, Source};
 
-use crate::credentials;
+use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
 use crate::follow;
 use crate::kernel_choice::KernelArguments;
@@ -36,9 +36,8 @@ pub(crate) struct Arguments {
     /// Size of the root filesystem, such as 4G; when left out 1.25 times the content, at least 1G
     #[arg(long)]
     size: Option<ByteSize>,
-    /// User name and password for the registry; the password is asked for when left out
-    #[arg(long, value_name = "USER[:PASSWORD]")]
-    creds: Option<String>,
+    #[command(flatten)]
+    credentials: CredentialsArguments,
     /// Return the operation at once and let the daemon go on
     #[arg(long)]
     detach: bool,
@@ -46,13 +45,16 @@ pub(crate) struct Arguments {
 
 /// Pulls.
 pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), CommandError> {
-    let credentials = arguments
-        .creds
-        .as_deref()
-        .map(|text| credentials::parse(text, session))
-        .transpose()?;
+    let named = arguments.credentials.stated(session)?;
+    let source = arguments.reference.parse::<Source>().ok();
+    let credentials = match (named, &source) {
+        (None, Some(Source::Registry(reference))) => {
+            arguments.credentials.find(reference, session).await?
+        }
+        (named, _) => named,
+    };
     let client = session.connect().await?;
-    let source = pass_source(&arguments, &client, session).await?;
+    let source = pass_source(source, &arguments, &client, session).await?;
     let kernel = arguments.kernel.pass(&client.files()).await?;
     let params = PullParams {
         reference: source.reference,
@@ -112,23 +114,23 @@ pub(crate) async fn finish(
     }
 }
 
-/// Passes the files of a source that lies on this host. A reference that is none is the daemon's
-/// to refuse.
+/// Passes the files of a source that lies on this host. A text that is no source at all is the
+/// daemon's to refuse.
 async fn pass_source(
+    source: Option<Source>,
     arguments: &Arguments,
     client: &Client,
     session: &Session,
 ) -> Result<PassedSource, CommandError> {
-    let as_written = || PassedSource {
-        reference: arguments.reference.clone(),
-        files: None,
+    let source = match source {
+        None | Some(Source::Registry(_)) => {
+            return Ok(PassedSource {
+                reference: arguments.reference.clone(),
+                files: None,
+            });
+        }
+        Some(source) => source,
     };
-    let Ok(source) = arguments.reference.parse::<Source>() else {
-        return Ok(as_written());
-    };
-    if matches!(source, Source::Registry(_)) {
-        return Ok(as_written());
-    }
     let wanted = match &arguments.platform {
         Some(text) => text
             .parse::<Platform>()

@@ -52,6 +52,11 @@ impl Session {
         self.globals.color.paint(&self.surroundings)
     }
 
+    /// Returns how to colour data that is meant for people.
+    pub(crate) fn stdout_paint(&self) -> Paint {
+        self.globals.color.stdout_paint(&self.surroundings)
+    }
+
     /// Returns how to show progress. With `-q` nothing is shown unless a style was asked for.
     pub(crate) fn renderer(&self) -> Renderer {
         let style = match (self.globals.progress, self.globals.quiet) {

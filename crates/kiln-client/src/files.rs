@@ -128,11 +128,11 @@ impl HostFiles {
     pub async fn directory(&self, path: &Path) -> Result<Directory, ClientError> {
         let path = path.to_owned();
         self.blocking(move |files| {
+            // Listed first: the daemon does not wait long for a connection's first word.
+            let (reader, stream) = tar_stream::start(&path)?;
             let Some(mut connection) = files.connect()? else {
-                tar_stream::check(&path)?;
                 return named(&path).map(Directory::named);
             };
-            let (reader, stream) = tar_stream::start(&path)?;
             let reader = File::from(std::os::fd::OwnedFd::from(reader));
             let handles = files.pass_batch(&mut connection, &[reader])?;
             let handle = first(&files.socket, handles)?;

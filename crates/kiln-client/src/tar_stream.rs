@@ -154,11 +154,6 @@ pub(crate) fn start(root: &Path) -> Result<(PipeReader, Stream), DirectoryError>
     Ok((reader, Stream { thread }))
 }
 
-/// Tells whether the directory could be sent.
-pub(crate) fn check(root: &Path) -> Result<(), DirectoryError> {
-    list(root).map(drop)
-}
-
 /// Lists everything below the directory, parents first, in the order of the names' bytes.
 fn list(root: &Path) -> Result<Vec<Entry>, DirectoryError> {
     let metadata = fs::metadata(root).map_err(at("open", root))?;
