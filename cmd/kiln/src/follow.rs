@@ -3,7 +3,6 @@
 //! Leaving never ends the work: the daemon owns it. Only a first Ctrl-C on work that this client
 //! started cancels it.
 
-use std::io;
 use std::time::{Duration, Instant};
 
 use kiln_api::image::Image;
@@ -11,11 +10,13 @@ use kiln_api::operation::{
     Cancel, LayerProgress, LayerState, Operation, OperationParams, Progress,
 };
 use kiln_api::{Failure, codes};
-use kiln_client::Client;
+use kiln_client::{Client, ClientError};
 use kiln_domain::{OperationId, OperationState};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::CommandError;
 use crate::output;
+use crate::progress::Renderer;
 use crate::session::Session;
 use crate::text::{cell, size};
 
@@ -33,24 +34,37 @@ pub(crate) enum Interrupt {
 
 /// What happens next.
 enum Event {
-    Item(Option<Result<Box<Operation>, kiln_client::ClientError>>),
-    Interrupted(io::Result<()>),
+    Item(Option<Result<Box<Operation>, ClientError>>),
+    Interrupted,
     Tick,
     Expired,
 }
 
-/// Follows an operation and returns it when it succeeded, with the time that took.
+/// An operation at its end.
+pub(crate) struct Ended {
+    /// As the last item shows it.
+    pub(crate) operation: Operation,
+    /// The last progress that was seen; there is none at the end.
+    pub(crate) progress: Option<Progress>,
+    /// How long this client waited.
+    pub(crate) took: Duration,
+}
+
+/// Follows an operation and returns it when it succeeded.
 pub(crate) async fn to_the_end(
     session: &Session,
     client: &Client,
     id: OperationId,
     interrupt: Interrupt,
-) -> Result<(Operation, Duration), CommandError> {
+) -> Result<Ended, CommandError> {
     let mut renderer = session.renderer();
     let ended = watch(session, client, id, interrupt, &mut renderer).await;
     renderer.close();
-    let (operation, took) = ended?;
-    Ok((successful(operation)?, took))
+    let ended = ended?;
+    Ok(Ended {
+        operation: successful(ended.operation)?,
+        ..ended
+    })
 }
 
 async fn watch(
@@ -58,46 +72,56 @@ async fn watch(
     client: &Client,
     id: OperationId,
     interrupt: Interrupt,
-    renderer: &mut crate::progress::Renderer,
-) -> Result<(Operation, Duration), CommandError> {
+    renderer: &mut Renderer,
+) -> Result<Ended, CommandError> {
     let begun = Instant::now();
+    // One stream for the whole time: a second Ctrl-C while the first is served is not lost.
+    let mut interrupts = signal(SignalKind::interrupt())?;
     let mut watch = client.watch(id).await?;
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     let expiry = sleep_for(session.timeout());
     tokio::pin!(expiry);
-    let mut cancelled = false;
+    let mut progress = None;
+    let mut may_cancel = interrupt == Interrupt::Cancels;
     loop {
         let event = tokio::select! {
             item = watch.next() => Event::Item(item.map(|item| item.map(Box::new))),
-            pressed = tokio::signal::ctrl_c() => Event::Interrupted(pressed),
+            _ = interrupts.recv() => Event::Interrupted,
             _ = ticks.tick() => Event::Tick,
             () = &mut expiry => Event::Expired,
         };
         match event {
             Event::Item(Some(Ok(operation))) => {
                 renderer.observe(&operation, begun.elapsed());
+                progress = operation.progress.clone().or(progress);
                 if operation.state.is_final() {
-                    return Ok((*operation, begun.elapsed()));
+                    return Ok(Ended {
+                        operation: *operation,
+                        progress,
+                        took: begun.elapsed(),
+                    });
                 }
             }
             Event::Item(Some(Err(error))) => return Err(error.into()),
             Event::Item(None) => return Err(lost(id)),
             Event::Tick => renderer.tick(begun.elapsed()),
             Event::Expired => return Err(expired(session, id)),
-            Event::Interrupted(Err(error)) => return Err(error.into()),
-            Event::Interrupted(Ok(())) if cancelled || interrupt == Interrupt::Leaves => {
-                renderer.note(&format!(
-                    "leaving; operation {id} goes on:  kiln op wait {id}\n"
-                ));
-                return Err(CommandError::Reported(EXIT_INTERRUPTED));
-            }
-            Event::Interrupted(Ok(())) => {
-                cancelled = true;
+            Event::Interrupted if may_cancel => {
+                may_cancel = false;
                 renderer.note("cancelling; press Ctrl-C again to leave at once\n");
-                cancel(client, id).await?;
+                tokio::select! {
+                    cancelled = cancel(client, id) => cancelled?,
+                    _ = interrupts.recv() => return Err(left(renderer, id)),
+                }
             }
+            Event::Interrupted => return Err(left(renderer, id)),
         }
     }
+}
+
+fn left(renderer: &Renderer, id: OperationId) -> CommandError {
+    renderer.note(&format!("leaving; how it ends tells:  kiln op wait {id}\n"));
+    CommandError::Reported(EXIT_INTERRUPTED)
 }
 
 /// Cancels; an operation that ended meanwhile needs no cancelling, its last item tells.
@@ -105,9 +129,7 @@ async fn cancel(client: &Client, id: OperationId) -> Result<(), CommandError> {
     let params = OperationParams { operation_id: id };
     match client.call::<Cancel>(&params).await {
         Ok(_) => Ok(()),
-        Err(kiln_client::ClientError::Failed(failure))
-            if failure.is(codes::operation::ALREADY_FINISHED) =>
-        {
+        Err(ClientError::Failed(failure)) if failure.is(codes::operation::ALREADY_FINISHED) => {
             Ok(())
         }
         Err(error) => Err(error.into()),

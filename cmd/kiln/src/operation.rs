@@ -17,7 +17,7 @@ use crate::text::{cell, time};
 /// What there is to do with operations.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List operations, newest first
+    /// List operations, in the order of their making
     #[command(visible_alias = "ls")]
     List(ListArguments),
     /// Tell how an operation stands
@@ -126,7 +126,7 @@ async fn show(arguments: OperationArguments, session: &Session) -> Result<(), Co
 async fn wait(arguments: OperationArguments, session: &Session) -> Result<(), CommandError> {
     let client = session.connect().await?;
     let ended = follow::to_the_end(session, &client, arguments.id, Interrupt::Leaves).await;
-    print(session, &ended?.0)
+    print(session, &ended?.operation)
 }
 
 async fn cancel(arguments: CancelArguments, session: &Session) -> Result<(), CommandError> {

@@ -94,24 +94,17 @@ pub(crate) async fn finish(
             format!("started operation {id}; wait for it:  kiln op wait {id}\n")
         });
     }
-    let ended = follow::to_the_end(
-        session,
-        client,
-        started.operation_id,
-        follow::Interrupt::Cancels,
-    );
-    let (operation, took) = ended.await?;
-    match operation.result {
-        Some(image) => follow::print_image(
-            session,
-            &image,
-            operation.progress.as_ref().map(|progress| (progress, took)),
-        ),
-        None => Err(CommandError::new(
-            codes::daemon::INTERNAL,
-            format!("operation {} succeeded without an image", operation.id),
-        )),
-    }
+    let id = started.operation_id;
+    let ended = follow::to_the_end(session, client, id, follow::Interrupt::Cancels).await?;
+    let Some(image) = ended.operation.result else {
+        let message = format!("operation {id} succeeded without an image");
+        return Err(CommandError::new(codes::daemon::INTERNAL, message));
+    };
+    let work = ended
+        .progress
+        .as_ref()
+        .map(|progress| (progress, ended.took));
+    follow::print_image(session, &image, work)
 }
 
 /// Passes the files of a source that lies on this host. A text that is no source at all is the
