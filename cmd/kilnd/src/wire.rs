@@ -33,8 +33,9 @@ pub(crate) enum StartError {
     AlreadyRunning { path: PathBuf },
 }
 
-/// How long connections may take to end once operations have.
-const DRAIN: Duration = Duration::from_secs(2);
+/// How long connections may take to end once every operation has: those that were cancelled
+/// clean up for ten seconds at most, then their callers are answered.
+const DRAIN: Duration = Duration::from_secs(12);
 
 /// Serves until a signal asks for an end.
 pub(crate) async fn serve(config: Config) -> Result<()> {
@@ -70,14 +71,14 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     let files = files_socket.serve(host_files, stopped.clone());
     let digests = digests.run(stopped.clone());
     tracing::info!(socket = %socket.path().display(), ?recovered, "ready");
+    let grace = Duration::from_secs(config.shutdown_grace_seconds.value);
     let stopping = async {
         signals::wait(stop).await?;
-        board
-            .stop(Duration::from_secs(config.shutdown_grace_seconds.value))
-            .await;
+        board.stop(grace).await;
         Ok::<_, std::io::Error>(())
     };
-    let serving = server.serve(socket, stopped, DRAIN);
+    // Callers who wait for an operation are answered when it ends, so their connections stay.
+    let serving = server.serve(socket, stopped, grace + DRAIN);
     let (ended, (), (), ()) = tokio::join!(stopping, serving, files, digests);
     ended.context("cannot listen for signals")?;
     store.close().await.context("cannot close the database")?;
