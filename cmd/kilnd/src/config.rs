@@ -43,7 +43,7 @@ pub(crate) struct Config {
     /// `owner` or `group`: who may open the socket.
     pub(crate) socket_access: Valued<SocketAccess>,
     pub(crate) shutdown_grace_seconds: Valued<u64>,
-    pub(crate) max_operations: Valued<usize>,
+    pub(crate) max_operations: Valued<u32>,
     pub(crate) decode_threads: Valued<usize>,
     pub(crate) build_threads: Valued<usize>,
     pub(crate) insecure_registries: Valued<Vec<String>>,
@@ -95,7 +95,7 @@ struct DaemonTable {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct LimitsTable {
-    max_operations: Option<usize>,
+    max_operations: Option<u32>,
     decode_threads: Option<usize>,
     build_threads: Option<usize>,
 }
@@ -252,13 +252,15 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        if !(1..=4_096).contains(&self.max_operations.value) {
+            return Err(ConfigError::Range {
+                key: "limits.max_operations",
+                value: self.max_operations.value.to_string(),
+                origin: self.max_operations.origin.clone(),
+                range: "1 to 4096",
+            });
+        }
         let counts = [
-            (
-                "limits.max_operations",
-                &self.max_operations,
-                4_096,
-                "1 to 4096",
-            ),
             (
                 "limits.decode_threads",
                 &self.decode_threads,
@@ -319,7 +321,7 @@ impl Config {
             row(
                 "limits.max_operations",
                 &self.max_operations,
-                usize::to_string,
+                u32::to_string,
             ),
             row(
                 "limits.decode_threads",

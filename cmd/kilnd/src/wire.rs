@@ -1,6 +1,6 @@
 //! The wiring: opens what the desks need, puts them together, serves, and stops in order.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{DirBuilder, File};
 use std::num::NonZeroU32;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ use kiln_service::{
 };
 use kiln_store::{Store, StoreOptions};
 use rustix::fs::FlockOperation;
+use rustix::process::Resource;
 use tokio::sync::watch;
 
 use crate::config::{Config, SocketAccess};
@@ -33,6 +34,9 @@ pub(crate) enum StartError {
     AlreadyRunning { path: PathBuf },
 }
 
+/// How many callers' kernels are looked at, and imported, at a time.
+const LOOKS_AT_A_TIME: usize = 4;
+
 /// How long connections may take to end once every operation has: those that were cancelled
 /// clean up for ten seconds at most, then their callers are answered.
 const DRAIN: Duration = Duration::from_secs(12);
@@ -42,6 +46,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     let state = config.state_dir.value.clone();
     make_private(&state)?;
     let _lock = lock(&state)?;
+    raise_file_limit();
     // Bound before any thread makes files: binding sets the umask of the whole process.
     let (socket, files_socket) = bind_sockets(&config)?;
     let opened = open(&config)?;
@@ -139,6 +144,7 @@ fn desks(
         architecture,
         images: images.clone(),
         build_pool: build_pool.clone(),
+        look_pool: Pool::new("look", LOOKS_AT_A_TIME),
     };
     let identity = Identity {
         version: env!("CARGO_PKG_VERSION"),
@@ -182,7 +188,8 @@ fn desks(
 /// Lists every method the daemon serves, without starting one.
 pub(crate) fn descriptions() -> Result<Vec<Description>> {
     // A throw-away state: the table is made by the same wiring that serves.
-    let folder = std::env::temp_dir().join(format!("kilnd-describe-{}", std::process::id()));
+    let place = tempfile::tempdir().context("cannot make a throw-away state")?;
+    let folder = place.path().to_owned();
     let config = Config::load(
         &crate::config::Given {
             root: Some(folder.clone()),
@@ -191,23 +198,28 @@ pub(crate) fn descriptions() -> Result<Vec<Description>> {
         crate::places::Places::below(&folder),
         1,
     )?;
-    make_private(&folder)?;
-    let described = (|| {
-        let board = Arc::new(Board::new(1));
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let opened = open(&config)?;
-        let desks = desks(
-            &config,
-            opened,
-            &board,
-            clock,
-            &Arc::default(),
-            Recovered::default(),
-        );
-        Ok(desks.table()?.descriptions().to_vec())
-    })();
-    fs::remove_dir_all(&folder).context("cannot remove the throw-away state")?;
-    described
+    let board = Arc::new(Board::new(1));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let opened = open(&config)?;
+    let desks = desks(
+        &config,
+        opened,
+        &board,
+        clock,
+        &Arc::default(),
+        Recovered::default(),
+    );
+    Ok(desks.table()?.descriptions().to_vec())
+}
+
+/// Lets the daemon hold as many files open as it may: every connection, layer and passed
+/// descriptor is one.
+fn raise_file_limit() {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit on open files stays as it was");
+    }
 }
 
 fn registry_config(config: &Config) -> kiln_service::RegistryConfig {

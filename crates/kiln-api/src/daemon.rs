@@ -96,8 +96,11 @@ pub struct Recovered {
     pub removed_staging: u64,
     /// Directories of images nobody was told about, removed.
     pub removed_unrecorded: u64,
-    /// Directories found beside a database that was new, left in place.
+    /// Directories of images that the database does not know, left in place: it was lost, or put
+    /// back from a backup.
     pub left_unrecorded: u64,
+    /// Kernels of the catalogue that the database did not know, and knows now.
+    pub adopted_kernels: u64,
 }
 
 /// The user who asks.

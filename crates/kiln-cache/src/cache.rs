@@ -3,6 +3,7 @@
 //! Not here: how a blob or a pack gets in.
 
 use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,9 @@ use crate::error::{CacheError, at};
 use crate::files;
 use crate::ingest::Ingest;
 use crate::pack::PendingPack;
+
+/// Longest content of a link, in bytes: a digest's text and something that would make it none.
+const MAX_LINK_BYTES: u64 = 80;
 
 /// Bytes of one unit in which the kernel counts allocated space (`stat(2)`).
 const STAT_BLOCK_BYTES: u64 = 512;
@@ -23,6 +27,8 @@ pub struct Cache {
     packs: PathBuf,
     /// Packs of an earlier boot: a power cut may have torn them.
     unverified: PathBuf,
+    /// `<blob's hex>` holding the diff id that the blob was seen to unpack to.
+    links: PathBuf,
     ingest: PathBuf,
 }
 
@@ -89,9 +95,16 @@ impl Cache {
             blobs: directory.join("blobs").join("sha256"),
             packs: directory.join("packs"),
             unverified: directory.join("packs").join("unverified"),
+            links: directory.join("links"),
             ingest: directory.join("ingest"),
         };
-        for path in [&cache.blobs, &cache.packs, &cache.unverified, &cache.ingest] {
+        for path in [
+            &cache.blobs,
+            &cache.packs,
+            &cache.unverified,
+            &cache.links,
+            &cache.ingest,
+        ] {
             files::create_directory(path)?;
         }
         let blobs = directory.join("blobs");
@@ -101,6 +114,7 @@ impl Cache {
             &cache.blobs,
             &cache.packs,
             &cache.unverified,
+            &cache.links,
             &cache.ingest,
         ] {
             files::check_owner(path)?;
@@ -140,6 +154,36 @@ impl Cache {
         }
         let opened = files::open_regular(&self.unverified_path(diff_id))?;
         Ok(opened.map(|(file, _)| CachedPack::Unverified(file)))
+    }
+
+    /// Remembers that a blob, whose digest was checked, unpacked to a layer whose diff id was.
+    ///
+    /// Nothing is synced: a torn link is none, and the blob is decoded again.
+    pub fn link(&self, blob: &Digest, diff_id: &Digest) -> Result<(), CacheError> {
+        let target = self.links.join(blob.to_hex());
+        let mut file = files::create_temporary(&self.ingest, "link.")?;
+        file.write_all(diff_id.to_string().as_bytes())
+            .map_err(at("write", &target))?;
+        files::create_directory(&self.links)?;
+        let kept = file.persist(&target).map_err(|lost| lost.error);
+        kept.map(drop).map_err(at("rename to", &target))
+    }
+
+    /// Returns what a blob was seen to unpack to; `None` when this cache has not seen it.
+    ///
+    /// Whoever asks for a pack by a blob's digest and a diff id must have this say so: a manifest
+    /// may claim any pair, and would have another user's layer for a digest of its own.
+    pub fn linked(&self, blob: &Digest) -> Result<Option<Digest>, CacheError> {
+        let path = self.links.join(blob.to_hex());
+        let Some((file, _)) = files::open_regular(&path)? else {
+            return Ok(None);
+        };
+        let mut text = String::new();
+        match file.take(MAX_LINK_BYTES).read_to_string(&mut text) {
+            Ok(_) => Ok(text.parse().ok()),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Ok(None),
+            Err(error) => Err(at("read", &path)(error)),
+        }
     }
 
     /// Takes a pack of an earlier boot for good, after its bodies were compared with its sums.

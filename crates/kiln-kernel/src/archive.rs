@@ -192,8 +192,8 @@ impl<R: Read> Archive<R> {
     /// Reads the next header that is not empty; `None` at the end, whose rest is read as well.
     fn next_header(&mut self) -> Result<Option<Header>, ArchiveError> {
         let Some(block) = self.next_block()? else {
-            // Some writers leave the end marker out.
-            return Ok(None);
+            // A sender that died looks just like this: what came may be half of it.
+            return Err(malformed("it ends without an end marker"));
         };
         if block.iter().all(|byte| *byte == 0) {
             if self

@@ -108,6 +108,8 @@ pub enum Cap {
     Ratio,
     /// [`Limits::entries`](crate::Limits::entries).
     Entries,
+    /// [`Limits::index_bytes`](crate::Limits::index_bytes).
+    IndexBytes,
     /// [`kiln_tree::MAX_COMPONENT_BYTES`].
     ComponentBytes,
     /// [`kiln_tree::MAX_PATH_BYTES`].
@@ -134,6 +136,7 @@ impl fmt::Display for Cap {
             Self::LayerBytes => "uncompressed bytes",
             Self::Ratio => "uncompressed bytes for a compressed one",
             Self::Entries => "entries",
+            Self::IndexBytes => "bytes of names and attributes",
             Self::ComponentBytes => "bytes in a path component",
             Self::PathBytes => "bytes in a path",
             Self::SymlinkBytes => "bytes in a symbolic link",

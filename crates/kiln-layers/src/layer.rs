@@ -127,7 +127,12 @@ impl<R: BufRead> Layer<'_, '_, R> {
             mtime: member.mtime,
             xattrs,
         });
-        pushed.map_err(|source| DecodeError::Index { source })
+        pushed.map_err(|source| DecodeError::Index { source })?;
+        if self.index.size_bytes() > self.limits.index_bytes {
+            let limit = self.limits.index_bytes as u64;
+            return Err(self.archive.limit(Cap::IndexBytes, limit));
+        }
+        Ok(())
     }
 
     /// Copies `count` bytes of the current member's body into the pack.

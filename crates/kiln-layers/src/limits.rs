@@ -15,6 +15,9 @@ pub struct Limits {
     pub ratio_from_bytes: u64,
     /// Entries of the archive.
     pub entries: u64,
+    /// Bytes of all entries' names, attributes and numbers together, which are kept in memory: an
+    /// entry of a real image takes about eighty.
+    pub index_bytes: usize,
     /// Bytes of one extension header (PAX records, GNU long name or link). Nothing beyond is
     /// buffered.
     pub extension_bytes: u64,
@@ -36,6 +39,7 @@ impl Default for Limits {
             ratio: 1000,
             ratio_from_bytes: 1 << 30,
             entries: 2_000_000,
+            index_bytes: 256 << 20,
             extension_bytes: 1 << 20,
             xattr_bytes: 64 << 10,
             xattrs: 256,

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use jsonrpsee::core::middleware::{Batch, Notification, RpcServiceT};
+use jsonrpsee::core::middleware::{Batch, BatchEntry, Notification, RpcServiceT};
+use jsonrpsee::core::server::BatchResponseBuilder;
 use jsonrpsee::server::MethodResponse;
 use jsonrpsee::types::error::METHOD_NOT_FOUND_CODE;
 use jsonrpsee::types::{ErrorObjectOwned, Request};
@@ -45,6 +46,7 @@ pub(crate) struct Door<S> {
     pub(crate) names: Arc<Names>,
     pub(crate) actor: Actor,
     pub(crate) transport: Transport,
+    pub(crate) max_response_bytes: usize,
 }
 
 /// Numbers the requests of this process. With the process id in the log that is unique enough.
@@ -56,7 +58,7 @@ where
 {
     type MethodResponse = MethodResponse;
     type NotificationResponse = S::NotificationResponse;
-    type BatchResponse = S::BatchResponse;
+    type BatchResponse = MethodResponse;
 
     fn call<'a>(
         &self,
@@ -93,20 +95,34 @@ where
         }
     }
 
-    fn batch<'a>(
-        &self,
-        requests: Batch<'a>,
-    ) -> impl Future<Output = Self::BatchResponse> + Send + 'a {
-        let mut requests = requests;
-        for entry in requests.iter_mut().flatten() {
-            let number = NEXT_REQUEST.fetch_add(1, Ordering::Relaxed);
-            let caller = Caller {
-                actor: self.actor,
-                request_id: format!("r{number}"),
-            };
-            entry.extensions_mut().insert(caller);
+    /// Every call of a batch comes through the door like one that comes alone.
+    fn batch<'a>(&self, batch: Batch<'a>) -> impl Future<Output = MethodResponse> + Send + 'a {
+        let door = self.clone();
+        async move {
+            let mut answers = BatchResponseBuilder::new_with_limit(door.max_response_bytes);
+            let mut has_notification = false;
+            for entry in batch {
+                let answer = match entry {
+                    Ok(BatchEntry::Call(request)) => door.call(request).await,
+                    Ok(BatchEntry::Notification(notification)) => {
+                        has_notification = true;
+                        door.inner.notification(notification).await;
+                        continue;
+                    }
+                    Err(entry) => {
+                        let (error, id) = entry.into_parts();
+                        MethodResponse::error(id, error)
+                    }
+                };
+                if let Err(too_large) = answers.append(answer) {
+                    return too_large;
+                }
+            }
+            if answers.is_empty() && has_notification {
+                return MethodResponse::notification();
+            }
+            MethodResponse::from_batch(answers.finish())
         }
-        self.inner.batch(requests)
     }
 
     fn notification<'a>(

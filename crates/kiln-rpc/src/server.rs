@@ -23,7 +23,8 @@ use crate::socket::BoundSocket;
 use crate::table::Table;
 use crate::{daemon, event, image, kernel, operation};
 
-/// How much the door takes. Every default of jsonrpsee is set on purpose.
+/// How much the door takes. Every default of jsonrpsee that can be set is set on purpose; it closes
+/// a connection by itself that sends no request for 30 seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Most requests served at one time, and most WebSocket connections.
@@ -36,8 +37,6 @@ pub struct Limits {
     pub max_batch: u32,
     /// Most subscriptions of one connection.
     pub max_subscriptions: u32,
-    /// A connection that sends nothing for so long is closed.
-    pub first_request: Duration,
 }
 
 impl Default for Limits {
@@ -48,7 +47,6 @@ impl Default for Limits {
             max_response_bytes: 32 << 20,
             max_batch: 64,
             max_subscriptions: 64,
-            first_request: Duration::from_secs(10),
         }
     }
 }
@@ -155,7 +153,6 @@ impl Server {
             .set_batch_request_config(BatchRequestConfig::Limit(self.limits.max_batch))
             .max_subscriptions_per_connection(self.limits.max_subscriptions)
             .set_message_buffer_capacity(256)
-            .set_first_request_timeout(Some(self.limits.first_request))
             .build();
         jsonrpsee::server::Server::builder()
             .set_config(config)
@@ -179,6 +176,8 @@ impl Server {
         let actor = Actor::from_peer(peer.uid(), peer.gid(), peer.pid(), self.daemon_uid);
         let (builder, methods, names) = (builder.clone(), self.methods.clone(), self.names.clone());
         let handle = stop_handle.clone();
+        let max_response_bytes =
+            usize::try_from(self.limits.max_response_bytes).unwrap_or(usize::MAX);
         let service = tower::service_fn(move |request: HttpRequest<Incoming>| {
             let transport = transport_of(&request);
             let names = names.clone();
@@ -187,6 +186,7 @@ impl Server {
                 names: names.clone(),
                 actor,
                 transport,
+                max_response_bytes,
             });
             let mut service = builder
                 .clone()

@@ -11,9 +11,8 @@ use std::time::Duration;
 
 use kiln_api::operation::{LayerProgress, LayerState, Progress, Stage};
 use kiln_domain::OperationId;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::cancel::Cancel;
 
@@ -25,16 +24,23 @@ const CANCEL_GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Board {
     running: Mutex<HashMap<OperationId, Arc<Running>>>,
-    tasks: TaskTracker,
+    slots: Arc<Semaphore>,
     stopping: AtomicBool,
-    max_operations: usize,
+    max_operations: u32,
+}
+
+/// A place on the board, taken before the operation exists.
+#[derive(Debug)]
+pub struct Admission {
+    _slot: OwnedSemaphorePermit,
 }
 
 /// One running operation.
 #[derive(Debug)]
 pub struct Running {
-    /// Stops it.
-    pub cancel: Cancel,
+    cancel: Cancel,
+    /// Thrown with `cancel`, and alone when the work is given up: what its threads poll.
+    work: Cancel,
     progress: watch::Sender<Progress>,
     ended: CancellationToken,
 }
@@ -46,7 +52,7 @@ pub enum BoardError {
     #[error("{running} operations are running, as many as this daemon allows")]
     Busy {
         /// How many.
-        running: usize,
+        running: u32,
     },
     /// The daemon is going down.
     #[error("the daemon is stopping and takes no new work")]
@@ -55,40 +61,43 @@ pub enum BoardError {
 
 impl Board {
     /// Makes an empty board for at most `max_operations` at a time.
-    pub fn new(max_operations: usize) -> Self {
+    pub fn new(max_operations: u32) -> Self {
+        // A semaphore holds fewer permits than a u32 counts only where usize is smaller.
+        let slots = usize::try_from(max_operations).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
             running: Mutex::default(),
-            tasks: TaskTracker::new(),
+            slots: Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS))),
             stopping: AtomicBool::new(false),
             max_operations,
         }
     }
 
-    /// Tells whether one more operation could start now.
-    ///
-    /// [`Board::start`] decides; this spares a caller work that would be refused.
-    pub fn check(&self) -> Result<(), BoardError> {
-        if self.stopping.load(Ordering::Relaxed) {
+    /// Takes a place for one more operation, or tells why there is none.
+    pub fn admit(&self) -> Result<Admission, BoardError> {
+        if self.stopping.load(Ordering::SeqCst) {
             return Err(BoardError::Stopping);
         }
-        let running = self.lock().len();
-        if running >= self.max_operations {
-            return Err(BoardError::Busy { running });
+        match self.slots.clone().try_acquire_owned() {
+            Ok(slot) => Ok(Admission { _slot: slot }),
+            Err(TryAcquireError::NoPermits) => Err(BoardError::Busy {
+                running: self.max_operations,
+            }),
+            Err(TryAcquireError::Closed) => Err(BoardError::Stopping),
         }
-        Ok(())
     }
 
     /// Starts an operation's work as a task of the daemon's own.
     ///
     /// The work gets the operation's entry; when it ends, and not before it has recorded how, the
     /// entry leaves the board and whoever waits is told.
-    pub fn start<W, F>(self: &Arc<Self>, id: OperationId, work: W)
+    pub fn start<W, F>(self: &Arc<Self>, id: OperationId, admission: Admission, work: W)
     where
         W: FnOnce(Arc<Running>) -> F,
         F: Future<Output = ()> + Send + 'static,
     {
         let entry = Arc::new(Running {
             cancel: Cancel::default(),
+            work: Cancel::default(),
             progress: watch::Sender::new(Progress::default()),
             ended: CancellationToken::new(),
         });
@@ -97,9 +106,10 @@ impl Board {
             board: self.clone(),
             id,
             running: entry.clone(),
+            _admission: admission,
         };
         let work = work(entry);
-        self.tasks.spawn(async move {
+        tokio::spawn(async move {
             let _guard = guard;
             work.await;
         });
@@ -123,17 +133,18 @@ impl Board {
     /// Takes no new work, lets what runs end for at most `grace`, then cancels it and waits until
     /// it has cleaned up.
     pub async fn stop(&self, grace: Duration) {
-        self.stopping.store(true, Ordering::Relaxed);
-        self.tasks.close();
-        if tokio::time::timeout(grace, self.tasks.wait()).await.is_ok() {
+        self.stopping.store(true, Ordering::SeqCst);
+        // Every place back: those of operations that were admitted and not started yet, too.
+        let all_ended = || async { drop(self.slots.acquire_many(self.max_operations).await) };
+        if tokio::time::timeout(grace, all_ended()).await.is_ok() {
             return;
         }
         let left: Vec<_> = self.lock().values().cloned().collect();
         tracing::info!(operations = left.len(), "cancelling what still runs");
         for running in left {
-            running.cancel.cancel();
+            running.cancel();
         }
-        if tokio::time::timeout(CANCEL_GRACE, self.tasks.wait())
+        if tokio::time::timeout(CANCEL_GRACE, all_ended())
             .await
             .is_err()
         {
@@ -151,6 +162,7 @@ struct Entry {
     board: Arc<Board>,
     id: OperationId,
     running: Arc<Running>,
+    _admission: Admission,
 }
 
 impl Drop for Entry {
@@ -161,6 +173,33 @@ impl Drop for Entry {
 }
 
 impl Running {
+    /// Stops the operation: its caller wants it so.
+    pub fn cancel(&self) {
+        self.cancel.cancel();
+        self.work.cancel();
+    }
+
+    /// Tells whether a caller stopped it.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    /// Waits until a caller stops it.
+    pub async fn cancelled(&self) {
+        self.cancel.cancelled().await;
+    }
+
+    /// Gives the work up without a caller's wish: one part of it has failed, and what the other
+    /// parts would still do is of no use.
+    pub fn abandon(&self) {
+        self.work.cancel();
+    }
+
+    /// Borrows the switch that the work's threads poll: thrown when it is cancelled or given up.
+    pub fn work(&self) -> &Cancel {
+        &self.work
+    }
+
     /// Subscribes to its progress; the newest value is there at once.
     pub fn watch(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
@@ -249,7 +288,8 @@ mod tests {
         let board = Arc::new(Board::new(1));
         let id = id();
 
-        board.start(id, |_| async {});
+        let admission = board.admit().unwrap();
+        board.start(id, admission, |_| async {});
         let running = board.find(id);
         if let Some(running) = running {
             running.ended().await;
@@ -261,14 +301,15 @@ mod tests {
     #[tokio::test]
     async fn a_full_board_and_a_stopping_one_refuse() {
         let board = Arc::new(Board::new(1));
-        board.start(
-            id(),
-            |running| async move { running.cancel.cancelled().await },
-        );
+        let admission = board.admit().unwrap();
+        board.start(id(), admission, |running| async move {
+            running.cancelled().await;
+        });
 
-        assert_eq!(board.check(), Err(BoardError::Busy { running: 1 }));
+        let refused = board.admit().unwrap_err();
+        assert_eq!(refused, BoardError::Busy { running: 1 });
         board.stop(Duration::ZERO).await;
-        assert_eq!(board.check(), Err(BoardError::Stopping));
+        assert_eq!(board.admit().unwrap_err(), BoardError::Stopping);
         assert!(board.is_empty());
     }
 
@@ -277,9 +318,9 @@ mod tests {
         let board = Arc::new(Board::new(1));
         let id = id();
 
-        board.start(id, |_| async { panic!("on purpose") });
-        board.tasks.close();
-        board.tasks.wait().await;
+        let admission = board.admit().unwrap();
+        board.start(id, admission, |_| async { panic!("on purpose") });
+        board.stop(Duration::from_secs(5)).await;
 
         assert!(board.is_empty());
     }

@@ -78,7 +78,7 @@ impl BuildRootfs for Ext4Builder {
             })
             .collect();
         let progress = |done, total| running.bytes(done, total);
-        let written = plan.write(&sources, output, &progress, running.cancel.flag())?;
+        let written = plan.write(&sources, output, &progress, running.work().flag())?;
         Ok(Built {
             size_bytes: written.size_bytes,
             sums: written.sums.encode(),

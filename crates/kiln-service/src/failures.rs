@@ -58,12 +58,12 @@ pub(crate) fn pool_failure(error: &PoolError) -> Failure {
     Failure::from_error(code, error)
 }
 
-pub(crate) fn board_failure(error: &BoardError) -> Failure {
+pub(crate) fn board_failure(error: BoardError) -> Failure {
     let code = match error {
         BoardError::Busy { .. } => codes::daemon::BUSY,
         BoardError::Stopping => codes::daemon::STOPPING,
     };
-    Failure::from_error(code, error)
+    Failure::from_error(code, &error)
 }
 
 pub(crate) fn host_file_failure(error: &HostFileError) -> Failure {

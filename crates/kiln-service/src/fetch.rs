@@ -236,6 +236,24 @@ impl FetchTree for Fetcher {
         })
     }
 
+    fn knows<'a>(&'a self, resolved: &'a Resolved) -> SeamFuture<'a, Result<bool, FetchError>> {
+        let cache = self.cache.clone();
+        let pairs: Vec<(Digest, Digest)> = resolved
+            .layers
+            .iter()
+            .map(|layer| (layer.descriptor.digest, layer.diff_id))
+            .collect();
+        let look = move || {
+            for (blob, diff_id) in pairs {
+                if !layer::is_linked(&cache, &blob, &diff_id)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        Box::pin(async move { self.pool.run(look).await? })
+    }
+
     fn layers<'a>(
         &'a self,
         _request: &'a FetchRequest,
@@ -265,7 +283,12 @@ impl FetchTree for Fetcher {
                 };
                 job.pack()
             });
-            try_join_all(work).await
+            let packs = try_join_all(work).await;
+            if packs.is_err() {
+                // The other layers' decoders would work on for nothing.
+                running.abandon();
+            }
+            packs
         })
     }
 }

@@ -10,7 +10,7 @@ use kiln_domain::access::{Actor, Grant, Role, Write, may_change};
 use kiln_domain::{Architecture, ImageId, Reference, TagName, Timestamp};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::images::{self, ImageFilter, ImageRow, NameMatch};
-use kiln_store::resolve::{self, ResolveError};
+use kiln_store::resolve::{self, Candidate, ResolveError};
 use kiln_store::versions::{self, VersionRow};
 use kiln_store::{Object, ReadTransaction, Store, StoreError, WriteTransaction, tags};
 
@@ -106,17 +106,18 @@ impl Images {
 
     /// Shows one image.
     pub async fn get(&self, actor: &Actor, params: GetParams) -> Result<Image, Failure> {
-        let architecture = match &params.architecture {
-            None => self.architecture,
-            Some(word) => word.parse().map_err(|error: kiln_domain::PlatformError| {
-                Failure::from_error(codes::source::INVALID_PLATFORM, &error)
-            })?,
-        };
+        let wanted = params
+            .architecture
+            .as_deref()
+            .map(str::parse::<Architecture>);
+        let architecture = wanted
+            .transpose()
+            .map_err(|error| Failure::from_error(codes::source::INVALID_PLATFORM, &error))?;
         let (desk, actor) = (self.clone(), *actor);
         let found = self
             .store
             .read(move |tx| {
-                let (row, version) = Self::find(tx, &actor, &params.image, architecture)?;
+                let (row, version) = desk.find(tx, &actor, &params.image, architecture)?;
                 Ok::<_, ImageError>(desk.view(tx, row, version)?)
             })
             .await;
@@ -184,16 +185,25 @@ impl Images {
         actor: &Actor,
         named: &str,
     ) -> Result<(ImageRow, VersionRow, Grant<Write>), ImageError> {
-        let (row, version) = Self::find(tx, actor, named, self.architecture)?;
+        let (row, version) = match self.find(tx, actor, named, None) {
+            Err(ImageError::Unresolved(ResolveError::Ambiguous { candidates, text })) => {
+                match newest_forgotten(tx, &candidates)? {
+                    Some(found) => found,
+                    None => return Err(ResolveError::Ambiguous { candidates, text }.into()),
+                }
+            }
+            found => found?,
+        };
         let grant = may_change(actor, row.owner_id)?;
         Ok((row, version, grant))
     }
 
     fn find(
+        &self,
         tx: &ReadTransaction<'_>,
         actor: &Actor,
         named: &str,
-        architecture: Architecture,
+        architecture: Option<Architecture>,
     ) -> Result<(ImageRow, VersionRow), ImageError> {
         let not_found = || ImageError::NotFound {
             named: named.chars().take(300).collect(),
@@ -204,12 +214,28 @@ impl Images {
             .map(|reference| reference.to_string());
         let query = resolve::Query {
             text: named,
-            architecture: architecture.as_str(),
+            architecture: architecture.unwrap_or(self.architecture).as_str(),
             canonical_reference: canonical.as_deref(),
             visible_to: visible_to(actor),
             forgotten: images::Forgotten::Shown,
         };
-        let found = resolve::image(tx, &query)?;
+        let found = match resolve::image(tx, &query) {
+            // What exists for one other architecture alone is meant by its bare name.
+            Err(ResolveError::NotFound {
+                other_architectures,
+                ..
+            }) if architecture.is_none() && other_architectures.len() == 1 => {
+                let architecture = &other_architectures[0];
+                resolve::image(
+                    tx,
+                    &resolve::Query {
+                        architecture,
+                        ..query
+                    },
+                )?
+            }
+            found => found?,
+        };
         let row = images::get(tx, found.image_id)?.ok_or_else(not_found)?;
         let version = versions::get(tx, found.version_id)?.ok_or_else(not_found)?;
         Ok((row, version))
@@ -247,6 +273,32 @@ impl Images {
             .collect();
         Ok(views::image(&self.directory, row, version, names))
     }
+}
+
+/// Of several forgotten images that had one name, the one forgotten last: forgetting it again
+/// changes nothing and says so. Nothing when any of them is active.
+fn newest_forgotten(
+    tx: &ReadTransaction<'_>,
+    candidates: &[Candidate],
+) -> Result<Option<(ImageRow, VersionRow)>, StoreError> {
+    let mut newest: Option<(ImageRow, VersionRow)> = None;
+    for candidate in candidates {
+        let row = images::get(tx, candidate.meant.image_id)?;
+        let version = versions::get(tx, candidate.meant.version_id)?;
+        let Some((row, version)) = row.zip(version) else {
+            continue;
+        };
+        if row.state.is_active() {
+            return Ok(None);
+        }
+        if newest
+            .as_ref()
+            .is_none_or(|(last, _)| last.deleted_at < row.deleted_at)
+        {
+            newest = Some((row, version));
+        }
+    }
+    Ok(newest)
 }
 
 /// Superadmins see every image; others see their own and public ones.

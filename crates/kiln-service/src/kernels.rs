@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 
 use kiln_api::kernel::{ImportParams, Kernel, Kernels as KernelList};
 use kiln_api::{Failure, codes};
-use kiln_domain::KernelName;
 use kiln_domain::access::{Actor, may_change};
+use kiln_domain::{KernelName, Timestamp};
 use kiln_kernel::{Catalogue, Import, Removal};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::kernels::{self, InsertKernelError, KernelRow};
@@ -95,20 +95,10 @@ impl Kernels {
             .await
             .map_err(|error| pool_failure(&error))?
             .map_err(|error| catalogue_failure(&error))?;
-        let row = KernelRow {
-            name: name.clone(),
-            architecture: word(imported.facts.architecture).to_owned(),
-            format: format_word(imported.facts.format).to_owned(),
-            version: imported.facts.release.clone(),
-            sha256: imported.facts.sha256,
-            size_bytes: imported.facts.size_bytes,
-            initrd_sha256: imported.initrd.map(|initrd| initrd.sha256),
-            has_modules: imported.modules.is_some(),
-            has_elf: imported.vmlinux.is_some(),
-            source: source.to_owned(),
-            owner_id: actor.uid,
-            created_at: self.clock.now(),
-        };
+        let row = kernel_row(&imported, source, actor.uid, self.clock.now());
+        let row = row.ok_or_else(|| {
+            Failure::new(codes::daemon::INTERNAL, format!("{name} is no kernel name"))
+        })?;
         self.record_import(actor, row).await
     }
 
@@ -263,7 +253,7 @@ impl Kernels {
 
 fn append(
     tx: &kiln_store::WriteTransaction<'_>,
-    at: kiln_domain::Timestamp,
+    at: Timestamp,
     actor: Actor,
     kind: &str,
     name: &KernelName,
@@ -283,8 +273,31 @@ fn append(
     Ok(())
 }
 
+/// Describes a kernel of the catalogue as the store records it; nothing when its name is none.
+pub(crate) fn kernel_row(
+    kernel: &kiln_kernel::Kernel,
+    source: &str,
+    owner_id: u32,
+    created_at: Timestamp,
+) -> Option<KernelRow> {
+    Some(KernelRow {
+        name: kernel.name.parse().ok()?,
+        architecture: word(kernel.facts.architecture).to_owned(),
+        format: format_word(kernel.facts.format).to_owned(),
+        version: kernel.facts.release.clone(),
+        sha256: kernel.facts.sha256,
+        size_bytes: kernel.facts.size_bytes,
+        initrd_sha256: kernel.initrd.map(|initrd| initrd.sha256),
+        has_modules: kernel.modules.is_some(),
+        has_elf: kernel.vmlinux.is_some(),
+        source: source.to_owned(),
+        owner_id,
+        created_at,
+    })
+}
+
 /// The architecture in the words of the wire.
-pub(crate) fn word(architecture: kiln_kernel::Architecture) -> &'static str {
+fn word(architecture: kiln_kernel::Architecture) -> &'static str {
     match architecture {
         kiln_kernel::Architecture::X86_64 => "amd64",
         kiln_kernel::Architecture::Aarch64 => "arm64",

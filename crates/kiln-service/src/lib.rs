@@ -19,6 +19,7 @@ mod images;
 mod kernels;
 mod keyed_lock;
 mod operations;
+mod patient_reader;
 mod pulls;
 mod recovery;
 mod seams;

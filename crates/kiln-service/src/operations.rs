@@ -98,7 +98,7 @@ impl Operations {
                 Failure::new(codes::operation::ALREADY_FINISHED, message).with_operation(id)
             );
         };
-        running.cancel.cancel();
+        running.cancel();
         running.ended().await;
         self.get(actor, id).await
     }
@@ -162,9 +162,10 @@ impl Watcher {
             self.is_over = operation.state.is_final();
             return Some(operation);
         }
-        if let (Some(running), Some(progress)) = (&self.running, &mut self.progress) {
+        if let (Some(running), Some(progress)) = (self.running.clone(), &mut self.progress) {
             tokio::select! {
-                () = running.ended() => {}
+                // What is read next is the end, whatever it says.
+                () = running.ended() => self.running = None,
                 () = next_change(progress) => {}
             }
         }

@@ -62,6 +62,9 @@ pub struct Records {
     pub images: PathBuf,
     /// Threads that assemble and copy.
     pub build_pool: Pool,
+    /// Threads that look at a caller's files before there is an operation: short work, that must
+    /// not wait behind builds.
+    pub look_pool: Pool,
 }
 
 impl Pulls {

@@ -1,18 +1,22 @@
 //! Start-up: what an earlier run left is put in order before the first call is answered.
 //!
 //! The caller holds the lock on the state directory, so nothing of a living daemon is touched.
-//! With a healthy database a directory without a row is the trace of a call that nobody was
-//! answered, and goes. Beside a database that is new it is evidence, and stays.
+//! An image's directory without a row goes when one of this database's own operations left it:
+//! nobody was told of it. Any other is evidence of a database that was lost or put back from a
+//! backup, and stays. A whole kernel without a row is adopted.
 
 use std::collections::HashSet;
 
 use kiln_api::daemon::Recovered;
 use kiln_artifacts::{ArtifactError, Artifacts};
 use kiln_cache::{Cache, CacheError};
-use kiln_domain::Timestamp;
+use kiln_domain::{Timestamp, VersionId};
 use kiln_kernel::{Catalogue, CatalogueError};
 use kiln_store::events::{self, EventActor, NewEvent};
+use kiln_store::kernels::InsertKernelError;
 use kiln_store::{Object, Store, StoreError, kernels, names, operations, versions};
+
+use crate::kernels::kernel_row;
 
 /// How long ended operations are kept, in microseconds: seven days.
 const OPERATIONS_KEPT_MICROS: i64 = 7 * 86_400_000_000;
@@ -32,6 +36,9 @@ pub enum RecoveryError {
     /// The cache failed.
     #[error("the cache could not be put in order")]
     Cache(#[from] CacheError),
+    /// A kernel could not be adopted.
+    #[error("a kernel could not be adopted")]
+    Adoption(#[from] InsertKernelError),
     /// The kernel catalogue failed.
     #[error("the kernel catalogue could not be put in order")]
     Catalogue(#[from] CatalogueError),
@@ -49,7 +56,7 @@ pub async fn recover(
     let swept_cache = cache.sweep()?;
     let swept_kernels = catalogue.sweep()?;
     let recovered = sweep_images(store, artifacts).await?;
-    let left_kernels = sweep_kernels(store, catalogue).await?;
+    let adopted_kernels = adopt_kernels(store, catalogue, now).await?;
     for failure in swept_kernels.failures {
         tracing::warn!(%failure, "a leftover of the kernel catalogue could not be removed");
     }
@@ -57,7 +64,7 @@ pub async fn recover(
     Ok(Recovered {
         interrupted_operations: interrupted,
         removed_staging: recovered.removed_staging + swept_kernels.staging.len() as u64,
-        removed_unrecorded: recovered.removed_unrecorded + left_kernels,
+        adopted_kernels,
         ..recovered
     })
 }
@@ -90,44 +97,76 @@ async fn sweep_images(store: &Store, artifacts: &Artifacts) -> Result<Recovered,
         .map(|id| id.to_string())
         .collect();
     let swept = artifacts.sweep(&|id| known.contains(id))?;
+    for failure in swept.failures {
+        tracing::warn!(%failure, "a leftover of the images could not be removed");
+    }
     let mut recovered = Recovered {
         removed_staging: (swept.staging.len() + swept.removing.len()) as u64,
         ..Recovered::default()
     };
-    if store.opened_fresh() {
-        recovered.left_unrecorded = swept.unknown.len() as u64;
-        if recovered.left_unrecorded > 0 {
+    for id in swept.unknown {
+        if is_unanswered(store, &id).await? {
+            artifacts.remove(&id)?;
+            recovered.removed_unrecorded += 1;
+            tracing::info!(
+                id,
+                "removed the directory of an image that nobody was told about"
+            );
+        } else {
+            recovered.left_unrecorded += 1;
             tracing::error!(
-                directories = recovered.left_unrecorded,
-                "the database is new, but there are images: they are left where they are"
+                id,
+                "the database does not know this image; it is left in place"
             );
         }
-        return Ok(recovered);
-    }
-    for id in swept.unknown {
-        artifacts.remove(&id)?;
-        recovered.removed_unrecorded += 1;
-        tracing::info!(
-            id,
-            "removed the directory of an image that nobody was told about"
-        );
     }
     Ok(recovered)
 }
 
-/// Removes catalogue directories whose import was never answered; counts them.
-async fn sweep_kernels(store: &Store, catalogue: &Catalogue) -> Result<u64, RecoveryError> {
-    if store.opened_fresh() {
-        return Ok(0);
-    }
-    let rows = store.read(kernels::list).await?;
-    let known: HashSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
-    let mut removed = 0;
+/// Tells whether a directory without a row is what this database's own operation left: then nobody
+/// was told of it. Any other is evidence of a database that was lost or put back.
+async fn is_unanswered(store: &Store, id: &str) -> Result<bool, StoreError> {
+    let Ok(version) = id.parse::<VersionId>() else {
+        return Ok(false);
+    };
+    let object = Object::version(version);
+    store
+        .read(move |tx| operations::left_behind(tx, &object))
+        .await
+}
+
+/// Takes kernels into the database that stand whole in the catalogue without a row: an import
+/// that ended between the two, or a database that was lost.
+async fn adopt_kernels(
+    store: &Store,
+    catalogue: &Catalogue,
+    now: Timestamp,
+) -> Result<u64, RecoveryError> {
+    let known: HashSet<String> = store
+        .read(kernels::list)
+        .await?
+        .into_iter()
+        .map(|row| row.name.to_string())
+        .collect();
+    let mut adopted = 0;
     for listed in catalogue.list()? {
-        if !known.contains(listed.name.as_str()) {
-            catalogue.remove(&listed.name)?;
-            removed += 1;
+        if known.contains(&listed.name) {
+            continue;
+        }
+        match listed.kernel {
+            Ok(kernel) => {
+                let uid = rustix::process::geteuid().as_raw();
+                let Some(row) = kernel_row(&kernel, "adopted", uid, now) else {
+                    continue;
+                };
+                store.write(move |tx| kernels::insert(tx, &row)).await?;
+                adopted += 1;
+                tracing::info!(kernel = listed.name, "adopted a kernel without a row");
+            }
+            Err(error) => {
+                tracing::error!(kernel = listed.name, %error, "a kernel cannot be read");
+            }
         }
     }
-    Ok(removed)
+    Ok(adopted)
 }

@@ -71,6 +71,10 @@ pub trait FetchTree: fmt::Debug + Send + Sync {
         running: &'a Running,
     ) -> SeamFuture<'a, Result<Resolved, FetchError>>;
 
+    /// Tells whether every layer's blob is known to unpack to what the config says: only then may
+    /// something that was built from the same layers stand in for them.
+    fn knows<'a>(&'a self, resolved: &'a Resolved) -> SeamFuture<'a, Result<bool, FetchError>>;
+
     /// Fetches what is missing, decodes what is not decoded, and opens every layer's pack,
     /// bottom first.
     fn layers<'a>(

@@ -196,6 +196,19 @@ pub fn set_object(
     Ok(tx.execute("record an operation's object", sql, params)? == 1)
 }
 
+/// Tells whether an operation that did not succeed was at work on an object: whatever is left of
+/// the object was never shown to anybody.
+pub fn left_behind(tx: &ReadTransaction<'_>, object: &Object) -> Result<bool, StoreError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM operations \
+               WHERE object_kind = ?1 AND object_id = ?2 AND state <> 'succeeded')";
+    let found = tx.value(
+        "look for an object's operation",
+        sql,
+        (object.kind.as_str(), &object.id),
+    )?;
+    Ok(found.unwrap_or(false))
+}
+
 /// Records how a running operation ended; tells whether it was running, so that of two who end
 /// it one wins.
 pub fn finish(

@@ -195,6 +195,11 @@ impl IndexBuilder {
         self.entries == 0
     }
 
+    /// Returns how many bytes the index takes so far: all of them are in memory.
+    pub fn size_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Ends the index.
     pub fn finish(mut self) -> Index {
         let whole = (self.bytes.len() as u64).to_le_bytes();

@@ -221,6 +221,21 @@ fn a_pack_of_an_earlier_boot_has_to_be_trusted_anew() {
     ));
 }
 
+#[test]
+fn a_link_is_what_was_linked_and_a_torn_one_is_none() {
+    let (_root, cache) = in_a_new_directory();
+    let (blob, diff_id) = (Digest::of(b"gzip"), Digest::of(b"tar"));
+    assert_eq!(cache.linked(&blob).unwrap(), None);
+
+    cache.link(&blob, &diff_id).unwrap();
+
+    assert_eq!(cache.linked(&blob).unwrap(), Some(diff_id));
+    fs::write(cache.links.join(blob.to_hex()), "sha256:12").unwrap();
+    assert_eq!(cache.linked(&blob).unwrap(), None);
+    cache.link(&blob, &diff_id).unwrap();
+    assert_eq!(cache.linked(&blob).unwrap(), Some(diff_id));
+}
+
 fn verified(cache: &Cache, diff_id: &Digest) -> File {
     match cache.pack(diff_id).unwrap() {
         Some(CachedPack::Verified(file)) => file,

@@ -287,19 +287,24 @@ fn types_that_no_image_holds_are_named() {
     }
 }
 
-#[test]
-fn every_limit_is_named_with_its_value() {
-    let small = Limits {
+fn small_limits() -> Limits {
+    Limits {
         layer_bytes: 1 << 20,
         ratio: 100,
         ratio_from_bytes: 1 << 18,
         entries: 3,
+        index_bytes: 1 << 20,
         extension_bytes: 2000,
         xattr_bytes: 100,
         xattrs: 2,
         sparse_ranges: 2,
         zstd_window_log: 20,
-    };
+    }
+}
+
+#[test]
+fn every_limit_is_named_with_its_value() {
+    let small = small_limits();
     let xattrs = |records: &[(&str, &[u8])]| Tar::new().pax(records).file("n", b"").end();
     let name = "SCHILY.xattr.user.".to_owned() + &"x".repeat(251);
     let long_map = b"0,1,2,1,4,1";

@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use kiln_api::operation::LayerState;
-use kiln_cache::{Cache, CachedPack, Ingest, PendingPack, TooLong};
+use kiln_cache::{Cache, CacheError, CachedPack, Ingest, PendingPack, TooLong};
 use kiln_domain::Digest;
 use kiln_domain::oci::LayerCompression;
 use kiln_layers::{Compression, Declared, DecodeError, Limits, Pack, PackError};
@@ -71,11 +71,16 @@ impl Job<'_> {
     async fn cached_pack(&self) -> Result<Option<Pack>, FetchError> {
         let (cache, diff_id) = (self.fetcher.cache.clone(), self.layer.diff_id);
         let running = self.running.clone();
+        let digest = self.layer.descriptor.digest;
         let open = move || {
+            // A manifest may claim that any blob unpacks to any layer: only what was seen counts.
+            if !is_linked(&cache, &digest, &diff_id)? {
+                return Ok(None);
+            }
             let Some(cached) = cache.pack(&diff_id)? else {
                 return Ok(None);
             };
-            match open_pack(cached, &cache, &diff_id, running.cancel.flag()) {
+            match open_pack(cached, &cache, &diff_id, running.work().flag()) {
                 Ok(pack) => Ok(Some(pack)),
                 Err(source @ PackError::Cancelled) => Err(FetchError::Pack {
                     digest: diff_id,
@@ -234,7 +239,7 @@ impl Decoding {
             pending.file(),
             &self.limits,
             &progress,
-            self.running.cancel.flag(),
+            self.running.work().flag(),
         );
         let digest = self.digest;
         match decoded {
@@ -249,11 +254,23 @@ impl Decoding {
 
     fn keep(&self, pending: PendingPack) -> Result<Pack, FetchError> {
         let file = pending.keep_as(&self.diff_id)?;
+        if self.digest != self.diff_id {
+            self.cache.link(&self.digest, &self.diff_id)?;
+        }
         Pack::open(file).map_err(|source| FetchError::Pack {
             digest: self.digest,
             source,
         })
     }
+}
+
+/// Tells whether a blob is known to unpack to a layer; a plain tar does by its own digest.
+pub(super) fn is_linked(
+    cache: &Cache,
+    blob: &Digest,
+    diff_id: &Digest,
+) -> Result<bool, CacheError> {
+    Ok(blob == diff_id || cache.linked(blob)? == Some(*diff_id))
 }
 
 /// Opens a pack of the cache and, when it is of an earlier boot, checks all of it once.

@@ -8,7 +8,7 @@ use kiln_api::image::{Image, Outcome, Started};
 use kiln_api::operation::{Operation, Progress, WaitParams};
 use kiln_api::{Failure, codes};
 use kiln_domain::access::Actor;
-use kiln_domain::{ImageName, OperationId, OperationKind, OperationState, Timestamp};
+use kiln_domain::{ImageName, OperationId, OperationKind, OperationState, Timestamp, VersionId};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::names::{self, NameHolder, NameTaken, ReserveError};
 use kiln_store::operations::{self, NewOperation};
@@ -16,7 +16,7 @@ use kiln_store::{Object, StoreError, WriteTransaction, users};
 use serde_json::Value;
 
 use super::{Pulls, Records, new_operation_id};
-use crate::board::Running;
+use crate::board::{Admission, Running};
 use crate::failures::store_failure;
 
 /// Whether a caller waits for a job's end.
@@ -38,6 +38,8 @@ pub(super) struct Opening {
     pub(super) kind: OperationKind,
     pub(super) actor: Actor,
     pub(super) name: ImageName,
+    /// The version it makes: its directory is nobody's until the operation has succeeded.
+    pub(super) version_id: VersionId,
     /// What it works on, for people.
     pub(super) subject: String,
     /// The call's parameters without secrets.
@@ -73,7 +75,7 @@ impl Records {
                     id,
                     kind: opening.kind,
                     owner_uid: opening.actor.uid,
-                    object: None,
+                    object: Some(Object::version(opening.version_id)),
                     subject: opening.subject.clone(),
                     params: opening.params,
                     created_at: now,
@@ -159,10 +161,11 @@ impl Pulls {
         J: FnOnce(Pulls, OperationId, Arc<Running>) -> F + Send + 'static,
         F: Future<Output = Result<Image, Failure>> + Send + 'static,
     {
-        self.records
+        let admission = self
+            .records
             .board
-            .check()
-            .map_err(|error| crate::failures::board_failure(&error))?;
+            .admit()
+            .map_err(crate::failures::board_failure)?;
         let id = new_operation_id();
         let actor = opening.actor;
         let desk = self.clone();
@@ -170,7 +173,7 @@ impl Pulls {
         // leave an operation that never runs.
         let started = tokio::spawn(async move {
             desk.records.open(id, opening).await?;
-            desk.start(id, actor, job);
+            desk.start(id, actor, admission, job);
             Ok(())
         });
         started
@@ -197,13 +200,13 @@ impl Pulls {
 
 impl Pulls {
     /// Puts a recorded job on the board; whatever becomes of it is recorded.
-    fn start<J, F>(&self, id: OperationId, actor: Actor, job: J)
+    fn start<J, F>(&self, id: OperationId, actor: Actor, admission: Admission, job: J)
     where
         J: FnOnce(Pulls, OperationId, Arc<Running>) -> F,
         F: Future<Output = Result<Image, Failure>> + Send + 'static,
     {
         let records = self.records.clone();
-        self.records.board.start(id, |running| {
+        self.records.board.start(id, admission, |running| {
             let work = job(self.clone(), id, running.clone());
             async move {
                 let ended = AssertUnwindSafe(work).catch_unwind().await;
@@ -262,7 +265,7 @@ fn taken(taken: &NameTaken) -> Failure {
                 "an image named {name} already exists (id {id}, made {created_at} from {source})"
             );
             Failure::new(codes::image::ALREADY_EXISTS, message).with_hint(
-                format!("choose another name with --name, or forget it: kiln forget {name}"),
+                "choose another name with --name, or forget the image that has it",
                 Some(format!("kiln forget {name}")),
             )
         }

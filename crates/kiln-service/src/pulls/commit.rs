@@ -138,8 +138,7 @@ impl Records {
         running: &Arc<Running>,
     ) -> Result<Image, Failure> {
         running.enter(Stage::Publish);
-        let now = self.clock.now();
-        let document = image_json(&finished, now.to_string())
+        let document = image_json(&finished, self.clock.now().to_string())
             .map_err(|error| Failure::from_error(codes::daemon::INTERNAL, &error))?;
         let published = self
             .build_pool
@@ -150,14 +149,16 @@ impl Records {
             .await
             .map_err(|error| pool_failure(&error))?
             .map_err(|error| artifact_failure(&error))?;
+        // What is told from here on happens now: publishing may have taken a while.
+        let now = self.clock.now();
         let images = self.images.clone();
-        let cancel = running.cancel.clone();
+        let entry = running.clone();
         let progress = running.progress();
         let committed = self
             .store
             .write(move |tx| {
                 // The last moment at which nobody has been told anything.
-                if cancel.is_cancelled() {
+                if entry.is_cancelled() {
                     return Err(CommitError::Cancelled);
                 }
                 record_progress(tx, finished.operation_id, &progress, now)?;

@@ -45,7 +45,7 @@ impl Pulls {
         running: &Arc<Running>,
     ) -> Result<(Staging, StagedKernel), Failure> {
         running.enter(Stage::Stage);
-        let cancel = running.cancel.clone();
+        let cancel = running.work().clone();
         let work = move || {
             let staged = kernel.stage(&staging, cancel.flag());
             (staging, staged)
@@ -75,7 +75,7 @@ impl Pulls {
 
 /// Ends a job that was cancelled.
 pub(super) fn check(running: &Running) -> Result<(), Failure> {
-    if running.cancel.is_cancelled() {
+    if running.is_cancelled() {
         Err(cancelled())
     } else {
         Ok(())
@@ -84,7 +84,7 @@ pub(super) fn check(running: &Running) -> Result<(), Failure> {
 
 /// Work that was told to stop fails in one way or another; the caller asked for it.
 pub(super) fn unless_cancelled(running: &Running, failure: Failure) -> Failure {
-    if running.cancel.is_cancelled() {
+    if running.is_cancelled() {
         cancelled()
     } else {
         failure
@@ -99,6 +99,6 @@ pub(super) async fn or_cancelled<T, E>(
 ) -> Result<T, Failure> {
     tokio::select! {
         done = step => done.map_err(|error| unless_cancelled(running, describe(&error))),
-        () = running.cancel.cancelled() => Err(cancelled()),
+        () = running.cancelled() => Err(cancelled()),
     }
 }

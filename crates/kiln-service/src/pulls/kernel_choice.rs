@@ -16,6 +16,7 @@ use crate::failures::{
     catalogue_failure, host_file_failure, kernel_failure, pool_failure, stage_failure,
 };
 use crate::host_files::{HostFileError, HostFiles, Opened};
+use crate::patient_reader::PatientReader;
 
 /// What a call says about its kernel.
 #[derive(Clone, Debug, Default)]
@@ -116,7 +117,7 @@ impl Pulls {
         let (catalogue, asked) = (self.kernels.clone(), name.clone());
         let kernel = self
             .records
-            .build_pool
+            .look_pool
             .run(move || catalogue.get(asked.as_str()))
             .await
             .map_err(|error| pool_failure(&error))?
@@ -136,7 +137,7 @@ impl Pulls {
             .map_err(|error| Failure::from_error(codes::storage::FAILED, &error))?;
         let facts = self
             .records
-            .build_pool
+            .look_pool
             .run(move || kiln_kernel::inspect(&kernel, &AtomicBool::new(false)))
             .await
             .map_err(|error| pool_failure(&error))?
@@ -166,7 +167,9 @@ pub(crate) fn open_kernel_files(
         None => None,
         Some(named) => Some(match files.directory(actor, named)? {
             Opened::Directory(path) => ModulesSource::Directory(path),
-            Opened::Pipe(tar) | Opened::File(tar) => ModulesSource::Tar(Box::new(tar)),
+            Opened::Pipe(tar) | Opened::File(tar) => {
+                ModulesSource::Tar(Box::new(PatientReader::new(tar)))
+            }
         }),
     };
     Ok(Some(KernelFiles {

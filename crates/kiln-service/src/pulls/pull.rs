@@ -60,6 +60,7 @@ enum RequestError {
 /// What the job takes along.
 #[derive(Debug)]
 struct Job {
+    ids: Ids,
     request: FetchRequest,
     name: ImageName,
     actor: Actor,
@@ -78,19 +79,23 @@ impl Pulls {
             .check()
             .map_err(|error| choice_failure(&error))?;
         self.records.check_name(&checked.name).await?;
+        // Handles live a minute: every file is taken before anything waits for a thread.
+        let files = self.source_files(actor, &checked.source, &params)?;
         let kernel = self
             .choose_kernel(actor, checked.kernel, checked.platform.architecture())
             .await?;
+        let ids = Ids::random();
         let opening = Opening {
+            version_id: ids.version_id,
             kind: OperationKind::ImagePull,
             actor: *actor,
             name: checked.name.clone(),
             subject: checked.source.to_string(),
             params: recorded(&params),
         };
-        let files = self.source_files(actor, &checked.source, &params)?;
         let credentials = params.credentials.map(credentials);
         let job = Job {
+            ids,
             request: FetchRequest {
                 source: checked.source,
                 files,
@@ -180,9 +185,14 @@ impl Pulls {
         let resolving = self.fetch.resolve(&job.request, &running);
         let resolved = or_cancelled(&running, resolving, fetch_failure).await?;
         let derived = derive(&resolved, job.size_bytes);
-        let ids = Ids::random();
+        let ids = job.ids;
         let staging = self.stage(ids)?;
-        let twin = self.twin(&derived.digest).await?;
+        let knowing = self.fetch.knows(&resolved);
+        let twin = if or_cancelled(&running, knowing, fetch_failure).await? {
+            self.twin(&derived.digest).await?
+        } else {
+            None
+        };
         let (staging, rootfs_size_bytes) = match twin {
             Some(twin) => self.copy_rootfs(staging, twin, &running).await?,
             None => {
@@ -239,7 +249,7 @@ impl Pulls {
         running: &Arc<Running>,
     ) -> Result<(Staging, u64), Failure> {
         running.enter(Stage::Build);
-        let cancel = running.cancel.clone();
+        let cancel = running.work().clone();
         let work = move || {
             let copied = twin.copy_into(&staging, &cancel);
             (staging, copied)

@@ -22,6 +22,7 @@ use crate::failures::{artifact_failure, host_file_failure, probe_failure};
 /// What the job takes along.
 #[derive(Debug)]
 struct Job {
+    ids: Ids,
     name: ImageName,
     actor: Actor,
     architecture: Architecture,
@@ -51,17 +52,19 @@ impl Pulls {
         };
         words.check().map_err(|error| choice_failure(&error))?;
         self.records.check_name(&params.name).await?;
-        let kernel = self.choose_kernel(actor, words, architecture).await?;
         let rootfs = self
             .files
             .file(actor, &params.rootfs_path)
             .map_err(|error| host_file_failure(&error))?;
+        let kernel = self.choose_kernel(actor, words, architecture).await?;
         probe(&rootfs).map_err(|error| probe_failure(&error))?;
         let reference = match &params.rootfs_path {
             HostFile::Path(path) => path.display().to_string(),
             HostFile::Handle(_) => "passed descriptor".to_owned(),
         };
+        let ids = Ids::random();
         let opening = Opening {
+            version_id: ids.version_id,
             kind: OperationKind::ImageRegister,
             actor: *actor,
             name: params.name.clone(),
@@ -69,6 +72,7 @@ impl Pulls {
             params: serde_json::json!({ "name": params.name, "rootfs": reference }),
         };
         let job = Job {
+            ids,
             name: params.name,
             actor: *actor,
             architecture,
@@ -91,9 +95,9 @@ impl Pulls {
         running: Arc<Running>,
     ) -> Result<Image, Failure> {
         running.enter(Stage::Build);
-        let ids = Ids::random();
+        let ids = job.ids;
         let staging = self.stage(ids)?;
-        let (rootfs, cancel) = (job.rootfs, running.cancel.clone());
+        let (rootfs, cancel) = (job.rootfs, running.work().clone());
         let work = move || {
             let copied = staging.copy_in(&rootfs, ROOTFS, cancel.flag());
             (staging, copied)

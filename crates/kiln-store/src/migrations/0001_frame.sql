@@ -169,6 +169,7 @@ CREATE TABLE operations (
 ) STRICT;
 
 CREATE INDEX operations_by_state ON operations (state);
+CREATE INDEX operations_by_object ON operations (object_kind, object_id);
 CREATE INDEX operations_by_owner ON operations (owner_uid);
 CREATE INDEX operations_by_finish ON operations (finished_at) WHERE finished_at IS NOT NULL;
 
