@@ -242,3 +242,6 @@ fn refused(error: WsHandshakeError) -> Result<ClientError, io::Error> {
         error => Err(io::Error::other(error)),
     }
 }
+
+#[cfg(test)]
+mod tests;
