@@ -1,7 +1,6 @@
 //! The connection to a daemon: typed and untyped calls.
 //!
-//! Descriptors go through [`HostFiles`](crate::HostFiles), subscriptions through
-//! [`Watch`](crate::Watch).
+//! Descriptors go through [`HostFiles`], subscriptions through [`Watch`].
 
 use std::io;
 use std::path::Path;
