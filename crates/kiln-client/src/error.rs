@@ -97,7 +97,8 @@ impl ClientError {
             Self::Incompatible { .. } => Failure::from_error(codes::daemon::INCOMPATIBLE, self),
             Self::Protocol { .. } => Failure::from_error(codes::daemon::INTERNAL, self),
             Self::TooLarge { .. } => Failure::from_error(codes::request::TOO_LARGE, self),
-            Self::TimedOut { .. } => Failure::from_error(codes::operation::STILL_RUNNING, self),
+            Self::TimedOut { .. } => Failure::from_error(codes::operation::STILL_RUNNING, self)
+                .with_hint("the daemon may be busy: call again with more time", None),
             Self::File(error) => error.to_failure(),
             Self::Directory(error) => error.to_failure(),
             Self::Layout(error) => error.to_failure(),
@@ -114,6 +115,10 @@ impl ClientError {
             io::ErrorKind::PermissionDenied => failure.with_hint(
                 "call as the user it belongs to, or run a daemon of your own:",
                 Some("kilnd --root DIR".to_owned()),
+            ),
+            io::ErrorKind::TimedOut => failure.with_hint(
+                "something listens there and does not answer: look at its process and its log",
+                None,
             ),
             _ => failure.with_hint(
                 "start a daemon with `kilnd --root DIR` and name its socket:",
