@@ -40,7 +40,7 @@ pub(crate) struct Globals {
         long,
         global = true,
         value_name = "ADDRESS",
-        help = "Daemon to talk to, such as unix:///run/kiln/kiln.sock [env: KILN_HOST=]"
+        help = "Daemon to talk to, such as unix:///run/kiln/kiln.sock [env: KILN_HOST]"
     )]
     pub(crate) host: Option<String>,
     /// How to print data

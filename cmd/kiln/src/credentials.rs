@@ -103,7 +103,10 @@ fn broken(error: &CredentialsError) -> Failure {
         | CredentialsError::Entry { .. }
         | CredentialsError::Helper { .. } => codes::request::INVALID_PARAMS,
     };
-    Failure::from_error(code, error)
+    Failure::from_error(code, error).with_hint(
+        "repair or remove it, or log in anew with docker, podman or skopeo",
+        None,
+    )
 }
 
 /// Reads `USER:SECRET`; without a secret it is asked for, or read as one line from stdin.

@@ -5,6 +5,7 @@ use kiln_api::event::{Event, List, ListParams};
 
 use crate::failure::CommandError;
 use crate::output::Columns;
+use crate::pages;
 use crate::session::Session;
 use crate::text::{cell, time};
 
@@ -36,24 +37,16 @@ pub(crate) struct ListArguments {
 /// Lists events, page after page.
 pub(crate) async fn list(arguments: ListArguments, session: &Session) -> Result<(), CommandError> {
     let client = session.connect().await?;
-    let limit = arguments.limit.unwrap_or(usize::MAX);
-    let mut events = Vec::new();
-    let mut after = arguments.after;
-    while events.len() < limit {
+    let events = pages::collect(arguments.after, arguments.limit, async |after, limit| {
         let params = ListParams {
             after,
-            limit: None,
+            limit: Some(limit),
             kind: arguments.kind.clone(),
             object_id: arguments.object.clone(),
         };
-        let page = session.call::<List>(&client, &params).await?;
-        events.extend(page.items);
-        if page.next.is_none() {
-            break;
-        }
-        after = page.next;
-    }
-    events.truncate(limit);
+        session.call::<List>(&client, &params).await
+    })
+    .await?;
     session.output().list(
         &events,
         &Columns {

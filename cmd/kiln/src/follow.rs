@@ -187,9 +187,9 @@ pub(crate) fn print_image(
 
 fn summary(image: &Image, work: Option<(&Progress, Duration)>) -> String {
     let head = format!(
-        "{} is ready (v{}, {}, id {})\n",
+        "{} is ready ({}, {}, id {})\n",
         cell(image.name.as_str()),
-        image.version.number.to_string().trim_start_matches('v'),
+        image.version.number,
         cell(&image.architecture),
         image.id
     );
@@ -215,11 +215,11 @@ fn summary(image: &Image, work: Option<(&Progress, Duration)>) -> String {
 
 /// Says what it took: `12.3 s, 34.1 MiB fetched, 2 of 3 layers from the cache`.
 fn effort(progress: &Progress, took: Duration) -> String {
-    let text = format!(
-        "{:.1} s, {} fetched",
-        took.as_secs_f64(),
-        size(progress.fetched_bytes)
-    );
+    let fetched = match progress.fetched_bytes {
+        0 => "nothing".to_owned(),
+        bytes => size(bytes),
+    };
+    let text = format!("{:.1} s, {fetched} fetched", took.as_secs_f64());
     let is_cached = |layer: &&LayerProgress| layer.state == LayerState::Cached;
     match progress.layers.iter().filter(is_cached).count() {
         0 => text,

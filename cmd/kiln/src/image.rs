@@ -9,7 +9,7 @@ use crate::failure::CommandError;
 use crate::output::{self, Columns, Format};
 use crate::session::Session;
 use crate::text::{cell, or_dash, size, time};
-use crate::{pull, register};
+use crate::{pages, pull, register};
 
 /// What there is to do with images.
 #[derive(Debug, Subcommand)]
@@ -83,24 +83,16 @@ impl Command {
 /// Lists images, page after page.
 pub(crate) async fn list(arguments: ListArguments, session: &Session) -> Result<(), CommandError> {
     let client = session.connect().await?;
-    let limit = arguments.limit.unwrap_or(usize::MAX);
-    let mut images = Vec::new();
-    let mut after = None;
-    while images.len() < limit {
+    let images = pages::collect(None, arguments.limit, async |after, limit| {
         let params = ListParams {
             after,
-            limit: None,
+            limit: Some(limit),
             all: arguments.all,
             name: arguments.name.clone(),
         };
-        let page = session.call::<List>(&client, &params).await?;
-        images.extend(page.items);
-        after = page.next;
-        if after.is_none() {
-            break;
-        }
-    }
-    images.truncate(limit);
+        session.call::<List>(&client, &params).await
+    })
+    .await?;
     session.output().list(
         &images,
         &Columns {

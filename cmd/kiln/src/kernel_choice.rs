@@ -64,6 +64,15 @@ impl PassedKernel {
             .map(|directory| directory.file().clone())
     }
 
+    /// Waits until the daemon has what it asked for: with `--detach` the work goes on without
+    /// this process, but not before it has been given the modules.
+    pub(crate) async fn sent(self) -> Result<(), CommandError> {
+        match self.modules {
+            Some(directory) => Ok(directory.sent().await.map_err(ClientError::from)?),
+            None => Ok(()),
+        }
+    }
+
     /// Adds to a failed call what the daemon cannot know: that a file of the modules could not
     /// be read here.
     pub(crate) fn explain(self, error: CommandError) -> CommandError {

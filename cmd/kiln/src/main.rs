@@ -17,6 +17,7 @@ mod kernel_choice;
 mod mistakes;
 mod operation;
 mod output;
+mod pages;
 mod progress;
 mod pull;
 mod reference;

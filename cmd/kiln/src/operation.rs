@@ -10,6 +10,7 @@ use crate::batch::{self, Item};
 use crate::failure::CommandError;
 use crate::follow::{self, Interrupt};
 use crate::output::{self, Columns, Format};
+use crate::pages;
 use crate::progress::{self, Lines};
 use crate::session::Session;
 use crate::text::{cell, time};
@@ -73,23 +74,15 @@ impl Command {
 
 async fn list(arguments: ListArguments, session: &Session) -> Result<(), CommandError> {
     let client = session.connect().await?;
-    let limit = arguments.limit.unwrap_or(usize::MAX);
-    let mut operations = Vec::new();
-    let mut after = None;
-    while operations.len() < limit {
+    let operations = pages::collect(None, arguments.limit, async |after, limit| {
         let params = ListParams {
             state: arguments.state,
             after,
-            limit: None,
+            limit: Some(limit),
         };
-        let page = session.call::<List>(&client, &params).await?;
-        operations.extend(page.items);
-        after = page.next;
-        if after.is_none() {
-            break;
-        }
-    }
-    operations.truncate(limit);
+        session.call::<List>(&client, &params).await
+    })
+    .await?;
     session.output().list(
         &operations,
         &Columns {

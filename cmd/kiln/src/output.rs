@@ -6,6 +6,7 @@ use std::io::{self, Write as _};
 
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
+use kiln_api::{Failure, codes};
 use serde::Serialize;
 
 use crate::failure::CommandError;
@@ -99,8 +100,18 @@ impl Output {
 /// Writes text to stdout.
 pub(crate) fn write(text: &str) -> Result<(), CommandError> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    Ok(stdout.flush()?)
+    let written = stdout.write_all(text.as_bytes());
+    written.and_then(|()| stdout.flush()).map_err(not_written)
+}
+
+fn not_written(error: io::Error) -> CommandError {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return error.into();
+    }
+    let mut failure = Failure::new(codes::storage::FAILED, "cannot write the output");
+    failure.cause.push(error.to_string());
+    failure.hint = None;
+    failure.into()
 }
 
 /// Writes a message to stderr.

@@ -74,7 +74,10 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         Ok(outcome) => finish(session, &client, outcome, arguments.detach).await,
         Err(error) => Err(error),
     };
-    finished.map_err(|error| kernel.explain(error))
+    match finished {
+        Ok(()) => kernel.sent().await,
+        Err(error) => Err(kernel.explain(error)),
+    }
 }
 
 /// Follows what a call with `detach` started, unless the caller wants to leave it alone.

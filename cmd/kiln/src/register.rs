@@ -50,5 +50,8 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         Ok(outcome) => pull::finish(session, &client, outcome, arguments.detach).await,
         Err(error) => Err(error),
     };
-    finished.map_err(|error| kernel.explain(error))
+    match finished {
+        Ok(()) => kernel.sent().await,
+        Err(error) => Err(kernel.explain(error)),
+    }
 }

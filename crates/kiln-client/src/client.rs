@@ -1,7 +1,6 @@
 //! The connection to a daemon: typed and untyped calls.
 //!
-//! Descriptors go through [`HostFiles`](crate::HostFiles), subscriptions through
-//! [`Watch`](crate::Watch).
+//! Descriptors go through [`HostFiles`], subscriptions through [`Watch`].
 
 use std::io;
 use std::path::Path;
@@ -203,8 +202,7 @@ async fn open(socket: &Path) -> Result<RpcClient, ClientError> {
         source,
     };
     let opened = tokio::time::timeout(CONNECT_TIMEOUT, shake_hands(socket)).await;
-    let timed_out = io::Error::new(io::ErrorKind::TimedOut, "it does not answer");
-    opened.map_err(|_| unreachable(timed_out))?
+    opened.map_err(|_| unreachable(silent()))?
 }
 
 async fn shake_hands(socket: &Path) -> Result<RpcClient, ClientError> {
@@ -217,6 +215,7 @@ async fn shake_hands(socket: &Path) -> Result<RpcClient, ClientError> {
     let url =
         Url::parse("ws://localhost/").map_err(|error| unreachable(io::Error::other(error)))?;
     let transport = WsTransportClientBuilder::default()
+        .connection_timeout(CONNECT_TIMEOUT)
         .max_request_size(REQUEST_LIMIT_BYTES)
         .max_response_size(RESPONSE_LIMIT_BYTES);
     let (sender, receiver) = transport
@@ -229,6 +228,12 @@ async fn shake_hands(socket: &Path) -> Result<RpcClient, ClientError> {
         .build_with_tokio(sender, receiver))
 }
 
+fn silent() -> io::Error {
+    let seconds = CONNECT_TIMEOUT.as_secs();
+    let text = format!("no answer within {seconds} seconds");
+    io::Error::new(io::ErrorKind::TimedOut, text)
+}
+
 /// A full daemon refuses connections with an HTTP status; anything else is no daemon of ours.
 fn refused(error: WsHandshakeError) -> Result<ClientError, io::Error> {
     match error {
@@ -239,6 +244,10 @@ fn refused(error: WsHandshakeError) -> Result<ClientError, io::Error> {
             "the daemon takes no more connections now",
         )))),
         WsHandshakeError::Io(error) => Err(error),
+        WsHandshakeError::Timeout(_) => Err(silent()),
         error => Err(io::Error::other(error)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,9 @@
 //! Why a call failed, as the caller of the library sees it, and as the error object of the wire.
 
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use jsonrpsee::core::client::Error as RpcError;
 use kiln_api::{Failure, codes, daemon::API_MAJOR};
@@ -85,7 +87,7 @@ impl ClientError {
     pub fn to_failure(&self) -> Failure {
         match self {
             Self::Failed(failure) => (**failure).clone(),
-            Self::Unreachable { source, .. } => self.unreachable_failure(source.kind()),
+            Self::Unreachable { path, source } => self.unreachable_failure(path, source.kind()),
             Self::Disconnected { .. } => unreachable_exit(
                 Failure::from_error(codes::daemon::UNREACHABLE, self).with_hint(
                     "work that was started goes on in the daemon; look at it:",
@@ -95,19 +97,28 @@ impl ClientError {
             Self::Incompatible { .. } => Failure::from_error(codes::daemon::INCOMPATIBLE, self),
             Self::Protocol { .. } => Failure::from_error(codes::daemon::INTERNAL, self),
             Self::TooLarge { .. } => Failure::from_error(codes::request::TOO_LARGE, self),
-            Self::TimedOut { .. } => Failure::from_error(codes::operation::STILL_RUNNING, self),
+            Self::TimedOut { .. } => Failure::from_error(codes::operation::STILL_RUNNING, self)
+                .with_hint("the daemon may be busy: call again with more time", None),
             Self::File(error) => error.to_failure(),
             Self::Directory(error) => error.to_failure(),
             Self::Layout(error) => error.to_failure(),
         }
     }
 
-    fn unreachable_failure(&self, kind: io::ErrorKind) -> Failure {
+    fn unreachable_failure(&self, socket: &Path, kind: io::ErrorKind) -> Failure {
         let failure = Failure::from_error(codes::daemon::UNREACHABLE, self);
         unreachable_exit(match kind {
-            io::ErrorKind::PermissionDenied => failure.with_hint(
+            io::ErrorKind::PermissionDenied if is_open_to_group(socket) => failure.with_hint(
                 "add yourself to the group that owns the socket, then log in again:",
                 Some("sudo usermod -aG kiln $USER".to_owned()),
+            ),
+            io::ErrorKind::PermissionDenied => failure.with_hint(
+                "call as the user it belongs to, or run a daemon of your own:",
+                Some("kilnd --root DIR".to_owned()),
+            ),
+            io::ErrorKind::TimedOut => failure.with_hint(
+                "something listens there and does not answer: look at its process and its log",
+                None,
             ),
             _ => failure.with_hint(
                 "start a daemon with `kilnd --root DIR` and name its socket:",
@@ -115,6 +126,13 @@ impl ClientError {
             ),
         })
     }
+}
+
+/// Tells whether a group may connect. A socket that cannot be looked at lies in a directory
+/// closed to the caller, which no group opens.
+fn is_open_to_group(socket: &Path) -> bool {
+    const GROUP_WRITE: u32 = 0o020;
+    fs::metadata(socket).is_ok_and(|metadata| metadata.mode() & GROUP_WRITE != 0)
 }
 
 /// Class and HTTP status are those of the code; the exit code is the client's own.
@@ -127,6 +145,8 @@ fn unreachable_exit(failure: Failure) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn unreachable(kind: io::ErrorKind) -> Failure {
@@ -149,11 +169,21 @@ mod tests {
     }
 
     #[test]
-    fn a_forbidden_socket_names_the_group() {
-        let failure = unreachable(io::ErrorKind::PermissionDenied);
+    fn a_forbidden_socket_names_the_group_where_a_group_would_help() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kiln.sock");
+        fs::write(&path, "").unwrap();
+        let command_at = |mode| {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let source = io::ErrorKind::PermissionDenied.into();
+            let path = path.clone();
+            let failure = ClientError::Unreachable { path, source }.to_failure();
+            failure.hint.unwrap().command.unwrap()
+        };
 
-        let command = failure.hint.unwrap().command;
-        assert_eq!(command.as_deref(), Some("sudo usermod -aG kiln $USER"));
+        assert_eq!(command_at(0o660), "sudo usermod -aG kiln $USER");
+        assert_eq!(command_at(0o600), "kilnd --root DIR");
+        assert!(!is_open_to_group(&directory.path().join("none")));
     }
 
     #[test]

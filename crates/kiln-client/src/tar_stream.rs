@@ -114,6 +114,19 @@ impl Directory {
         &self.file
     }
 
+    /// Waits until the daemon has read everything, or stopped reading. A program that ends before
+    /// takes the stream with it.
+    pub async fn sent(self) -> Result<(), DirectoryError> {
+        let Some(thread) = self.thread else {
+            return Ok(());
+        };
+        match tokio::task::spawn_blocking(|| thread.join()).await {
+            Ok(Ok(result)) => result,
+            // A panic in the thread is a bug that the panic hook has shown already.
+            Ok(Err(_)) | Err(_) => Ok(()),
+        }
+    }
+
     /// Returns why the stream broke off, when it did: after a failed call this is the cause that
     /// the daemon cannot know.
     pub fn failure(self) -> Option<DirectoryError> {
@@ -445,6 +458,20 @@ mod tests {
         assert_eq!(check(&directory.path().join("none")), "file.not_found");
         let _listener = std::os::unix::net::UnixListener::bind(directory.path().join("s")).unwrap();
         assert_eq!(check(directory.path()), "file.wrong_kind");
+    }
+
+    #[tokio::test]
+    async fn a_directory_is_sent_when_it_was_read_to_the_end() {
+        let (directory, _) = modules();
+        fs::write(directory.path().join("large.ko"), vec![7; 1 << 20]).unwrap();
+        let (mut reader, stream) = start(directory.path()).unwrap();
+        let named = HostFile::Path(directory.path().to_owned());
+        let sending = Directory::streamed(named, stream);
+        let reading = thread::spawn(move || io::copy(&mut reader, &mut io::sink()).unwrap());
+
+        sending.sent().await.unwrap();
+
+        assert!(reading.join().unwrap() > 1 << 20);
     }
 
     #[test]

@@ -97,9 +97,10 @@ async fn kvm(qemu: Option<&Path>) -> Finding {
         Ok(()) => Finding::new(
             CHECK,
             Level::Warn,
-            format!("{KVM} opens but runs no guest: {kvm}; emulation works, many times slower"),
-        )
-        .with_command("qemu-system-x86_64 -accel tcg -cpu max …"),
+            format!(
+                "{KVM} opens but runs no guest: {kvm}; emulation works (-accel tcg), many times slower"
+            ),
+        ),
         Err(emulation) => Finding::new(
             CHECK,
             Level::Warn,
