@@ -17,8 +17,8 @@ use kiln_service::{
     Board, BuildRootfs, Ext4Builder, FetchTree, HostFiles, Operations, Pool, Pulls, Records,
     SystemClock,
 };
+use kiln_store::Store;
 use kiln_store::names::{self, NameHolder};
-use kiln_store::{Store, StoreError};
 use tempfile::TempDir;
 
 /// Longest time anything here may take; what takes longer hangs.
@@ -94,14 +94,14 @@ impl House {
     }
 
     /// Returns what a call names a caller's file with.
-    pub(crate) fn file(&self, name: &str) -> Option<HostFile> {
-        Some(HostFile::Path(self.path(name)))
+    pub(crate) fn file(&self, name: &str) -> HostFile {
+        HostFile::Path(self.path(name))
     }
 
     /// Returns the parameters of a pull of `reference` with a good kernel and nothing else.
     pub(crate) fn params(&self, reference: &str) -> PullParams {
         PullParams {
-            kernel_path: self.file("vmlinux"),
+            kernel_path: Some(self.file("vmlinux")),
             ..bare(reference)
         }
     }
@@ -136,10 +136,7 @@ impl House {
     /// Tells who has a name.
     pub(crate) async fn holder(&self, name: &str) -> Result<Option<NameHolder>> {
         let name: ImageName = name.parse()?;
-        let held = self
-            .store
-            .read(move |tx| Ok::<_, StoreError>(names::holder_of(tx, &name)?))
-            .await;
+        let held = self.store.read(move |tx| names::holder_of(tx, &name)).await;
         Ok(held?)
     }
 

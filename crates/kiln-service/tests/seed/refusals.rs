@@ -55,7 +55,7 @@ async fn a_kernel_that_cannot_be_used_is_refused() -> Result<()> {
     ];
     for (name, code, noun) in cases {
         let params = |house: &House| PullParams {
-            kernel_path: house.file(name),
+            kernel_path: Some(house.file(name)),
             ..bare(REFERENCE)
         };
         assert_refused(params, code, noun).await.context(name)?;
@@ -66,12 +66,12 @@ async fn a_kernel_that_cannot_be_used_is_refused() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_goes_with_a_kernel_is_checked_as_early() -> Result<()> {
     let with_initrd = |house: &House| PullParams {
-        initrd_path: house.file("missing"),
+        initrd_path: Some(house.file("missing")),
         ..house.params(REFERENCE)
     };
     assert_refused(with_initrd, codes::file::NOT_FOUND, "missing").await?;
     let with_modules = |house: &House| PullParams {
-        modules_dir: house.file("text"),
+        modules_dir: Some(house.file("text")),
         ..house.params(REFERENCE)
     };
     assert_refused(with_modules, codes::file::WRONG_KIND, "a directory").await
@@ -86,7 +86,7 @@ async fn a_choice_that_is_none_is_refused() -> Result<()> {
     };
     assert_refused(both, codes::kernel::CHOICE_CONFLICT, "debian").await?;
     let initrd_alone = |house: &House| PullParams {
-        initrd_path: house.file("text"),
+        initrd_path: Some(house.file("text")),
         ..bare(REFERENCE)
     };
     assert_refused(initrd_alone, codes::kernel::CHOICE_CONFLICT, "ramdisk").await?;
