@@ -1,7 +1,7 @@
 //! What happens around every call: a number, a time, a log line, and an error with a code even
 //! where no handler ran.
 //!
-//! What the calls do is not here.
+//! What the calls do is not here, nor what is refused before it is a call at all.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use jsonrpsee::types::error::METHOD_NOT_FOUND_CODE;
 use jsonrpsee::types::{ErrorObjectOwned, Request};
 use kiln_api::{Code, Failure, codes};
 use kiln_domain::access::Actor;
+
+use crate::refusal;
 
 /// Who made a call, and its number.
 #[derive(Clone, Debug)]
@@ -46,6 +48,7 @@ pub(crate) struct Door<S> {
     pub(crate) names: Arc<Names>,
     pub(crate) actor: Actor,
     pub(crate) transport: Transport,
+    /// Longest answer to a batch, in bytes.
     pub(crate) max_response_bytes: usize,
 }
 
@@ -95,30 +98,31 @@ where
         }
     }
 
-    /// Every call of a batch comes through the door like one that comes alone.
+    /// Every call of a batch goes through the same door, one after the other.
     fn batch<'a>(&self, batch: Batch<'a>) -> impl Future<Output = MethodResponse> + Send + 'a {
         let door = self.clone();
         async move {
             let mut answers = BatchResponseBuilder::new_with_limit(door.max_response_bytes);
-            let mut has_notification = false;
+            let mut is_notified = false;
             for entry in batch {
                 let answer = match entry {
                     Ok(BatchEntry::Call(request)) => door.call(request).await,
                     Ok(BatchEntry::Notification(notification)) => {
-                        has_notification = true;
-                        door.inner.notification(notification).await;
+                        is_notified = true;
+                        door.notification(notification).await;
                         continue;
                     }
-                    Err(entry) => {
-                        let (error, id) = entry.into_parts();
-                        MethodResponse::error(id, error)
+                    Err(error) => {
+                        let (error, id) = error.into_parts();
+                        MethodResponse::error(id, with_code(error.code()))
                     }
                 };
-                if let Err(too_large) = answers.append(answer) {
-                    return too_large;
+                if let Err(too_long) = answers.append(answer) {
+                    return too_long;
                 }
             }
-            if answers.is_empty() && has_notification {
+            // Notifications alone are answered with nothing; nothing at all is no request.
+            if answers.is_empty() && is_notified {
                 return MethodResponse::notification();
             }
             MethodResponse::from_batch(answers.finish())
@@ -169,6 +173,11 @@ pub(crate) fn rejection(mut failure: Failure, caller: &Caller) -> ErrorObjectOwn
         tracing::error!(request = caller.request_id, cause = ?failure.cause, "{}", failure.message);
     }
     error_object(failure.class.rpc_number(), &failure)
+}
+
+/// Says in Kiln's words what jsonrpsee refused before there was a call.
+fn with_code(number: i32) -> ErrorObjectOwned {
+    error_object(number, &refusal::failure(number))
 }
 
 /// Refuses parameters that do not decode.

@@ -21,7 +21,7 @@ use tower::Service as _;
 use crate::door::{Door, Names, Transport};
 use crate::socket::BoundSocket;
 use crate::table::Table;
-use crate::{daemon, event, image, kernel, operation};
+use crate::{daemon, event, image, kernel, operation, refusal};
 
 /// How much the door takes. Every default of jsonrpsee that can be set is set on purpose; it closes
 /// a connection by itself that sends no request for 30 seconds.
@@ -192,7 +192,9 @@ impl Server {
                 .clone()
                 .set_rpc_middleware(door)
                 .build(methods.clone(), handle.clone());
-            async move { service.call(request).await }
+            async move {
+                Ok::<_, tower::BoxError>(refusal::with_code(service.call(request).await?).await)
+            }
         });
         // Spawned as it is: inside an async block the compiler loses a bound (crates' issue).
         connections.spawn(serve_with_graceful_shutdown(
