@@ -11,15 +11,18 @@
 //! - [`images`]: OCI images, small and odd or real and large.
 //! - [`compare`]: what a tree consists of, and how two trees differ.
 //! - [`http`]: one request over any stream.
+//! - [`daemon`], [`measure`]: a built `kilnd` with a root of its own; what things cost.
 //! - [`debs`], [`initrd`], [`qemu`]: Debian's kernel, and a machine that boots it.
 
 pub mod certificates;
 pub mod compare;
+pub mod daemon;
 pub mod debs;
 pub mod fixtures;
 pub mod http;
 pub mod images;
 pub mod initrd;
+pub mod measure;
 pub mod process;
 pub mod qemu;
 pub mod registry;

@@ -2,8 +2,9 @@
 //!
 //! Each child leads a process group, which is killed as a whole when its [`Running`] is dropped.
 //! Should the parent be killed first, the kernel kills the child: `setpriv --pdeathsig KILL`
-//! asks for that. The kernel means the parent *thread*, so children are started by one thread
-//! that lives as long as the process; a test that ends does not take a shared registry with it.
+//! asks for that, and a line of shell after it makes sure that the parent was not gone before.
+//! The kernel means the parent *thread*, so children are started by one thread that lives as
+//! long as the process; a test that ends does not take a shared registry with it.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -25,6 +26,12 @@ use crate::wait;
 
 /// How much of a failed command's output goes into the error, in bytes, from the end.
 const QUOTED_BYTES: usize = 4096;
+
+/// Runs its arguments in its place, unless the process `$0` is no longer its parent.
+const IF_PARENT_LIVES: &str = r#"[ "$PPID" = "$0" ] && exec "$@""#;
+
+/// Words of a command before the program it runs.
+const LAUNCHER_WORDS: usize = 7;
 
 /// A child process; dropping it kills its whole group and reaps it.
 #[derive(Debug)]
@@ -57,7 +64,15 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = match tools::require(tools::SETPRIV) {
         Ok(setpriv) => {
             let mut command = Command::new(setpriv);
-            command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+            command.args([
+                "--pdeathsig",
+                "KILL",
+                "--",
+                "/bin/sh",
+                "-c",
+                IF_PARENT_LIVES,
+            ]);
+            command.arg(std::process::id().to_string()).arg(program);
             command
         }
         Err(_) => Command::new(program),
@@ -228,7 +243,7 @@ fn describe(command: &Command) -> String {
         .map(|word| word.to_string_lossy().into_owned());
     let program = command.get_program().to_string_lossy().into_owned();
     if program.ends_with("setpriv") {
-        let words: Vec<String> = words.skip(3).collect();
+        let words: Vec<String> = words.skip(LAUNCHER_WORDS).collect();
         return words.join(" ");
     }
     words.by_ref().fold(program, |mut text, word| {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use kiln_testkit::http::{self, Message, Request};
+use kiln_testkit::images;
 use kiln_testkit::images::layout::{Compression, Layout};
 use kiln_testkit::images::torture;
 use kiln_testkit::registry::{Access, Registry, Transport, USER};
@@ -190,4 +191,24 @@ fn token(realm: &str) -> Result<String> {
     let answer = http::exchange(&mut stream, host, request)?;
     let answer: serde_json::Value = serde_json::from_slice(&answer.body)?;
     Ok(answer["token"].as_str().context("no token")?.to_owned())
+}
+
+#[test]
+fn images_become_archives() -> Result<()> {
+    if tools::must_skip("images_become_archives", NEEDS)? {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let mut layout = Layout::create(folder.path().join("layout"))?;
+    let image = torture::add_to(&layout, &torture::layers(), [Compression::Gzip; 3])?;
+    layout.tag("odd", &image)?;
+    let source = format!("oci:{}:odd", layout.folder().display());
+
+    for (form, name) in [("oci-archive", "odd"), ("docker-archive", "odd:1")] {
+        let file = folder.path().join(form);
+        images::copy(&source, &format!("{form}:{}:{name}", file.display()))?;
+        let size_bytes = fs::metadata(&file)?.len();
+        assert!(size_bytes > 10_000, "{form}: {size_bytes}");
+    }
+    Ok(())
 }

@@ -99,7 +99,7 @@ pub fn demo(fixtures: &Fixtures) -> Result<DebianImage> {
             Entry::file("etc/kiln-demo", format!("{DEMO_REPLACED}\n")),
         ],
     ];
-    let recipe = format!("demo 1 {} {upper:?}", base.display());
+    let recipe = format!("demo 1 {} {upper:?}", key(&base));
     image(fixtures, "demo", &recipe, |layout| {
         let mut layers = vec![layout.add_archive(open(&base)?, Compression::Gzip)?];
         for entries in &upper {
@@ -114,7 +114,7 @@ pub fn demo(fixtures: &Fixtures) -> Result<DebianImage> {
 pub fn benchmark(fixtures: &Fixtures) -> Result<DebianImage> {
     let base = base_tar(fixtures, &[])?;
     let large = base_tar(fixtures, BENCHMARK_PACKAGES)?;
-    let recipe = format!("benchmark 1 {} {}", base.display(), large.display());
+    let recipe = format!("benchmark 1 {} {}", key(&base), key(&large));
     image(fixtures, "benchmark", &recipe, |layout| {
         let added = layout.folder().join("added.tar");
         write_added(&base, &large, &added)?;
@@ -158,6 +158,12 @@ fn image(
         layout.tag(tag, &image)
     })?;
     Ok(DebianImage { layout, tag })
+}
+
+/// The name of the fixture that holds `path`, which names its recipe.
+fn key(path: &Path) -> String {
+    let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
+    folder.to_string_lossy().into_owned()
 }
 
 fn architecture() -> &'static str {

@@ -9,6 +9,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -299,6 +300,9 @@ impl Layout {
         sink.path
             .persist(&path)
             .with_context(|| format!("cannot keep {}", path.display()))?;
+        // Temporary files are their owner's alone; a layout is for any program to read.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
+            .with_context(|| format!("cannot open up {}", path.display()))?;
         Ok(descriptor)
     }
 }
