@@ -1,0 +1,215 @@
+//! The grammar: `kiln noun verb`, short forms for daily verbs, and the flags all commands share.
+//!
+//! A method's name with its dot turned into a space is always a command; a test holds that. What
+//! a command does stands in the module of its noun.
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::colour::Colour;
+use crate::failure::CommandError;
+use crate::output::Format;
+use crate::progress::Style;
+use crate::session::Session;
+use crate::time_span::TimeSpan;
+use crate::{daemon, doctor, event, image, kernel, operation, pull, reference, register, rpc};
+
+/// Turns OCI images into bootable microVM images and looks after them.
+///
+/// Kiln's daemon does the work; this is its command line. Start one with `kilnd`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kiln",
+    version,
+    disable_help_subcommand = true,
+    infer_long_args = false,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Globals {
+    /// Daemon to talk to.
+    #[arg(
+        long,
+        global = true,
+        value_name = "ADDRESS",
+        help = "Daemon to talk to, such as unix:///run/kiln/kiln.sock [env: KILN_HOST=]"
+    )]
+    pub(crate) host: Option<String>,
+    /// How to print data
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", env = "KILN_FORMAT", hide_env_values = true, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+    /// Short for --format json
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// How to show the progress of long work, on stderr
+    #[arg(long, global = true, value_enum, value_name = "STYLE", env = "KILN_PROGRESS", hide_env_values = true, default_value_t = Style::Auto)]
+    pub(crate) progress: Style,
+    /// Whether to colour messages
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = Colour::Auto)]
+    pub(crate) color: Colour,
+    /// Print ids or names only
+    #[arg(short, long, global = true, action = ArgAction::SetTrue)]
+    pub(crate) quiet: bool,
+    /// Show every request and answer on stderr, secrets masked
+    #[arg(long, global = true)]
+    pub(crate) debug: bool,
+    /// Stop waiting after so long, such as 30s or 5m; the daemon goes on
+    #[arg(long, global = true, value_name = "TIME")]
+    pub(crate) timeout: Option<TimeSpan>,
+}
+
+/// What there is to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Pull an OCI image and build a bootable image from it
+    Pull(pull::Arguments),
+    /// Take an existing root filesystem and a kernel into Kiln's care
+    Register(register::Arguments),
+    /// List images
+    #[command(visible_alias = "ls")]
+    Images(image::ListArguments),
+    /// Show, list, pull, register and forget images
+    #[command(subcommand)]
+    Image(image::Command),
+    /// Print everything about images as JSON
+    Inspect(image::ShowArguments),
+    /// Hide images and free their names
+    Forget(image::ForgetArguments),
+    /// Import, list and remove kernels
+    #[command(subcommand, alias = "kernels")]
+    Kernel(kernel::Command),
+    /// List, watch, wait for and cancel long work
+    #[command(subcommand, visible_alias = "op", aliases = ["operations", "ops"])]
+    Operation(operation::Command),
+    /// List what happened, oldest first
+    Events(event::ListArguments),
+    /// List what happened
+    #[command(subcommand, hide = true)]
+    Event(event::Command),
+    /// Tell what the daemon is, where it keeps things and how it is configured
+    Info(daemon::InfoArguments),
+    /// Tell about the daemon
+    #[command(subcommand, hide = true)]
+    Daemon(daemon::Command),
+    /// Print the versions of client and daemon
+    Version,
+    /// Find out what is missing or broken on this host
+    Doctor,
+    /// Call any method of the daemon
+    Rpc(rpc::Arguments),
+    /// Print a completion script
+    Completion(reference::CompletionArguments),
+    /// Print the manual page, or write all of them
+    Man(reference::ManArguments),
+    /// Explain a command, or `exit-codes`
+    Help(reference::HelpArguments),
+}
+
+impl Command {
+    /// Does it.
+    pub(crate) async fn run(self, session: &Session) -> Result<(), CommandError> {
+        match self {
+            Self::Pull(arguments) => pull::run(arguments, session).await,
+            Self::Register(arguments) => register::run(arguments, session).await,
+            Self::Images(arguments) => image::list(arguments, session).await,
+            Self::Image(command) => command.run(session).await,
+            Self::Inspect(arguments) => image::inspect(arguments, session).await,
+            Self::Forget(arguments) => image::forget(arguments, session).await,
+            Self::Kernel(command) => command.run(session).await,
+            Self::Operation(command) => command.run(session).await,
+            Self::Events(arguments) | Self::Event(event::Command::List(arguments)) => {
+                event::list(arguments, session).await
+            }
+            Self::Info(arguments) | Self::Daemon(daemon::Command::Info(arguments)) => {
+                daemon::info(arguments, session).await
+            }
+            Self::Version => daemon::version(session).await,
+            Self::Doctor => doctor::run(session).await,
+            Self::Rpc(arguments) => rpc::run(arguments, session).await,
+            Self::Completion(arguments) => reference::completion(&arguments, session),
+            Self::Man(arguments) => reference::man(&arguments, session),
+            Self::Help(arguments) => reference::help(&arguments, session),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+    use kiln_api::{Method, daemon, event, image, kernel, operation};
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// Finds the command behind words that may be aliases.
+    fn is_command(words: &[&str]) -> bool {
+        let mut command = &Cli::command();
+        for word in words {
+            match command.find_subcommand(word) {
+                Some(found) => command = found,
+                None => return false,
+            }
+        }
+        !command.has_subcommands()
+    }
+
+    #[test]
+    fn every_method_is_a_command_with_its_dot_turned_into_a_space() {
+        let methods = [
+            daemon::GetInfo::NAME,
+            event::List::NAME,
+            image::Forget::NAME,
+            image::Get::NAME,
+            image::List::NAME,
+            image::Pull::NAME,
+            image::Register::NAME,
+            kernel::Get::NAME,
+            kernel::Import::NAME,
+            kernel::List::NAME,
+            kernel::Remove::NAME,
+            operation::Cancel::NAME,
+            operation::Get::NAME,
+            operation::List::NAME,
+            operation::Wait::NAME,
+            operation::Watch::NAME,
+        ];
+        for method in methods {
+            let words: Vec<&str> = method.split('.').collect();
+            assert!(is_command(&words), "kiln {}", words.join(" "));
+        }
+    }
+
+    #[test]
+    fn short_forms_are_commands_too() {
+        for words in [
+            "images",
+            "ls",
+            "image ls",
+            "image inspect",
+            "kernel ls",
+            "kernel rm",
+            "kernels ls",
+            "op ls",
+            "op show",
+            "ops wait",
+            "events",
+            "event list",
+            "daemon info",
+        ] {
+            let words: Vec<&str> = words.split(' ').collect();
+            assert!(is_command(&words), "kiln {}", words.join(" "));
+        }
+    }
+}

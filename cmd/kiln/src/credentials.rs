@@ -1,0 +1,187 @@
+//! Who to be at a registry: as the command line says it, or as the auth files and helpers of this
+//! user know.
+//!
+//! The secret goes into the call and nowhere else. Where files are looked for and how helpers are
+//! asked is `kiln-credentials`'.
+
+use std::io::{self, BufRead as _};
+use std::path::PathBuf;
+
+use clap::Args;
+use kiln_api::image::Credentials;
+use kiln_api::{Failure, codes};
+use kiln_credentials::{CredentialsError, Places};
+use kiln_domain::Reference;
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+
+use crate::failure::CommandError;
+use crate::output;
+use crate::session::Session;
+
+/// Longest secret that is read, in bytes; tokens of cloud registries have a few thousand.
+const MAX_SECRET_BYTES: usize = 64 << 10;
+
+/// The user name that marks an identity token, as credential helpers write it.
+const IDENTITY_TOKEN: &str = "<token>";
+
+/// The flags.
+#[derive(Debug, Args)]
+pub(crate) struct CredentialsArguments {
+    /// User name and password for the registry; the password is asked for when left out
+    #[arg(long, value_name = "USER[:PASSWORD]", conflicts_with = "authfile")]
+    creds: Option<String>,
+    /// Auth file of docker, podman or skopeo, in place of the usual ones
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+}
+
+impl CredentialsArguments {
+    /// Reads what the flags say at once, so that a password is asked for before anything begins.
+    pub(crate) fn stated(&self, session: &Session) -> Result<Option<Credentials>, CommandError> {
+        let creds = self.creds.as_deref();
+        creds.map(|text| parse(text, session)).transpose()
+    }
+
+    /// Looks for credentials in auth files and asks their helpers. A broken file that nobody
+    /// named is told and passed over: many images need no credentials.
+    pub(crate) async fn find(
+        &self,
+        reference: &Reference,
+        session: &Session,
+    ) -> Result<Option<Credentials>, CommandError> {
+        let surroundings = session.surroundings();
+        let places = Places {
+            auth_file: self.authfile.clone(),
+            registry_auth_file: surroundings.registry_auth_file.clone(),
+            runtime_dir: surroundings.xdg_runtime_dir.clone(),
+            config_home: surroundings.xdg_config_home.clone(),
+            docker_config: surroundings.docker_config.clone(),
+            home: surroundings.home.clone(),
+            path: surroundings.path.clone(),
+        };
+        let reference = reference.clone();
+        let search = move || kiln_credentials::find(&reference, &places);
+        let found = tokio::task::spawn_blocking(search).await;
+        match found.map_err(io::Error::other)? {
+            Ok(found) => Ok(found.map(for_the_wire)),
+            Err(error) if self.authfile.is_some() => Err(broken(&error).into()),
+            Err(error) => {
+                let failure = broken(&error);
+                let causes: Vec<String> = std::iter::once(failure.message)
+                    .chain(failure.cause)
+                    .collect();
+                let label = session.paint().doubtful("warning:");
+                output::note(&format!(
+                    "{label} going on without credentials: {}\n",
+                    causes.join(": ")
+                ));
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn for_the_wire(found: kiln_domain::Credentials) -> Credentials {
+    match found {
+        kiln_domain::Credentials::Password { username, secret } => Credentials {
+            username,
+            secret: secret.expose().to_owned(),
+        },
+        kiln_domain::Credentials::IdentityToken(secret) => Credentials {
+            username: IDENTITY_TOKEN.to_owned(),
+            secret: secret.expose().to_owned(),
+        },
+    }
+}
+
+fn broken(error: &CredentialsError) -> Failure {
+    let code = match error {
+        CredentialsError::AuthFileMissing { .. } => codes::file::NOT_FOUND,
+        CredentialsError::Unreadable { .. } => codes::file::UNREADABLE,
+        CredentialsError::TooLarge { .. } => codes::file::TOO_LARGE,
+        CredentialsError::Malformed { .. }
+        | CredentialsError::Entry { .. }
+        | CredentialsError::Helper { .. } => codes::request::INVALID_PARAMS,
+    };
+    Failure::from_error(code, error)
+}
+
+/// Reads `USER:SECRET`; without a secret it is asked for, or read as one line from stdin.
+fn parse(text: &str, session: &Session) -> Result<Credentials, CommandError> {
+    let (username, secret) = match text.split_once(':') {
+        Some((username, secret)) => (username, Some(secret.to_owned())),
+        None => (text, None),
+    };
+    if username.is_empty() {
+        return Err(refused("--creds needs a user name"));
+    }
+    let secret = match secret {
+        Some(secret) => secret,
+        None => ask(username, session.surroundings().stdin_is_terminal)?,
+    };
+    Ok(Credentials {
+        username: username.to_owned(),
+        secret,
+    })
+}
+
+fn ask(username: &str, is_terminal: bool) -> Result<String, CommandError> {
+    if !is_terminal {
+        return read_line();
+    }
+    output::note(&format!("password for {}: ", crate::text::cell(username)));
+    let silence = Silence::begin();
+    let line = read_line();
+    drop(silence);
+    output::note("\n");
+    line
+}
+
+fn read_line() -> Result<String, CommandError> {
+    let mut line = String::new();
+    let limit = u64::try_from(MAX_SECRET_BYTES).unwrap_or(u64::MAX);
+    let mut input = io::Read::take(io::stdin().lock(), limit);
+    input.read_line(&mut line)?;
+    let secret = line.trim_end_matches(['\n', '\r']);
+    if secret.is_empty() {
+        return Err(refused("no password was given"));
+    }
+    Ok(secret.to_owned())
+}
+
+fn refused(message: &str) -> CommandError {
+    Failure::new(codes::request::INVALID_PARAMS, message)
+        .with_hint(
+            "give user and password, or the user alone to be asked:",
+            Some("kiln pull REFERENCE --creds USER".to_owned()),
+        )
+        .into()
+}
+
+/// The terminal without its echo; dropped, it echoes again.
+struct Silence {
+    before: Option<Termios>,
+}
+
+impl Silence {
+    fn begin() -> Self {
+        let stdin = io::stdin();
+        let before = tcgetattr(&stdin).ok();
+        if let Some(mut silent) = before.clone() {
+            silent.local_modes.remove(LocalModes::ECHO);
+            silent.local_modes.insert(LocalModes::ECHONL);
+            // A terminal that refuses shows the password, as it would without our asking.
+            let _ = tcsetattr(&stdin, OptionalActions::Flush, &silent);
+        }
+        Self { before }
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // Nobody can be told; the shell sets its terminal anew in any case.
+            let _ = tcsetattr(io::stdin(), OptionalActions::Flush, before);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! `kiln info` and `kiln version`.
+
+use clap::{Args, Subcommand};
+use kiln_api::daemon::{API_MAJOR, API_MINOR, GetInfo, Info, InfoParams, Setting};
+use serde_json::{Value, json};
+
+use crate::failure::CommandError;
+use crate::output::{self, Columns};
+use crate::session::Session;
+use crate::text::{cell, time};
+
+/// The method's own spelling.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Tell what the daemon is
+    Info(InfoArguments),
+}
+
+/// What to tell.
+#[derive(Debug, Args)]
+pub(crate) struct InfoArguments {
+    /// Only the configuration: every value and where it came from
+    #[arg(long)]
+    config: bool,
+}
+
+/// Tells what the daemon is, or how it is configured.
+pub(crate) async fn info(arguments: InfoArguments, session: &Session) -> Result<(), CommandError> {
+    let client = session.connect().await?;
+    let info = session
+        .call::<GetInfo>(&client, &InfoParams::default())
+        .await?;
+    if arguments.config {
+        return session.output().list(
+            &info.config,
+            &Columns {
+                header: &["KEY", "VALUE", "ORIGIN"],
+                row: &|setting: &Setting| {
+                    vec![
+                        cell(&setting.key),
+                        cell(&setting.value),
+                        cell(&setting.origin),
+                    ]
+                },
+                name: &|setting: &Setting| setting.key.clone(),
+            },
+        );
+    }
+    session.output().one(&info, &info.version, lines)
+}
+
+fn lines(info: &Info) -> String {
+    let caller = if info.caller.superadmin {
+        format!("uid {}, may do everything", info.caller.uid)
+    } else {
+        format!("uid {}", info.caller.uid)
+    };
+    let counts = &info.counts;
+    let recovered = &info.recovered;
+    let mut pairs = vec![
+        (
+            "daemon",
+            format!(
+                "kilnd {}, API {}.{}",
+                cell(&info.version),
+                info.api.major,
+                info.api.minor
+            ),
+        ),
+        (
+            "process",
+            format!(
+                "pid {}, uid {}, since {}",
+                info.pid,
+                info.uid,
+                time(&info.started_at)
+            ),
+        ),
+        ("architecture", cell(&info.architecture)),
+        ("you", caller),
+        (
+            "images",
+            format!("{}  {}", counts.images, cell(&info.places.images)),
+        ),
+        (
+            "kernels",
+            format!("{}  {}", counts.kernels, cell(&info.places.kernels)),
+        ),
+        (
+            "operations",
+            format!("{} running", counts.running_operations),
+        ),
+        ("state", cell(&info.places.state)),
+        ("cache", cell(&info.places.cache)),
+        ("socket", cell(&info.places.socket)),
+    ];
+    let found = [
+        (recovered.interrupted_operations, "operations interrupted"),
+        (recovered.removed_staging, "unfinished directories removed"),
+        (
+            recovered.removed_unrecorded,
+            "unrecorded directories removed",
+        ),
+        (
+            recovered.left_unrecorded,
+            "unrecorded directories left in place",
+        ),
+    ];
+    let found: Vec<String> = found
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    if !found.is_empty() {
+        pairs.push(("at start", found.join(", ")));
+    }
+    output::pairs(&pairs)
+}
+
+/// Prints the versions of both sides. A daemon that is not there is no failure: the client's
+/// version is known all the same.
+pub(crate) async fn version(session: &Session) -> Result<(), CommandError> {
+    let daemon = daemon_version(session).await;
+    let (daemon, absent) = match daemon {
+        Ok(info) => (json!({ "version": info.version, "api": info.api }), None),
+        Err(CommandError::Failed(failure)) => (Value::Null, Some(failure.message)),
+        Err(other) => return Err(other),
+    };
+    let own = env!("CARGO_PKG_VERSION");
+    let versions = json!({
+        "client": { "version": own, "api": { "major": API_MAJOR, "minor": API_MINOR } },
+        "daemon": daemon,
+    });
+    session.output().one(&versions, own, |versions| {
+        let daemon = match (versions.pointer("/daemon/version"), absent) {
+            (Some(Value::String(version)), _) => {
+                let number = |name| versions.pointer(&format!("/daemon/api/{name}")).cloned();
+                let major = number("major").unwrap_or_default();
+                let minor = number("minor").unwrap_or_default();
+                format!("{}, API {major}.{minor}", cell(version))
+            }
+            (_, absent) => cell(&absent.unwrap_or_default()),
+        };
+        output::pairs(&[
+            ("client", format!("{own}, API {API_MAJOR}.{API_MINOR}")),
+            ("daemon", daemon),
+        ])
+    })
+}
+
+async fn daemon_version(session: &Session) -> Result<Info, CommandError> {
+    let client = session.connect().await?;
+    session
+        .call::<GetInfo>(&client, &InfoParams::default())
+        .await
+}

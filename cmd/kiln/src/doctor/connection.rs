@@ -1,0 +1,133 @@
+//! The way to the daemon: its socket, who may use it, what answers.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::Path;
+
+use kiln_api::daemon::{GetInfo, Info, InfoParams};
+
+use super::{Finding, Level};
+use crate::failure::CommandError;
+use crate::session::Session;
+
+/// The permission bits of everybody who is neither owner nor in the group.
+const OTHERS: u32 = 0o007;
+
+/// Checks the way to the daemon; returns what the daemon says of itself when it answers.
+pub(super) async fn check(session: &Session) -> Result<(Vec<Finding>, Option<Info>), CommandError> {
+    let (host, origin) = match session.host() {
+        Ok(found) => found,
+        Err(CommandError::Failed(failure)) => {
+            return Ok((vec![Finding::from_failure("socket", &failure)], None));
+        }
+        Err(other) => return Err(other),
+    };
+    let mut findings = vec![rights("rights", host.socket())];
+    let info = match ask(session).await {
+        Ok(info) => info,
+        Err(CommandError::Failed(failure)) => {
+            findings.insert(0, Finding::from_failure("socket", &failure));
+            return Ok((findings, None));
+        }
+        Err(other) => return Err(other),
+    };
+    let answers = format!(
+        "kilnd {} answers at {host} (by {}), API {}.{}",
+        info.version,
+        origin.as_str(),
+        info.api.major,
+        info.api.minor
+    );
+    findings.insert(0, Finding::new("socket", Level::Ok, answers));
+    findings.push(version(&info));
+    findings.push(rights("files socket", &host.files_socket()));
+    findings.push(kernels(info.counts.kernels));
+    Ok((findings, Some(info)))
+}
+
+async fn ask(session: &Session) -> Result<Info, CommandError> {
+    let client = session.connect().await?;
+    session
+        .call::<GetInfo>(&client, &InfoParams::default())
+        .await
+}
+
+fn version(info: &Info) -> Finding {
+    let own = env!("CARGO_PKG_VERSION");
+    if info.version == own {
+        Finding::new("version", Level::Ok, format!("client and daemon are {own}"))
+    } else {
+        let message = format!("the client is {own}, the daemon {}", info.version);
+        Finding::new("version", Level::Warn, message)
+    }
+}
+
+fn rights(check: &'static str, socket: &Path) -> Finding {
+    let metadata = match fs::metadata(socket) {
+        Ok(metadata) => metadata,
+        Err(error) => {
+            let message = format!("cannot look at {}: {error}", socket.display());
+            return Finding::new(check, Level::Warn, message);
+        }
+    };
+    if !metadata.file_type().is_socket() {
+        let message = format!("{} is no socket", socket.display());
+        return Finding::new(check, Level::Fail, message);
+    }
+    let mode = metadata.mode() & 0o777;
+    let owner = format!("uid {}, gid {}", metadata.uid(), metadata.gid());
+    let message = format!("{} is {mode:04o}, {owner}", socket.display());
+    if mode & OTHERS == 0 {
+        return Finding::new(check, Level::Ok, message);
+    }
+    let message = format!("{message}: every user of this host may connect");
+    Finding::new(check, Level::Warn, message)
+        .with_command(format!("chmod o-rwx {}", socket.display()))
+}
+
+fn kernels(count: u64) -> Finding {
+    match count {
+        0 => Finding::new(
+            "kernels",
+            Level::Warn,
+            "the catalogue is empty; a pull needs a kernel",
+        )
+        .with_command("kiln kernel import debian --deb linux-image-*.deb"),
+        1 => Finding::new("kernels", Level::Ok, "1 kernel in the catalogue"),
+        count => Finding::new(
+            "kernels",
+            Level::Ok,
+            format!("{count} kernels in the catalogue"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_open_to_everybody_is_doubtful_and_a_file_is_wrong() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("kiln.sock");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let level_at = |mode| {
+            fs::set_permissions(&socket, fs::Permissions::from_mode(mode)).unwrap();
+            rights("rights", &socket).level
+        };
+
+        assert_eq!(level_at(0o600), Level::Ok);
+        assert_eq!(level_at(0o660), Level::Ok);
+        assert_eq!(level_at(0o666), Level::Warn);
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert_eq!(rights("rights", &file).level, Level::Fail);
+        assert_eq!(
+            rights("rights", &directory.path().join("none")).level,
+            Level::Warn
+        );
+    }
+}

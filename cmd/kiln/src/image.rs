@@ -1,0 +1,267 @@
+//! `kiln image …`, `kiln images`, `kiln inspect` and `kiln forget`.
+
+use clap::{Args, Subcommand};
+use kiln_api::image::{Forget, ForgetParams, Forgotten, Get, GetParams, Image, List, ListParams};
+use kiln_client::Client;
+
+use crate::batch::{self, Item};
+use crate::failure::CommandError;
+use crate::output::{self, Columns, Format};
+use crate::session::Session;
+use crate::text::{cell, or_dash, size, time};
+use crate::{pull, register};
+
+/// What there is to do with images.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List images
+    #[command(visible_alias = "ls")]
+    List(ListArguments),
+    /// Tell about images
+    #[command(visible_alias = "get")]
+    Show(ShowArguments),
+    /// Print everything about images as JSON
+    Inspect(ShowArguments),
+    /// Hide images and free their names
+    Forget(ForgetArguments),
+    /// Pull an OCI image and build a bootable image from it
+    Pull(pull::Arguments),
+    /// Take an existing root filesystem and a kernel into Kiln's care
+    Register(register::Arguments),
+}
+
+/// Which images to list.
+#[derive(Debug, Args)]
+pub(crate) struct ListArguments {
+    /// Forgotten images too
+    #[arg(short, long)]
+    all: bool,
+    /// Only images whose name contains this
+    #[arg(value_name = "TEXT")]
+    name: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "COUNT")]
+    limit: Option<usize>,
+}
+
+/// Which images to show.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArguments {
+    /// Id, name with an optional :TAG or :VERSION, or source reference
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+    /// One architecture of it; the host's when left out
+    #[arg(long, value_name = "ARCH")]
+    architecture: Option<String>,
+}
+
+/// Which images to forget.
+#[derive(Debug, Args)]
+pub(crate) struct ForgetArguments {
+    /// Id, name or source reference
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+    /// Only tell what would happen
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Command {
+    /// Does it.
+    pub(crate) async fn run(self, session: &Session) -> Result<(), CommandError> {
+        match self {
+            Self::List(arguments) => list(arguments, session).await,
+            Self::Show(arguments) => show(arguments, session).await,
+            Self::Inspect(arguments) => inspect(arguments, session).await,
+            Self::Forget(arguments) => forget(arguments, session).await,
+            Self::Pull(arguments) => pull::run(arguments, session).await,
+            Self::Register(arguments) => register::run(arguments, session).await,
+        }
+    }
+}
+
+/// Lists images, page after page.
+pub(crate) async fn list(arguments: ListArguments, session: &Session) -> Result<(), CommandError> {
+    let client = session.connect().await?;
+    let limit = arguments.limit.unwrap_or(usize::MAX);
+    let mut images = Vec::new();
+    let mut after = None;
+    while images.len() < limit {
+        let params = ListParams {
+            after,
+            limit: None,
+            all: arguments.all,
+            name: arguments.name.clone(),
+        };
+        let page = session.call::<List>(&client, &params).await?;
+        images.extend(page.items);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    images.truncate(limit);
+    session.output().list(
+        &images,
+        &Columns {
+            header: &[
+                "NAME", "VERSION", "ARCH", "STATE", "SIZE", "SOURCE", "CREATED", "ID",
+            ],
+            row: &row,
+            name: &|image: &Image| image.name.to_string(),
+        },
+    )
+}
+
+fn row(image: &Image) -> Vec<String> {
+    vec![
+        cell(image.name.as_str()),
+        image.version.number.to_string(),
+        cell(&image.architecture),
+        image.state.to_string(),
+        size(image.rootfs.size_bytes),
+        cell(&image.source.reference),
+        time(&image.created_at),
+        image.id.to_string(),
+    ]
+}
+
+/// Tells about images, in words or as documents.
+async fn show(arguments: ShowArguments, session: &Session) -> Result<(), CommandError> {
+    if session.output().format != Format::Table {
+        return inspect(arguments, session).await;
+    }
+    let items = get_all(&arguments, session).await?;
+    batch::report(session, &items, |_, image| {
+        lines(image).trim_end().to_owned()
+    })
+}
+
+/// Prints images as documents: one alone as an object, several as a list.
+pub(crate) async fn inspect(
+    arguments: ShowArguments,
+    session: &Session,
+) -> Result<(), CommandError> {
+    if let [image] = &arguments.images[..] {
+        let client = session.connect().await?;
+        let image = get(&client, session, image, arguments.architecture.clone()).await?;
+        return session.output().value(&image);
+    }
+    let items = get_all(&arguments, session).await?;
+    let mut images = Vec::new();
+    for item in &items {
+        if let batch::Outcome::Ok(image) = &item.outcome {
+            images.push(image);
+        }
+    }
+    match session.output().format {
+        Format::Ndjson => images
+            .iter()
+            .try_for_each(|image| session.output().value(image))?,
+        Format::Table | Format::Json | Format::Yaml => session.output().value(&images)?,
+    }
+    batch::verdict(session, &items)
+}
+
+async fn get_all(
+    arguments: &ShowArguments,
+    session: &Session,
+) -> Result<Vec<Item<Image>>, CommandError> {
+    let client = session.connect().await?;
+    let mut items = Vec::new();
+    for image in &arguments.images {
+        let result = get(&client, session, image, arguments.architecture.clone()).await;
+        items.push(Item::new(image.clone(), result)?);
+    }
+    Ok(items)
+}
+
+async fn get(
+    client: &Client,
+    session: &Session,
+    image: &str,
+    architecture: Option<String>,
+) -> Result<Image, CommandError> {
+    let params = GetParams {
+        image: image.to_owned(),
+        architecture,
+    };
+    session.call::<Get>(client, &params).await
+}
+
+/// Forgets images, one after the other.
+pub(crate) async fn forget(
+    arguments: ForgetArguments,
+    session: &Session,
+) -> Result<(), CommandError> {
+    let client = session.connect().await?;
+    let mut items = Vec::new();
+    for image in &arguments.images {
+        let params = ForgetParams {
+            image: image.clone(),
+            dry_run: arguments.dry_run,
+        };
+        let result = session.call::<Forget>(&client, &params).await;
+        items.push(Item::new(image.clone(), result)?);
+    }
+    batch::report(session, &items, forgotten_line)
+}
+
+fn forgotten_line(_: &str, forgotten: &Forgotten) -> String {
+    let what = match (forgotten.already_forgotten, forgotten.dry_run) {
+        (true, _) => "was forgotten before",
+        (false, true) => "would be forgotten",
+        (false, false) => "is forgotten",
+    };
+    format!(
+        "{} {what} (id {})",
+        cell(forgotten.image.name.as_str()),
+        forgotten.image.id
+    )
+}
+
+fn lines(image: &Image) -> String {
+    let rootfs = &image.rootfs;
+    let kernel = &image.kernel;
+    let tags: Vec<String> = image.tags.iter().map(ToString::to_string).collect();
+    let mut pairs = vec![
+        ("name", cell(image.name.as_str())),
+        ("id", image.id.to_string()),
+        ("state", image.state.to_string()),
+        (
+            "version",
+            format!("{} (id {})", image.version.number, image.version.id),
+        ),
+        (
+            "tags",
+            or_dash(
+                Some(tags.join(", "))
+                    .as_deref()
+                    .filter(|tags| !tags.is_empty()),
+            ),
+        ),
+        ("architecture", cell(&image.architecture)),
+        ("source", cell(&image.source.reference)),
+        ("manifest", or_dash(image.source.manifest_digest.as_deref())),
+        ("directory", cell(&image.artifact_dir)),
+        (
+            "rootfs",
+            format!("{}  {}", cell(&rootfs.path), size(rootfs.size_bytes)),
+        ),
+        ("derivation", or_dash(rootfs.derivation.as_deref())),
+        ("kernel", cell(&kernel.path)),
+        ("kernel name", or_dash(kernel.name.as_deref())),
+        ("initrd", or_dash(kernel.initrd_path.as_deref())),
+        ("modules", or_dash(kernel.modules_path.as_deref())),
+        (
+            "owner",
+            format!("uid {}, {}", image.owner_uid, image.visibility),
+        ),
+        ("created", time(&image.created_at)),
+        ("updated", time(&image.updated_at)),
+    ];
+    if let Some(at) = &image.deleted_at {
+        pairs.push(("forgotten", time(at)));
+    }
+    output::pairs(&pairs)
+}

@@ -1,0 +1,60 @@
+//! `kiln`: the thin client. It turns arguments into calls and prints the answers.
+//!
+//! What the words mean is decided by the daemon; how to reach it by `kiln-client`.
+
+mod arguments;
+mod batch;
+mod colour;
+mod credentials;
+mod daemon;
+mod doctor;
+mod event;
+mod failure;
+mod follow;
+mod image;
+mod kernel;
+mod kernel_choice;
+mod mistakes;
+mod operation;
+mod output;
+mod progress;
+mod pull;
+mod reference;
+mod register;
+mod rpc;
+mod session;
+mod surroundings;
+mod text;
+mod time_span;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::arguments::Cli;
+use crate::failure::CommandError;
+use crate::session::Session;
+use crate::surroundings::Surroundings;
+
+fn main() -> ExitCode {
+    let surroundings = Surroundings::read();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return mistakes::report(&error, &surroundings),
+    };
+    let session = Session::new(cli.globals, surroundings);
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return session.report(&CommandError::from(error)),
+    };
+    let result = runtime.block_on(cli.command.run(&session));
+    // Threads that still feed a pipe or wait for a terminal must not hold the exit up.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => session.report(&error),
+    }
+}

@@ -1,0 +1,171 @@
+//! What to say to somebody who typed a command Kiln does not have.
+//!
+//! The nearest real word comes from clap; the words other tools use come from here.
+
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use kiln_api::{Failure, codes};
+
+use crate::colour::{Colour, Paint};
+use crate::failure::{self, Detail};
+use crate::output;
+use crate::surroundings::Surroundings;
+
+/// Words of other tools, and what serves here.
+const FOREIGN: &[(&[&str], &str, &str)] = &[
+    (
+        &["rm", "rmi", "delete", "remove", "del"],
+        "to hide an image and free its name:",
+        "kiln forget IMAGE",
+    ),
+    (
+        &["list", "ps", "image-list"],
+        "to list images:",
+        "kiln images",
+    ),
+    (
+        &["load", "import"],
+        "to take an image from a file:",
+        "kiln pull oci-archive:FILE",
+    ),
+    (
+        &["create", "add", "build"],
+        "images are made from OCI images:",
+        "kiln pull REFERENCE --kernel NAME",
+    ),
+    (
+        &["get", "show", "describe"],
+        "to look at an image:",
+        "kiln image show IMAGE",
+    ),
+    (
+        &["save", "export", "push", "cp"],
+        "images stay on this host; their files are named by:",
+        "kiln image show IMAGE",
+    ),
+    (
+        &["run", "start", "boot", "exec"],
+        "Kiln starts no machine; hand these files to your monitor:",
+        "kiln image show IMAGE",
+    ),
+    (
+        &["login", "logout"],
+        "log in with docker, podman or skopeo, or name the user:",
+        "kiln pull REFERENCE --creds USER",
+    ),
+    (
+        &["log", "logs", "history", "audit"],
+        "to see what happened:",
+        "kiln events",
+    ),
+    (
+        &["wait", "cancel", "kill", "stop", "watch"],
+        "long work is listed by:",
+        "kiln op ls",
+    ),
+    (
+        &["status", "system", "config"],
+        "to see the daemon and its configuration:",
+        "kiln info --config",
+    ),
+    (
+        &["call", "query", "api"],
+        "to call any method:",
+        "kiln rpc METHOD",
+    ),
+    (&["check", "diagnose"], "to check this host:", "kiln doctor"),
+];
+
+/// Answers a command line that could not be read, and one that asked for help.
+pub(crate) fn report(error: &clap::Error, surroundings: &Surroundings) -> ExitCode {
+    let paint = Colour::Auto.paint(surroundings);
+    match unknown_word(error).and_then(|word| answer(word, paint)) {
+        Some(text) => output::note(&text),
+        // The error knows its stream; when that is gone, nobody is left to tell.
+        None => drop(error.print()),
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+fn unknown_word(error: &clap::Error) -> Option<&str> {
+    if error.kind() != ErrorKind::InvalidSubcommand {
+        return None;
+    }
+    match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(word)) => Some(word),
+        _ => None,
+    }
+}
+
+fn answer(word: &str, paint: Paint) -> Option<String> {
+    let lower = word.to_lowercase();
+    let (_, text, command) = FOREIGN
+        .iter()
+        .find(|(words, ..)| words.contains(&lower.as_str()))?;
+    let message = format!("there is no command {word:?} here");
+    let failure = Failure::new(codes::request::INVALID_PARAMS, message)
+        .with_hint(*text, Some((*command).to_owned()));
+    Some(failure::describe(&failure, paint, Detail::Usual))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::*;
+    use crate::arguments::Cli;
+
+    fn said(line: &str) -> String {
+        let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{line}");
+        let own = unknown_word(&error).and_then(|word| answer(word, Paint::Plain));
+        own.unwrap_or_else(|| error.to_string())
+    }
+
+    #[test]
+    fn words_of_other_tools_lead_to_ours() {
+        assert_eq!(
+            said("kiln rmi web"),
+            "error: there is no command \"rmi\" here\n  \
+             hint: to hide an image and free its name:  kiln forget IMAGE\n"
+        );
+        assert!(said("kiln save web").contains("kiln image show IMAGE"));
+        assert!(said("kiln image rm web").contains("kiln forget IMAGE"));
+    }
+
+    #[test]
+    fn misspelt_words_lead_to_the_nearest() {
+        assert!(
+            said("kiln pul debian").contains("'pull'"),
+            "{}",
+            said("kiln pul debian")
+        );
+        assert!(said("kiln kernel improt x").contains("'import'"));
+    }
+
+    #[test]
+    fn advice_names_real_commands_only() {
+        for (_, _, command) in FOREIGN {
+            let mut words = command
+                .split(' ')
+                .skip(1)
+                .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase()));
+            let first = words.next().unwrap();
+            let root = Cli::command();
+            let found = root
+                .find_subcommand(first)
+                .unwrap_or_else(|| panic!("{command}"));
+            if let Some(second) = words.next() {
+                assert!(found.find_subcommand(second).is_some(), "{command}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_word_of_other_tools_hides_one_of_ours() {
+        for word in FOREIGN.iter().flat_map(|(words, ..)| *words) {
+            assert!(Cli::command().find_subcommand(word).is_none(), "{word}");
+        }
+    }
+}

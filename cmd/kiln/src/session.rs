@@ -1,0 +1,158 @@
+//! One run of the client: which daemon, how to print, how long to wait.
+
+use std::future::Future;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use kiln_api::Method;
+use kiln_client::{Client, ClientError, Exchange, Host, HostOrigin, Tap};
+
+use crate::arguments::Globals;
+use crate::colour::Paint;
+use crate::failure::{self, CommandError, Detail};
+use crate::output::{self, Amount, Format, Output};
+use crate::progress::{Renderer, Style};
+use crate::surroundings::Surroundings;
+
+/// What all commands share.
+#[derive(Debug)]
+pub(crate) struct Session {
+    globals: Globals,
+    surroundings: Surroundings,
+}
+
+impl Session {
+    /// Takes the flags and the environment.
+    pub(crate) fn new(globals: Globals, surroundings: Surroundings) -> Self {
+        Self {
+            globals,
+            surroundings,
+        }
+    }
+
+    /// Returns how to print data.
+    pub(crate) fn output(&self) -> Output {
+        Output {
+            format: if self.globals.json {
+                Format::Json
+            } else {
+                self.globals.format
+            },
+            amount: if self.globals.quiet {
+                Amount::Names
+            } else {
+                Amount::Everything
+            },
+        }
+    }
+
+    /// Returns how to colour messages.
+    pub(crate) fn paint(&self) -> Paint {
+        self.globals.color.paint(&self.surroundings)
+    }
+
+    /// Returns how to colour data that is meant for people.
+    pub(crate) fn stdout_paint(&self) -> Paint {
+        self.globals.color.stdout_paint(&self.surroundings)
+    }
+
+    /// Returns how to show progress. With `-q` nothing is shown unless a style was asked for.
+    pub(crate) fn renderer(&self) -> Renderer {
+        let style = match (self.globals.progress, self.globals.quiet) {
+            (Style::Auto, true) => Style::None,
+            (style, _) => style,
+        };
+        Renderer::new(style, &self.surroundings)
+    }
+
+    /// Returns the environment.
+    pub(crate) fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
+    }
+
+    /// Returns how long to wait, when the caller set a limit.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.globals.timeout.map(|span| span.0)
+    }
+
+    /// Finds the daemon's address, and what decided for it.
+    pub(crate) fn host(&self) -> Result<(Host, HostOrigin), CommandError> {
+        let surroundings = kiln_client::Surroundings {
+            named: self.globals.host.clone(),
+            kiln_host: self.surroundings.kiln_host.clone(),
+            xdg_runtime_dir: self.surroundings.xdg_runtime_dir.clone(),
+        };
+        Ok(Host::discover(&surroundings, Path::exists)?)
+    }
+
+    /// Connects to the daemon.
+    pub(crate) async fn connect(&self) -> Result<Client, CommandError> {
+        let (host, _) = self.host()?;
+        let connecting = Client::connect_with(&host, self.tap());
+        self.limited("daemon.info", connecting).await
+    }
+
+    /// Calls a method that answers at once.
+    pub(crate) async fn call<M: Method>(
+        &self,
+        client: &Client,
+        params: &M::Params,
+    ) -> Result<M::Result, CommandError> {
+        self.limited(M::NAME, client.call::<M>(params)).await
+    }
+
+    /// Waits for an answer for as long as the caller wants.
+    pub(crate) async fn limited<T>(
+        &self,
+        method: &str,
+        answer: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, CommandError> {
+        let Some(limit) = self.timeout() else {
+            return Ok(answer.await?);
+        };
+        match tokio::time::timeout(limit, answer).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(ClientError::TimedOut {
+                method: method.to_owned(),
+                seconds: limit.as_secs(),
+            }
+            .into()),
+        }
+    }
+
+    /// Says why a command failed and returns the exit code.
+    pub(crate) fn report(&self, error: &CommandError) -> ExitCode {
+        if let CommandError::Failed(failure) = error {
+            output::note(&failure::describe(failure, self.paint(), self.detail()));
+        }
+        ExitCode::from(error.exit_code())
+    }
+
+    /// Returns how much to say about failures.
+    pub(crate) fn detail(&self) -> Detail {
+        if self.globals.debug {
+            Detail::Debug
+        } else {
+            Detail::Usual
+        }
+    }
+
+    fn tap(&self) -> Option<Tap> {
+        self.globals
+            .debug
+            .then(|| Tap::new(|exchange| output::note(&written(&exchange))))
+    }
+}
+
+fn written(exchange: &Exchange<'_>) -> String {
+    match exchange {
+        Exchange::Request { method, params } => format!("> {method} {params}\n"),
+        Exchange::Answer { method, result } => match result {
+            Ok(result) => format!("< {method} {result}\n"),
+            Err(error) => format!("< {method} failed {error}\n"),
+        },
+        Exchange::Passed { descriptors } => format!("> {descriptors} descriptors\n"),
+        _ => String::new(),
+    }
+}

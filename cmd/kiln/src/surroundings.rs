@@ -1,0 +1,68 @@
+//! What the process was started in: its environment and its terminals. Read once, here and
+//! nowhere else.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
+
+/// The environment as far as the client heeds it.
+#[derive(Clone, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one fact about the outside"
+)]
+pub(crate) struct Surroundings {
+    /// `KILN_HOST`.
+    pub(crate) kiln_host: Option<String>,
+    /// `XDG_RUNTIME_DIR`.
+    pub(crate) xdg_runtime_dir: Option<PathBuf>,
+    /// `XDG_CONFIG_HOME`.
+    pub(crate) xdg_config_home: Option<PathBuf>,
+    /// `REGISTRY_AUTH_FILE`.
+    pub(crate) registry_auth_file: Option<PathBuf>,
+    /// `DOCKER_CONFIG`.
+    pub(crate) docker_config: Option<PathBuf>,
+    /// `HOME`.
+    pub(crate) home: Option<PathBuf>,
+    /// `PATH`.
+    pub(crate) path: Option<OsString>,
+    /// `NO_COLOR` is set and not empty (no-color.org).
+    pub(crate) no_color: bool,
+    /// `CLICOLOR_FORCE` is set and not `0`.
+    pub(crate) force_color: bool,
+    /// `CI` is set: somebody reads a log, not a screen.
+    pub(crate) is_ci: bool,
+    /// `TERM` is `dumb`.
+    pub(crate) is_dumb: bool,
+    /// Whether stderr is a terminal.
+    pub(crate) stderr_is_terminal: bool,
+    /// Whether stdout is a terminal.
+    pub(crate) stdout_is_terminal: bool,
+    /// Whether stdin is a terminal.
+    pub(crate) stdin_is_terminal: bool,
+}
+
+impl Surroundings {
+    /// Reads environment and terminals.
+    pub(crate) fn read() -> Self {
+        let stated = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        let place = |name: &str| env::var_os(name).map(PathBuf::from);
+        Self {
+            kiln_host: stated("KILN_HOST"),
+            xdg_runtime_dir: place("XDG_RUNTIME_DIR"),
+            xdg_config_home: place("XDG_CONFIG_HOME"),
+            registry_auth_file: place("REGISTRY_AUTH_FILE"),
+            docker_config: place("DOCKER_CONFIG"),
+            home: place("HOME"),
+            path: env::var_os("PATH"),
+            no_color: stated("NO_COLOR").is_some(),
+            force_color: stated("CLICOLOR_FORCE").is_some_and(|value| value != "0"),
+            is_ci: stated("CI").is_some(),
+            is_dumb: stated("TERM").is_some_and(|value| value == "dumb"),
+            stderr_is_terminal: io::stderr().is_terminal(),
+            stdout_is_terminal: io::stdout().is_terminal(),
+            stdin_is_terminal: io::stdin().is_terminal(),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Finds out which files of an OCI image layout a pull needs, so that their descriptors can be
+//! passed.
+//!
+//! ```text
+//! DIR/index.json ──▶ DIR/blobs/sha256/<hex>   indexes, manifests, configs, layers
+//! ```
+//! Nothing is judged here: a missing tag, a wrong digest or a malformed document is the daemon's
+//! to find, in the same bytes. What cannot be followed is left out.
+
+use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use kiln_api::{Failure, codes};
+use kiln_domain::oci::{Descriptor, Document, ImageConfig, Index, Manifest, StatedMediaTypes};
+use kiln_domain::{Digest, Platform};
+
+use crate::files::{FileError, open_regular};
+
+/// The name of the index in the layout and in the call.
+pub(crate) const INDEX: &str = "index.json";
+
+/// Where a layout keeps the tag of an image (OCI image spec, "Image Layout").
+const TAG_ANNOTATION: &str = "org.opencontainers.image.ref.name";
+
+/// Largest document that is followed, in bytes.
+const DOCUMENT_LIMIT_BYTES: u64 = 4 << 20;
+
+/// Deepest nesting of indexes that is followed.
+const MAX_DEPTH: usize = 4;
+
+/// Most images that are looked into when none names its platform.
+const MAX_CANDIDATES: usize = 16;
+
+/// Why a layout cannot be passed.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// The directory holds no index.
+    #[error("{} is not an OCI image layout: it has no index.json", directory.display())]
+    NoIndex {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// The directory does not exist.
+    #[error("there is no directory {}", directory.display())]
+    NotFound {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// A file of the layout cannot be read with the caller's rights, or is no regular file.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl LayoutError {
+    pub(crate) fn to_failure(&self) -> Failure {
+        match self {
+            Self::NoIndex { .. } => Failure::from_error(codes::source::UNREADABLE, self),
+            Self::NotFound { .. } => Failure::from_error(codes::file::NOT_FOUND, self),
+            Self::File(error) => error.to_failure(),
+        }
+    }
+}
+
+/// Names the files of the layout that a pull for `wanted` needs, relative to the directory.
+pub(crate) fn needed_files(
+    directory: &Path,
+    tag: Option<&str>,
+    wanted: Platform,
+) -> Result<Vec<String>, LayoutError> {
+    let Some(bytes) = read(&directory.join(INDEX))? else {
+        let directory = directory.to_owned();
+        return Err(if directory.is_dir() {
+            LayoutError::NoIndex { directory }
+        } else {
+            LayoutError::NotFound { directory }
+        });
+    };
+    let mut walk = Walk {
+        directory,
+        wanted,
+        digests: BTreeSet::new(),
+    };
+    let parsed = Document::parse(&bytes, StatedMediaTypes::default(), DOCUMENT_LIMIT_BYTES);
+    if let Ok(Document::Index(index)) = parsed
+        && let Some(index) = tagged(index, tag)
+    {
+        walk.index(&index, 0)?;
+    }
+    let blobs = walk.digests.iter().map(blob_name);
+    Ok(std::iter::once(INDEX.to_owned()).chain(blobs).collect())
+}
+
+/// Keeps the entries of a tag. Without one, a layout of several tags is ambiguous, which the
+/// daemon sees in the index alone.
+fn tagged(mut index: Index, tag: Option<&str>) -> Option<Index> {
+    let tag_of = |entry: &Descriptor| entry.annotations.get(TAG_ANNOTATION).cloned();
+    if let Some(tag) = tag {
+        let is_wanted = |entry: &Descriptor| tag_of(entry).as_deref() == Some(tag);
+        index.manifests.retain(is_wanted);
+        return Some(index);
+    }
+    let tags: BTreeSet<_> = index.manifests.iter().map(tag_of).collect();
+    (tags.len() <= 1).then_some(index)
+}
+
+struct Walk<'a> {
+    directory: &'a Path,
+    wanted: Platform,
+    digests: BTreeSet<Digest>,
+}
+
+impl Walk<'_> {
+    fn index(&mut self, index: &Index, depth: usize) -> Result<(), LayoutError> {
+        let candidates = index.candidates(self.wanted);
+        // Those that state their platform come alone, best first; the daemon takes the first.
+        let count = match candidates.first() {
+            Some(best) if best.platform.is_some() => 1,
+            _ => MAX_CANDIDATES,
+        };
+        for candidate in candidates.into_iter().take(count) {
+            let Some(bytes) = self.document(candidate)? else {
+                continue;
+            };
+            let stated = StatedMediaTypes {
+                descriptor: Some(&candidate.media_type),
+                response: None,
+            };
+            match Document::parse(&bytes, stated, DOCUMENT_LIMIT_BYTES) {
+                Ok(Document::Index(inner)) if depth < MAX_DEPTH => self.index(&inner, depth + 1)?,
+                Ok(Document::Manifest(manifest)) => self.manifest(&manifest)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn manifest(&mut self, manifest: &Manifest) -> Result<(), LayoutError> {
+        let Some(bytes) = self.document(&manifest.config)? else {
+            return Ok(());
+        };
+        let parsed = ImageConfig::parse(&bytes, manifest.layers.len(), DOCUMENT_LIMIT_BYTES);
+        let platform = parsed.ok().and_then(|config| config.platform().ok());
+        if platform.is_some_and(|platform| !self.wanted.runs(platform)) {
+            return Ok(());
+        }
+        for layer in &manifest.layers {
+            if self.directory.join(blob_name(&layer.digest)).exists() {
+                self.digests.insert(layer.digest);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a document and notes that it is needed, unless the layout does not hold it.
+    fn document(&mut self, descriptor: &Descriptor) -> Result<Option<Vec<u8>>, LayoutError> {
+        let bytes = read(&self.directory.join(blob_name(&descriptor.digest)))?;
+        if bytes.is_some() {
+            self.digests.insert(descriptor.digest);
+        }
+        Ok(bytes)
+    }
+}
+
+fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.to_hex())
+}
+
+/// Reads at most a document's length and a byte more, which tells that it is too long.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, LayoutError> {
+    let file = match open_regular(path) {
+        Ok(file) => file,
+        Err(FileError::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut bytes = Vec::new();
+    let mut limited = file.take(DOCUMENT_LIMIT_BYTES + 1);
+    limited
+        .read_to_end(&mut bytes)
+        .map_err(|source| FileError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+    Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests;
