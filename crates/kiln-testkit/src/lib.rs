@@ -12,6 +12,7 @@
 //! - [`compare`]: what a tree consists of, and how two trees differ.
 //! - [`http`]: one request over any stream.
 //! - [`daemon`], [`measure`]: a built `kilnd` with a root of its own; what things cost.
+//! - [`peers`]: the programs Kiln is compared with, measured.
 //! - [`debs`], [`initrd`], [`qemu`]: Debian's kernel, and a machine that boots it.
 
 pub mod certificates;
@@ -23,6 +24,7 @@ pub mod http;
 pub mod images;
 pub mod initrd;
 pub mod measure;
+pub mod peers;
 pub mod process;
 pub mod qemu;
 pub mod registry;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tar::{Archive, EntryType};
 
@@ -78,6 +79,21 @@ impl DebianImage {
     /// Returns the image as skopeo and Kiln name it: `oci:FOLDER:TAG`.
     pub fn source(&self) -> String {
         format!("oci:{}:{}", self.layout.display(), self.tag)
+    }
+
+    /// Returns the paths of its layers, lowest first.
+    pub fn layers(&self) -> Result<Vec<PathBuf>> {
+        let blobs = self.layout.join("blobs/sha256");
+        let path_of = |descriptor: &Value| {
+            let digest = descriptor["digest"].as_str().unwrap_or_default();
+            blobs.join(digest.trim_start_matches("sha256:"))
+        };
+        let index = read_json(&self.layout.join("index.json"))?;
+        let manifest = read_json(&path_of(&index["manifests"][0]))?;
+        let layers = manifest["layers"]
+            .as_array()
+            .context("a manifest without layers")?;
+        Ok(layers.iter().map(path_of).collect())
     }
 }
 
@@ -172,6 +188,11 @@ fn architecture() -> &'static str {
         "aarch64" => "arm64",
         other => other,
     }
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("no JSON in {}", path.display()))
 }
 
 fn open(path: &Path) -> Result<BufReader<File>> {
