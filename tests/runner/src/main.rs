@@ -3,6 +3,7 @@
 //! Nothing here is part of Kiln; it builds and drives Kiln as a user would. How registries,
 //! images and machines are made stands in the testkit, what is tested in the tests.
 
+mod bench;
 mod cargo;
 mod console;
 mod journey;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use bench::Keep;
 use suites::Suite;
 
 /// Installs, tests, shows and measures Kiln; `make help` lists the usual ways in
@@ -39,20 +41,26 @@ enum Task {
     },
     /// Install what is missing; pull a real image from a real registry, build it, boot it
     Demo,
+    /// Install what is missing; measure Kiln on a large real image, beside other programs
+    Bench {
+        /// Replace the figures in docs/benchmarks.md
+        #[arg(long)]
+        write: bool,
+    },
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Deps => packages::install().map(|()| true),
         Task::Test { suites } => Ok(suites::run(&suites)),
-        Task::Demo => demo().map(|()| true),
+        Task::Demo => packages::install()
+            .and_then(|()| journey::demo())
+            .map(|()| true),
+        Task::Bench { write } => packages::install()
+            .and_then(|()| bench::run(if write { Keep::Page } else { Keep::Nothing }))
+            .map(|()| true),
     };
     ended(done)
-}
-
-fn demo() -> Result<()> {
-    packages::install()?;
-    journey::demo()
 }
 
 fn ended(done: Result<bool>) -> ExitCode {
