@@ -1,21 +1,48 @@
 # The only door. Anything longer than five lines is Rust in cmd/, crates/kiln-testkit or tests/.
 .POSIX:
 CARGO = cargo
+RUNNER = $(CARGO) run --locked --package runner --
 
 help:
 	@echo 'make demo       pull a real image from a real registry, build it, boot it'
 	@echo 'make test       everything that is bounded, with the time of each suite'
 	@echo 'make test-unit  unit and property tests only; needs nothing but Rust'
 	@echo 'make lint       formatting, clippy, documentation'
-	@echo 'make bench      figures, side by side with other tools'
+	@echo 'make bench      figures, side by side with other tools, into docs/benchmarks.md'
 	@echo 'make doc        the API documentation of the crates, and docs/api.md, docs/errors.md'
 	@echo 'make dist       release binaries in dist/'
+	@echo 'make deps       the Debian packages that demo, test and bench use, which they install too'
 
-lint:
-	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+demo: linker
+	$(CARGO) run --release --locked --package runner -- demo
 
-test-unit:
-	$(CARGO) test --workspace --locked --exclude e2e
+test: deps
+	$(RUNNER) test
 
-.PHONY: help lint test-unit
+test-unit: linker
+	$(RUNNER) test unit doctests floorplan
+
+lint: linker
+	$(RUNNER) test format clippy rustdoc
+
+bench: linker
+	$(CARGO) run --release --locked --package runner -- bench --write
+
+doc: linker
+	$(CARGO) doc --workspace --no-deps --locked
+	$(CARGO) run --locked --package kilnd -- --write-docs docs
+
+dist: linker
+	$(CARGO) build --release --locked --package kilnd --package kiln
+	mkdir -p dist
+	cp "$${CARGO_TARGET_DIR:-target}/release/kiln" "$${CARGO_TARGET_DIR:-target}/release/kilnd" dist/
+	cd dist && sha256sum kiln kilnd > SHA256SUMS
+
+deps: linker
+	$(RUNNER) deps
+
+# Rust without a C compiler can link nothing, not even the runner.
+linker:
+	@command -v cc > /dev/null || { apt-get update && apt-get install --yes gcc libc6-dev; }
+
+.PHONY: help demo test test-unit lint bench doc dist deps linker

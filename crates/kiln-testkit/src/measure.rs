@@ -20,8 +20,12 @@ use anyhow::{Context, Result};
 use crate::process;
 use crate::tools;
 
-/// Pause between two looks at a folder's size.
+/// Shortest pause between two looks at a folder's size.
 const SAMPLE_EVERY: Duration = Duration::from_millis(50);
+
+/// How many times longer than a look the pause after it is: looking at a folder of many files
+/// takes a processor that what is measured may need.
+const PAUSE_PER_LOOK: u32 = 40;
 
 /// Ticks in a second of the kernel's process times: `USER_HZ`, 100 on every architecture that
 /// Debian has a port for.
@@ -203,12 +207,13 @@ impl Growth {
                 loop {
                     // Read before the look, so that one look follows the end of the command.
                     let is_last = done.load(Ordering::SeqCst);
+                    let look = Instant::now();
                     let growth = allocated_bytes(&folder).saturating_sub(before);
                     peak.fetch_max(growth, Ordering::SeqCst);
                     if is_last {
                         return;
                     }
-                    thread::park_timeout(SAMPLE_EVERY);
+                    thread::park_timeout(SAMPLE_EVERY.max(look.elapsed() * PAUSE_PER_LOOK));
                 }
             })
         };
@@ -238,8 +243,8 @@ fn parse_report(text: &str) -> Option<Cost> {
     })
 }
 
-/// Processor time of a process, its ended threads and the children it waited for.
-fn processor_time(id: u32) -> Result<Duration> {
+/// Returns the processor time of a process, its ended threads and the children it waited for.
+pub fn processor_time(id: u32) -> Result<Duration> {
     let path = format!("/proc/{id}/stat");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     ticks(&text).with_context(|| format!("no times in {path}"))

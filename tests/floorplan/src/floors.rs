@@ -27,7 +27,7 @@ const FLOORS: &[(&str, u8)] = &[
 
 /// Rooms that exist for tests and benchmarks; they may use every floor, and no floor uses them
 /// outside its own tests.
-const DEVELOPMENT: &[&str] = &["kiln-testkit", "floorplan", "e2e"];
+const DEVELOPMENT: &[&str] = &["kiln-testkit", "floorplan", "e2e", "runner"];
 
 /// Modules that may hold `unsafe`, as `ARCHITECTURE.md` lists them.
 const UNSAFE_MODULES: &[&str] = &[];

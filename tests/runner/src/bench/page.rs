@@ -1,0 +1,205 @@
+//! The page of figures: what was measured where, as Markdown.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kiln_testkit::measure::Row;
+use kiln_testkit::process;
+
+use super::kiln::Pulled;
+use super::targets::{self, Target};
+use super::{Figures, Subject};
+use crate::cargo;
+
+/// What stands before and after the figures in the page.
+const BEGIN: &str = "<!-- figures: written by make bench -->\n";
+const END: &str = "<!-- end of figures -->\n";
+
+/// Longest time a question about the machine may take.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Writes the figures of one run.
+pub(super) fn figures(figures: &Figures) -> Result<String> {
+    let mut text = String::new();
+    writeln!(text, "{}\n", circumstances()?)?;
+    writeln!(text, "{}\n", subject(&figures.subject))?;
+    writeln!(text, "{}", rows(&figures.rows()))?;
+    let kiln = &figures.kiln;
+    let pulls = [
+        ("cold pull", &kiln.cold),
+        ("layers cached", &kiln.cached),
+        ("same digest", &kiln.same),
+    ];
+    writeln!(text, "{}", stages(&pulls))?;
+    write!(text, "{}", promises(&targets::all(figures)))?;
+    Ok(text)
+}
+
+/// Replaces the figures in `page` by `text`.
+pub(super) fn replace(page: &Path, text: &str) -> Result<()> {
+    let old = fs::read_to_string(page).with_context(|| page.display().to_string())?;
+    let new = between_marks(&old, text)
+        .with_context(|| format!("{} has no marks around its figures", page.display()))?;
+    fs::write(page, new).with_context(|| format!("cannot write {}", page.display()))
+}
+
+fn between_marks(old: &str, text: &str) -> Option<String> {
+    let (before, rest) = old.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n{text}\n{END}{after}"))
+}
+
+/// Says when, on what and of which code.
+fn circumstances() -> Result<String> {
+    let date = ask("date", &["-u", "+%Y-%m-%d"])?;
+    let commit = ask("git", &["describe", "--always", "--dirty"])?;
+    let kernel = ask("uname", &["-sr"])?;
+    let filesystem = ask("stat", &["-f", "-c", "%T", "."])?;
+    let processors = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
+    let model = field(&processors, "model name").unwrap_or("unknown");
+    let count = processors
+        .lines()
+        .filter(|line| line.starts_with("processor"))
+        .count();
+    let memory = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
+    let memory_kib = field(&memory, "MemTotal")
+        .and_then(|text| text.split(' ').next())
+        .and_then(|number| number.parse::<u64>().ok())
+        .unwrap_or(0);
+    Ok(format!(
+        "`make bench` on {date}, commit {commit}: {count} × {model}, {} GiB, {kernel}, files on \
+         {filesystem}, the registry on loopback.",
+        memory_kib >> 20
+    ))
+}
+
+fn subject(subject: &Subject) -> String {
+    format!(
+        "The image: {} layers, {} MiB of gzip, {} inodes; the finished root filesystem is \
+         {} MiB long and occupies {} MiB. `e2fsck -fn` found every image clean, and the two of \
+         one derivation are equal byte by byte.",
+        subject.layers,
+        subject.blob_bytes >> 20,
+        subject.entries,
+        subject.size_bytes >> 20,
+        subject.allocated_bytes >> 20
+    )
+}
+
+fn rows(rows: &[Row]) -> String {
+    let mut text = String::from(
+        "| what | wall s | CPU s | peak memory MiB | written MiB | peak extra disk MiB |\n\
+         |---|---:|---:|---:|---:|---:|\n",
+    );
+    for Row { name, cost } in rows {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "| {name} | {:.2} | {:.2} | {} | {} | {} |",
+            cost.wall.as_secs_f64(),
+            cost.processor.as_secs_f64(),
+            mib_or_dash(cost.peak_memory_bytes),
+            mib_or_dash(cost.written_bytes),
+            mib_or_dash(cost.peak_disk_bytes),
+        );
+    }
+    text
+}
+
+fn mib_or_dash(bytes: u64) -> String {
+    if bytes == 0 {
+        "-".to_owned()
+    } else {
+        (bytes >> 20).to_string()
+    }
+}
+
+/// Writes what each step of each pull cost, wall and processor seconds.
+fn stages(pulls: &[(&str, &Pulled)]) -> String {
+    let mut text = String::from("| step | pull | wall s | CPU s |\n|---|---|---:|---:|\n");
+    for (name, pulled) in pulls {
+        for stage in &pulled.stages {
+            let _ = writeln!(
+                text,
+                "| {} | {name} | {:.2} | {:.2} |",
+                stage.name,
+                stage.wall.as_secs_f64(),
+                stage.processor.as_secs_f64()
+            );
+        }
+    }
+    text
+}
+
+fn promises(targets: &[Target]) -> String {
+    let mut text = String::from("| promise | measured | limit | kept |\n|---|---:|---:|---|\n");
+    for target in targets {
+        let Target {
+            promise,
+            measured,
+            limit,
+            unit,
+        } = target;
+        let kept = if target.is_kept() { "yes" } else { "**no**" };
+        let _ = writeln!(
+            text,
+            "| {promise} | {measured:.2} {unit} | {limit:.2} {unit} | {kept} |"
+        );
+    }
+    text
+}
+
+fn ask(program: &str, words: &[&str]) -> Result<String> {
+    let mut command = process::command(program);
+    command.args(words).current_dir(cargo::workspace());
+    Ok(process::run(command, LIMIT)?.text())
+}
+
+/// Returns the value of the first line `name : value`.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_once(':').map(|(_, value)| value.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_stands_between_the_marks_is_replaced() {
+        let old = format!("# Title\n{BEGIN}\nold\n{END}rest\n");
+
+        let new = between_marks(&old, "new\n");
+
+        assert_eq!(new, Some(format!("# Title\n{BEGIN}\nnew\n\n{END}rest\n")));
+        assert_eq!(between_marks("# Title\n", "new"), None);
+    }
+
+    #[test]
+    fn a_miss_stands_out() {
+        let target = Target {
+            promise: "p",
+            measured: 2.5,
+            limit: 2.0,
+            unit: "×",
+        };
+
+        let text = promises(&[target]);
+
+        assert!(
+            text.ends_with("| p | 2.50 × | 2.00 × | **no** |\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn fields_are_found_by_name() {
+        let text = "processor\t: 0\nmodel name\t: Some CPU\n";
+
+        assert_eq!(field(text, "model name"), Some("Some CPU"));
+        assert_eq!(field(text, "cores"), None);
+    }
+}

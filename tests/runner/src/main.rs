@@ -1,0 +1,75 @@
+//! What the Makefile starts: dependencies, test suites, the demo, the benchmark.
+//!
+//! Nothing here is part of Kiln; it builds and drives Kiln as a user would. How registries,
+//! images and machines are made stands in the testkit, what is tested in the tests.
+
+mod bench;
+mod cargo;
+mod console;
+mod journey;
+mod packages;
+mod pages;
+mod stream;
+mod suites;
+mod tally;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use bench::Keep;
+use suites::Suite;
+
+/// Installs, tests, shows and measures Kiln; `make help` lists the usual ways in
+#[derive(Debug, Parser)]
+#[command(name = "runner")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install the Debian packages that tests, demo and benchmark use
+    Deps,
+    /// Run test suites, all of them when none is named
+    Test {
+        /// Suites to run
+        #[arg(value_enum)]
+        suites: Vec<Suite>,
+    },
+    /// Install what is missing; pull a real image from a real registry, build it, boot it
+    Demo,
+    /// Install what is missing; measure Kiln on a large real image, beside other programs
+    Bench {
+        /// Replace the figures in docs/benchmarks.md
+        #[arg(long)]
+        write: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Deps => packages::install().map(|()| true),
+        Task::Test { suites } => Ok(suites::run(&suites)),
+        Task::Demo => packages::install()
+            .and_then(|()| journey::demo())
+            .map(|()| true),
+        Task::Bench { write } => packages::install()
+            .and_then(|()| bench::run(if write { Keep::Page } else { Keep::Nothing }))
+            .map(|()| true),
+    };
+    ended(done)
+}
+
+fn ended(done: Result<bool>) -> ExitCode {
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            console::line(format_args!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
