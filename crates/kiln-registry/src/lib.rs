@@ -31,6 +31,6 @@ pub use config::{Config, MinimumRate};
 pub use docker_archive::DockerArchive;
 pub use error::FetchError;
 pub use layout::Layout;
-pub use resolve::{Layer, Resolved, resolve};
+pub use resolve::{ConfigFuture, Configs, Layer, Resolved, resolve, resolve_with};
 pub use source::ImageSource;
 pub use text::ServerText;

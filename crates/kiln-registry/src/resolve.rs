@@ -1,6 +1,8 @@
 //! From a source and a platform to one image: manifest, config and layers, all checked.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
 
 use bytes::Bytes;
 use kiln_domain::oci::{
@@ -53,6 +55,34 @@ pub struct Layer {
     pub diff_id: Digest,
 }
 
+/// A config on its way.
+pub type ConfigFuture<'a> = Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'a>>;
+
+/// Where configs come from: a caller that keeps them need not fetch one twice.
+pub trait Configs: fmt::Debug + Send + Sync {
+    /// Gives the bytes of a config, whose digest and size are those of `descriptor`; from
+    /// `source` where they are not at hand.
+    fn config<'a>(
+        &'a self,
+        source: &'a ImageSource,
+        descriptor: &'a Descriptor,
+    ) -> ConfigFuture<'a>;
+}
+
+/// Configs straight from the source.
+#[derive(Debug)]
+struct Fresh;
+
+impl Configs for Fresh {
+    fn config<'a>(
+        &'a self,
+        source: &'a ImageSource,
+        descriptor: &'a Descriptor,
+    ) -> ConfigFuture<'a> {
+        Box::pin(async move { Ok(source.small_blob(descriptor).await?.bytes) })
+    }
+}
+
 /// A document that still has to be looked at.
 struct Candidate {
     descriptor: Descriptor,
@@ -65,9 +95,19 @@ struct Candidate {
 /// names platforms, its best match counts; documents without a platform are opened in order
 /// until one fits.
 pub async fn resolve(source: &ImageSource, wanted: Platform) -> Result<Resolved, FetchError> {
+    resolve_with(source, wanted, &Fresh).await
+}
+
+/// Does what [`resolve`] does, with configs from `configs`.
+pub async fn resolve_with(
+    source: &ImageSource,
+    wanted: Platform,
+    configs: &dyn Configs,
+) -> Result<Resolved, FetchError> {
     let root = source.root().await?;
     let mut search = Search {
         source,
+        configs,
         wanted,
         queue: VecDeque::new(),
         documents: 1,
@@ -92,6 +132,7 @@ pub async fn resolve(source: &ImageSource, wanted: Platform) -> Result<Resolved,
 
 struct Search<'a> {
     source: &'a ImageSource,
+    configs: &'a dyn Configs,
     wanted: Platform,
     queue: VecDeque<Candidate>,
     documents: usize,
@@ -158,8 +199,8 @@ impl Search<'_> {
     ) -> Result<Option<Resolved>, FetchError> {
         let refused = |error| self.refused(fetched.digest, error);
         let compressions = manifest.compressions()?;
-        let config = self.source.small_blob(&manifest.config).await?;
-        let parsed = ImageConfig::parse(&config.bytes, manifest.layers.len(), MAX_DOCUMENT_BYTES)
+        let config = self.configs.config(self.source, &manifest.config).await?;
+        let parsed = ImageConfig::parse(&config, manifest.layers.len(), MAX_DOCUMENT_BYTES)
             .map_err(refused)?;
         let fits = |platform: &Platform| {
             self.wanted.runs(*platform)
@@ -187,7 +228,7 @@ impl Search<'_> {
             manifest_digest: fetched.digest,
             manifest_bytes: fetched.bytes,
             manifest,
-            config_bytes: config.bytes,
+            config_bytes: config,
             config: parsed,
             platform,
             layers,

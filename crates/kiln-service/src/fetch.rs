@@ -7,6 +7,7 @@
 //! either file gets a name. Layers run side by side; one layer is worked on by one operation at a
 //! time, whoever else wants it waits and then finds it.
 
+mod documents;
 mod error;
 mod feed;
 mod layer;
@@ -202,7 +203,7 @@ impl FetchTree for Fetcher {
     ) -> SeamFuture<'a, Result<Resolved, FetchError>> {
         Box::pin(async move {
             let source = self.open(request).await?;
-            let resolved = kiln_registry::resolve(&source, request.platform).await?;
+            let resolved = kiln_registry::resolve_with(&source, request.platform, self).await?;
             let manifest = SourceBlob {
                 digest: resolved.manifest_digest,
                 role: BlobRole::Manifest,
@@ -290,33 +291,6 @@ impl FetchTree for Fetcher {
             }
             packs
         })
-    }
-}
-
-impl Fetcher {
-    /// Keeps manifest and config under their digests: they are blobs like others, and a pull by
-    /// digest finds them.
-    async fn keep_documents(&self, resolved: &kiln_registry::Resolved) -> Result<(), FetchError> {
-        let documents = [
-            (resolved.manifest_digest, resolved.manifest_bytes.clone()),
-            (
-                resolved.manifest.config.digest,
-                resolved.config_bytes.clone(),
-            ),
-        ];
-        let cache = self.cache.clone();
-        let keep = move || {
-            for (digest, bytes) in documents {
-                if cache.blob(&digest)?.is_none() {
-                    let mut ingest = cache.ingest(&digest, bytes.len() as u64)?;
-                    std::io::Write::write_all(&mut ingest, &bytes)
-                        .map_err(|source| FetchError::Ingest { digest, source })?;
-                    ingest.commit()?;
-                }
-            }
-            Ok(())
-        };
-        self.pool.run(keep).await?
     }
 }
 
