@@ -1,19 +1,22 @@
 //! What happens around every call: a number, a time, a log line, and an error with a code even
 //! where no handler ran.
 //!
-//! What the calls do is not here.
+//! What the calls do is not here, nor what is refused before it is a call at all.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use jsonrpsee::core::middleware::{Batch, Notification, RpcServiceT};
+use jsonrpsee::core::middleware::{Batch, BatchEntry, Notification, RpcServiceT};
+use jsonrpsee::core::server::BatchResponseBuilder;
 use jsonrpsee::server::MethodResponse;
 use jsonrpsee::types::error::METHOD_NOT_FOUND_CODE;
 use jsonrpsee::types::{ErrorObjectOwned, Request};
 use kiln_api::{Code, Failure, codes};
 use kiln_domain::access::Actor;
+
+use crate::refusal;
 
 /// Who made a call, and its number.
 #[derive(Clone, Debug)]
@@ -45,6 +48,8 @@ pub(crate) struct Door<S> {
     pub(crate) names: Arc<Names>,
     pub(crate) actor: Actor,
     pub(crate) transport: Transport,
+    /// Longest answer to a batch, in bytes.
+    pub(crate) max_response_bytes: usize,
 }
 
 /// Numbers the requests of this process. With the process id in the log that is unique enough.
@@ -56,7 +61,7 @@ where
 {
     type MethodResponse = MethodResponse;
     type NotificationResponse = S::NotificationResponse;
-    type BatchResponse = S::BatchResponse;
+    type BatchResponse = MethodResponse;
 
     fn call<'a>(
         &self,
@@ -93,20 +98,35 @@ where
         }
     }
 
-    fn batch<'a>(
-        &self,
-        requests: Batch<'a>,
-    ) -> impl Future<Output = Self::BatchResponse> + Send + 'a {
-        let mut requests = requests;
-        for entry in requests.iter_mut().flatten() {
-            let number = NEXT_REQUEST.fetch_add(1, Ordering::Relaxed);
-            let caller = Caller {
-                actor: self.actor,
-                request_id: format!("r{number}"),
-            };
-            entry.extensions_mut().insert(caller);
+    /// Every call of a batch goes through the same door, one after the other.
+    fn batch<'a>(&self, batch: Batch<'a>) -> impl Future<Output = MethodResponse> + Send + 'a {
+        let door = self.clone();
+        async move {
+            let mut answers = BatchResponseBuilder::new_with_limit(door.max_response_bytes);
+            let mut is_notified = false;
+            for entry in batch {
+                let answer = match entry {
+                    Ok(BatchEntry::Call(request)) => door.call(request).await,
+                    Ok(BatchEntry::Notification(notification)) => {
+                        is_notified = true;
+                        door.notification(notification).await;
+                        continue;
+                    }
+                    Err(error) => {
+                        let (error, id) = error.into_parts();
+                        MethodResponse::error(id, with_code(error.code()))
+                    }
+                };
+                if let Err(too_long) = answers.append(answer) {
+                    return too_long;
+                }
+            }
+            // Notifications alone are answered with nothing; nothing at all is no request.
+            if answers.is_empty() && is_notified {
+                return MethodResponse::notification();
+            }
+            MethodResponse::from_batch(answers.finish())
         }
-        self.inner.batch(requests)
     }
 
     fn notification<'a>(
@@ -153,6 +173,11 @@ pub(crate) fn rejection(mut failure: Failure, caller: &Caller) -> ErrorObjectOwn
         tracing::error!(request = caller.request_id, cause = ?failure.cause, "{}", failure.message);
     }
     error_object(failure.class.rpc_number(), &failure)
+}
+
+/// Says in Kiln's words what jsonrpsee refused before there was a call.
+fn with_code(number: i32) -> ErrorObjectOwned {
+    error_object(number, &refusal::failure(number))
 }
 
 /// Refuses parameters that do not decode.

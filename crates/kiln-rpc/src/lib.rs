@@ -10,6 +10,7 @@ mod files;
 mod image;
 mod kernel;
 mod operation;
+mod refusal;
 mod server;
 mod socket;
 mod table;

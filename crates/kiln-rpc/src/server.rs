@@ -21,7 +21,7 @@ use tower::Service as _;
 use crate::door::{Door, Names, Transport};
 use crate::socket::BoundSocket;
 use crate::table::Table;
-use crate::{daemon, event, image, kernel, operation};
+use crate::{daemon, event, image, kernel, operation, refusal};
 
 /// How much the door takes. Every default of jsonrpsee is set on purpose.
 #[derive(Clone, Copy, Debug)]
@@ -179,6 +179,8 @@ impl Server {
         let actor = Actor::from_peer(peer.uid(), peer.gid(), peer.pid(), self.daemon_uid);
         let (builder, methods, names) = (builder.clone(), self.methods.clone(), self.names.clone());
         let handle = stop_handle.clone();
+        let max_response_bytes =
+            usize::try_from(self.limits.max_response_bytes).unwrap_or(usize::MAX);
         let service = tower::service_fn(move |request: HttpRequest<Incoming>| {
             let transport = transport_of(&request);
             let names = names.clone();
@@ -187,12 +189,15 @@ impl Server {
                 names: names.clone(),
                 actor,
                 transport,
+                max_response_bytes,
             });
             let mut service = builder
                 .clone()
                 .set_rpc_middleware(door)
                 .build(methods.clone(), handle.clone());
-            async move { service.call(request).await }
+            async move {
+                Ok::<_, tower::BoxError>(refusal::with_code(service.call(request).await?).await)
+            }
         });
         // Spawned as it is: inside an async block the compiler loses a bound (crates' issue).
         connections.spawn(serve_with_graceful_shutdown(

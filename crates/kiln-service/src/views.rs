@@ -6,9 +6,9 @@ use std::path::Path;
 
 use kiln_api::image::{Image, ImageKernel, Rootfs, Source, Version};
 use kiln_api::operation::{Operation, Progress};
-use kiln_api::{Failure, event, kernel};
+use kiln_api::{Failure, codes, event, kernel};
 use kiln_artifacts::names::{INITRD, KERNEL, MODULES, ROOTFS};
-use kiln_domain::TagName;
+use kiln_domain::{OperationId, OperationState, TagName};
 use kiln_store::events::{EventActor, EventRow};
 use kiln_store::images::{Custody, ImageRow};
 use kiln_store::kernels::KernelRow;
@@ -74,6 +74,9 @@ pub(crate) fn operation(row: OperationRow, live: Option<Progress>) -> Operation 
     let stored = row
         .progress
         .and_then(|progress| serde_json::from_value(progress).ok());
+    let error = row
+        .error
+        .and_then(|error| serde_json::from_value::<Failure>(error).ok());
     Operation {
         id: row.id,
         kind: row.kind,
@@ -85,13 +88,19 @@ pub(crate) fn operation(row: OperationRow, live: Option<Progress>) -> Operation 
         result: row
             .result
             .and_then(|result| serde_json::from_value(result).ok()),
-        error: row
-            .error
-            .and_then(|error| serde_json::from_value::<Failure>(error).ok()),
+        error: error.or_else(|| interruption(row.id, row.state)),
         created_at: row.created_at.to_string(),
         updated_at: row.updated_at.to_string(),
         finished_at: row.finished_at.map(|at| at.to_string()),
     }
+}
+
+/// Says why an operation ended that could not say it itself.
+fn interruption(id: OperationId, state: OperationState) -> Option<Failure> {
+    (state == OperationState::Interrupted).then(|| {
+        let message = format!("the daemon ended while operation {id} was running");
+        Failure::new(codes::operation::INTERRUPTED, message).with_operation(id)
+    })
 }
 
 /// Shows an event.

@@ -148,7 +148,7 @@ impl Pulls {
         job: J,
     ) -> Result<Outcome, Failure>
     where
-        J: FnOnce(Pulls, OperationId, Arc<Running>) -> F,
+        J: FnOnce(Pulls, OperationId, Arc<Running>) -> F + Send + 'static,
         F: Future<Output = Result<Image, Failure>> + Send + 'static,
     {
         self.records
@@ -157,10 +157,44 @@ impl Pulls {
             .map_err(|error| crate::failures::board_failure(&error))?;
         let id = new_operation_id();
         let actor = opening.actor;
-        self.records.open(id, opening).await?;
-        let records = self.records.clone();
-        self.records.board.start(id, |running| {
-            let work = job(self.clone(), id, running);
+        let desk = self.clone();
+        // A caller may hang up while the name is being reserved. The reservation is made all the
+        // same, so the work that gives it back has to start all the same.
+        let begun = tokio::spawn(async move {
+            desk.records.open(id, opening).await?;
+            desk.begin(id, actor, job);
+            Ok(())
+        });
+        begun.await.unwrap_or_else(|error| {
+            Err(Failure::from_error(codes::daemon::INTERNAL, &error).with_operation(id))
+        })?;
+        match attendance {
+            Attendance::Detached => {
+                let operation = self.operations().get(&actor, id).await?;
+                Ok(Outcome::Started(Box::new(Started {
+                    operation_id: id,
+                    operation,
+                })))
+            }
+            Attendance::Waits => {
+                let params = WaitParams {
+                    operation_id: id,
+                    timeout_ms: None,
+                };
+                answer(self.operations().wait(&actor, params).await?)
+            }
+        }
+    }
+
+    /// Puts a recorded operation to work; however that ends, the record says so.
+    fn begin<J, F>(self, id: OperationId, actor: Actor, job: J)
+    where
+        J: FnOnce(Pulls, OperationId, Arc<Running>) -> F,
+        F: Future<Output = Result<Image, Failure>> + Send + 'static,
+    {
+        let (records, board) = (self.records.clone(), self.records.board.clone());
+        board.start(id, |running| {
+            let work = job(self, id, running);
             async move {
                 let ended = AssertUnwindSafe(work).catch_unwind().await;
                 let ended = ended.unwrap_or_else(|_| {
@@ -179,22 +213,6 @@ impl Pulls {
                 }
             }
         });
-        match attendance {
-            Attendance::Detached => {
-                let operation = self.operations().get(&actor, id).await?;
-                Ok(Outcome::Started(Box::new(Started {
-                    operation_id: id,
-                    operation,
-                })))
-            }
-            Attendance::Waits => {
-                let params = WaitParams {
-                    operation_id: id,
-                    timeout_ms: None,
-                };
-                answer(self.operations().wait(&actor, params).await?)
-            }
-        }
     }
 }
 

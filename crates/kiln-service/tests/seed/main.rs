@@ -1,0 +1,11 @@
+//! The desk that pulls, against the tests it was ported from and what it promises beyond them.
+//!
+//! Store, artifacts and catalogue are the real ones in a temporary folder. Only the two seams are
+//! replaced: the step that fetches, and here and there the one that builds. What the daemon adds
+//! around the desk is tested in `tests/e2e`.
+
+mod endings;
+mod house;
+mod ported;
+mod refusals;
+mod stand_ins;

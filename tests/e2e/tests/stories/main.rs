@@ -1,0 +1,19 @@
+//! Stories through the socket of a really started `kilnd`, against real registries.
+//!
+//! The daemon is what the environment variable `KILND` names, else what cargo built beside these
+//! tests (`cargo build -p kilnd` first). A story that needs a packaged program the machine lacks
+//! says so and is skipped; with `KILN_REQUIRE_TOOLS` set it fails instead.
+
+mod correctness;
+mod descriptors;
+mod documents;
+mod input;
+mod lifetime;
+mod names;
+mod operations;
+mod registries;
+mod source;
+mod stage;
+mod walk;
+mod websocket;
+mod wire;
