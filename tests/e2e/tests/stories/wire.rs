@@ -21,22 +21,22 @@ fn refusal(answer: &Value) -> (String, i64) {
 
 #[test]
 fn http_and_websocket_answer_the_same() -> Result<()> {
-    let stage = Stage::new()?;
+    let house = Stage::new()?;
     let request = json!({"jsonrpc": "2.0", "id": "a", "method": "daemon.info"});
 
-    let by_http = post(&stage.daemon.socket(), request.to_string().as_bytes())?;
-    let mut socket = WebSocket::connect(&stage.daemon.socket())?;
+    let by_http = post(&house.daemon.socket(), request.to_string().as_bytes())?;
+    let mut socket = WebSocket::connect(&house.daemon.socket())?;
     let by_websocket = socket.call("daemon.info", &json!({}))?;
 
     assert_eq!(by_http["id"], "a");
     assert_eq!(by_http["result"], by_websocket["result"]);
-    let told = &by_http["result"];
-    assert_eq!(told["pid"], stage.daemon.id());
-    assert_eq!(told["api"]["major"], 1);
-    assert_eq!(told["places"]["state"], stage.root().display().to_string());
-    assert_eq!(told["caller"]["uid"], rustix::process::geteuid().as_raw());
-    assert_eq!(told["counts"]["kernels"], 1);
-    let origins = told["config"].as_array().context("no config")?;
+    let info = &by_http["result"];
+    assert_eq!(info["pid"], house.daemon.id());
+    assert_eq!(info["api"]["major"], 1);
+    assert_eq!(info["places"]["state"], house.root().display().to_string());
+    assert_eq!(info["caller"]["uid"], rustix::process::geteuid().as_raw());
+    assert_eq!(info["counts"]["kernels"], 1);
+    let origins = info["config"].as_array().context("no config")?;
     let state = origins
         .iter()
         .find(|setting| setting["key"] == "daemon.state_dir");
