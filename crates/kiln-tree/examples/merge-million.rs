@@ -9,6 +9,10 @@ use std::time::Instant;
 
 use kiln_tree::{Body, Entry, IndexBuilder, Kind, Limits, Timestamp, Tree, Xattrs};
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it measures the crate, and is not of it"
+)]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let count: u64 = std::env::args()
         .nth(1)

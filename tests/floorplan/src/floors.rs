@@ -34,6 +34,7 @@ const UNSAFE_MODULES: &[&str] = &[];
 
 /// Third-party packages that one room alone may know.
 const ONE_ROOM_ONLY: &[(&str, &str)] = &[
+    ("jsonrpsee", "kiln-rpc"),
     ("rusqlite", "kiln-store"),
     ("reqwest", "kiln-registry"),
     ("flate2", "kiln-layers"),
@@ -42,6 +43,11 @@ const ONE_ROOM_ONLY: &[(&str, &str)] = &[
 
 /// Rooms that share a package of [`ONE_ROOM_ONLY`] for a stated reason.
 const SHARED: &[(&str, &str, &str)] = &[
+    (
+        "jsonrpsee",
+        "kiln-client",
+        "the client speaks the protocol that the door serves",
+    ),
     (
         "flate2",
         "kiln-kernel",
@@ -175,6 +181,32 @@ fn every_room_takes_the_shared_lints() -> Result<()> {
 }
 
 #[test]
+fn the_ground_floor_bans_files_clocks_and_the_environment() -> Result<()> {
+    let banned = [
+        "std::env::var",
+        "std::time::SystemTime::now",
+        "std::time::Instant::now",
+        "std::fs::File::open",
+        "std::fs::read",
+        "std::fs::write",
+    ];
+    for room in rooms::all()?
+        .values()
+        .filter(|room| floor(&room.name) == Some(0))
+    {
+        let lints = std::fs::read_to_string(room.folder.join("clippy.toml"))?;
+        for method in banned {
+            assert!(
+                lints.contains(&format!("\"{method}\"")),
+                "{} allows {method}",
+                room.name
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn versions_of_packages_are_stated_once() -> Result<()> {
     for room in rooms::all()?.values() {
         for table in ["dependencies", "dev-dependencies", "build-dependencies"] {
@@ -197,15 +229,12 @@ fn versions_of_packages_are_stated_once() -> Result<()> {
 #[test]
 fn unsafe_stands_only_in_listed_modules() -> Result<()> {
     // Assembled so that this file does not find itself.
-    let needle = concat!("unsafe", " {");
+    let needles = ["{", "fn ", "impl ", "extern "].map(|rest| format!("un{}{rest}", "safe "));
     for room in rooms::all()?.values() {
         for (path, text) in room.sources()? {
             let listed = UNSAFE_MODULES.iter().any(|module| path.ends_with(module));
-            assert!(
-                listed || !text.contains(needle),
-                "unsafe in {}",
-                path.display()
-            );
+            let found = needles.iter().any(|needle| text.contains(needle.as_str()));
+            assert!(listed || !found, "unsafe in {}", path.display());
         }
     }
     Ok(())
