@@ -201,13 +201,13 @@ impl Kernels {
     /// Removes a kernel: its row first, so that nobody starts to use what is going away.
     pub async fn remove(&self, actor: &Actor, name: &KernelName) -> Result<Kernel, Failure> {
         let (desk, actor, name) = (self.clone(), *actor, name.clone());
-        // A caller that hangs up must not leave a directory whose row is gone.
-        let task = tokio::spawn(async move { desk.remove_to_the_end(&actor, &name).await });
+        // A caller that hangs up must not leave a directory whose name nobody can use again.
+        let task = tokio::spawn(async move { desk.remove_wholly(&actor, &name).await });
         task.await
             .unwrap_or_else(|error| Err(Failure::from_error(codes::daemon::INTERNAL, &error)))
     }
 
-    async fn remove_to_the_end(&self, actor: &Actor, name: &KernelName) -> Result<Kernel, Failure> {
+    async fn remove_wholly(&self, actor: &Actor, name: &KernelName) -> Result<Kernel, Failure> {
         let _turn = self.work.names.lock(name.clone()).await;
         let row = self.find(name).await?;
         may_change(actor, row.owner_id)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use kiln_testkit::daemon::{CallError, Daemon, RpcError, Start};
+use kiln_testkit::process;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -120,6 +121,14 @@ pub(crate) fn entries(folder: &Path) -> Result<Vec<String>> {
     entries
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
         .collect()
+}
+
+/// Fails unless two files have the same bytes.
+pub(crate) fn assert_same_bytes(one: &str, other: &str) -> Result<()> {
+    let mut command = process::command("cmp");
+    command.arg(one).arg(other);
+    process::run(command, LIMIT).context("the files differ")?;
+    Ok(())
 }
 
 /// Returns the parameters of a pull with the stage's kernel.
