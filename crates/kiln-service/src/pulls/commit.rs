@@ -179,7 +179,7 @@ impl Records {
                 Err(match error {
                     CommitError::Cancelled => cancelled(),
                     CommitError::Store(error) => store_failure(&error),
-                    CommitError::Claim(error) => {
+                    error @ (CommitError::Lost | CommitError::Claim(_)) => {
                         Failure::from_error(codes::daemon::INTERNAL, &error)
                     }
                 })
@@ -197,6 +197,9 @@ pub(super) fn cancelled() -> Failure {
 enum CommitError {
     #[error("cancelled before the commit")]
     Cancelled,
+    /// The rows were inserted by this very transaction, so this is a defect of the store.
+    #[error("the rows just written cannot be read")]
+    Lost,
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -351,16 +354,11 @@ fn read_back(
     tx: &WriteTransaction<'_>,
     finished: &Finished,
     images: &std::path::Path,
-) -> Result<Image, StoreError> {
+) -> Result<Image, CommitError> {
     let row = images::get(tx, finished.image_id)?;
     let version = versions::get(tx, finished.version_id)?;
-    match (row, version) {
-        (Some(row), Some(version)) => {
-            Ok(views::image(images, row, version, vec![TagName::latest()]))
-        }
-        // The rows were inserted by this very transaction.
-        _ => Err(StoreError::Closed),
-    }
+    let (row, version) = row.zip(version).ok_or(CommitError::Lost)?;
+    Ok(views::image(images, row, version, vec![TagName::latest()]))
 }
 
 fn blob_rows(blobs: &[SourceBlob]) -> Vec<VersionBlob> {
