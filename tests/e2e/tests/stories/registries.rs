@@ -12,7 +12,7 @@ use kiln_testkit::tools::{self, Need};
 use serde_json::{Value, json};
 
 use crate::source::{self, oci};
-use crate::stage::{Stage, code, pull, text};
+use crate::stage::{Stage, assert_same_bytes, code, pull, text};
 
 const NEEDS: &[Need] = &[
     tools::DOCKER_REGISTRY,
@@ -61,9 +61,10 @@ fn a_second_name_for_the_same_digest_fetches_and_decodes_nothing() -> Result<()>
         assert_eq!(other["rootfs"]["derivation"], first["rootfs"]["derivation"]);
         assert_ne!(other["artifact_dir"], first["artifact_dir"]);
     }
-    let rootfs =
-        |image: &Value| Ok::<_, anyhow::Error>(std::fs::read(text(&image["rootfs"], "path")?)?);
-    assert!(rootfs(&first)? == rootfs(&second)?, "the copies differ");
+    assert_same_bytes(
+        &text(&first["rootfs"], "path")?,
+        &text(&second["rootfs"], "path")?,
+    )?;
     Ok(())
 }
 
