@@ -150,6 +150,8 @@ impl Records {
             .map_err(|error| artifact_failure(&error))?;
         let images = self.images.clone();
         let cancel = running.cancel.clone();
+        // What was fetched and what the cache had is told as long as the record is kept.
+        let progress = serde_json::to_value(running.progress()).unwrap_or(Value::Null);
         let committed = self
             .store
             .write(move |tx| {
@@ -157,6 +159,7 @@ impl Records {
                 if cancel.is_cancelled() {
                     return Err(CommitError::Cancelled);
                 }
+                operations::set_progress(tx, finished.operation_id, &progress, now)?;
                 commit(tx, &finished, &images, now)
             })
             .await;
