@@ -27,6 +27,8 @@ pub struct Cache {
     packs: PathBuf,
     /// Packs of an earlier boot: a power cut may have torn them.
     unverified: PathBuf,
+    /// Holds the boot that the packs were written or verified in.
+    boot_id: PathBuf,
     /// `<blob's hex>` holding the diff id that the blob was seen to unpack to.
     links: PathBuf,
     ingest: PathBuf,
@@ -94,7 +96,8 @@ impl Cache {
         let cache = Self {
             blobs: directory.join("blobs").join("sha256"),
             packs: directory.join("packs"),
-            unverified: directory.join("packs").join("unverified"),
+            unverified: directory.join("unverified"),
+            boot_id: directory.join("boot-id"),
             links: directory.join("links"),
             ingest: directory.join("ingest"),
         };
@@ -203,11 +206,11 @@ impl Cache {
     fn distrust_packs_of_other_boots(&self) -> Result<(), CacheError> {
         const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
         let boot = std::fs::read_to_string(BOOT_ID).map_err(at("read", BOOT_ID))?;
-        let marker = self.packs.join("boot-id");
-        match std::fs::read_to_string(&marker) {
+        let marker = &self.boot_id;
+        match std::fs::read_to_string(marker) {
             Ok(seen) if seen == boot => return Ok(()),
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(at("read", &marker)(error));
+                return Err(at("read", marker)(error));
             }
             _ => {}
         }
@@ -222,7 +225,7 @@ impl Cache {
             Ok(())
         })?;
         // Last: cut short before, the next start does it all again.
-        std::fs::write(&marker, boot).map_err(at("write", &marker))
+        std::fs::write(marker, boot).map_err(at("write", marker))
     }
 
     /// Begins a new pack, whose diff id need not be known yet.

@@ -203,7 +203,7 @@ fn a_pack_of_an_earlier_boot_has_to_be_trusted_anew() {
     cache.new_pack().unwrap().keep_as(&diff_id).unwrap();
     let same_boot = Cache::open(&root.path().join("cache")).unwrap();
     drop(verified(&same_boot, &diff_id));
-    std::fs::write(cache.packs.join("boot-id"), "another boot").unwrap();
+    std::fs::write(&cache.boot_id, "another boot").unwrap();
 
     let rebooted = Cache::open(&root.path().join("cache")).unwrap();
 

@@ -150,11 +150,15 @@ pub(crate) fn code(error: &RpcError) -> &str {
 
 /// Builds the smallest ELF kernel: a header and one loaded segment that is the file itself.
 pub(crate) fn elf() -> Vec<u8> {
-    const X86_64: u16 = 62;
+    elf_for(62)
+}
+
+/// Builds the same for a processor by its number (System V ABI, chapter 4).
+pub(crate) fn elf_for(machine: u16) -> Vec<u8> {
     const LENGTH: u64 = 64 + 56;
     let mut file = b"\x7fELF\x02\x01\x01".to_vec();
     file.resize(16, 0);
-    file.extend([2, X86_64].map(u16::to_le_bytes).concat());
+    file.extend([2, machine].map(u16::to_le_bytes).concat());
     file.extend(1_u32.to_le_bytes());
     file.extend([0_u64, 64, 0].map(u64::to_le_bytes).concat());
     file.extend(0_u32.to_le_bytes());

@@ -37,10 +37,10 @@ fn http_and_websocket_answer_the_same() -> Result<()> {
     assert_eq!(info["caller"]["uid"], rustix::process::geteuid().as_raw());
     assert_eq!(info["counts"]["kernels"], 1);
     let origins = info["config"].as_array().context("no config")?;
-    let state = origins
+    let place = origins
         .iter()
         .find(|setting| setting["key"] == "daemon.state_dir");
-    assert_eq!(state.context("no state_dir")?["origin"], "--root");
+    assert_eq!(place.context("no state_dir")?["origin"], "--root");
     Ok(())
 }
 
