@@ -65,6 +65,8 @@ struct Subject {
 /// Everything that one run found.
 #[derive(Debug)]
 struct Figures {
+    /// How busy the machine was before the first row, over the minute before.
+    load: String,
     subject: Subject,
     kiln: kiln::Rows,
     others: others::Rows,
@@ -103,6 +105,7 @@ pub(crate) fn run(keep: Keep) -> Result<()> {
         .tempdir_in(target)
         .context("cannot make a folder for the benchmark")?;
     console::heading("Kiln");
+    let load = load_average()?;
     let bench = kiln::Bench::start(&programs, &folder.path().join("root"), &registry)?;
     bench.import(&kernel)?;
     let kiln = bench.measure(&reference)?;
@@ -124,6 +127,7 @@ pub(crate) fn run(keep: Keep) -> Result<()> {
     )?;
     drop(bench);
     let figures = Figures {
+        load,
         subject,
         kiln,
         others,
@@ -152,6 +156,11 @@ fn used_inodes(line: &str) -> Option<u64> {
     let (_, counts) = before.rsplit_once(' ')?;
     let (used, _) = counts.split_once('/')?;
     used.parse().ok()
+}
+
+fn load_average() -> Result<String> {
+    let text = fs::read_to_string("/proc/loadavg").context("cannot read /proc/loadavg")?;
+    Ok(text.split(' ').next().unwrap_or_default().to_owned())
 }
 
 fn total_length(files: &[PathBuf]) -> Result<u64> {

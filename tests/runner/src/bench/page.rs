@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Writes the figures of one run.
 pub(super) fn figures(figures: &Figures) -> Result<String> {
     let mut text = String::new();
-    writeln!(text, "{}\n", circumstances()?)?;
+    writeln!(text, "{}\n", circumstances(&figures.load)?)?;
     writeln!(text, "{}\n", subject(&figures.subject))?;
     writeln!(text, "{}", rows(&figures.rows()))?;
     let kiln = &figures.kiln;
@@ -53,11 +53,11 @@ fn between_marks(old: &str, text: &str) -> Option<String> {
 }
 
 /// Says when, on what and of which code.
-fn circumstances() -> Result<String> {
+fn circumstances(load: &str) -> Result<String> {
     let date = ask("date", &["-u", "+%Y-%m-%d"])?;
     let commit = ask("git", &["describe", "--always", "--dirty"])?;
     let kernel = ask("uname", &["-sr"])?;
-    let filesystem = ask("stat", &["-f", "-c", "%T", "."])?;
+    let filesystem = ask("findmnt", &["-n", "-o", "FSTYPE", "-T", "."])?;
     let processors = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
     let model = field(&processors, "model name").unwrap_or("unknown");
     let count = processors
@@ -71,7 +71,7 @@ fn circumstances() -> Result<String> {
         .unwrap_or(0);
     Ok(format!(
         "`make bench` on {date}, commit {commit}: {count} × {model}, {} GiB, {kernel}, files on \
-         {filesystem}, the registry on loopback.",
+         {filesystem}, the registry on loopback; load average before the first row {load}.",
         memory_kib >> 20
     ))
 }

@@ -101,6 +101,12 @@ pub(super) fn all(figures: &Figures) -> Vec<Target> {
         "same digest: wall without the syncs, to cp of the image",
         &kiln.same,
     );
+    targets.push(Target {
+        promise: "layers cached and same digest: blobs fetched again",
+        measured: u32::try_from(kiln.fetched_again).map_or(f64::INFINITY, f64::from),
+        limit: 0.0,
+        unit: "",
+    });
     targets
 }
 
