@@ -309,7 +309,7 @@ pub struct Rootfs {
     /// Digest of everything its bytes are a function of; absent for a registered file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub derivation: Option<String>,
-    /// Digest of the file, once it has been computed.
+    /// Digest of the file, once it has been computed; a file beyond 16 GiB gets none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
 }

@@ -26,6 +26,13 @@ const JOB: &str = "rootfs.sha256";
 /// How often the store is asked for work. It need not be soon.
 const INTERVAL: Duration = Duration::from_secs(2);
 
+/// Longest file that is hashed, in bytes. Holes are hashed as the zeros they read as, so a sparse
+/// image of terabytes would cost hours of a core for a digest nobody asked for.
+const MAX_FILE_BYTES: u64 = 16 << 30;
+
+/// How long hashing rests before it looks again whether something else is running.
+const REST: Duration = Duration::from_millis(100);
+
 /// Attempts after which a file that cannot be read is given up.
 const MAX_ATTEMPTS: u32 = 5;
 
@@ -54,12 +61,17 @@ enum DigestError {
     Read(#[from] io::Error),
 }
 
-/// Asks for a version's digest, in the transaction that makes the version known.
+/// Asks for a version's digest, in the transaction that makes the version known. A file beyond
+/// [`MAX_FILE_BYTES`] gets none.
 pub(crate) fn request(
     tx: &WriteTransaction<'_>,
     version: VersionId,
+    size_bytes: u64,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    if size_bytes > MAX_FILE_BYTES {
+        return Ok(());
+    }
     let key = version.to_string();
     let payload = serde_json::json!({});
     jobs::put(
@@ -129,6 +141,7 @@ impl RootfsDigests {
     /// Hashes the file; `None` when it is gone, or the daemon stops.
     async fn digest(&self, job: &JobRow, cancel: &Cancel) -> Result<Option<Digest>, DigestError> {
         let (artifacts, id, cancel) = (self.artifacts.clone(), job.key.clone(), cancel.clone());
+        let board = self.board.clone();
         let hash = move || {
             let Some(mut file) = artifacts.open_file(&id, ROOTFS)? else {
                 return Ok(None);
@@ -136,6 +149,9 @@ impl RootfsDigests {
             let mut hasher = sha2::Sha256::default();
             let mut buffer = vec![0; 1 << 20];
             loop {
+                while !board.is_empty() && !cancel.is_cancelled() {
+                    std::thread::sleep(REST);
+                }
                 if cancel.is_cancelled() {
                     return Err(io::Error::from(io::ErrorKind::Interrupted).into());
                 }

@@ -312,7 +312,7 @@ fn commit(
         },
     )?;
     version_blobs::insert_all(tx, *version_id, &blob_rows(&origin.blobs))?;
-    digests::request(tx, *version_id, now)?;
+    digests::request(tx, *version_id, finished.rootfs_size_bytes, now)?;
     tags::set(tx, *image_id, &TagName::latest(), *version_id, now)?;
     let data = serde_json::json!({
         "name": finished.name,
