@@ -49,7 +49,7 @@ codes! {
         UNKNOWN_METHOD = "request.unknown_method", NotFound, never,
             "The daemon has no such method.", "List the methods with `kiln rpc rpc.discover`.";
         TOO_LARGE = "request.too_large", Invalid, never,
-            "The request is larger than the daemon takes.", "Send less in one call; the limit is in `kiln info`.";
+            "The request is larger than the daemon takes.", "Send less in one call; the limits are in SECURITY.md.";
         NEEDS_WEBSOCKET = "request.needs_websocket", Invalid, never,
             "Subscriptions exist on WebSocket connections only.", "Connect by WebSocket, or call operation.wait.";
         DENIED = "request.denied", Denied, never,
@@ -124,7 +124,7 @@ codes! {
     /// Registries, seen over the network.
     registry {
         UNREACHABLE = "registry.unreachable", Network, later,
-            "No connection to the registry could be made.", "Check the host, the network and the proxy.";
+            "No connection to the registry could be made.", "Check the host and the network; proxies are not used.";
         TIMED_OUT = "registry.timed_out", Network, later,
             "The registry stopped sending.", "Try again.";
         TLS_FAILED = "registry.tls_failed", Network, never,
@@ -149,7 +149,7 @@ codes! {
         MALFORMED = "layer.malformed", Invalid, never,
             "A layer's tar archive is malformed or tries to leave the root.", "Build the image again with a current tool.";
         LIMIT_EXCEEDED = "layer.limit_exceeded", Invalid, never,
-            "A layer is larger, deeper or more compressed than Kiln takes.", "If it is meant to be so, raise the limit in the configuration.";
+            "A layer is larger, deeper or more compressed than Kiln takes.", "The limits are in SECURITY.md; they cannot be set yet.";
         DIFF_ID_MISMATCH = "layer.diff_id_mismatch", Invalid, never,
             "An uncompressed layer does not have the digest the config states.", "Push the image again.";
         CANNOT_BE_APPLIED = "layer.cannot_be_applied", Invalid, never,
@@ -203,7 +203,7 @@ codes! {
         FAILED = "storage.failed", Internal, later,
             "Reading or writing Kiln's own files failed.", "Look at the cause and at the machine's disk.";
         DATABASE_FAILED = "storage.database_failed", Internal, later,
-            "The database refused or failed.", "Look at the cause; `kiln doctor` checks the database.";
+            "The database refused or failed.", "Look at the cause and at the daemon's log.";
     }
 }
 

@@ -15,7 +15,9 @@ pub fn errors_page() -> String {
         "# Errors\n\nThis page is printed from the code; do not edit it.\n\n\
          Every failed call carries a `code` from this table, a `message`, the `cause` chain, a `hint` \
          with the next step, and whether the same call may succeed later (`retryable`). The class \
-         decides the client's exit code, the HTTP status and the JSON-RPC number.\n\n\
+         decides the client's exit code, the JSON-RPC number, and the HTTP status that says the same \
+         (`http_status`): JSON-RPC over HTTP answers 200 whatever came of the call. `daemon.unreachable` \
+         is the client's own and exits with 7.\n\n\
          ## Classes\n\n| class | exit code | HTTP | JSON-RPC |\n|---|---|---|---|\n",
     );
     for class in Class::ALL {

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use kiln_api::{Failure, codes};
 use kiln_service::{HostFileError, HostFiles};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -59,6 +59,14 @@ enum Reply {
     Error(Failure),
 }
 
+/// One message as it came.
+struct Received {
+    bytes: Vec<u8>,
+    passed: Vec<File>,
+    /// The kernel dropped descriptors: too many came, or the daemon may open no more files.
+    is_cut: bool,
+}
+
 /// Why a message was not taken.
 #[derive(Debug, thiserror::Error)]
 enum MessageError {
@@ -66,6 +74,8 @@ enum MessageError {
     Malformed,
     #[error("the message announces {announced} descriptors and brings {found}")]
     Count { announced: usize, found: usize },
+    #[error("of {announced} descriptors {found} could be taken: the daemon has no more room")]
+    NoRoom { announced: usize, found: usize },
     #[error(transparent)]
     File(#[from] HostFileError),
 }
@@ -80,8 +90,10 @@ impl FilesSocket {
     pub async fn serve(self, files: Arc<HostFiles>, mut stop: watch::Receiver<bool>) {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut connections = JoinSet::new();
+        let mut sweeps = tokio::time::interval(PATIENCE);
         loop {
             tokio::select! {
+                _ = sweeps.tick() => files.sweep(),
                 accepted = self.socket.listener().accept() => match accepted {
                     Ok((stream, _)) => {
                         // No place: the connection is closed, and the client tries again.
@@ -110,10 +122,10 @@ async fn converse(stream: &UnixStream, files: &HostFiles) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     loop {
         let received = tokio::time::timeout(PATIENCE, receive(stream)).await;
-        let Some((message, passed)) = received.map_err(|_| io::ErrorKind::TimedOut)?? else {
+        let Some(message) = received.map_err(|_| io::ErrorKind::TimedOut)?? else {
             return Ok(());
         };
-        let (reply, is_over) = match take(files, uid, &message, passed) {
+        let (reply, is_over) = match take(files, uid, message) {
             Ok(handles) => (Reply::Handles(handles), false),
             // Behind a message that was not understood nothing can be trusted.
             Err(error) => (Reply::Error(failure(&error)), true),
@@ -126,7 +138,7 @@ async fn converse(stream: &UnixStream, files: &HostFiles) -> io::Result<()> {
 }
 
 /// Receives one message with its descriptors; nothing when the peer has closed.
-async fn receive(stream: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<File>)>> {
+async fn receive(stream: &UnixStream) -> io::Result<Option<Received>> {
     loop {
         stream.readable().await?;
         match stream.try_io(Interest::READABLE, || receive_now(stream)) {
@@ -136,7 +148,7 @@ async fn receive(stream: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<File>)>
     }
 }
 
-fn receive_now(stream: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<File>)>> {
+fn receive_now(stream: &UnixStream) -> io::Result<Option<Received>> {
     let mut bytes = [0; MAX_MESSAGE];
     // One more place than allowed, so that a fifth descriptor is seen and refused; what does not
     // even fit there the kernel closes.
@@ -157,16 +169,17 @@ fn receive_now(stream: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<File>)>> 
     if received.bytes == 0 {
         return Ok(None);
     }
-    Ok(Some((bytes[..received.bytes].to_vec(), passed)))
+    Ok(Some(Received {
+        bytes: bytes[..received.bytes].to_vec(),
+        passed,
+        is_cut: received.flags.contains(ReturnFlags::CTRUNC),
+    }))
 }
 
-fn take(
-    files: &HostFiles,
-    uid: u32,
-    message: &[u8],
-    passed: Vec<File>,
-) -> Result<Vec<String>, MessageError> {
+fn take(files: &HostFiles, uid: u32, message: Received) -> Result<Vec<String>, MessageError> {
+    let passed = message.passed;
     let (length, body) = message
+        .bytes
         .split_first_chunk::<4>()
         .ok_or(MessageError::Malformed)?;
     if usize::try_from(u32::from_be_bytes(*length)) != Ok(body.len()) {
@@ -174,6 +187,12 @@ fn take(
     }
     let request: Request = serde_json::from_slice(body).map_err(|_| MessageError::Malformed)?;
     let found = passed.len();
+    if message.is_cut && found < request.files {
+        // The kernel drops what does not fit into the daemon's table of open files.
+        let announced = request.files;
+        tracing::warn!(announced, found, "no room for passed descriptors");
+        return Err(MessageError::NoRoom { announced, found });
+    }
     if request.files != found || found == 0 || found > MAX_FILES {
         return Err(MessageError::Count {
             announced: request.files,
@@ -209,7 +228,9 @@ async fn send(stream: &UnixStream, reply: &Reply) -> io::Result<()> {
 fn failure(error: &MessageError) -> Failure {
     let code = match error {
         MessageError::Malformed | MessageError::Count { .. } => codes::request::MALFORMED,
-        MessageError::File(HostFileError::TooMany { .. }) => codes::daemon::BUSY,
+        MessageError::NoRoom { .. } | MessageError::File(HostFileError::TooMany { .. }) => {
+            codes::daemon::BUSY
+        }
         MessageError::File(_) => codes::file::WRONG_KIND,
     };
     Failure::from_error(code, error)

@@ -8,12 +8,15 @@ use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 use jsonrpsee::server::{HttpBody, HttpResponse};
 use jsonrpsee::types::error::{
-    BATCHES_NOT_SUPPORTED_CODE, INTERNAL_ERROR_CODE, OVERSIZED_REQUEST_CODE,
+    BATCHES_NOT_SUPPORTED_CODE, INTERNAL_ERROR_CODE, INVALID_REQUEST_CODE, OVERSIZED_REQUEST_CODE,
     OVERSIZED_RESPONSE_CODE, PARSE_ERROR_CODE, SERVER_IS_BUSY_CODE, TOO_BIG_BATCH_REQUEST_CODE,
     TOO_BIG_BATCH_RESPONSE_CODE, TOO_MANY_SUBSCRIPTIONS_CODE,
 };
 use kiln_api::{Failure, codes};
 use serde_json::Value;
+
+/// The numbers of the protocol itself (JSON-RPC 2.0, section 5.1).
+const PROTOCOL_NUMBERS: std::ops::RangeInclusive<i32> = -32_768..=-32_100;
 
 /// Longest answer that may be a bare refusal, in bytes; they are about a hundred.
 const MAX_REFUSAL_BYTES: u64 = 1024;
@@ -70,6 +73,12 @@ pub(crate) async fn with_code(response: HttpResponse) -> HttpResponse {
 /// Rewrites an error without a code; `None` for everything else.
 fn coded(bytes: &[u8]) -> Option<String> {
     let mut answer: Value = serde_json::from_slice(bytes).ok()?;
+    if answer.is_null() {
+        // A request whose id is no id is answered so; its caller would wait for ever.
+        answer = serde_json::json!({
+            "jsonrpc": "2.0", "id": null, "error": { "code": INVALID_REQUEST_CODE },
+        });
+    }
     let error = answer.get_mut("error")?;
     if error
         .get("data")
@@ -80,6 +89,10 @@ fn coded(bytes: &[u8]) -> Option<String> {
     }
     let number = i32::try_from(error.get("code")?.as_i64()?).ok()?;
     let failure = failure(number);
+    if !PROTOCOL_NUMBERS.contains(&number) {
+        // jsonrpsee's own numbers mean other things in the range that is left to servers.
+        error["code"] = Value::from(failure.class.rpc_number());
+    }
     error["message"] = Value::from(failure.message.clone());
     error["data"] = serde_json::to_value(&failure).ok()?;
     Some(answer.to_string())
@@ -90,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bare_error_gets_its_code_and_keeps_its_number() {
+    fn a_bare_error_gets_its_code_and_the_protocols_numbers_stay() {
         let cases = [
             (-32700, "request.malformed"),
             (-32600, "request.malformed"),
@@ -107,7 +120,12 @@ mod tests {
             let answer: Value = serde_json::from_str(&coded(bare.as_bytes()).unwrap()).unwrap();
 
             assert_eq!(answer["error"]["data"]["code"], want, "{number}");
-            assert_eq!(answer["error"]["code"], number);
+            let own = match want {
+                "daemon.busy" => -32_011,
+                _ => -32_001,
+            };
+            let kept = if number < -32_100 { number } else { own };
+            assert_eq!(answer["error"]["code"], kept);
             assert!(answer["id"].is_null());
         }
     }

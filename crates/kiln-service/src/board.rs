@@ -13,6 +13,8 @@ use kiln_api::operation::{LayerProgress, LayerState, Progress, Stage};
 use kiln_domain::OperationId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::cancel::Cancel;
 
@@ -41,6 +43,8 @@ pub struct Running {
     cancel: Cancel,
     /// Thrown with `cancel`, and alone when the work is given up: what its threads poll.
     work: Cancel,
+    /// Threads that outlive the waiting for them.
+    threads: TaskTracker,
     progress: watch::Sender<Progress>,
     ended: CancellationToken,
 }
@@ -98,6 +102,7 @@ impl Board {
         let entry = Arc::new(Running {
             cancel: Cancel::default(),
             work: Cancel::default(),
+            threads: TaskTracker::new(),
             progress: watch::Sender::new(Progress::default()),
             ended: CancellationToken::new(),
         });
@@ -108,10 +113,19 @@ impl Board {
             running: entry.clone(),
             _admission: admission,
         };
-        let work = work(entry);
+        let work = work(entry.clone());
         tokio::spawn(async move {
             let _guard = guard;
             work.await;
+            // A waiting that was dropped leaves its thread at work until it sees the switch: the
+            // operation has ended when its files are gone.
+            entry.threads.close();
+            if tokio::time::timeout(CANCEL_GRACE, entry.threads.wait())
+                .await
+                .is_err()
+            {
+                tracing::warn!(operation = %id, "a thread is held up in a system call");
+            }
         });
     }
 
@@ -193,6 +207,11 @@ impl Running {
     /// parts would still do is of no use.
     pub fn abandon(&self) {
         self.work.cancel();
+    }
+
+    /// Returns a token that a thread keeps for as long as it works for the operation.
+    pub fn at_work(&self) -> TaskTrackerToken {
+        self.threads.token()
     }
 
     /// Borrows the switch that the work's threads poll: thrown when it is cancelled or given up.

@@ -217,6 +217,10 @@ fn write_failure(write: &WriteError, error: &BuildError) -> Failure {
         WriteError::Cancelled => codes::operation::CANCELLED,
         WriteError::Sources { .. } | WriteError::OutputNotEmpty { .. } => codes::daemon::INTERNAL,
         WriteError::SourceTooShort { .. } => codes::storage::FAILED,
+        // The host's own filesystem has a longest file.
+        WriteError::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => {
+            codes::rootfs::CANNOT_HOLD
+        }
         WriteError::Io { source, .. } => storage_code(source),
     };
     Failure::from_error(code, error)

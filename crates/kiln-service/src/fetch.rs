@@ -69,7 +69,8 @@ pub struct Fetcher {
     config: Arc<RegistryConfig>,
     pool: Pool,
     limits: LayerLimits,
-    locks: Arc<KeyedLock<Digest>>,
+    /// By blob and by where it is fetched from: a source that drips must not hold up the others.
+    locks: Arc<KeyedLock<(String, Digest)>>,
 }
 
 impl Fetcher {
@@ -291,6 +292,14 @@ impl FetchTree for Fetcher {
             }
             packs
         })
+    }
+}
+
+/// Names where blobs are fetched from, as far as one place may hold up another.
+fn place(source: &ImageSource) -> String {
+    match source.reference() {
+        Some(reference) => format!("{}/{}", reference.registry(), reference.repository()),
+        None => "this host".to_owned(),
     }
 }
 

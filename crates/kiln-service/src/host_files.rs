@@ -18,8 +18,8 @@ use rustix::fs::{FileType, Mode, OFlags};
 /// How long a handle waits to be used.
 const HANDLE_LIFE: Duration = Duration::from_secs(60);
 
-/// Most handles one user may have waiting: an image of the most layers Kiln takes, twice.
-const HANDLES_PER_USER: usize = 2_048;
+/// Most handles one user may have waiting: eight images of the most layers Kiln takes.
+const HANDLES_PER_USER: usize = 8_192;
 
 /// Descriptors that were passed and not used yet.
 #[derive(Debug, Default)]
@@ -117,6 +117,12 @@ impl HostFiles {
             },
         );
         Ok(handle)
+    }
+
+    /// Closes descriptors whose handles were not used in time.
+    pub fn sweep(&self) {
+        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        passed.retain(|_, kept| kept.at.elapsed() < HANDLE_LIFE);
     }
 
     /// Opens a regular file that a call names.

@@ -12,8 +12,8 @@ use kiln_domain::Digest;
 use kiln_domain::oci::Descriptor;
 use kiln_registry::{ConfigFuture, Configs, ImageSource, Resolved};
 
-use super::Fetcher;
 use super::error::FetchError;
+use super::{Fetcher, place};
 
 impl Configs for Fetcher {
     /// Many who want one config at once fetch it once.
@@ -23,7 +23,7 @@ impl Configs for Fetcher {
         descriptor: &'a Descriptor,
     ) -> ConfigFuture<'a> {
         Box::pin(async move {
-            let _turn = self.locks.lock(descriptor.digest).await;
+            let _turn = self.locks.lock((place(source), descriptor.digest)).await;
             if let Some(bytes) = self.cached(descriptor).await {
                 return Ok(bytes);
             }

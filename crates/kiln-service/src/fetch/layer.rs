@@ -13,16 +13,17 @@ use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use kiln_api::operation::LayerState;
-use kiln_cache::{Cache, CacheError, CachedPack, Ingest, PendingPack, TooLong};
+use kiln_cache::{Cache, CacheError, CachedPack, Ingest, IngestError, PendingPack, TooLong};
 use kiln_domain::Digest;
 use kiln_domain::oci::LayerCompression;
 use kiln_layers::{Compression, Declared, DecodeError, Limits, Pack, PackError};
 use kiln_registry::{BlobBody, ImageSource, Layer};
 use kiln_tree::DiffId;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::Fetcher;
 use super::error::FetchError;
 use super::feed::{KeepingReader, chunk_channel};
+use super::{Fetcher, place};
 use crate::board::Running;
 
 /// Everything needed to come to one layer's pack.
@@ -44,13 +45,17 @@ struct Decoding {
     limits: Limits,
     index: usize,
     running: Arc<Running>,
+    /// The operation has not ended before this has: what it had half made goes with it.
+    _at_work: TaskTrackerToken,
 }
 
 impl Job<'_> {
     /// Comes to the layer's pack the shortest way.
     pub(super) async fn pack(self) -> Result<Pack, FetchError> {
         // By the diff id: two blobs that unpack to one layer are decoded once.
-        let _turn = self.fetcher.locks.lock(self.layer.diff_id).await;
+        let place = place(self.source);
+        let _turn = self.fetcher.locks.lock((place, self.layer.diff_id)).await;
+        self.check_cached_size()?;
         if let Some(pack) = self.cached_pack().await? {
             self.running.layer(self.index, LayerState::Cached);
             return Ok(pack);
@@ -65,6 +70,23 @@ impl Job<'_> {
         };
         self.running.layer(self.index, LayerState::Done);
         Ok(pack)
+    }
+
+    /// Refuses a descriptor that states another size than the blob under its digest has: what the
+    /// cache holds makes a manifest neither better nor worse.
+    fn check_cached_size(&self) -> Result<(), FetchError> {
+        let digest = self.layer.descriptor.digest;
+        let expected_bytes = self.layer.descriptor.size_bytes;
+        match self.fetcher.cache.blob(&digest)? {
+            Some(blob) if blob.size_bytes != expected_bytes => {
+                Err(FetchError::Blob(IngestError::SizeMismatch {
+                    digest,
+                    expected_bytes,
+                    found_bytes: blob.size_bytes,
+                }))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Opens a pack of the cache. One that a crash has torn is thrown away: it can be made again.
@@ -182,6 +204,7 @@ impl Job<'_> {
             limits: self.fetcher.limits,
             index: self.index,
             running: self.running.clone(),
+            _at_work: self.running.at_work(),
         }
     }
 }

@@ -216,7 +216,8 @@ pub(super) fn choice_failure(error: &ChoiceError) -> Failure {
             Failure::from_error(codes::kernel::CHOICE_CONFLICT, error)
         }
         ChoiceError::NotFound { .. } => Failure::from_error(codes::kernel::NOT_FOUND, error),
-        ChoiceError::Architecture { .. } => Failure::from_error(codes::kernel::UNRECOGNISED, error),
+        ChoiceError::Architecture { .. } => Failure::from_error(codes::kernel::UNRECOGNISED, error)
+            .with_hint("name a kernel for the image's architecture", None),
         ChoiceError::Kernel(error) => kernel_failure(error),
         ChoiceError::Staging(error) => stage_failure(error),
         ChoiceError::Catalogue(error) => catalogue_failure(error),
