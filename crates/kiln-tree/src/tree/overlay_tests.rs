@@ -178,8 +178,25 @@ impl Model {
         self.objects.push((what, mark));
     }
 
-    /// Applies a layer and returns the changes that could be applied.
+    /// Applies what of a layer can be applied, and returns it.
+    ///
+    /// What cannot be applied must not count for the rest either: a directory that is listed and
+    /// refused would still keep a whiteout from following a link.
     fn apply(&mut self, layer: &[Change]) -> Vec<Change> {
+        let mut layer = layer.to_vec();
+        loop {
+            let mut trial = self.clone();
+            let applied = trial.try_apply(&layer);
+            if applied.len() == layer.len() {
+                *self = trial;
+                return applied;
+            }
+            layer = applied;
+        }
+    }
+
+    /// Applies a layer and returns the changes that could be applied.
+    fn try_apply(&mut self, layer: &[Change]) -> Vec<Change> {
         let is_marker = |change: &&Change| matches!(change.what, What::Whiteout | What::Opaque);
         let listed = layer
             .iter()
