@@ -34,7 +34,7 @@ pub(crate) enum StartError {
     AlreadyRunning { path: PathBuf },
 }
 
-/// How many callers' kernels are looked at, and imported, at a time.
+/// How many callers' kernels are looked at at a time.
 const LOOKS_AT_A_TIME: usize = 4;
 
 /// How long connections may take to end once every operation has: those that were cancelled

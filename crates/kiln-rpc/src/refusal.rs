@@ -131,6 +131,15 @@ mod tests {
     }
 
     #[test]
+    fn a_request_whose_id_is_none_is_told_so() {
+        let answer: Value = serde_json::from_str(&coded(b"null").unwrap()).unwrap();
+
+        assert_eq!(answer["error"]["code"], INVALID_REQUEST_CODE);
+        assert_eq!(answer["error"]["data"]["code"], "request.malformed");
+        assert!(answer["id"].is_null());
+    }
+
+    #[test]
     fn other_answers_pass() {
         let cases = [
             r#"{"jsonrpc":"2.0","id":1,"result":{"error":1}}"#,

@@ -138,7 +138,7 @@ impl RootfsDigests {
         }
     }
 
-    /// Hashes the file; `None` when it is gone, or the daemon stops.
+    /// Hashes the file; `None` when it is gone. A daemon that stops is an error.
     async fn digest(&self, job: &JobRow, cancel: &Cancel) -> Result<Option<Digest>, DigestError> {
         let (artifacts, id, cancel) = (self.artifacts.clone(), job.key.clone(), cancel.clone());
         let board = self.board.clone();

@@ -4,8 +4,8 @@
 //! network ─chunks─▶ channel ─▶ decoding thread: ingest (hash, write) ─▶ inflate ─▶ pack
 //! ```
 //! A blob streams into the cache and through the decoder at once; both digests must match before
-//! either file gets a name. Layers run side by side; one layer is worked on by one operation at a
-//! time, whoever else wants it waits and then finds it.
+//! either file gets a name. Layers run side by side; one layer of one source is worked on by one
+//! operation at a time, whoever else wants it from there waits and then finds it.
 
 mod documents;
 mod error;
@@ -69,20 +69,20 @@ pub struct Fetcher {
     config: Arc<RegistryConfig>,
     pool: Pool,
     limits: LayerLimits,
-    /// By blob and by where it is fetched from: a source that drips must not hold up the others.
-    locks: Arc<KeyedLock<(String, Digest)>>,
+    /// By what is fetched (a layer's diff id, a config's digest) and from where: a source that drips
+    /// must not hold up the others.
+    locks: KeyedLock<(String, Digest)>,
 }
 
 impl Fetcher {
     /// Makes a fetcher whose decoders run on `pool`.
     pub fn new(cache: Cache, config: RegistryConfig, pool: Pool, limits: LayerLimits) -> Self {
-        let locks = Arc::new(KeyedLock::default());
         Self {
             cache,
             config: Arc::new(config),
             pool,
             limits,
-            locks,
+            locks: KeyedLock::default(),
         }
     }
 

@@ -36,7 +36,7 @@ pub(super) struct Job<'a> {
 }
 
 /// What the decoding thread needs of a layer; it outlives the waiting for it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Decoding {
     cache: Cache,
     digest: Digest,
@@ -52,7 +52,7 @@ struct Decoding {
 impl Job<'_> {
     /// Comes to the layer's pack the shortest way.
     pub(super) async fn pack(self) -> Result<Pack, FetchError> {
-        // By the diff id: two blobs that unpack to one layer are decoded once.
+        // By the diff id: two blobs of one place that unpack to one layer are decoded once.
         let place = place(self.source);
         let _turn = self.fetcher.locks.lock((place, self.layer.diff_id)).await;
         self.check_cached_size()?;
