@@ -43,6 +43,7 @@ deps: linker
 
 # Rust without a C compiler can link nothing, not even the runner.
 linker:
-	@command -v cc > /dev/null || { apt-get update && apt-get install --yes gcc libc6-dev; }
+	@command -v cc > /dev/null || { apt-get -qq update && \
+		apt-get -qq install --yes --no-install-recommends gcc libc6-dev; }
 
 .PHONY: help demo test test-unit lint bench doc dist deps linker

@@ -1,7 +1,9 @@
 //! `make bench`: the main job on a large real image, beside the packaged programs that do its
 //! parts, in one run on one machine.
 //!
-//! Each row starts with everything before it written to disk, so that no row pays for another.
+//! Each row starts with everything before it written to disk and with free memory at hand, so
+//! that no row pays for another. All rows are measured in turn, several rounds of them, and the
+//! median round of each counts.
 //! What a row makes is checked before its figures count: a filesystem that `e2fsck` finds faults
 //! in ends the run.
 
@@ -39,6 +41,9 @@ const NEEDS: &[Need] = &[
     tools::UMOCI,
 ];
 
+/// How often each row is measured; odd, so that there is a middle.
+const ROUNDS: usize = 3;
+
 /// Longest time a check may take.
 const CHECK_LIMIT: Duration = Duration::from_secs(600);
 
@@ -67,6 +72,8 @@ struct Subject {
 struct Figures {
     /// How busy the machine was before the first row, over the minute before.
     load: String,
+    /// Least and most processor time of a cold pull.
+    spread: (Option<Duration>, Option<Duration>),
     subject: Subject,
     kiln: kiln::Rows,
     others: others::Rows,
@@ -99,38 +106,40 @@ pub(crate) fn run(keep: Keep) -> Result<()> {
     let registry = Registry::start(Access::Anonymous, Transport::Http)?;
     let reference = registry.push(&image.source(), "bench:1")?;
 
-    // Beside the fixtures: all that is compared lies on one filesystem.
-    let folder = tempfile::Builder::new()
-        .prefix("bench-")
-        .tempdir_in(target)
-        .context("cannot make a folder for the benchmark")?;
-    console::heading("Kiln");
-    let load = load_average()?;
-    let bench = kiln::Bench::start(&programs, &folder.path().join("root"), &registry)?;
-    bench.import(&kernel)?;
-    let kiln = bench.measure(&reference)?;
     let layers = image.layers()?;
-    let subject = Subject {
-        layers: layers.len(),
-        blob_bytes: total_length(&layers)?,
-        entries: kiln.entries,
-        allocated_bytes: allocated_bytes(&kiln.rootfs)?,
-        size_bytes: length(&kiln.rootfs)?,
-    };
-
-    console::heading("others");
-    let others = others::measure(
-        &image,
-        &reference,
-        &kiln.rootfs,
-        &folder.path().join("others"),
-    )?;
-    drop(bench);
+    let load = load_average()?;
+    let mut rounds = (Vec::new(), Vec::new());
+    let mut subject = None;
+    for round in 1..=ROUNDS {
+        console::heading(format_args!("round {round} of {ROUNDS}"));
+        // Beside the fixtures: all that is compared lies on one filesystem.
+        let folder = tempfile::Builder::new()
+            .prefix("bench-")
+            .tempdir_in(target)
+            .context("cannot make a folder for the benchmark")?;
+        let bench = kiln::Bench::start(&programs, &folder.path().join("root"), &registry)?;
+        bench.import(&kernel)?;
+        let kiln = bench.measure(&reference)?;
+        subject = Some(Subject {
+            layers: layers.len(),
+            blob_bytes: total_length(&layers)?,
+            entries: kiln.entries,
+            allocated_bytes: allocated_bytes(&kiln.rootfs)?,
+            size_bytes: length(&kiln.rootfs)?,
+        });
+        let others = folder.path().join("others");
+        rounds
+            .1
+            .push(others::measure(&image, &reference, &kiln.rootfs, &others)?);
+        rounds.0.push(kiln);
+    }
+    let cold = rounds.0.iter().map(|rows| rows.cold.cost.processor);
     let figures = Figures {
         load,
-        subject,
-        kiln,
-        others,
+        spread: (cold.clone().min(), cold.max()),
+        subject: subject.context("no round was measured")?,
+        kiln: kiln::Rows::median(rounds.0).context("no round was measured")?,
+        others: others::Rows::median(&rounds.1).context("no round was measured")?,
     };
     let text = page::figures(&figures)?;
     console::heading("figures");
@@ -139,6 +148,13 @@ pub(crate) fn run(keep: Keep) -> Result<()> {
         page::replace(&cargo::workspace().join("docs/benchmarks.md"), &text)?;
     }
     Ok(())
+}
+
+/// Returns the item that stands in the middle by `key`.
+fn median<T, K: Ord>(mut items: Vec<T>, key: impl Fn(&T) -> K) -> Option<T> {
+    items.sort_by_key(key);
+    let middle = items.len() / 2;
+    items.into_iter().nth(middle)
 }
 
 /// Returns how many inodes a clean filesystem uses; fails where `e2fsck` finds a fault.
@@ -182,6 +198,12 @@ fn allocated_bytes(file: &Path) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_median_stands_in_the_middle() {
+        assert_eq!(median(vec![9, 1, 4], |number| *number), Some(4));
+        assert_eq!(median(Vec::<u8>::new(), |number| *number), None);
+    }
 
     #[test]
     fn inodes_are_read_from_the_last_line() {

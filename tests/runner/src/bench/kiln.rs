@@ -60,6 +60,29 @@ pub(super) struct Stage {
 }
 
 impl Rows {
+    /// Returns of each row the round with the median processor time.
+    pub(super) fn median(rounds: Vec<Self>) -> Option<Self> {
+        let mut rounds = rounds.into_iter();
+        let first = rounds.next()?;
+        let (mut cold, mut cached, mut same) =
+            (vec![first.cold], vec![first.cached], vec![first.same]);
+        let mut fetched_again = first.fetched_again;
+        for round in rounds {
+            cold.push(round.cold);
+            cached.push(round.cached);
+            same.push(round.same);
+            fetched_again = fetched_again.max(round.fetched_again);
+        }
+        let middle = |pulls| super::median(pulls, |pulled: &Pulled| pulled.cost.processor);
+        Some(Self {
+            cold: middle(cold)?,
+            cached: middle(cached)?,
+            same: middle(same)?,
+            fetched_again,
+            ..first
+        })
+    }
+
     pub(super) fn rows(&self) -> Vec<Row> {
         let row = |name: &str, pulled: &Pulled| Row {
             name: name.to_owned(),
@@ -147,7 +170,7 @@ impl<'a> Bench<'a> {
         if let Some(size_bytes) = size_bytes {
             params["size_bytes"] = size_bytes.into();
         }
-        rustix::fs::sync();
+        measure::settle()?;
         let id = self.daemon.id();
         let meter = Meter::start(id, Some(self.daemon.root()))?;
         let mut clock = StageClock::start(measure::processor_time(id)?);

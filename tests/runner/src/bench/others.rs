@@ -32,6 +32,23 @@ pub(super) struct Rows {
 }
 
 impl Rows {
+    /// Returns of each row the round with the median processor time.
+    pub(super) fn median(rounds: &[Self]) -> Option<Self> {
+        let of = |row: fn(&Self) -> Cost| {
+            let costs = rounds.iter().map(row).collect();
+            super::median(costs, |cost: &Cost| cost.processor)
+        };
+        Some(Self {
+            skopeo: of(|rows| rows.skopeo)?,
+            umoci: of(|rows| rows.umoci)?,
+            mkfs: of(|rows| rows.mkfs)?,
+            gzip: of(|rows| rows.gzip)?,
+            decode: of(|rows| rows.decode)?,
+            copy: of(|rows| rows.copy)?,
+            sync: of(|rows| rows.sync)?,
+        })
+    }
+
     pub(super) fn rows(&self) -> Vec<Row> {
         let named = [
             ("skopeo copy", self.skopeo),
@@ -108,7 +125,7 @@ pub(super) fn measure(
 }
 
 fn row(name: &str, measured: impl FnOnce() -> Result<Cost>) -> Result<Cost> {
-    rustix::fs::sync();
+    measure::settle()?;
     let cost = measured().with_context(|| format!("cannot measure {name}"))?;
     console::line(format_args!("{name}: {:.2} s", cost.wall.as_secs_f64()));
     Ok(cost)

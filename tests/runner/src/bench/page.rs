@@ -11,7 +11,7 @@ use kiln_testkit::process;
 
 use super::kiln::Pulled;
 use super::targets::{self, Target};
-use super::{Figures, Subject};
+use super::{Figures, ROUNDS, Subject};
 use crate::cargo;
 
 /// What stands before and after the figures in the page.
@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Writes the figures of one run.
 pub(super) fn figures(figures: &Figures) -> Result<String> {
     let mut text = String::new();
-    writeln!(text, "{}\n", circumstances(&figures.load)?)?;
+    writeln!(text, "{}\n", circumstances(figures)?)?;
     writeln!(text, "{}\n", subject(&figures.subject))?;
     writeln!(text, "{}", rows(&figures.rows()))?;
     let kiln = &figures.kiln;
@@ -53,7 +53,10 @@ fn between_marks(old: &str, text: &str) -> Option<String> {
 }
 
 /// Says when, on what and of which code.
-fn circumstances(load: &str) -> Result<String> {
+fn circumstances(figures: &Figures) -> Result<String> {
+    let load = &figures.load;
+    let spread = |time: Option<Duration>| time.map_or(0.0, |time| time.as_secs_f64());
+    let (least, most) = (spread(figures.spread.0), spread(figures.spread.1));
     let date = ask("date", &["-u", "+%Y-%m-%d"])?;
     let commit = ask("git", &["describe", "--always", "--dirty"])?;
     let kernel = ask("uname", &["-sr"])?;
@@ -71,7 +74,8 @@ fn circumstances(load: &str) -> Result<String> {
         .unwrap_or(0);
     Ok(format!(
         "`make bench` on {date}, commit {commit}: {count} × {model}, {} GiB, {kernel}, files on \
-         {filesystem}, the registry on loopback; load average before the first row {load}.",
+         {filesystem}, the registry on loopback; load average before the first row {load}. The \
+         median of {ROUNDS} rounds; the cold pull took {least:.2} to {most:.2} CPU seconds.",
         memory_kib >> 20
     ))
 }
