@@ -278,7 +278,7 @@ mod tests {
                     1 => EventActor::Daemon,
                     _ => EventActor::Unix(70),
                 };
-                let object = Object::image(image_id(n));
+                let object = Object::image(image_id(n.into()));
                 let event = event("image.created", object, i64::from(n));
                 append(tx, &NewEvent { actor, ..event })?;
             }
@@ -289,7 +289,7 @@ mod tests {
             actor: Some(EventActor::Unix(7)),
             ..EventFilter::default()
         };
-        let mut seen = Vec::new();
+        let mut seen: Vec<Vec<i64>> = Vec::new();
         let mut after = Some(0);
         while let Some(from) = after {
             let page = db.read(|tx| page(tx, from, 2, &own)).unwrap();
