@@ -99,7 +99,7 @@ pub(crate) enum Command {
     /// Tell about the daemon
     #[command(subcommand, hide = true)]
     Daemon(daemon::Command),
-    /// Print the versions of client and daemon
+    /// Print the versions of client and daemon; fails when the daemon cannot be asked
     Version,
     /// Find out what is missing or broken on this host
     Doctor,

@@ -117,13 +117,12 @@ fn lines(info: &Info) -> String {
     output::pairs(&pairs)
 }
 
-/// Prints the versions of both sides. A daemon that is not there is no failure: the client's
-/// version is known all the same.
+/// Prints the versions of both sides. A daemon that cannot be asked is a failure with the
+/// client's half printed, so that a script learns from the exit code whether there were two.
 pub(crate) async fn version(session: &Session) -> Result<(), CommandError> {
-    let daemon = daemon_version(session).await;
-    let (daemon, absent) = match daemon {
+    let (daemon, absence) = match daemon_version(session).await {
         Ok(info) => (json!({ "version": info.version, "api": info.api }), None),
-        Err(CommandError::Failed(failure)) => (Value::Null, Some(failure.message)),
+        Err(CommandError::Failed(failure)) => (Value::Null, Some(failure)),
         Err(other) => return Err(other),
     };
     let own = env!("CARGO_PKG_VERSION");
@@ -131,21 +130,21 @@ pub(crate) async fn version(session: &Session) -> Result<(), CommandError> {
         "client": { "version": own, "api": { "major": API_MAJOR, "minor": API_MINOR } },
         "daemon": daemon,
     });
-    session.output().one(&versions, own, |versions| {
-        let daemon = match (versions.pointer("/daemon/version"), absent) {
-            (Some(Value::String(version)), _) => {
-                let number = |name| versions.pointer(&format!("/daemon/api/{name}")).cloned();
-                let major = number("major").unwrap_or_default();
-                let minor = number("minor").unwrap_or_default();
-                format!("{}, API {major}.{minor}", cell(version))
-            }
-            (_, absent) => cell(&absent.unwrap_or_default()),
+    session.output().one(&versions, own, version_lines)?;
+    absence.map_or(Ok(()), |failure| Err(CommandError::Failed(failure)))
+}
+
+fn version_lines(versions: &Value) -> String {
+    let side = |name: &'static str| {
+        let word = |path: &str| versions.pointer(&format!("/{name}/{path}")).cloned();
+        let Some(Value::String(version)) = word("version") else {
+            return (name, "not known".to_owned());
         };
-        output::pairs(&[
-            ("client", format!("{own}, API {API_MAJOR}.{API_MINOR}")),
-            ("daemon", daemon),
-        ])
-    })
+        let number = |path| word(path).unwrap_or_default();
+        let (major, minor) = (number("api/major"), number("api/minor"));
+        (name, format!("{}, API {major}.{minor}", cell(&version)))
+    };
+    output::pairs(&[side("client"), side("daemon")])
 }
 
 async fn daemon_version(session: &Session) -> Result<Info, CommandError> {

@@ -50,6 +50,8 @@ codes! {
             "The daemon has no such method.", "List the methods with `kiln rpc rpc.discover`.";
         TOO_LARGE = "request.too_large", Invalid, never,
             "The request is larger than the daemon takes.", "Send less in one call; the limits are in SECURITY.md.";
+        TOO_SLOW = "request.too_slow", Timeout, later,
+            "The request did not arrive as a whole in the time the daemon waits for one.", "Send the body at once; the limits are in SECURITY.md.";
         NEEDS_WEBSOCKET = "request.needs_websocket", Invalid, never,
             "Subscriptions exist on WebSocket connections only.", "Connect by WebSocket, or call operation.wait.";
         DENIED = "request.denied", Denied, never,

@@ -3,20 +3,16 @@
 //! Not here: what happens to one directory between its staging and its publication.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kiln_files::{Directory, FileError};
 use rustix::fs::FileType;
 
-use crate::directory::Directory;
-use crate::error::{ArtifactError, at};
+use crate::error::ArtifactError;
 use crate::names::{self, REMOVING_SUFFIX, STAGING_SUFFIX};
 use crate::staging::{Staging, check_name};
-
-/// Permission bits that would let somebody other than the owner write.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// The directory `<images>`, open. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -45,7 +41,7 @@ pub struct Swept {
     /// Names that are none of ours; untouched.
     pub foreign: Vec<OsString>,
     /// Leftovers that could not be removed; the next sweep tries again.
-    pub failures: Vec<ArtifactError>,
+    pub failures: Vec<FileError>,
 }
 
 impl Artifacts {
@@ -53,19 +49,8 @@ impl Artifacts {
     ///
     /// A directory of another user, or one that others may write, is refused.
     pub fn open(images: &Path) -> Result<Self, ArtifactError> {
-        if !images.exists() {
-            create_durably(images)?;
-        }
-        let directory = Directory::open(images)?;
-        let stat = directory.stat()?;
-        let own = rustix::process::geteuid().as_raw();
-        if stat.st_uid != own || stat.st_mode & WRITABLE_BY_OTHERS != 0 {
-            return Err(ArtifactError::Unsafe {
-                path: images.to_owned(),
-            });
-        }
         Ok(Self {
-            images: Arc::new(directory),
+            images: Arc::new(Directory::open_or_create_private(images)?),
         })
     }
 
@@ -73,9 +58,8 @@ impl Artifacts {
     pub fn stage(&self, id: &str) -> Result<Staging, ArtifactError> {
         check_id(id)?;
         if self.images.kind_of(id.as_ref())?.is_some() {
-            return Err(ArtifactError::AlreadyExists {
-                path: self.images.child_path(id),
-            });
+            let path = self.images.child_path(id);
+            return Err(FileError::AlreadyExists { path }.into());
         }
         Staging::begin(self.clone(), id)
     }
@@ -91,13 +75,11 @@ impl Artifacts {
     pub fn open_file(&self, id: &str, name: &str) -> Result<Option<File>, ArtifactError> {
         check_id(id)?;
         check_name(name)?;
-        match self.images.kind_of(id.as_ref())? {
-            None => Ok(None),
-            Some(_) => self
-                .images
-                .open_child(id.as_ref())?
-                .open_file(name.as_ref()),
+        if self.images.kind_of(id.as_ref())?.is_none() {
+            return Ok(None);
         }
+        let directory = self.images.open_child(id.as_ref())?;
+        Ok(directory.open_file(name.as_ref())?)
     }
 
     /// Removes a published directory. It is gone under its name, durably, before its files are
@@ -144,7 +126,7 @@ impl Artifacts {
     }
 
     /// Removes one leftover and returns its id, or notes why it stayed.
-    fn clear(&self, name: &OsStr, id: &str, failures: &mut Vec<ArtifactError>) -> Option<String> {
+    fn clear(&self, name: &OsStr, id: &str, failures: &mut Vec<FileError>) -> Option<String> {
         match self.images.remove(name) {
             Ok(()) => Some(id.to_owned()),
             Err(error) => {
@@ -186,19 +168,6 @@ fn check_id(id: &str) -> Result<(), ArtifactError> {
         Ok(())
     } else {
         Err(ArtifactError::InvalidId { id: id.to_owned() })
-    }
-}
-
-/// Creates a directory and its missing parents for their owner only, and makes its name durable.
-fn create_durably(path: &Path) -> Result<(), ArtifactError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(at("create", path))?;
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => Directory::open(parent)?.sync(),
-        _ => Ok(()),
     }
 }
 

@@ -17,13 +17,11 @@
 //! below `<images>` is refused instead of followed.
 
 mod artifacts;
-mod copy;
-mod directory;
 mod error;
 pub mod names;
 mod staging;
 
 pub use artifacts::{Artifacts, Removal, Swept};
-pub use copy::{Copied, CopyMethod};
 pub use error::ArtifactError;
+pub use kiln_files::{Copied, CopyMethod, FileError};
 pub use staging::{Published, Staging};

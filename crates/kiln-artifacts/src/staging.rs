@@ -17,12 +17,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln_domain::Digest;
+use kiln_files::{Copied, Directory, FileError, at};
 use sha2::Digest as _;
 
 use crate::artifacts::{Artifacts, Removal};
-use crate::copy::{Copied, CopyError, copy};
-use crate::directory::Directory;
-use crate::error::{ArtifactError, at};
+use crate::error::ArtifactError;
 use crate::names;
 
 /// Bytes hashed between two looks at the cancel flag.
@@ -62,14 +61,15 @@ impl Staging {
     /// Creates the empty file `name`, open for reading and writing. It must not exist.
     pub fn create(&self, name: &str) -> Result<File, ArtifactError> {
         check_name(name)?;
-        self.directory.create_file(name)
+        Ok(self.directory.create_file(name.as_ref())?)
     }
 
     /// Creates the file `name` with these bytes: for documents that fit in memory.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<(), ArtifactError> {
         self.create(name)?
             .write_all(content)
-            .map_err(at("write", self.directory.child_path(name)))
+            .map_err(at("write", self.directory.child_path(name)))?;
+        Ok(())
     }
 
     /// Copies all of an open regular file to the new file `name`: cloned where the file system
@@ -80,13 +80,9 @@ impl Staging {
         name: &str,
         cancelled: &AtomicBool,
     ) -> Result<Copied, ArtifactError> {
-        let target = self.create(name)?;
-        let path = self.directory.child_path(name);
-        copy(source, &target, cancelled).map_err(|error| match error {
-            CopyError::NotRegular => ArtifactError::NotRegular { path },
-            CopyError::Cancelled => ArtifactError::Cancelled { path },
-            CopyError::Io(source) => at("copy to", path)(source),
-        })
+        check_name(name)?;
+        let (_, copied) = self.directory.copy_in(source, name.as_ref(), cancelled)?;
+        Ok(copied)
     }
 
     /// Creates the empty directory `name` and returns its path. It must not exist.
@@ -103,13 +99,13 @@ impl Staging {
         check_name(name)?;
         let path = self.directory.child_path(name);
         let Some(mut file) = self.directory.open_file(name.as_ref())? else {
-            return Err(at("open", path)(io::Error::from(io::ErrorKind::NotFound)));
+            return Err(at("open", path)(io::Error::from(io::ErrorKind::NotFound)).into());
         };
         let mut hasher = sha2::Sha256::new();
         let mut buffer = vec![0; HASH_CHUNK_BYTES];
         loop {
             if cancelled.load(Ordering::Relaxed) {
-                return Err(ArtifactError::Cancelled { path });
+                return Err(FileError::Cancelled { path }.into());
             }
             let read = file.read(&mut buffer).map_err(at("read", &path))?;
             if read == 0 {
@@ -138,7 +134,7 @@ impl Staging {
             // The caller hears of the failed sync; should the removal fail too, the next start
             // finds a directory that no row knows, and removes it.
             drop(published.remove());
-            return Err(error);
+            return Err(error.into());
         }
         Ok(published)
     }

@@ -11,17 +11,16 @@
 //! Not here: which of them an image gets, and which images have one.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use kiln_files::{Directory, FileError, at};
 use rustix::fs::FileType;
 
 use crate::deb::{DebError, DebPackage};
-use crate::directory::{Directory, FileError, at};
 use crate::error::KernelError;
 use crate::facts::{KernelFacts, KernelFormat};
 use crate::inspect::{extract_elf, inspect};
@@ -160,13 +159,8 @@ impl Catalogue {
     ///
     /// A directory of another user, or one that others may write, is refused.
     pub fn open(kernels: &Path) -> Result<Self, CatalogueError> {
-        if !kernels.exists() {
-            create_durably(kernels)?;
-        }
-        let directory = Directory::open(kernels)?;
-        directory.check_owner()?;
         Ok(Self {
-            kernels: Arc::new(directory),
+            kernels: Arc::new(Directory::open_or_create_private(kernels)?),
         })
     }
 
@@ -445,19 +439,6 @@ fn check_name(name: &str) -> Result<(), CatalogueError> {
 fn already_exists(name: &str) -> CatalogueError {
     CatalogueError::AlreadyExists {
         name: name.to_owned(),
-    }
-}
-
-/// Creates a directory and its missing parents for their owner only, and makes its name durable.
-fn create_durably(path: &Path) -> Result<(), FileError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(at("create", path))?;
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => Directory::open(parent)?.sync(),
-        _ => Ok(()),
     }
 }
 

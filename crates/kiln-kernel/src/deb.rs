@@ -17,9 +17,10 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use kiln_files::{Directory, FileError, at};
+
 use crate::archive::{Archive, ArchiveError, Entry, Kind};
 use crate::compression::Streams;
-use crate::directory::{Directory, FileError, at};
 use crate::facts::Compression;
 use crate::modules::{ModulesError, ModulesLimits, ModulesStaged, ModulesWriter};
 use crate::name::{CONFIG, KERNEL, MODULES};

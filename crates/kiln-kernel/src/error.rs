@@ -2,6 +2,8 @@
 
 use std::io;
 
+use kiln_files::is_no_space;
+
 use crate::facts::Compression;
 
 /// Why a kernel file was not understood.
@@ -73,9 +75,4 @@ impl KernelError {
     pub fn is_no_space(&self) -> bool {
         matches!(self, Self::Io { source, .. } if is_no_space(source))
     }
-}
-
-/// Says whether an operating system error means a full disk or an exceeded quota.
-pub(crate) fn is_no_space(error: &io::Error) -> bool {
-    [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded].contains(&error.kind())
 }

@@ -12,11 +12,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use kiln_files::{Directory, FileError, at};
 use rustix::fs::FileType;
 
 use crate::archive::{Archive, ArchiveError, Entry, Kind};
-use crate::copy::{CopyError, copy};
-use crate::directory::{Directory, FileError, at};
 
 /// Bytes moved between two looks at the cancel flag.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -256,9 +255,8 @@ impl<'a> ModulesWriter<'a> {
             .map_err(at("examine", parent.child_path(name)))?
             .len();
         self.count(path, size_bytes)?;
-        let target = parent.create_file(name)?;
-        let copied = copy_file(source, &target, &parent.child_path(name), self.cancelled)?;
-        self.count_file(copied);
+        let (_, copied) = parent.copy_in(source, name, self.cancelled)?;
+        self.count_file(copied.size_bytes);
         Ok(())
     }
 
@@ -300,21 +298,6 @@ impl<'a> ModulesWriter<'a> {
         }
         Ok(directory)
     }
-}
-
-/// Copies an open file, and says how long it is.
-pub(crate) fn copy_file(
-    source: &File,
-    target: &File,
-    target_path: &Path,
-    cancelled: &AtomicBool,
-) -> Result<u64, FileError> {
-    let path = target_path.to_owned();
-    copy(source, target, cancelled).map_err(|error| match error {
-        CopyError::NotRegular => FileError::NotRegular { path },
-        CopyError::Cancelled => FileError::Cancelled { path },
-        CopyError::Io(source) => at("copy to", path)(source),
-    })
 }
 
 /// Says whether a link `depth` directories below the top can only lead to something inside.

@@ -15,15 +15,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use kiln_domain::Digest;
+use kiln_files::{Directory, FileError, at};
 
 use crate::catalogue::Kernel;
-use crate::directory::{Directory, FileError, at};
 use crate::error::KernelError;
 use crate::facts::KernelFacts;
 use crate::inspect::inspect;
 use crate::modules::{
-    ModulesError, ModulesLimits, ModulesStaged, copy_file, stage_modules_from_dir,
-    stage_modules_from_tar,
+    ModulesError, ModulesLimits, ModulesStaged, stage_modules_from_dir, stage_modules_from_tar,
 };
 use crate::name::{INITRD, KERNEL, MODULES, VMLINUX};
 use crate::pump::{Hasher, pump};
@@ -271,14 +270,15 @@ fn copy_in(
         what: name,
         limit_bytes,
     };
-    let path = into.child_path(name);
-    let offered = source.metadata().map_err(at("examine", &path))?;
+    let offered = source
+        .metadata()
+        .map_err(at("examine", into.child_path(name)))?;
     if offered.len() > limit_bytes {
         return Err(too_large());
     }
-    let copy = into.create_file(name.as_ref())?;
+    let (copy, copied) = into.copy_in(source, name.as_ref(), cancelled)?;
     // A clone takes what is there at that moment, which may be more than was offered.
-    if copy_file(source, &copy, &path, cancelled)? > limit_bytes {
+    if copied.size_bytes > limit_bytes {
         return Err(too_large());
     }
     Ok(copy)

@@ -6,11 +6,13 @@
 //! ```text
 //! archive   blocks, extension headers, bodies: gives one member after the other
 //! number    the number formats of headers and PAX records
+//! acl       access control lists as text
 //! pax       PAX records and what they mean
 //! sparse    the maps of sparse files
 //! name      names as the index wants them
 //! ```
 
+mod acl;
 mod archive;
 mod name;
 mod number;

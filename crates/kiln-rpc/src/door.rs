@@ -12,7 +12,7 @@ use jsonrpsee::core::middleware::{Batch, BatchEntry, Notification, RpcServiceT};
 use jsonrpsee::core::server::BatchResponseBuilder;
 use jsonrpsee::server::MethodResponse;
 use jsonrpsee::types::error::METHOD_NOT_FOUND_CODE;
-use jsonrpsee::types::{ErrorObjectOwned, Request};
+use jsonrpsee::types::{ErrorObjectOwned, Id, Request};
 use kiln_api::{Code, Failure, codes};
 use kiln_domain::access::Actor;
 
@@ -78,12 +78,13 @@ where
         let refusal = self.refusal(request.method_name());
         async move {
             let method = request.method_name().to_owned();
-            let response = match refusal {
-                Some((number, mut failure)) => {
-                    failure.request_id = Some(caller.request_id.clone());
-                    MethodResponse::error(request.id.clone(), error_object(number, &failure))
-                }
-                None => inner.call(request).await,
+            let response = if let Some((number, mut failure)) = refusal {
+                failure.request_id = Some(caller.request_id.clone());
+                MethodResponse::error(request.id.clone(), error_object(number, &failure))
+            } else {
+                let id = request.id.clone().into_owned();
+                let response = inner.call(request).await;
+                own_words(response, id, &caller)
             };
             tracing::info!(
                 request = caller.request_id,
@@ -175,9 +176,18 @@ pub(crate) fn rejection(mut failure: Failure, caller: &Caller) -> ErrorObjectOwn
     error_object(failure.class.rpc_number(), &failure)
 }
 
+/// Puts an error of jsonrpsee's own into Kiln's words: an answer too long, a subscription too many.
+fn own_words(response: MethodResponse, id: Id<'static>, caller: &Caller) -> MethodResponse {
+    match refusal::of_answer(&response) {
+        Some(failure) => MethodResponse::error(id, rejection(failure, caller)),
+        None => response,
+    }
+}
+
 /// Says in Kiln's words what jsonrpsee refused before there was a call.
 fn with_code(number: i32) -> ErrorObjectOwned {
-    error_object(number, &refusal::failure(number))
+    let failure = refusal::failure(number);
+    error_object(refusal::number_of(number, &failure), &failure)
 }
 
 /// Refuses parameters that do not decode.

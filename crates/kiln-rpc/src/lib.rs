@@ -3,10 +3,12 @@
 //! It learns who calls, decodes, makes one desk call, encodes, and logs. No decision about
 //! images is made here, and nothing else in Kiln knows JSON-RPC.
 
+mod connection;
 mod daemon;
 mod door;
 mod event;
 mod files;
+mod frames;
 mod image;
 mod kernel;
 mod operation;
@@ -14,6 +16,7 @@ mod refusal;
 mod server;
 mod socket;
 mod table;
+mod upload;
 
 pub use door::Caller;
 pub use files::FilesSocket;

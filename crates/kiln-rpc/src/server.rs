@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::service::service_fn;
 use jsonrpsee::core::RegisterMethodError;
 use jsonrpsee::core::middleware::RpcServiceBuilder;
 use jsonrpsee::server::{
     BatchRequestConfig, HttpRequest, Methods, ServerConfig, StopHandle, TowerServiceBuilder,
-    serve_with_graceful_shutdown, stop_channel,
+    stop_channel,
 };
 use kiln_domain::access::Actor;
 use kiln_service::{DaemonDesk, Events, Images, Kernels, Operations, Pulls};
@@ -18,13 +19,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower::Service as _;
 
+use crate::connection::Switch;
 use crate::door::{Door, Names, Transport};
 use crate::socket::BoundSocket;
 use crate::table::Table;
-use crate::{daemon, event, image, kernel, operation, refusal};
+use crate::upload::{Appetite, Fate, Upload};
+use crate::{connection, daemon, event, image, kernel, operation, refusal};
 
-/// How much the door takes. Every default of jsonrpsee that can be set is set on purpose; it closes
-/// a connection by itself that sends no request for 30 seconds.
+/// How much the door takes, and how long it waits. Every default of jsonrpsee is set on purpose.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Most requests served at one time, and most WebSocket connections.
@@ -37,6 +39,11 @@ pub struct Limits {
     pub max_batch: u32,
     /// Most subscriptions of one connection.
     pub max_subscriptions: u32,
+    /// Longest time until the head of the next HTTP request is there, silence before it included.
+    /// It cuts no call in flight, and no WebSocket.
+    pub head_patience: Duration,
+    /// Longest time from the head of an HTTP request to the last byte of its body.
+    pub body_patience: Duration,
 }
 
 impl Default for Limits {
@@ -47,6 +54,17 @@ impl Default for Limits {
             max_response_bytes: 32 << 20,
             max_batch: 64,
             max_subscriptions: 64,
+            head_patience: Duration::from_secs(30),
+            body_patience: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Limits {
+    fn appetite(&self) -> Appetite {
+        Appetite {
+            patience: self.body_patience,
+            max_bytes: u64::from(self.max_request_bytes),
         }
     }
 }
@@ -130,7 +148,7 @@ impl Server {
                     }
                 },
                 Some(_) = connections.join_next() => {}
-                _ = stop.wait_for(|stopped| *stopped) => break,
+                () = until_true(&mut stop) => break,
             }
         }
         drop(socket);
@@ -161,7 +179,7 @@ impl Server {
 
     fn welcome(
         &self,
-        connections: &mut JoinSet<Result<(), tower::BoxError>>,
+        connections: &mut JoinSet<()>,
         builder: &TowerServiceBuilder<tower::layer::util::Identity, tower::layer::util::Identity>,
         stop_handle: &StopHandle,
         stream: UnixStream,
@@ -176,9 +194,11 @@ impl Server {
         let actor = Actor::from_peer(peer.uid(), peer.gid(), peer.pid(), self.daemon_uid);
         let (builder, methods, names) = (builder.clone(), self.methods.clone(), self.names.clone());
         let handle = stop_handle.clone();
-        let max_response_bytes =
-            usize::try_from(self.limits.max_response_bytes).unwrap_or(usize::MAX);
-        let service = tower::service_fn(move |request: HttpRequest<Incoming>| {
+        let limits = self.limits;
+        let max_response_bytes = usize::try_from(limits.max_response_bytes).unwrap_or(usize::MAX);
+        let switch = Switch::default();
+        let switched = switch.clone();
+        let service = service_fn(move |request: HttpRequest<Incoming>| {
             let transport = transport_of(&request);
             let names = names.clone();
             let door = RpcServiceBuilder::new().layer_fn(move |inner| Door {
@@ -192,17 +212,28 @@ impl Server {
                 .clone()
                 .set_rpc_middleware(door)
                 .build(methods.clone(), handle.clone());
+            let fate = Fate::default();
+            let request = request.map(|body| Upload::new(body, limits.appetite(), fate.clone()));
+            let switch = switched.clone();
             async move {
-                Ok::<_, tower::BoxError>(refusal::with_code(service.call(request).await?).await)
+                let response = service.call(request).await?;
+                switch.notice(&response);
+                Ok::<_, tower::BoxError>(refusal::with_code(response, fate.get().copied()).await)
             }
         });
-        // Spawned as it is: inside an async block the compiler loses a bound (crates' issue).
-        connections.spawn(serve_with_graceful_shutdown(
+        connections.spawn(connection::serve(
             stream,
             service,
-            stop_handle.clone().shutdown(),
+            switch,
+            limits.head_patience,
+            stop_handle.clone(),
         ));
     }
+}
+
+async fn until_true(stop: &mut watch::Receiver<bool>) {
+    // Whoever could say so being gone says so too.
+    stop.wait_for(|stopped| *stopped).await.ok();
 }
 
 fn transport_of<B>(request: &HttpRequest<B>) -> Transport {
@@ -212,3 +243,6 @@ fn transport_of<B>(request: &HttpRequest<B>) -> Transport {
         Transport::Http
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,9 +29,9 @@ impl Events {
         let wanted_object = params.object_id;
         let filter = EventFilter {
             kind_prefix: params.kind,
+            actor: (actor.role != Role::Superadmin).then(|| EventActor::from(actor)),
             ..EventFilter::default()
         };
-        let own = (actor.role != Role::Superadmin).then_some(actor.uid);
         let page = self
             .store
             .read(move |tx| match wanted_object {
@@ -40,14 +40,8 @@ impl Events {
             })
             .await
             .map_err(|error| store_failure(&error))?;
-        let items = page
-            .rows
-            .into_iter()
-            .filter(|row| own.is_none_or(|uid| row.actor == EventActor::Unix(uid)))
-            .map(views::event)
-            .collect();
         Ok(Page {
-            items,
+            items: page.rows.into_iter().map(views::event).collect(),
             next: page.next_after.and_then(|seq| u64::try_from(seq).ok()),
         })
     }

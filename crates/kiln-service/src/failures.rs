@@ -6,7 +6,7 @@ mod fetch;
 use std::io;
 
 use kiln_api::{Code, Failure, codes};
-use kiln_artifacts::ArtifactError;
+use kiln_artifacts::{ArtifactError, FileError};
 use kiln_domain::ByteSize;
 use kiln_ext4::{PlanError, WriteError};
 use kiln_kernel::{CatalogueError, DebError, KernelError, StageError};
@@ -80,15 +80,15 @@ pub(crate) fn host_file_failure(error: &HostFileError) -> Failure {
 
 pub(crate) fn artifact_failure(error: &ArtifactError) -> Failure {
     let code = match error {
-        ArtifactError::Io { .. } => full_or_failed(error.is_no_space()),
-        ArtifactError::Unsafe { .. } | ArtifactError::AlreadyExists { .. } => {
+        ArtifactError::File(FileError::Io { .. }) => full_or_failed(error.is_no_space()),
+        ArtifactError::File(FileError::Unsafe { .. } | FileError::AlreadyExists { .. }) => {
             codes::storage::FAILED
         }
-        ArtifactError::NotRegular { .. } => codes::file::WRONG_KIND,
+        ArtifactError::File(FileError::NotRegular { .. }) => codes::file::WRONG_KIND,
+        ArtifactError::File(FileError::Cancelled { .. }) => codes::operation::CANCELLED,
         ArtifactError::InvalidId { .. } | ArtifactError::InvalidName { .. } => {
             codes::daemon::INTERNAL
         }
-        ArtifactError::Cancelled { .. } => codes::operation::CANCELLED,
     };
     Failure::from_error(code, error)
 }

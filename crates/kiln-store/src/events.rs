@@ -93,6 +93,8 @@ pub struct EventFilter {
     pub kind_prefix: Option<String>,
     /// Only what happened to this object.
     pub object: Option<Object>,
+    /// Only what they made happen.
+    pub actor: Option<EventActor>,
 }
 
 /// Writes an event and returns its place in the order.
@@ -146,6 +148,9 @@ fn conditions(after: i64, limit: u32, filter: &EventFilter) -> Conditions {
         let kind = object.kind.as_str().to_owned();
         conditions.bind("object_kind = :object_kind", ":object_kind", kind);
         conditions.bind("object_id = :object_id", ":object_id", object.id.clone());
+    }
+    if let Some(actor) = filter.actor {
+        conditions.bind("actor = :actor", ":actor", actor.to_string());
     }
     conditions
 }
@@ -242,6 +247,7 @@ mod tests {
                 EventFilter {
                     kind_prefix: Some("image.f".to_owned()),
                     object: Some(Object::image(image_id(1))),
+                    ..all()
                 },
                 vec![4],
             ),
@@ -260,6 +266,38 @@ mod tests {
             assert_eq!(seqs, want, "{filter:?}");
             assert_eq!(page.next_after, None);
         }
+    }
+
+    #[test]
+    fn a_page_of_one_actor_is_full_whatever_others_did() {
+        let mut db = Database::new();
+        db.write(|tx| {
+            for n in 1..=20_u32 {
+                let actor = match n % 5 {
+                    0 => EventActor::Unix(7),
+                    1 => EventActor::Daemon,
+                    _ => EventActor::Unix(70),
+                };
+                let object = Object::image(image_id(n.into()));
+                let event = event("image.created", object, i64::from(n));
+                append(tx, &NewEvent { actor, ..event })?;
+            }
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+        let own = EventFilter {
+            actor: Some(EventActor::Unix(7)),
+            ..EventFilter::default()
+        };
+        let mut seen: Vec<Vec<i64>> = Vec::new();
+        let mut after = Some(0);
+        while let Some(from) = after {
+            let page = db.read(|tx| page(tx, from, 2, &own)).unwrap();
+            seen.push(page.rows.iter().map(|event| event.seq).collect());
+            after = page.next_after;
+        }
+
+        assert_eq!(seen, [vec![5, 10], vec![15, 20]]);
     }
 
     #[test]

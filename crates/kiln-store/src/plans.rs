@@ -3,7 +3,7 @@
 
 use kiln_domain::{Digest, OperationState, TagName, VersionNumber};
 
-use crate::events::EventFilter;
+use crate::events::{EventActor, EventFilter};
 use crate::holders::{Holder, HolderKind};
 use crate::images::{Forgotten, ImageFilter, NameMatch};
 use crate::operations::{OperationFilter, Outcome};
@@ -170,11 +170,14 @@ fn no_page_of_operations_or_events_scans_or_sorts() {
             }
         }
         for object in &objects {
-            let filter = EventFilter {
-                kind_prefix: Some("image.".to_owned()),
-                object: object.clone(),
-            };
-            check_page(&mut db, |tx| events::page(tx, 50_000, 100, &filter));
+            for actor in [None, Some(EventActor::Unix(1))] {
+                let filter = EventFilter {
+                    kind_prefix: Some("image.".to_owned()),
+                    object: object.clone(),
+                    actor,
+                };
+                check_page(&mut db, |tx| events::page(tx, 50_000, 100, &filter));
+            }
         }
     }
 }

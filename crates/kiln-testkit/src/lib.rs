@@ -14,11 +14,13 @@
 //! - [`daemon`], [`measure`]: a built `kilnd` with a root of its own; what things cost.
 //! - [`peers`]: the programs Kiln is compared with, measured.
 //! - [`debs`], [`initrd`], [`qemu`]: Debian's kernel, and a machine that boots it.
+//! - [`elf`]: the smallest file that is a kernel by its format.
 
 pub mod certificates;
 pub mod compare;
 pub mod daemon;
 pub mod debs;
+pub mod elf;
 pub mod fixtures;
 pub mod http;
 pub mod images;

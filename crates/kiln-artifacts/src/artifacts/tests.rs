@@ -98,11 +98,11 @@ fn an_id_is_staged_once_and_published_once() {
     let third = artifacts.stage(ID).unwrap_err();
 
     assert!(
-        matches!(second, ArtifactError::AlreadyExists { .. }),
+        matches!(second, ArtifactError::File(FileError::AlreadyExists { .. })),
         "{second}"
     );
     assert!(
-        matches!(third, ArtifactError::AlreadyExists { .. }),
+        matches!(third, ArtifactError::File(FileError::AlreadyExists { .. })),
         "{third}"
     );
 }
@@ -117,7 +117,7 @@ fn publishing_never_replaces() {
     let error = staging.publish().unwrap_err();
 
     assert!(
-        matches!(error, ArtifactError::AlreadyExists { .. }),
+        matches!(error, ArtifactError::File(FileError::AlreadyExists { .. })),
         "{error}"
     );
     assert_eq!(names_below(artifacts.images().path()), [ID]);
@@ -200,10 +200,13 @@ fn planted_links_are_not_followed() {
     artifacts.remove(OTHER).unwrap();
 
     assert!(
-        matches!(stage, ArtifactError::AlreadyExists { .. }),
+        matches!(stage, ArtifactError::File(FileError::AlreadyExists { .. })),
         "{stage}"
     );
-    assert!(matches!(open, ArtifactError::Io { .. }), "{open}");
+    assert!(
+        matches!(open, ArtifactError::File(FileError::Io { .. })),
+        "{open}"
+    );
     assert_eq!(swept.staging, [ID]);
     assert_eq!(names_below(&images), Vec::<String>::new());
     assert_eq!(fs::read(victim.join(KERNEL)).unwrap(), b"precious");
@@ -223,7 +226,7 @@ fn files_of_a_published_directory_can_be_opened() {
     assert!(artifacts.open_file(OTHER, KERNEL).unwrap().is_none());
     let directory = artifacts.open_file(ID, MODULES).unwrap_err();
     assert!(
-        matches!(directory, ArtifactError::NotRegular { .. }),
+        matches!(directory, ArtifactError::File(FileError::NotRegular { .. })),
         "{directory}"
     );
 }
@@ -251,7 +254,10 @@ fn copies_are_hashed_where_they_lie() {
             &AtomicBool::new(true),
         )
         .unwrap_err();
-    assert!(matches!(error, ArtifactError::Cancelled { .. }), "{error}");
+    assert!(
+        matches!(error, ArtifactError::File(FileError::Cancelled { .. })),
+        "{error}"
+    );
 }
 
 #[test]
@@ -275,18 +281,8 @@ fn a_directory_that_others_may_write_is_refused() {
 
     let error = Artifacts::open(&images).unwrap_err();
 
-    assert!(matches!(error, ArtifactError::Unsafe { .. }), "{error}");
-}
-
-#[test]
-fn a_full_disk_is_recognised() {
-    let full = at("write", "x")(io_error(rustix::io::Errno::NOSPC));
-    let other = at("write", "x")(io_error(rustix::io::Errno::IO));
-
-    assert!(full.is_no_space());
-    assert!(!other.is_no_space());
-}
-
-fn io_error(errno: rustix::io::Errno) -> std::io::Error {
-    errno.into()
+    assert!(
+        matches!(error, ArtifactError::File(FileError::Unsafe { .. })),
+        "{error}"
+    );
 }

@@ -11,7 +11,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use kiln_tree::Timestamp;
 
 use crate::error::Malformation;
-use crate::tar::{number, sparse};
+use crate::tar::{acl, number, sparse};
 
 /// libarchive writes attribute values without padding; others may write it.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -33,6 +33,9 @@ pub(crate) struct Records {
     pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The same in libarchive's encoding, which counts where the raw one is absent.
     pub(crate) encoded_xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Access control lists that came as text (`SCHILY.acl.`), as attributes; they count where
+    /// the attribute itself is absent.
+    pub(crate) text_acls: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(crate) sparse: SparseRecords,
 }
 
@@ -70,15 +73,17 @@ impl Records {
 
     /// Counts the attributes, and the bytes of their names and values.
     pub(crate) fn xattr_size(&self) -> (usize, usize) {
-        let both = self.xattrs.iter().chain(&self.encoded_xattrs);
-        both.fold((0, 0), |(count, bytes), (name, value)| {
+        let encoded = self.encoded_xattrs.iter().chain(&self.text_acls);
+        let all = self.xattrs.iter().chain(encoded);
+        all.fold((0, 0), |(count, bytes), (name, value)| {
             (count + 1, bytes + name.len() + value.len())
         })
     }
 
-    /// Returns the attributes, where the raw form goes before libarchive's.
+    /// Returns the attributes, where the raw form goes before libarchive's, and that before text.
     pub(crate) fn take_xattrs(&mut self) -> BTreeMap<Vec<u8>, Vec<u8>> {
-        let mut xattrs = std::mem::take(&mut self.encoded_xattrs);
+        let mut xattrs = std::mem::take(&mut self.text_acls);
+        xattrs.append(&mut self.encoded_xattrs);
         xattrs.append(&mut self.xattrs);
         xattrs
     }
@@ -91,6 +96,8 @@ impl Records {
             b"uid" => self.uid = parsed(value, number::decimal)?,
             b"gid" => self.gid = parsed(value, number::decimal)?,
             b"mtime" => self.mtime = parsed(value, number::time)?,
+            b"SCHILY.acl.access" => self.apply_acl(acl::Use::Access, value),
+            b"SCHILY.acl.default" => self.apply_acl(acl::Use::Default, value),
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     insert_xattr(&mut self.xattrs, name.to_vec(), value.to_vec())?;
@@ -105,6 +112,15 @@ impl Records {
             }
         }
         Ok(())
+    }
+
+    /// A list that cannot be converted is left out, and takes an earlier one back.
+    fn apply_acl(&mut self, role: acl::Use, text: &[u8]) {
+        let attribute = role.attribute().to_vec();
+        match acl::from_text(text, role) {
+            Some(list) => self.text_acls.insert(attribute, list),
+            None => self.text_acls.remove(&attribute),
+        };
     }
 }
 
@@ -273,6 +289,31 @@ mod tests {
         for record in bad {
             let got = read(&pax_body(&[*record]));
             assert_eq!(got, Err(Malformation::Xattr), "{record:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_as_text_counts_where_the_attribute_is_absent() {
+        let text = b"user::rwx\nuser:1:rwx\ngroup::r-x\nmask::rwx\nother::r-x\n";
+        let body = pax_body(&[
+            ("SCHILY.acl.access", text),
+            ("SCHILY.acl.default", text),
+            ("SCHILY.xattr.system.posix_acl_access", b"raw"),
+        ]);
+        let mut records = read(&body).unwrap();
+
+        let (count, bytes) = records.xattr_size();
+        let xattrs = records.take_xattrs();
+
+        assert_eq!(xattrs[&b"system.posix_acl_access"[..]], b"raw");
+        let default = &xattrs[&b"system.posix_acl_default"[..]];
+        assert_eq!(default[..12], [2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255]);
+        assert_eq!((count, xattrs.len()), (3, 2));
+        assert!(bytes > 2 * default.len());
+        let named = b"user::rwx\nuser:lisa:rwx\ngroup::r-x\nmask::rwx\nother::r-x\n";
+        for later in [&b""[..], named] {
+            let body = pax_body(&[("SCHILY.acl.access", text), ("SCHILY.acl.access", later)]);
+            assert_eq!(read(&body).unwrap(), Records::default());
         }
     }
 

@@ -19,6 +19,7 @@ use kiln_service::{
 };
 use kiln_store::Store;
 use kiln_store::names::{self, NameHolder};
+use kiln_testkit::elf;
 use tempfile::TempDir;
 
 /// Longest time anything here may take; what takes longer hangs.
@@ -81,7 +82,7 @@ impl House {
             images,
             folder,
         };
-        fs::write(house.path("vmlinux"), elf(MACHINE_X86_64))?;
+        fs::write(house.path("vmlinux"), elf::smallest(elf::X86_64))?;
         Ok(house)
     }
 
@@ -197,27 +198,4 @@ pub(crate) async fn within_limit<T>(what: &str, work: impl Future<Output = T>) -
     tokio::time::timeout(LIMIT, work)
         .await
         .with_context(|| format!("{what}: not within {LIMIT:?}"))
-}
-
-/// Numbers of processors in ELF files (System V ABI, chapter 4).
-pub(crate) const MACHINE_X86_64: u16 = 62;
-pub(crate) const MACHINE_AARCH64: u16 = 183;
-
-/// Builds the smallest ELF kernel: a header and one loaded segment that is the file itself.
-pub(crate) fn elf(machine: u16) -> Vec<u8> {
-    const LENGTH: u64 = 64 + 56;
-    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
-    file.resize(16, 0);
-    file.extend([2, machine].map(u16::to_le_bytes).concat());
-    file.extend(1_u32.to_le_bytes());
-    file.extend([0_u64, 64, 0].map(u64::to_le_bytes).concat());
-    file.extend(0_u32.to_le_bytes());
-    file.extend([64_u16, 56, 1, 0, 0, 0].map(u16::to_le_bytes).concat());
-    file.extend([1_u32, 0].map(u32::to_le_bytes).concat());
-    file.extend(
-        [0_u64, 0, 0, LENGTH, LENGTH, 4]
-            .map(u64::to_le_bytes)
-            .concat(),
-    );
-    file
 }

@@ -6,8 +6,9 @@ use std::os::unix::fs::symlink;
 use anyhow::{Context as _, Result};
 use kiln_api::image::PullParams;
 use kiln_api::{Code, codes};
+use kiln_testkit::elf;
 
-use crate::house::{House, MACHINE_AARCH64, bare, elf};
+use crate::house::{House, bare};
 use crate::stand_ins::OneLayer;
 
 const REFERENCE: &str = "debian:bookworm";
@@ -21,7 +22,7 @@ async fn assert_refused(
     let house = House::new(source.clone())?;
     fs::create_dir(house.path("folder"))?;
     fs::write(house.path("text"), "no kernel at all")?;
-    fs::write(house.path("arm64"), elf(MACHINE_AARCH64))?;
+    fs::write(house.path("arm64"), elf::smallest(elf::AARCH64))?;
     // Nobody can open it, not even root.
     symlink("loop", house.path("loop"))?;
     rustix::fs::mknodat(

@@ -11,12 +11,12 @@ use anyhow::{Context as _, Result};
 use kiln_testkit::daemon::{Daemon, Start};
 use kiln_testkit::images::entry::{Entry, write_end};
 use kiln_testkit::images::layout::{Compression, Layout};
-use kiln_testkit::{process, tools};
+use kiln_testkit::{elf, process, tools};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::source::{self, noise, oci, of_layers};
-use crate::stage::{KERNEL, LIMIT, Stage, code, elf, elf_for, entries, pull};
+use crate::stage::{KERNEL, LIMIT, Stage, code, entries, pull};
 
 const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -204,7 +204,7 @@ fn layers_that_trick_or_cannot_be_are_refused() -> Result<()> {
 #[test]
 fn sources_that_are_not_what_their_name_says_are_refused() -> Result<()> {
     let stage = Stage::new()?;
-    fs::write(stage.path("arm64"), elf_for(183))?;
+    fs::write(stage.path("arm64"), elf::smallest(elf::AARCH64))?;
     let arm = json!({"name": "arm", "kernel_path": stage.path("arm64")});
     stage.call("kernel.import", &arm)?;
     fs::create_dir(stage.path("empty"))?;
@@ -273,7 +273,7 @@ fn kernels_and_filesystems_that_are_none_are_refused() -> Result<()> {
     fs::create_dir(stage.path("folder"))?;
     symlink("loop", stage.path("loop"))?;
     let mut large = File::create(stage.path("large"))?;
-    large.write_all(&elf())?;
+    large.write_all(&elf::smallest(elf::X86_64))?;
     large.set_len(1 << 40)?;
     fs::create_dir(stage.path("modules"))?;
     let pipe = stage.path("modules/pipe");
@@ -452,7 +452,7 @@ fn a_full_disk_is_said_to_be_full_and_nothing_is_kept() -> Result<()> {
     process::run(command, LIMIT)?;
     let folder = tempfile::tempdir()?;
     let kernel = folder.path().join("vmlinux");
-    fs::write(&kernel, elf())?;
+    fs::write(&kernel, elf::smallest(elf::X86_64))?;
     let layout = of_layers(&folder.path().join("layout"), |layout| {
         let entries = [Entry::file("large", noise(3, 32 << 20))];
         Ok(vec![layout.add_layer(&entries, Compression::Plain)?])

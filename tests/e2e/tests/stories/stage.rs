@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use kiln_testkit::daemon::{CallError, Daemon, RpcError, Start};
-use kiln_testkit::process;
+use kiln_testkit::{elf, process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -42,7 +42,7 @@ impl Stage {
         let root = folder.path().join("root");
         let daemon = Daemon::start_in(&root, Start::default())?;
         let stage = Self { daemon, folder };
-        fs::write(stage.path("vmlinux"), elf())?;
+        fs::write(stage.path("vmlinux"), elf::smallest(elf::X86_64))?;
         let params = json!({"name": KERNEL, "kernel_path": stage.path("vmlinux")});
         stage.call("kernel.import", &params)?;
         Ok(stage)
@@ -146,28 +146,4 @@ pub(crate) fn text(value: &Value, field: &str) -> Result<String> {
 /// Returns the stable name of an error.
 pub(crate) fn code(error: &RpcError) -> &str {
     error.name().unwrap_or("no code")
-}
-
-/// Builds the smallest ELF kernel: a header and one loaded segment that is the file itself.
-pub(crate) fn elf() -> Vec<u8> {
-    elf_for(62)
-}
-
-/// Builds the same for a processor by its number (System V ABI, chapter 4).
-pub(crate) fn elf_for(machine: u16) -> Vec<u8> {
-    const LENGTH: u64 = 64 + 56;
-    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
-    file.resize(16, 0);
-    file.extend([2, machine].map(u16::to_le_bytes).concat());
-    file.extend(1_u32.to_le_bytes());
-    file.extend([0_u64, 64, 0].map(u64::to_le_bytes).concat());
-    file.extend(0_u32.to_le_bytes());
-    file.extend([64_u16, 56, 1, 0, 0, 0].map(u16::to_le_bytes).concat());
-    file.extend([1_u32, 0].map(u32::to_le_bytes).concat());
-    file.extend(
-        [0_u64, 0, 0, LENGTH, LENGTH, 4]
-            .map(u64::to_le_bytes)
-            .concat(),
-    );
-    file
 }

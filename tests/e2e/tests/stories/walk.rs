@@ -34,6 +34,10 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
         "takes as long as the limit; tested with a short one in kiln-registry",
     ),
     (
+        "request.too_slow",
+        "takes as long as the limit; tested with a short one in kiln-rpc",
+    ),
+    (
         "kernel.name_invalid",
         "names are checked as parameters: request.invalid_params",
     ),

@@ -3,21 +3,27 @@
 //! Which names are used, and what they mean, is not here.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::error::{ArtifactError, at};
+use crate::copy::{Copied, CopyError, copy};
+use crate::error::{FileError, at};
 
 /// Deepest nesting that is walked. Module trees have about ten levels; the limit keeps the
 /// recursion, and the open descriptors it holds, small.
 const MAX_DEPTH: usize = 64;
+
+/// Permission bits that would let somebody other than the owner write.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// Syncs under way at a time while a directory is sealed.
 const SYNCS_AT_A_TIME: usize = 16;
@@ -37,13 +43,14 @@ struct Below {
 
 /// An open directory together with the path it was opened by, which serves messages only.
 #[derive(Debug)]
-pub(crate) struct Directory {
+pub struct Directory {
     fd: OwnedFd,
     path: PathBuf,
 }
 
 impl Directory {
-    pub(crate) fn open(path: &Path) -> Result<Self, ArtifactError> {
+    /// Opens a directory. A link in the last component is refused.
+    pub fn open(path: &Path) -> Result<Self, FileError> {
         let fd = rustix::fs::openat(CWD, path, OPEN_DIRECTORY, Mode::empty())
             .map_err(at("open", path))?;
         Ok(Self {
@@ -52,16 +59,46 @@ impl Directory {
         })
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Opens the directory once more.
+    pub fn reopen(&self) -> Result<Self, FileError> {
+        let fd = self.fd.try_clone().map_err(at("open", &self.path))?;
+        Ok(Self {
+            fd,
+            path: self.path.clone(),
+        })
+    }
+
+    /// Opens a directory that is its owner's alone, and creates it and its missing parents first,
+    /// durably, when there is none.
+    ///
+    /// A directory of another user, or one that others may write, is refused.
+    pub fn open_or_create_private(path: &Path) -> Result<Self, FileError> {
+        if !path.exists() {
+            create_durably(path)?;
+        }
+        let directory = Self::open(path)?;
+        let stat = rustix::fs::fstat(&directory.fd).map_err(at("examine", path))?;
+        let own = rustix::process::geteuid().as_raw();
+        if stat.st_uid != own || stat.st_mode & WRITABLE_BY_OTHERS != 0 {
+            return Err(FileError::Unsafe {
+                path: path.to_owned(),
+            });
+        }
+        Ok(directory)
+    }
+
+    /// Returns the path the directory was opened by: for messages, and for those who ask where.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(crate) fn child_path(&self, name: impl AsRef<OsStr>) -> PathBuf {
+    /// Returns where a name of this directory is.
+    pub fn child_path(&self, name: impl AsRef<OsStr>) -> PathBuf {
         self.path.join(name.as_ref())
     }
 
     /// Creates a directory, accessible to its owner only. It must not exist.
-    pub(crate) fn create_child(&self, name: &str) -> Result<Self, ArtifactError> {
+    pub fn create_child(&self, name: &str) -> Result<Self, FileError> {
         let path = self.child_path(name);
         match rustix::fs::mkdirat(&self.fd, name, Mode::RWXU) {
             Ok(()) => self.open_child(name.as_ref()).inspect_err(|_| {
@@ -69,12 +106,13 @@ impl Directory {
                 // block the name; should this fail, too, the sweep removes it.
                 let _ = rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR);
             }),
-            Err(Errno::EXIST) => Err(ArtifactError::AlreadyExists { path }),
+            Err(Errno::EXIST) => Err(FileError::AlreadyExists { path }),
             Err(errno) => Err(at("create", path)(errno)),
         }
     }
 
-    pub(crate) fn open_child(&self, name: &OsStr) -> Result<Self, ArtifactError> {
+    /// Opens a directory of this one.
+    pub fn open_child(&self, name: &OsStr) -> Result<Self, FileError> {
         let path = self.child_path(name);
         let fd = rustix::fs::openat(&self.fd, name, OPEN_DIRECTORY, Mode::empty())
             .map_err(at("open", &path))?;
@@ -82,38 +120,56 @@ impl Directory {
     }
 
     /// Creates a file, for reading and writing by its owner only. It must not exist.
-    pub(crate) fn create_file(&self, name: &str) -> Result<File, ArtifactError> {
+    pub fn create_file(&self, name: &OsStr) -> Result<File, FileError> {
         let path = self.child_path(name);
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR) {
             Ok(fd) => Ok(File::from(fd)),
-            Err(Errno::EXIST) => Err(ArtifactError::AlreadyExists { path }),
+            Err(Errno::EXIST) => Err(FileError::AlreadyExists { path }),
             Err(errno) => Err(at("create", path)(errno)),
         }
     }
 
+    /// Copies all of an open regular file to the new file `name`: cloned where the file system
+    /// can, else moved with its holes kept. The copy is open for reading and writing.
+    pub fn copy_in(
+        &self,
+        source: &File,
+        name: &OsStr,
+        cancelled: &AtomicBool,
+    ) -> Result<(File, Copied), FileError> {
+        let target = self.create_file(name)?;
+        let path = self.child_path(name);
+        let copied = copy(source, &target, cancelled).map_err(|error| match error {
+            CopyError::NotRegular => FileError::NotRegular { path },
+            CopyError::Cancelled => FileError::Cancelled { path },
+            CopyError::Io(source) => at("copy to", path)(source),
+        })?;
+        Ok((target, copied))
+    }
+
     /// Opens a regular file for reading; `None` when there is none.
-    pub(crate) fn open_file(&self, name: &OsStr) -> Result<Option<File>, ArtifactError> {
+    pub fn open_file(&self, name: &OsStr) -> Result<Option<File>, FileError> {
         let path = self.child_path(name);
         // NONBLOCK: a pipe planted here must not hang us before its type is known.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(Errno::NOENT) => return Ok(None),
-            Err(Errno::LOOP) => return Err(ArtifactError::NotRegular { path }),
+            Err(Errno::LOOP) => return Err(FileError::NotRegular { path }),
             Err(errno) => return Err(at("open", path)(errno)),
         };
         let is_file = file.metadata().map_err(at("examine", &path))?.is_file();
         if is_file {
             Ok(Some(file))
         } else {
-            Err(ArtifactError::NotRegular { path })
+            Err(FileError::NotRegular { path })
         }
     }
 
     /// Says what a name is, without following it; `None` when there is nothing.
-    pub(crate) fn kind_of(&self, name: &OsStr) -> Result<Option<FileType>, ArtifactError> {
+    pub fn kind_of(&self, name: &OsStr) -> Result<Option<FileType>, FileError> {
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
             Err(Errno::NOENT) => Ok(None),
@@ -121,15 +177,36 @@ impl Directory {
         }
     }
 
-    pub(crate) fn stat(&self) -> Result<Stat, ArtifactError> {
-        rustix::fs::fstat(&self.fd).map_err(at("examine", &self.path))
+    /// Opens a directory, or creates it for its owner only when there is none.
+    pub fn open_or_create_child(&self, name: &OsStr) -> Result<Self, FileError> {
+        match rustix::fs::mkdirat(&self.fd, name, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => self.open_child(name),
+            Err(errno) => Err(at("create", self.child_path(name))(errno)),
+        }
+    }
+
+    /// Creates a symbolic link. Nothing of its name may exist.
+    pub fn create_link(&self, name: &OsStr, target: &OsStr) -> Result<(), FileError> {
+        let path = self.child_path(name);
+        match rustix::fs::symlinkat(target, &self.fd, name) {
+            Ok(()) => Ok(()),
+            Err(Errno::EXIST) => Err(FileError::AlreadyExists { path }),
+            Err(errno) => Err(at("create", path)(errno)),
+        }
+    }
+
+    /// Returns what a symbolic link points to.
+    pub fn read_link(&self, name: &OsStr) -> Result<OsString, FileError> {
+        let target = rustix::fs::readlinkat(&self.fd, name, Vec::new())
+            .map_err(at("read", self.child_path(name)))?;
+        Ok(OsStr::from_bytes(target.to_bytes()).to_owned())
     }
 
     /// Renames within this directory; never replaces anything.
-    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<(), ArtifactError> {
+    pub fn rename(&self, from: &str, to: &str) -> Result<(), FileError> {
         match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
             Ok(()) => Ok(()),
-            Err(Errno::EXIST) => Err(ArtifactError::AlreadyExists {
+            Err(Errno::EXIST) => Err(FileError::AlreadyExists {
                 path: self.child_path(to),
             }),
             Err(errno) => Err(at("rename to", self.child_path(to))(errno)),
@@ -137,12 +214,12 @@ impl Directory {
     }
 
     /// Makes the names in this directory durable.
-    pub(crate) fn sync(&self) -> Result<(), ArtifactError> {
+    pub fn sync(&self) -> Result<(), FileError> {
         rustix::fs::fsync(&self.fd).map_err(at("sync", &self.path))
     }
 
     /// Returns the names in this directory, sorted, without `.` and `..`.
-    pub(crate) fn names(&self) -> Result<Vec<OsString>, ArtifactError> {
+    pub fn names(&self) -> Result<Vec<OsString>, FileError> {
         let listing = Dir::read_from(&self.fd).map_err(at("list", &self.path))?;
         let mut names = Vec::new();
         for entry in listing {
@@ -161,7 +238,7 @@ impl Directory {
     ///
     /// Several syncs are under way at a time: a journal commits what many wait for at once, so a
     /// thousand kernel modules take a fraction of a thousand commits.
-    pub(crate) fn seal(&self) -> Result<(), ArtifactError> {
+    pub fn seal(&self) -> Result<(), FileError> {
         let mut below = Below::default();
         self.make_read_only(Path::new(""), 0, &mut below)?;
         self.sync_all(&below.files)?;
@@ -175,7 +252,7 @@ impl Directory {
         at_path: &Path,
         depth: usize,
         below: &mut Below,
-    ) -> Result<(), ArtifactError> {
+    ) -> Result<(), FileError> {
         self.check_depth(depth)?;
         for name in self.names()? {
             let relative = at_path.join(&name);
@@ -200,7 +277,7 @@ impl Directory {
         Ok(())
     }
 
-    fn sync_all(&self, paths: &[PathBuf]) -> Result<(), ArtifactError> {
+    fn sync_all(&self, paths: &[PathBuf]) -> Result<(), FileError> {
         let share = paths.len().div_ceil(SYNCS_AT_A_TIME).max(1);
         thread::scope(|scope| {
             let workers: Vec<_> = paths
@@ -214,7 +291,7 @@ impl Directory {
     }
 
     /// Syncs a file or directory below, never through a link.
-    fn sync_at(&self, relative: &Path) -> Result<(), ArtifactError> {
+    fn sync_at(&self, relative: &Path) -> Result<(), FileError> {
         let path = self.path.join(relative);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
@@ -224,11 +301,11 @@ impl Directory {
     }
 
     /// Removes a name and everything below it; a name that is not there is fine.
-    pub(crate) fn remove(&self, name: &OsStr) -> Result<(), ArtifactError> {
+    pub fn remove(&self, name: &OsStr) -> Result<(), FileError> {
         self.remove_at(name, 0)
     }
 
-    fn remove_at(&self, name: &OsStr, depth: usize) -> Result<(), ArtifactError> {
+    fn remove_at(&self, name: &OsStr, depth: usize) -> Result<(), FileError> {
         self.check_depth(depth)?;
         let flags = match self.kind_of(name)? {
             None => return Ok(()),
@@ -244,10 +321,26 @@ impl Directory {
         rustix::fs::unlinkat(&self.fd, name, flags).map_err(at("remove", self.child_path(name)))
     }
 
-    fn check_depth(&self, depth: usize) -> Result<(), ArtifactError> {
+    fn check_depth(&self, depth: usize) -> Result<(), FileError> {
         if depth > MAX_DEPTH {
             return Err(at("descend into", &self.path)(Errno::LOOP));
         }
         Ok(())
     }
 }
+
+/// Creates a directory and its missing parents for their owner only, and makes its name durable.
+fn create_durably(path: &Path) -> Result<(), FileError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(at("create", path))?;
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => Directory::open(parent)?.sync(),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,18 @@
+//! Directories and copies that last: opened once, followed through no symbolic link, made durable.
+//!
+//! ```text
+//! Directory::open ─▶ create_child, create_file, copy_in ─▶ seal ─▶ rename ─▶ sync
+//!                                     │
+//!                   clone → copy in the kernel → read and write
+//! ```
+//!
+//! Not here: which names are used and what they mean. The tools that keep images and kernels stand
+//! on this room, since they may not stand on each other.
+
+mod copy;
+mod directory;
+mod error;
+
+pub use copy::{Copied, CopyMethod};
+pub use directory::Directory;
+pub use error::{FileError, at, is_no_space};
