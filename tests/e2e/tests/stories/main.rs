@@ -11,6 +11,7 @@ mod input;
 mod lifetime;
 mod names;
 mod operations;
+mod recovery;
 mod registries;
 mod source;
 mod stage;
