@@ -20,7 +20,9 @@ use kiln_domain::{Timestamp, VersionId};
 use kiln_kernel::{Catalogue, CatalogueError};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::kernels::InsertKernelError;
-use kiln_store::{Object, Store, StoreError, kernels, meta, names, operations, versions};
+use kiln_store::{
+    Object, ReadTransaction, Store, StoreError, kernels, meta, names, operations, versions,
+};
 
 pub use self::adoption::AdoptionError;
 use crate::kernels::kernel_row;
@@ -128,13 +130,12 @@ async fn sweep_images(
         ..Recovered::default()
     };
     let is_replacement = store.read(meta::is_replacement).await?;
+    // The sweep names version ids only; what could not be parsed would stay in place.
+    let unknown = swept.unknown.iter().filter_map(|id| id.parse().ok());
     let mut candidates = Vec::new();
-    for id in swept.unknown {
-        // The sweep names version ids only; what could not be parsed would stay in place.
-        let Ok(version) = id.parse::<VersionId>() else {
-            continue;
-        };
-        if is_unanswered(store, version).await? {
+    for (version, standing) in judge(store, unknown.collect()).await? {
+        let id = version.to_string();
+        if standing == Standing::Unanswered {
             artifacts.remove(&id)?;
             recovered.removed_unrecorded += 1;
             tracing::info!(
@@ -157,13 +158,31 @@ async fn sweep_images(
     Ok(recovered)
 }
 
-/// Tells whether a directory without a row is what this database's own operation left: then nobody
-/// was told of it. Any other is evidence of a database that was lost or put back.
-async fn is_unanswered(store: &Store, version: VersionId) -> Result<bool, StoreError> {
-    let object = Object::version(version);
-    store
-        .read(move |tx| operations::left_behind(tx, &object))
-        .await
+/// What a directory without a row is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// This database's own operation left it: nobody was told of it.
+    Unanswered,
+    /// Evidence of a database that was lost or put back.
+    Evidence,
+}
+
+async fn judge(
+    store: &Store,
+    unknown: Vec<VersionId>,
+) -> Result<Vec<(VersionId, Standing)>, StoreError> {
+    let judge = move |tx: &ReadTransaction<'_>| {
+        let one = |id| {
+            let standing = if operations::left_behind(tx, &Object::version(id))? {
+                Standing::Unanswered
+            } else {
+                Standing::Evidence
+            };
+            Ok((id, standing))
+        };
+        unknown.into_iter().map(one).collect()
+    };
+    store.read(judge).await
 }
 
 /// Takes kernels into the database that stand whole in the catalogue without a row: an import
