@@ -1,7 +1,9 @@
 //! `kiln info` and `kiln version`.
 
 use clap::{Args, Subcommand};
-use kiln_api::daemon::{API_MAJOR, API_MINOR, GetInfo, Info, InfoParams, Setting};
+use kiln_api::daemon::{
+    API_MAJOR, API_MINOR, GetInfo, Info, InfoParams, ReplacedDatabase, Setting,
+};
 use serde_json::{Value, json};
 
 use crate::failure::CommandError;
@@ -105,16 +107,33 @@ fn lines(info: &Info) -> String {
             recovered.left_unrecorded,
             "unrecorded directories left in place",
         ),
+        (recovered.adopted_images, "images adopted"),
+        (recovered.missing_versions, "directories of images missing"),
     ];
-    let found: Vec<String> = found
+    let mut found: Vec<String> = found
         .iter()
         .filter(|(count, _)| *count > 0)
         .map(|(count, what)| format!("{count} {what}"))
         .collect();
+    found.extend(recovered.replaced_database.as_ref().map(replaced));
     if !found.is_empty() {
         pairs.push(("at start", found.join(", ")));
     }
     output::pairs(&pairs)
+}
+
+/// Tells how the database was replaced.
+pub(crate) fn replaced(database: &ReplacedDatabase) -> String {
+    let by = database.snapshot.as_deref().map_or_else(
+        || "an empty one: there was no healthy snapshot".to_owned(),
+        |snapshot| format!("the snapshot {snapshot}"),
+    );
+    let kept = database.damaged.as_deref();
+    let kept = kept.map_or_else(String::new, |name| format!("; it is kept as {name}"));
+    cell(&format!(
+        "the database ({}) was replaced by {by}{kept}",
+        database.cause
+    ))
 }
 
 /// Prints the versions of both sides. A daemon that cannot be asked is a failure with the

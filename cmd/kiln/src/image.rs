@@ -33,7 +33,7 @@ pub(crate) enum Command {
 /// Which images to list.
 #[derive(Debug, Args)]
 pub(crate) struct ListArguments {
-    /// Forgotten images too
+    /// Inactive and forgotten images too
     #[arg(short, long)]
     all: bool,
     /// Only images whose name contains this

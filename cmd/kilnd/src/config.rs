@@ -51,6 +51,8 @@ pub(crate) struct Config {
     /// What the CA files hold, read once at start.
     pub(crate) ca_pem: Vec<Vec<u8>>,
     pub(crate) retention_days: Valued<u32>,
+    pub(crate) snapshot_interval_seconds: Valued<u64>,
+    pub(crate) snapshot_events: Valued<u32>,
     pub(crate) log_level: Valued<String>,
     pub(crate) log_format: Valued<LogFormat>,
 }
@@ -79,6 +81,7 @@ struct File {
     limits: LimitsTable,
     registry: RegistryTable,
     images: ImagesTable,
+    database: DatabaseTable,
     log: LogTable,
 }
 
@@ -111,6 +114,13 @@ struct RegistryTable {
 #[serde(deny_unknown_fields, default)]
 struct ImagesTable {
     retention_days: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct DatabaseTable {
+    snapshot_interval_seconds: Option<u64>,
+    snapshot_events: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -204,6 +214,8 @@ impl Config {
             ca_files: Valued::default(Vec::new()),
             ca_pem: Vec::new(),
             retention_days: Valued::default(30),
+            snapshot_interval_seconds: Valued::default(86_400),
+            snapshot_events: Valued::default(1_000),
             log_level: Valued::default("info".to_owned()),
             log_format: Valued::default(LogFormat::Text),
         }
@@ -236,6 +248,10 @@ impl Config {
             .set(file.registry.insecure, &origin);
         self.ca_files.set(file.registry.ca_files, &origin);
         self.retention_days.set(file.images.retention_days, &origin);
+        self.snapshot_interval_seconds
+            .set(file.database.snapshot_interval_seconds, &origin);
+        self.snapshot_events
+            .set(file.database.snapshot_events, &origin);
         self.log_level.set(file.log.level, &origin);
         self.log_format.set(file.log.format, &origin);
         Ok(())
@@ -252,34 +268,27 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        if !(1..=4_096).contains(&self.max_operations.value) {
-            return Err(ConfigError::Range {
-                key: "limits.max_operations",
-                value: self.max_operations.value.to_string(),
-                origin: self.max_operations.origin.clone(),
-                range: "1 to 4096",
-            });
-        }
-        let counts = [
-            (
-                "limits.decode_threads",
-                &self.decode_threads,
-                256,
-                "1 to 256",
-            ),
-            ("limits.build_threads", &self.build_threads, 256, "1 to 256"),
-        ];
-        for (key, valued, most, range) in counts {
-            if !(1..=most).contains(&valued.value) {
-                let value = valued.value.to_string();
-                return Err(ConfigError::Range {
-                    key,
-                    value,
-                    origin: valued.origin.clone(),
-                    range,
-                });
-            }
-        }
+        let threads = |key, valued| in_range(key, valued, 256, "1 to 256");
+        in_range(
+            "limits.max_operations",
+            &self.max_operations,
+            4_096,
+            "1 to 4096",
+        )?;
+        threads("limits.decode_threads", &self.decode_threads)?;
+        threads("limits.build_threads", &self.build_threads)?;
+        in_range(
+            "database.snapshot_interval_seconds",
+            &self.snapshot_interval_seconds,
+            2_592_000,
+            "1 to 2592000",
+        )?;
+        in_range(
+            "database.snapshot_events",
+            &self.snapshot_events,
+            1_000_000,
+            "1 to 1000000",
+        )?;
         let paths = [
             ("daemon.state_dir", &self.state_dir),
             ("daemon.cache_dir", &self.cache_dir),
@@ -349,12 +358,40 @@ impl Config {
                 &self.retention_days,
                 u32::to_string,
             ),
+            row(
+                "database.snapshot_interval_seconds",
+                &self.snapshot_interval_seconds,
+                u64::to_string,
+            ),
+            row(
+                "database.snapshot_events",
+                &self.snapshot_events,
+                u32::to_string,
+            ),
             row("log.level", &self.log_level, |level| format!("{level:?}")),
             row("log.format", &self.log_format, |format| {
                 format!("{format:?}").to_lowercase()
             }),
         ]
     }
+}
+
+/// Refuses a count below 1 or above `most`; `range` says so in words.
+fn in_range<T: Copy + PartialOrd + From<u8> + ToString>(
+    key: &'static str,
+    valued: &Valued<T>,
+    most: T,
+    range: &'static str,
+) -> Result<(), ConfigError> {
+    if (T::from(1)..=most).contains(&valued.value) {
+        return Ok(());
+    }
+    Err(ConfigError::Range {
+        key,
+        value: valued.value.to_string(),
+        origin: valued.origin.clone(),
+        range,
+    })
 }
 
 #[cfg(test)]
@@ -405,6 +442,8 @@ mod tests {
             "[demon]\n",
             "[limits]\ndecode_threads = 0\n",
             "[limits]\nmax_operations = -1\n",
+            "[database]\nsnapshot_interval_seconds = 0\n",
+            "[database]\nsnapshot_events = 0\n",
             "[daemon]\nsocket = \"relative.sock\"\n",
             "[daemon]\nsocket_access = \"everybody\"\n",
             "not toml",
@@ -420,7 +459,7 @@ mod tests {
 
         let shown = config.settings();
 
-        assert_eq!(shown.len(), 13);
+        assert_eq!(shown.len(), 15);
         assert!(shown.iter().all(|setting| setting.origin == "default"));
     }
 

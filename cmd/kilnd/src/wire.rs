@@ -17,7 +17,8 @@ use kiln_kernel::Catalogue;
 use kiln_rpc::{BoundSocket, Desks, FilesSocket, Limits, Server, bind};
 use kiln_service::{
     Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, HostFiles, Identity, Images, Kernels,
-    Operations, Pool, Pulls, Records, RootfsDigests, SystemClock, recover,
+    Operations, Pool, Pulls, Records, RootfsDigests, SnapshotSchedule, Snapshots, SystemClock,
+    open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use rustix::fs::FlockOperation;
@@ -69,12 +70,15 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         board.clone(),
         clock.clone(),
     );
-    let desks = desks(&config, opened, &board, clock, &host_files, recovered);
+    let snapshots = Snapshots::new(store.clone(), clock.clone(), snapshot_schedule(&config));
+    let told = recovered.clone();
+    let desks = desks(&config, opened, &board, clock, &host_files, told);
     let uid = rustix::process::geteuid().as_raw();
     let server = Server::new(desks.table()?, Limits::default(), uid)?;
     let (stop, stopped) = watch::channel(false);
     let files = files_socket.serve(host_files, stopped.clone());
     let digests = digests.run(stopped.clone());
+    let snapshots = snapshots.run(stopped.clone());
     tracing::info!(socket = %socket.path().display(), ?recovered, "ready");
     let grace = Duration::from_secs(config.shutdown_grace_seconds.value);
     let stopping = async {
@@ -84,7 +88,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     };
     // Callers who wait for an operation are answered when it ends, so their connections stay.
     let serving = server.serve(socket, stopped, grace + DRAIN);
-    let (ended, (), (), ()) = tokio::join!(stopping, serving, files, digests);
+    let (ended, (), (), (), ()) = tokio::join!(stopping, serving, files, digests, snapshots);
     ended.context("cannot listen for signals")?;
     store.close().await.context("cannot close the database")?;
     tracing::info!("stopped");
@@ -105,9 +109,10 @@ fn open(config: &Config) -> Result<Opened> {
         readers: NonZeroU32::MIN.saturating_add(3),
         ..Default::default()
     };
+    let artifacts = Artifacts::open(&state.join("images")).context("cannot open the images")?;
     Ok(Opened {
-        store: Store::open(&state.join("kiln.db"), &options).context("cannot open the database")?,
-        artifacts: Artifacts::open(&state.join("images")).context("cannot open the images")?,
+        store: open_database(&state.join("kiln.db"), &options, &artifacts)?,
+        artifacts,
         catalogue: Catalogue::open(&state.join("kernels")).context("cannot open the kernels")?,
         cache: Cache::open(&config.cache_dir.value).context("cannot open the cache")?,
     })
@@ -227,6 +232,13 @@ fn registry_config(config: &Config) -> kiln_service::RegistryConfig {
         insecure_hosts: config.insecure_registries.value.clone(),
         extra_ca_pem: config.ca_pem.clone(),
         ..Default::default()
+    }
+}
+
+fn snapshot_schedule(config: &Config) -> SnapshotSchedule {
+    SnapshotSchedule {
+        interval: Duration::from_secs(config.snapshot_interval_seconds.value),
+        events: config.snapshot_events.value,
     }
 }
 

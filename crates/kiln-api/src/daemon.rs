@@ -88,7 +88,7 @@ pub struct Counts {
 }
 
 /// What start-up found of an earlier run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Recovered {
     /// Operations that were running when the earlier run ended.
     pub interrupted_operations: u64,
@@ -96,11 +96,36 @@ pub struct Recovered {
     pub removed_staging: u64,
     /// Directories of images nobody was told about, removed.
     pub removed_unrecorded: u64,
-    /// Directories of images that the database does not know, left in place: it was lost, or put
-    /// back from a backup.
+    /// Directories of images that the database does not know, left in place: they cannot be read,
+    /// or the database was put back from a backup.
     pub left_unrecorded: u64,
     /// Kernels of the catalogue that the database did not know, and knows now.
     pub adopted_kernels: u64,
+    /// Images that the database did not know, and knows now as inactive ones.
+    #[serde(default)]
+    pub adopted_images: u64,
+    /// Versions that the database knows and that have no directory any more.
+    #[serde(default)]
+    pub missing_versions: u64,
+    /// How the database took the place of one that was lost or damaged, if it did at this start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_database: Option<ReplacedDatabase>,
+}
+
+/// How a lost or damaged database was replaced. Files are named as they stand in the state
+/// directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplacedDatabase {
+    /// What was wrong with it.
+    pub cause: String,
+    /// What it is called now, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<String>,
+    /// The snapshot that took its place; an empty database did when there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// Snapshots that could not be used.
+    pub unusable_snapshots: Vec<String>,
 }
 
 /// The user who asks.

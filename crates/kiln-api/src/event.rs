@@ -42,7 +42,7 @@ pub struct Event {
     pub actor: String,
     /// What happened, such as `image.created`.
     pub kind: String,
-    /// What it happened to: `image`, `kernel` or `operation`.
+    /// What it happened to: `image`, `version`, `kernel`, `operation` or `daemon`.
     pub object_kind: String,
     /// Which one.
     pub object_id: String,

@@ -205,7 +205,7 @@ pub struct ListParams {
     /// At most so many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
-    /// Forgotten images too.
+    /// Inactive and forgotten images too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
     /// Only images whose name contains this.
@@ -258,7 +258,8 @@ pub struct Image {
     /// How it stands.
     #[schemars(with = "String")]
     pub state: ImageState,
-    /// Whether it answers to its name.
+    /// Whether it can be used. One that was adopted or forgotten is not, and is found only by who
+    /// asks for it.
     pub is_active: bool,
     /// Whether Kiln owns its files.
     pub managed: bool,

@@ -82,6 +82,37 @@ impl Artifacts {
         Ok(directory.open_file(name.as_ref())?)
     }
 
+    /// Tells whether a published directory of `id` is there.
+    pub fn is_published(&self, id: &str) -> Result<bool, ArtifactError> {
+        check_id(id)?;
+        Ok(self.images.kind_of(id.as_ref())? == Some(FileType::Directory))
+    }
+
+    /// Tells whether `name` is a directory inside the published directory of `id`.
+    pub fn has_directory(&self, id: &str, name: &str) -> Result<bool, ArtifactError> {
+        check_name(name)?;
+        if !self.is_published(id)? {
+            return Ok(false);
+        }
+        let kind = self
+            .images
+            .open_child(id.as_ref())?
+            .kind_of(name.as_ref())?;
+        Ok(kind == Some(FileType::Directory))
+    }
+
+    /// Tells whether anything is published at all.
+    pub fn is_empty(&self) -> Result<bool, ArtifactError> {
+        for name in self.images.names()? {
+            if let Some(Leftover::Complete(id)) = Leftover::of(&name)
+                && self.is_published(id)?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Removes a published directory. It is gone under its name, durably, before its files are
     /// deleted; a crash in between is finished by the sweep.
     pub fn remove(&self, id: &str) -> Result<Removal, ArtifactError> {

@@ -3,6 +3,7 @@
 //! ```text
 //! image      available ──forget──▶ deleted ──restore──▶ available
 //!                                     └────retention────▶ (removed: no row)
+//!            (adopted) ──▶ inactive ──forget──▶ deleted
 //! operation  running ──▶ succeeded | failed | cancelled
 //!               └──the daemon went away──▶ interrupted
 //! ```
@@ -70,13 +71,15 @@ words! {
     ImageState, "an image state" {
         /// It can be used.
         Available = "available",
+        /// It was found without a record and adopted: hidden from lists, found by its name and id.
+        Inactive = "inactive",
         /// It was forgotten: hidden, and kept until its retention ends.
         Deleted = "deleted",
     }
 }
 
 impl ImageState {
-    /// Tells whether the image answers to its name.
+    /// Tells whether the image can be used: lists show it, and what is pulled may be copied from it.
     pub fn is_active(self) -> bool {
         self == Self::Available
     }
@@ -156,7 +159,7 @@ mod tests {
 
         assert_eq!(
             error.to_string(),
-            "\"gone\" is not an image state; it is one of available, deleted"
+            "\"gone\" is not an image state; it is one of available, inactive, deleted"
         );
     }
 }

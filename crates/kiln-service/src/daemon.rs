@@ -76,7 +76,7 @@ impl DaemonDesk {
                 kernels,
                 running_operations: self.board.len() as u64,
             },
-            recovered: identity.recovered,
+            recovered: identity.recovered.clone(),
             caller: Caller {
                 uid: actor.uid,
                 superadmin: actor.role == Role::Superadmin,

@@ -29,6 +29,12 @@ pub(crate) fn storage_code(error: &io::Error) -> Code {
     }
 }
 
+/// Tells an error with its causes in one line, for the log.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 fn full_or_failed(is_no_space: bool) -> Code {
     if is_no_space {
         codes::storage::FULL

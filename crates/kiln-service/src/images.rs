@@ -7,7 +7,7 @@ use kiln_api::image::{ForgetParams, Forgotten, GetParams, Image, ListParams};
 use kiln_api::page::Page;
 use kiln_api::{Failure, codes};
 use kiln_domain::access::{Actor, Grant, Role, Write, may_change};
-use kiln_domain::{Architecture, ImageId, Reference, TagName, Timestamp};
+use kiln_domain::{Architecture, ImageId, ImageState, Reference, TagName, Timestamp};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::images::{self, ImageFilter, ImageRow, NameMatch};
 use kiln_store::resolve::{self, Candidate, ResolveError};
@@ -148,7 +148,7 @@ impl Images {
         named: &str,
     ) -> Result<Forgotten, ImageError> {
         let (row, version, _grant) = self.find_to_change(tx, actor, named)?;
-        let already_forgotten = !row.state.is_active();
+        let already_forgotten = row.state == ImageState::Deleted;
         let image = self.view(tx, row, version)?;
         Ok(Forgotten {
             image,
@@ -165,7 +165,7 @@ impl Images {
         now: Timestamp,
     ) -> Result<Forgotten, ImageError> {
         let (row, version, grant) = self.find_to_change(tx, actor, named)?;
-        let already_forgotten = !row.state.is_active();
+        let already_forgotten = row.state == ImageState::Deleted;
         let id = row.id;
         if !already_forgotten {
             mark_forgotten(tx, grant, actor, &row, now, self.retention_days)?;
@@ -276,7 +276,7 @@ impl Images {
 }
 
 /// Of several forgotten images that had one name, the one forgotten last: forgetting it again
-/// changes nothing and says so. Nothing when any of them is active.
+/// changes nothing and says so. Nothing when any of them is not forgotten.
 fn newest_forgotten(
     tx: &ReadTransaction<'_>,
     candidates: &[Candidate],
@@ -288,7 +288,7 @@ fn newest_forgotten(
         let Some((row, version)) = row.zip(version) else {
             continue;
         };
-        if row.state.is_active() {
+        if row.state != ImageState::Deleted {
             return Ok(None);
         }
         if newest

@@ -2,8 +2,14 @@
 //!
 //! The caller holds the lock on the state directory, so nothing of a living daemon is touched.
 //! An image's directory without a row goes when one of this database's own operations left it:
-//! nobody was told of it. Any other is evidence of a database that was lost or put back from a
-//! backup, and stays. A whole kernel without a row is adopted.
+//! nobody was told of it. Otherwise it is adopted when this database took the place of one that
+//! was lost or damaged, and left and reported when it did not: then somebody put it back from a
+//! backup. A whole kernel without a row is adopted.
+//!
+//! Replacing the database is in [`crate::database`].
+
+mod adoption;
+mod comparison;
 
 use std::collections::HashSet;
 
@@ -14,8 +20,11 @@ use kiln_domain::{Timestamp, VersionId};
 use kiln_kernel::{Catalogue, CatalogueError};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::kernels::InsertKernelError;
-use kiln_store::{Object, Store, StoreError, kernels, names, operations, versions};
+use kiln_store::{
+    Object, ReadTransaction, Store, StoreError, kernels, meta, names, operations, versions,
+};
 
+pub use self::adoption::AdoptionError;
 use crate::kernels::kernel_row;
 
 /// How long ended operations are kept, in microseconds: seven days.
@@ -38,7 +47,10 @@ pub enum RecoveryError {
     Cache(#[from] CacheError),
     /// A kernel could not be adopted.
     #[error("a kernel could not be adopted")]
-    Adoption(#[from] InsertKernelError),
+    Kernel(#[from] InsertKernelError),
+    /// An image could not be adopted.
+    #[error("an image could not be adopted")]
+    Image(#[from] AdoptionError),
     /// The kernel catalogue failed.
     #[error("the kernel catalogue could not be put in order")]
     Catalogue(#[from] CatalogueError),
@@ -55,8 +67,17 @@ pub async fn recover(
     let interrupted = store.write(move |tx| interrupt(tx, now)).await?;
     let swept_cache = cache.sweep()?;
     let swept_kernels = catalogue.sweep()?;
-    let recovered = sweep_images(store, artifacts).await?;
+    let owed = store.read(meta::reconciliation_owed).await?;
+    let mut recovered = sweep_images(store, artifacts, now).await?;
+    if owed.is_some() {
+        comparison::drop_lost_kernels(store, catalogue, now).await?;
+    }
     let adopted_kernels = adopt_kernels(store, catalogue, now).await?;
+    if let Some(replacement) = owed {
+        recovered.missing_versions = comparison::report_missing(store, artifacts, now).await?;
+        recovered.adopted_kernels = adopted_kernels;
+        recovered = comparison::settle(store, replacement, recovered, now).await?;
+    }
     for failure in swept_kernels.failures {
         tracing::warn!(%failure, "a leftover of the kernel catalogue could not be removed");
     }
@@ -89,7 +110,11 @@ fn interrupt(tx: &kiln_store::WriteTransaction<'_>, now: Timestamp) -> Result<u6
     Ok(interrupted.len() as u64)
 }
 
-async fn sweep_images(store: &Store, artifacts: &Artifacts) -> Result<Recovered, RecoveryError> {
+async fn sweep_images(
+    store: &Store,
+    artifacts: &Artifacts,
+    now: Timestamp,
+) -> Result<Recovered, RecoveryError> {
     let known: HashSet<String> = store
         .read(versions::known_ids)
         .await?
@@ -104,14 +129,21 @@ async fn sweep_images(store: &Store, artifacts: &Artifacts) -> Result<Recovered,
         removed_staging: (swept.staging.len() + swept.removing.len()) as u64,
         ..Recovered::default()
     };
-    for id in swept.unknown {
-        if is_unanswered(store, &id).await? {
+    let is_replacement = store.read(meta::is_replacement).await?;
+    // The sweep names version ids only; what could not be parsed would stay in place.
+    let unknown = swept.unknown.iter().filter_map(|id| id.parse().ok());
+    let mut candidates = Vec::new();
+    for (version, standing) in judge(store, unknown.collect()).await? {
+        let id = version.to_string();
+        if standing == Standing::Unanswered {
             artifacts.remove(&id)?;
             recovered.removed_unrecorded += 1;
             tracing::info!(
                 id,
                 "removed the directory of an image that nobody was told about"
             );
+        } else if is_replacement {
+            candidates.push(version);
         } else {
             recovered.left_unrecorded += 1;
             tracing::error!(
@@ -120,19 +152,37 @@ async fn sweep_images(store: &Store, artifacts: &Artifacts) -> Result<Recovered,
             );
         }
     }
+    let adopted = adoption::adopt(store, artifacts, &candidates, now).await?;
+    recovered.adopted_images = adopted.adopted;
+    recovered.left_unrecorded += adopted.left;
     Ok(recovered)
 }
 
-/// Tells whether a directory without a row is what this database's own operation left: then nobody
-/// was told of it. Any other is evidence of a database that was lost or put back.
-async fn is_unanswered(store: &Store, id: &str) -> Result<bool, StoreError> {
-    let Ok(version) = id.parse::<VersionId>() else {
-        return Ok(false);
+/// What a directory without a row is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// This database's own operation left it: nobody was told of it.
+    Unanswered,
+    /// Evidence of a database that was lost or put back.
+    Evidence,
+}
+
+async fn judge(
+    store: &Store,
+    unknown: Vec<VersionId>,
+) -> Result<Vec<(VersionId, Standing)>, StoreError> {
+    let judge = move |tx: &ReadTransaction<'_>| {
+        let one = |id| {
+            let standing = if operations::left_behind(tx, &Object::version(id))? {
+                Standing::Unanswered
+            } else {
+                Standing::Evidence
+            };
+            Ok((id, standing))
+        };
+        unknown.into_iter().map(one).collect()
     };
-    let object = Object::version(version);
-    store
-        .read(move |tx| operations::left_behind(tx, &object))
-        .await
+    store.read(judge).await
 }
 
 /// Takes kernels into the database that stand whole in the catalogue without a row: an import

@@ -94,7 +94,7 @@ pub enum Forgotten {
     /// Active ones only.
     #[default]
     Hidden,
-    /// Forgotten ones too.
+    /// Inactive and forgotten ones too.
     Shown,
 }
 
@@ -110,7 +110,7 @@ pub enum NameMatch {
 /// Which images a page holds; the default is every active one.
 #[derive(Clone, Debug, Default)]
 pub struct ImageFilter {
-    /// Whether forgotten images are among them.
+    /// Whether inactive and forgotten images are among them.
     pub forgotten: Forgotten,
     /// Only those of this user.
     pub owner_id: Option<u32>,
@@ -178,7 +178,19 @@ pub fn page(
     Ok(Page::cut(rows, limit, |image| image.seq))
 }
 
-/// Forgets an active image: marks it and frees its name. Tells whether it was active.
+/// Makes an active image inactive; it keeps its name. Tells whether it was active.
+pub fn deactivate(
+    tx: &WriteTransaction<'_>,
+    id: ImageId,
+    at: Timestamp,
+) -> Result<bool, StoreError> {
+    let sql = "UPDATE images SET state = 'inactive', updated_at = ?2, revision = revision + 1 \
+               WHERE id = ?1 AND state = 'available'";
+    let params = (Text(id), Micros(at));
+    Ok(tx.execute("set an image aside", sql, params)? == 1)
+}
+
+/// Forgets an image: marks it and frees its name. Tells whether it was not forgotten before.
 ///
 /// Its versions and tags stay until it is purged, at `purge_after` at the earliest.
 pub fn mark_deleted(
@@ -189,12 +201,12 @@ pub fn mark_deleted(
 ) -> Result<bool, StoreError> {
     const STEP: &str = "forget an image";
     let sql = "UPDATE images SET state = 'deleted', deleted_at = ?2, purge_after = ?3, \
-               updated_at = ?2, revision = revision + 1 WHERE id = ?1 AND state = 'available'";
-    let was_active = tx.execute(STEP, sql, (Text(id), Micros(at), Micros(purge_after)))? == 1;
-    if was_active {
+               updated_at = ?2, revision = revision + 1 WHERE id = ?1 AND state <> 'deleted'";
+    let was_there = tx.execute(STEP, sql, (Text(id), Micros(at), Micros(purge_after)))? == 1;
+    if was_there {
         tx.execute(STEP, "DELETE FROM names WHERE image_id = ?1", [Text(id)])?;
     }
-    Ok(was_active)
+    Ok(was_there)
 }
 
 /// Records that something of an image changed and returns its new revision; `None` when there

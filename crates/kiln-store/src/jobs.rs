@@ -55,6 +55,13 @@ pub fn put(tx: &WriteTransaction<'_>, job: &NewJob<'_>) -> Result<i64, StoreErro
     ids.into_iter().next().ok_or_else(missing)
 }
 
+/// Returns the job of a kind and key, due or not.
+pub fn get(tx: &ReadTransaction<'_>, kind: &str, key: &str) -> Result<Option<JobRow>, StoreError> {
+    let sql = "SELECT id, kind, key, due_at, payload, attempts FROM jobs \
+               WHERE kind = ?1 AND key = ?2";
+    tx.first("read a job", sql, (kind, key), read)
+}
+
 /// Returns the jobs due by a time, the most overdue first, at most `limit` of them.
 pub fn due(
     tx: &ReadTransaction<'_>,
@@ -155,6 +162,11 @@ mod tests {
             attempts: 0,
         };
         assert_eq!(again, id);
+        assert_eq!(
+            db.read(|tx| get(tx, "purge", "a")).unwrap().as_ref(),
+            Some(&want)
+        );
+        assert_eq!(db.read(|tx| get(tx, "other", "a")).unwrap(), None);
         assert_eq!(db.read(|tx| due(tx, time(99), 9)).unwrap(), [want]);
     }
 

@@ -10,6 +10,7 @@
 //! kiln.db.damaged-<n>     a database that was replaced, kept as evidence, with its log
 //! ```
 
+use std::ffi::c_int;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io;
 use std::num::NonZeroU32;
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, ffi};
 
 use crate::error::at;
 use crate::migrations;
@@ -178,6 +179,28 @@ pub(crate) fn check(path: &Path) -> Result<Connection, OpenError> {
     }
 }
 
+/// Tells whether a database file is sound and holds nothing at all; changes nothing.
+pub(crate) fn is_empty(path: &Path) -> bool {
+    let found = open_reader(path, &StoreOptions::default())
+        .and_then(|connection| identify(path, &connection));
+    matches!(found, Ok(Opened::Fresh))
+}
+
+/// Opens a database that nobody else knows of, with everything in its one file at each commit.
+pub(crate) fn alone(path: &Path) -> Result<Connection, StoreError> {
+    const STEP: &str = "open the database alone";
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(at(STEP))?;
+    configure(&connection, &StoreOptions::default())?;
+    connection
+        .pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(()))
+        .map_err(at(STEP))?;
+    connection
+        .pragma_update(None, "synchronous", "FULL")
+        .map_err(at(STEP))?;
+    Ok(connection)
+}
+
 /// Sorts an error met while opening.
 pub(crate) fn opening(path: &Path, error: StoreError) -> OpenError {
     let path = path.to_owned();
@@ -289,8 +312,23 @@ fn check_health(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     if finding == "ok" {
         return Ok(());
     }
+    if let Some(code) = unreadable_page(&finding) {
+        let failure = ffi::Error::new(code);
+        let source = rusqlite::Error::SqliteFailure(failure, Some(finding));
+        return Err(opening(path, at("check the database")(source)));
+    }
     let path = path.to_owned();
     Err(OpenError::Corrupt { path, finding })
+}
+
+/// Returns the code of an input error that a check reports among its findings (`btree.c`,
+/// `checkAppendMsg`): a page that cannot be read today is no damaged page.
+fn unreadable_page(finding: &str) -> Option<c_int> {
+    let (_, rest) = finding.split_once("error code=")?;
+    let end = rest.find(|c: char| !c.is_ascii_digit());
+    let code: c_int = rest[..end.unwrap_or(rest.len())].parse().ok()?;
+    let is_transient = matches!(code & 0xff, ffi::SQLITE_IOERR | ffi::SQLITE_NOMEM);
+    is_transient.then_some(code)
 }
 
 #[cfg(test)]

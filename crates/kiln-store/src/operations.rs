@@ -13,6 +13,7 @@ use rusqlite::Row;
 use serde_json::Value;
 
 use crate::columns::{Columns, Micros, Text};
+use crate::meta::FOREIGN_OPERATIONS;
 use crate::page::{Conditions, probe_limit};
 use crate::{Object, Page, ReadTransaction, StoreError, WriteTransaction, users};
 
@@ -198,13 +199,17 @@ pub fn set_object(
 
 /// Tells whether an operation that did not succeed was at work on an object: whatever is left of
 /// the object was never shown to anybody.
+///
+/// Operations that a database took over from a snapshot say nothing: what was running then may
+/// have succeeded afterwards.
 pub fn left_behind(tx: &ReadTransaction<'_>, object: &Object) -> Result<bool, StoreError> {
     let sql = "SELECT EXISTS (SELECT 1 FROM operations \
-               WHERE object_kind = ?1 AND object_id = ?2 AND state <> 'succeeded')";
+               WHERE object_kind = ?1 AND object_id = ?2 AND state <> 'succeeded' \
+               AND seq > coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = ?3), 0))";
     let found = tx.value(
         "look for an object's operation",
         sql,
-        (object.kind.as_str(), &object.id),
+        (object.kind.as_str(), &object.id, FOREIGN_OPERATIONS),
     )?;
     Ok(found.unwrap_or(false))
 }

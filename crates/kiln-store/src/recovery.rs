@@ -1,11 +1,15 @@
-//! Puts the newest healthy snapshot in the place of a damaged or lost database.
+//! Puts another database in the place of a damaged or lost one: its newest healthy snapshot, or an
+//! empty one.
 //!
-//! Deciding that it must happen, and telling the artifact directories from the rows afterwards,
-//! is the caller's.
+//! Deciding that it must happen is the caller's, and so is telling the artifact directories from
+//! the rows afterwards. The new database says that this is owed before it takes its place, so
+//! that no crash forgets it ([`crate::meta::reconciliation_owed`]).
 //!
 //! ```text
+//! newest of kiln.db.before-<n>, kiln.db.snapshot-<..>, else an empty database ──▶ kiln.db.partial
+//! what is owed ──write, sync──▶ kiln.db.partial
 //! kiln.db, kiln.db-wal ──rename──▶ kiln.db.damaged-<n>, kiln.db.damaged-<n>-wal
-//! kiln.db.before-<n> or kiln.db.snapshot-<..> ──copy──▶ kiln.db.partial ──rename──▶ kiln.db
+//! kiln.db.partial ──rename──▶ kiln.db
 //! ```
 //! When it is interrupted there is no database, never one with the log of another; the next
 //! start finds it lost and comes back here.
@@ -17,44 +21,119 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use crate::open::check;
+use crate::error::at;
+use crate::meta::{self, Cause, Replacement};
+use crate::open::{self, StoreOptions, check, open_writer};
 use crate::snapshot::{file, folder_of, partial_path, sync_parent};
-use crate::{ReadTransaction, SnapshotError, events};
+use crate::{OpenError, ReadTransaction, SnapshotError, StoreError, events};
 
 /// Damaged databases kept side by side before somebody must look at them.
 const DAMAGED_MAX: u32 = 1000;
 
-/// What was found and done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recovered {
-    /// Where the former database went, if there was one.
-    pub damaged: Option<PathBuf>,
-    /// The snapshot a copy of which is the database now; `None` when no healthy one exists, and
-    /// then there is no database.
-    pub snapshot: Option<PathBuf>,
-    /// Snapshots that are damaged, foreign or of a newer schema, and were passed over.
-    pub unusable: Vec<PathBuf>,
+/// What SQLite keeps beside a database.
+const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+/// Why a database could not be replaced. The former one is where it was, or set aside.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplaceError {
+    /// A file could not be made, synced, moved or listed.
+    #[error(transparent)]
+    File(#[from] SnapshotError),
+    /// An empty database could not be made.
+    #[error(transparent)]
+    Empty(#[from] OpenError),
+    /// The new database could not be told what it owes.
+    #[error("cannot prepare {}", path.display())]
+    Prepare {
+        /// The new database, before it has its name.
+        path: PathBuf,
+        /// Why.
+        source: StoreError,
+    },
 }
 
-/// Replaces the database at `path`, which nobody may have open, by its newest healthy snapshot.
+/// Tells whether there is no database at `path`, or one without anything in it.
 ///
-/// The newest is the one that holds the most events: file times may lie. Nothing is deleted.
-pub fn replace_with_newest_snapshot(path: &Path) -> Result<Recovered, SnapshotError> {
+/// A database whose log was removed, or which was copied without it, may look like that. What
+/// cannot be read is not lost; opening it tells what is wrong.
+pub fn is_lost(path: &Path) -> bool {
+    match fs::metadata(path) {
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+        Ok(found) => found.len() == 0 || open::is_empty(path),
+    }
+}
+
+/// Tells whether a snapshot stands beside `path`, healthy or not.
+pub fn has_snapshot(path: &Path) -> Result<bool, SnapshotError> {
+    Ok(!snapshots(path)?.is_empty())
+}
+
+/// Replaces the database at `path`, which nobody may have open, by its newest healthy snapshot,
+/// or by an empty database when there is none. Nothing is deleted.
+///
+/// The newest snapshot is the one that holds the most events: file times may lie.
+pub fn replace(path: &Path, cause: Cause) -> Result<Replacement, ReplaceError> {
     let (snapshot, unusable) = newest_snapshot(path)?;
     let partial = partial_path(path);
-    if let Some(snapshot) = &snapshot {
-        copy(snapshot, &partial)?;
+    clear(&partial)?;
+    match &snapshot {
+        Some(snapshot) => copy(snapshot, &partial)?,
+        None => make_empty(&partial)?,
     }
-    let damaged = set_aside(path)?;
-    if snapshot.is_some() {
-        fs::rename(&partial, path).map_err(file("publish", path))?;
-        sync_parent(path)?;
+    let damaged = free_name(path)?;
+    let replacement = Replacement {
+        cause,
+        damaged: path.exists().then(|| name_of(&damaged)),
+        snapshot: snapshot.as_deref().map(name_of),
+        unusable: unusable.iter().map(|path| name_of(path)).collect(),
+    };
+    prepare(&partial, &replacement)?;
+    set_aside(path, &damaged)?;
+    fs::rename(&partial, path).map_err(file("publish", path))?;
+    sync_parent(path)?;
+    Ok(replacement)
+}
+
+/// Removes what an earlier attempt left. A journal that stayed would be played into the copy.
+fn clear(partial: &Path) -> Result<(), SnapshotError> {
+    let companions = COMPANIONS.map(|suffix| with_suffix(partial, suffix));
+    for path in companions.iter().map(PathBuf::as_path).chain([partial]) {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(file("remove", path)(error));
+            }
+            _ => {}
+        }
     }
-    Ok(Recovered {
-        damaged,
-        snapshot,
-        unusable,
-    })
+    Ok(())
+}
+
+fn make_empty(partial: &Path) -> Result<(), OpenError> {
+    let (connection, _) = open_writer(partial, &StoreOptions::default())?;
+    connection
+        .close()
+        .map_err(|(_, error)| open::opening(partial, at("close the database")(error)))
+}
+
+/// Tells the new database what it owes, in the one file that gets a name.
+fn prepare(partial: &Path, replacement: &Replacement) -> Result<(), ReplaceError> {
+    let told = open::alone(partial).and_then(|connection| {
+        meta::owe_reconciliation(&connection, replacement)?;
+        connection
+            .close()
+            .map_err(|(_, error)| at("close the database")(error))
+    });
+    told.map_err(|source| ReplaceError::Prepare {
+        path: partial.to_owned(),
+        source,
+    })?;
+    let synced = File::open(partial).and_then(|file| file.sync_all());
+    Ok(synced.map_err(file("sync", partial))?)
+}
+
+fn name_of(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// Returns the newest healthy snapshot beside a database, and the unhealthy ones.
@@ -106,8 +185,8 @@ fn is_snapshot_name(path: &Path, name: &OsStr) -> bool {
     };
     let is_copy = suffix.starts_with(".before-") || suffix.starts_with(".snapshot-");
     // Neither a copy that was never finished nor what SQLite keeps beside one.
-    let is_part = [".partial", "-wal", "-shm", "-journal"];
-    is_copy && !is_part.iter().any(|end| suffix.ends_with(end))
+    let is_part = COMPANIONS.iter().any(|end| suffix.ends_with(end));
+    is_copy && !is_part && !suffix.ends_with(".partial")
 }
 
 fn copy(snapshot: &Path, partial: &Path) -> Result<(), SnapshotError> {
@@ -119,18 +198,16 @@ fn copy(snapshot: &Path, partial: &Path) -> Result<(), SnapshotError> {
     target.sync_all().map_err(file("sync", partial))
 }
 
-/// Moves a database and its log out of the way; returns where it went, if it existed.
-fn set_aside(path: &Path) -> Result<Option<PathBuf>, SnapshotError> {
-    let damaged = free_name(path)?;
+/// Moves a database, if there is one, and its log out of the way.
+fn set_aside(path: &Path, damaged: &Path) -> Result<(), SnapshotError> {
     // The database first: a log without its database is dropped by SQLite, a database without
     // its log would look healthy and lack its last commits.
-    let existed = move_if_there(path, &damaged)?;
+    move_if_there(path, damaged)?;
     sync_parent(path)?;
-    for suffix in ["-wal", "-shm"] {
-        move_if_there(&with_suffix(path, suffix), &with_suffix(&damaged, suffix))?;
+    for suffix in COMPANIONS {
+        move_if_there(&with_suffix(path, suffix), &with_suffix(damaged, suffix))?;
     }
-    sync_parent(path)?;
-    Ok(existed.then_some(damaged))
+    sync_parent(path)
 }
 
 fn free_name(path: &Path) -> Result<PathBuf, SnapshotError> {
@@ -140,15 +217,16 @@ fn free_name(path: &Path) -> Result<PathBuf, SnapshotError> {
         .ok_or_else(|| file("set aside", path)(io::ErrorKind::AlreadyExists.into()))
 }
 
-fn move_if_there(from: &Path, to: &Path) -> Result<bool, SnapshotError> {
+fn move_if_there(from: &Path, to: &Path) -> Result<(), SnapshotError> {
     match fs::rename(from, to) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(file("set aside", from)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(file("set aside", from)(error))
+        }
+        _ => Ok(()),
     }
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     PathBuf::from(name)

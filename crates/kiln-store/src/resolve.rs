@@ -10,8 +10,9 @@
 //! ```
 //!
 //! A step that finds an image without the tag, or without a version for the architecture, found
-//! nothing. What the caller may not see does not exist. Forgotten images are looked at, by all
-//! steps, only when no active one was found and the caller asks for them.
+//! nothing. What the caller may not see does not exist. Inactive images are looked at, by all
+//! steps, only when no active one was found and the caller asks for them; forgotten ones after
+//! these.
 //!
 //! Making a reference canonical and knowing the host's architecture are the caller's.
 
@@ -40,7 +41,7 @@ pub struct Query<'a> {
     pub architecture: &'a str,
     /// Only images this user owns, and public ones; `None` hides nothing.
     pub visible_to: Option<u32>,
-    /// Whether a forgotten image may be the answer when no active one is.
+    /// Whether an inactive or forgotten image may be the answer when no active one is.
     pub forgotten: Forgotten,
 }
 
@@ -107,9 +108,13 @@ pub fn image(tx: &ReadTransaction<'_>, query: &Query<'_>) -> Result<ResolvedImag
         depth: 0,
     };
     let mut found = search.walk(asked)?;
-    if found.is_none() && query.forgotten == Forgotten::Shown {
-        search.standing = ImageState::Deleted;
-        found = search.walk(asked)?;
+    if query.forgotten == Forgotten::Shown {
+        for standing in [ImageState::Inactive, ImageState::Deleted] {
+            if found.is_none() {
+                search.standing = standing;
+                found = search.walk(asked)?;
+            }
+        }
     }
     found.ok_or_else(|| ResolveError::NotFound {
         text: shown(query.text),
@@ -185,7 +190,7 @@ impl Search<'_> {
     /// Finds the image that has a name; among forgotten ones, those that had it.
     fn by_name(&mut self, name: &ImageName, selector: Option<&TagName>) -> Found {
         let clause = match self.standing {
-            ImageState::Available => {
+            ImageState::Available | ImageState::Inactive => {
                 "images.id = (SELECT image_id FROM names WHERE names.name = :key)"
             }
             ImageState::Deleted => "images.name = :key",

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
-use kiln_api::daemon::{GetInfo, Info, InfoParams};
+use kiln_api::daemon::{GetInfo, Info, InfoParams, Recovered};
 
 use super::{Finding, Level};
 use crate::failure::CommandError;
@@ -42,6 +42,7 @@ pub(super) async fn check(session: &Session) -> Result<(Vec<Finding>, Option<Inf
     findings.push(version(&info));
     findings.push(rights("files socket", &host.files_socket()));
     findings.push(kernels(info.counts.kernels));
+    findings.push(database(&info.recovered));
     Ok((findings, Some(info)))
 }
 
@@ -102,12 +103,66 @@ fn kernels(count: u64) -> Finding {
     }
 }
 
+/// Tells what the last start made of database and directories.
+fn database(recovered: &Recovered) -> Finding {
+    let mut wrong: Vec<String> = recovered
+        .replaced_database
+        .iter()
+        .map(crate::daemon::replaced)
+        .collect();
+    let counts = [
+        (
+            recovered.adopted_images,
+            "images without a record were adopted; kiln images --all lists them",
+        ),
+        (
+            recovered.left_unrecorded,
+            "directories of images have no record and were left in place; the log names them",
+        ),
+        (
+            recovered.missing_versions,
+            "images have no files any more; the log names them",
+        ),
+    ];
+    let told = counts.iter().filter(|(count, _)| *count > 0);
+    wrong.extend(told.map(|(count, what)| format!("{count} {what}")));
+    if wrong.is_empty() {
+        return Finding::new("database", Level::Ok, "it agrees with the directories");
+    }
+    Finding::new("database", Level::Warn, wrong.join("; "))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
     use std::os::unix::net::UnixListener;
 
+    use kiln_api::daemon::ReplacedDatabase;
+
     use super::*;
+
+    #[test]
+    fn a_replaced_database_and_what_became_of_the_images_is_doubtful() {
+        assert_eq!(database(&Recovered::default()).level, Level::Ok);
+        let told = database(&Recovered {
+            adopted_images: 2,
+            replaced_database: Some(ReplacedDatabase {
+                cause: "damaged: file is not a database".to_owned(),
+                damaged: Some("kiln.db.damaged-1".to_owned()),
+                snapshot: None,
+                unusable_snapshots: vec![],
+            }),
+            ..Recovered::default()
+        });
+
+        assert_eq!(told.level, Level::Warn);
+        assert_eq!(
+            told.message,
+            "the database (damaged: file is not a database) was replaced by an empty one: there \
+             was no healthy snapshot; it is kept as kiln.db.damaged-1; 2 images without a record \
+             were adopted; kiln images --all lists them"
+        );
+    }
 
     #[test]
     fn a_socket_open_to_everybody_is_doubtful_and_a_file_is_wrong() {

@@ -286,3 +286,28 @@ fn a_directory_that_others_may_write_is_refused() {
         "{error}"
     );
 }
+
+#[test]
+fn only_complete_directories_count_as_published() {
+    let (root, artifacts) = in_a_new_directory();
+    let images = root.path().join("images");
+    fs::create_dir(images.join("lost+found")).unwrap();
+    fs::create_dir(images.join(format!("{OTHER}.removing"))).unwrap();
+    fs::write(images.join(THIRD), "a file").unwrap();
+    let staging = artifacts.stage(ID).unwrap();
+    assert!(artifacts.is_empty().unwrap());
+    drop(staging);
+
+    publish(&artifacts, ID);
+
+    assert!(!artifacts.is_empty().unwrap());
+    for (id, want) in [(ID, true), (OTHER, false), (THIRD, false)] {
+        assert_eq!(artifacts.is_published(id).unwrap(), want, "{id}");
+        assert_eq!(artifacts.has_directory(id, MODULES).unwrap(), want, "{id}");
+    }
+    assert!(!artifacts.has_directory(ID, KERNEL).unwrap(), "a file");
+    assert!(!artifacts.has_directory(ID, ROOTFS).unwrap(), "nothing");
+    symlink("modules", images.join(ID).join("link")).unwrap();
+    assert!(!artifacts.has_directory(ID, "link").unwrap(), "a link");
+    artifacts.is_published("../etc").unwrap_err();
+}

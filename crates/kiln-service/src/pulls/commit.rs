@@ -31,11 +31,9 @@ use super::kernel_choice::StagedKernel;
 use crate::board::Running;
 use crate::digests;
 use crate::failures::{artifact_failure, pool_failure, store_failure};
+use crate::image_json;
 use crate::seams::SourceBlob;
 use crate::views;
-
-/// Number of `image.json`'s format: a reader refuses a newer one.
-const IMAGE_JSON_FORMAT: u32 = 1;
 
 /// Everything known of a version once its files stand in staging.
 #[derive(Debug)]
@@ -138,7 +136,7 @@ impl Records {
         running: &Arc<Running>,
     ) -> Result<Image, Failure> {
         running.enter(Stage::Publish);
-        let document = image_json(&finished, self.clock.now().to_string())
+        let document = to_json(&finished, self.clock.now().to_string())
             .map_err(|error| Failure::from_error(codes::daemon::INTERNAL, &error))?;
         let published = self
             .build_pool
@@ -206,11 +204,11 @@ enum CommitError {
     Claim(#[from] ClaimError),
 }
 
-fn image_json(finished: &Finished, created_at: String) -> Result<Vec<u8>, serde_json::Error> {
+fn to_json(finished: &Finished, created_at: String) -> Result<Vec<u8>, serde_json::Error> {
     let Finished { origin, kernel, .. } = finished;
     let derived = origin.derivation.as_ref();
     let document = ImageJson {
-        format: IMAGE_JSON_FORMAT,
+        format: image_json::FORMAT,
         image_id: finished.image_id,
         version_id: finished.version_id,
         version: VersionNumber::FIRST,

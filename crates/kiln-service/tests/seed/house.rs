@@ -6,19 +6,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use kiln_api::daemon::Recovered;
 use kiln_api::image::{Image, Outcome, PullParams};
 use kiln_api::operation::{ListParams, Operation};
 use kiln_api::{Failure, HostFile};
 use kiln_artifacts::Artifacts;
+use kiln_cache::Cache;
 use kiln_domain::access::Actor;
 use kiln_domain::{Architecture, ImageName, OperationState};
 use kiln_kernel::Catalogue;
 use kiln_service::{
-    Board, BuildRootfs, Ext4Builder, FetchTree, HostFiles, Operations, Pool, Pulls, Records,
-    SystemClock,
+    Board, BuildRootfs, Clock as _, Ext4Builder, FetchTree, HostFiles, Operations, Pool, Pulls,
+    Records, SystemClock, open_database, recover,
 };
-use kiln_store::Store;
 use kiln_store::names::{self, NameHolder};
+use kiln_store::{Store, StoreOptions};
 use kiln_testkit::elf;
 use tempfile::TempDir;
 
@@ -50,11 +52,39 @@ impl House {
         build: Arc<dyn BuildRootfs>,
     ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
+        let store = Store::open(&folder.path().join("kiln.db"), &StoreOptions::default())?;
+        Self::furnish(folder, store, fetch, build)
+    }
+
+    /// Ends the daemon that lives here, and returns what it leaves.
+    pub(crate) async fn leave(self) -> Result<TempDir> {
+        self.store.close().await?;
+        Ok(self.folder)
+    }
+
+    /// Starts a daemon on what another left, with everything put in order.
+    pub(crate) async fn enter(
+        folder: TempDir,
+        fetch: Arc<dyn FetchTree>,
+    ) -> Result<(Self, Recovered)> {
+        let artifacts = Artifacts::open(&folder.path().join("images"))?;
+        let path = folder.path().join("kiln.db");
+        let store = open_database(&path, &StoreOptions::default(), &artifacts)?;
+        let catalogue = Catalogue::open(&folder.path().join("kernels"))?;
+        let cache = Cache::open(&folder.path().join("cache"))?;
+        let now = SystemClock.now();
+        let recovered = recover(&store, &artifacts, &catalogue, &cache, now).await?;
+        let house = Self::furnish(folder, store, fetch, Arc::new(Ext4Builder))?;
+        Ok((house, recovered))
+    }
+
+    fn furnish(
+        folder: TempDir,
+        store: Store,
+        fetch: Arc<dyn FetchTree>,
+        build: Arc<dyn BuildRootfs>,
+    ) -> Result<Self> {
         let images = folder.path().join("images");
-        let store = Store::open(
-            &folder.path().join("kiln.db"),
-            &kiln_store::StoreOptions::default(),
-        )?;
         let board = Arc::new(Board::new(64));
         let records = Records {
             store: store.clone(),

@@ -7,5 +7,6 @@
 mod endings;
 mod house;
 mod ported;
+mod recovery;
 mod refusals;
 mod stand_ins;

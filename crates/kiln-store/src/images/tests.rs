@@ -77,6 +77,29 @@ fn forgetting_marks_the_row_and_frees_the_name_once() {
 }
 
 #[test]
+fn an_inactive_image_keeps_its_name_until_it_is_forgotten() {
+    let mut db = Database::new();
+    db.add_image(1, "web");
+    let deactivate = |db: &mut Database| {
+        let done = db.write(|tx| deactivate(tx, image_id(1), time(300)));
+        done.unwrap()
+    };
+
+    assert!(deactivate(&mut db));
+    assert!(!deactivate(&mut db));
+
+    let row = db.read(|tx| get(tx, image_id(1))).unwrap().unwrap();
+    assert_eq!(row.state, ImageState::Inactive);
+    assert_eq!((row.revision, row.updated_at), (2, time(300)));
+    assert_eq!(db.read(count_active).unwrap(), 0);
+    let holder = |db: &mut Database| db.read(|tx| names::holder_of(tx, &name("web"))).unwrap();
+    assert!(holder(&mut db).is_some());
+    assert!(forget(&mut db, 1));
+    assert_eq!(holder(&mut db), None);
+    assert!(!deactivate(&mut db), "what is forgotten stays so");
+}
+
+#[test]
 fn touching_raises_the_revision() {
     let mut db = Database::new();
     db.add_image(1, "web");

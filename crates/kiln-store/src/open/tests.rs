@@ -176,3 +176,17 @@ fn a_missing_folder_is_told_with_the_path() {
         format!("cannot create {}", path.display())
     );
 }
+
+#[test]
+fn a_page_that_cannot_be_read_is_no_damage() {
+    let cases = [
+        ("Page 3: never used", None),
+        ("Page 3: unable to get the page. error code=266", Some(266)),
+        ("unable to get the page. error code=7 and more", Some(7)),
+        ("unable to get the page. error code=11", None),
+        ("error code=", None),
+    ];
+    for (finding, want) in cases {
+        assert_eq!(unreadable_page(finding), want, "{finding}");
+    }
+}

@@ -351,3 +351,33 @@ fn a_reserved_name_is_no_image() {
 
     check(&mut db, &[("soon", Nothing)]);
 }
+
+#[test]
+fn inactive_images_come_after_active_and_before_forgotten_ones() {
+    let mut db = Database::new();
+    for (n, text) in [(1, "web"), (2, "web-recovered"), (3, "web-recovered-2")] {
+        db.add_image(n, text);
+        add_version(&mut db, n, n, "amd64", &canonical("web:1"));
+    }
+    for n in [2, 3] {
+        let done = db.write(|tx| images::deactivate(tx, image_id(n), time(5)));
+        assert!(done.unwrap());
+    }
+    let shown = |text| Query {
+        forgotten: Forgotten::Shown,
+        ..query(text)
+    };
+
+    check(
+        &mut db,
+        &[("web-recovered", Nothing), ("web:1", Version(1))],
+    );
+    assert_eq!(look(&mut db, &shown("web-recovered")), Version(2));
+    assert_eq!(look(&mut db, &shown("web:1")), Version(1));
+    let id = image_id(3).to_string();
+    assert_eq!(look(&mut db, &shown(&id)), Version(3));
+    forget(&mut db, 1);
+    let both = ["web-recovered", "web-recovered-2"].map(str::to_owned);
+    assert_eq!(look(&mut db, &shown("web:1")), Several(both.into()));
+    assert_eq!(look(&mut db, &shown("web")), Version(1));
+}

@@ -12,6 +12,7 @@ mod input;
 mod lifetime;
 mod names;
 mod operations;
+mod recovery;
 mod registries;
 mod source;
 mod stage;

@@ -1,0 +1,247 @@
+//! Takes images into the database that stand whole in `images/` without a row.
+//!
+//! They become inactive, root's, and get a name of their own: what their owner, their name and
+//! their rights had become was in the database that is gone. Which directories may be adopted is
+//! decided by the caller.
+
+use std::collections::HashMap;
+
+use kiln_artifacts::Artifacts;
+use kiln_domain::{ImageId, ImageName, TagName, Timestamp, VersionId, VersionKind, Visibility};
+use kiln_store::events::{self, EventActor, NewEvent};
+use kiln_store::images::{self, Custody, NewImage};
+use kiln_store::names::{self, ReserveError};
+use kiln_store::versions::{self, NewVersion};
+use kiln_store::{Object, Store, StoreError, WriteTransaction, tags, version_blobs};
+use uuid::Uuid;
+
+use crate::digests;
+use crate::failures::with_causes;
+use crate::image_json::{self, Recorded};
+
+/// Images adopted in one transaction: enough to spare most syncs, few enough that their
+/// documents, a few kilobytes each, take little memory.
+const AT_A_TIME: usize = 200;
+
+/// The user adopted images belong to: root.
+const OWNER: u32 = 0;
+
+/// What an adopted image's name ends in.
+const SUFFIX: &str = "-recovered";
+
+/// Longest name an image may have, in bytes.
+const NAME_MAX: usize = 128;
+
+/// Why an image could not be entered.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptionError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A name was free a moment before, in the same transaction: a defect.
+    #[error(transparent)]
+    Name(#[from] ReserveError),
+}
+
+/// What came of adopting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Adopted {
+    pub(super) adopted: u64,
+    /// Those whose document or files are not as they should be; they stay as they are.
+    pub(super) left: u64,
+}
+
+/// Adopts what can be read of these directories, and reports each.
+pub(super) async fn adopt(
+    store: &Store,
+    artifacts: &Artifacts,
+    candidates: &[VersionId],
+    now: Timestamp,
+) -> Result<Adopted, AdoptionError> {
+    let mut done = Adopted::default();
+    let mut numbers = Numbers::default();
+    for chunk in candidates.chunks(AT_A_TIME) {
+        let mut read = Vec::new();
+        for id in chunk {
+            match image_json::read(artifacts, *id) {
+                Ok(recorded) => read.push(recorded),
+                Err(error) => {
+                    done.left += 1;
+                    let error = with_causes(&error);
+                    tracing::error!(
+                        %id, error,
+                        "the database does not know this image and it cannot be adopted; it is left in place"
+                    );
+                }
+            }
+        }
+        done.adopted += read.len() as u64;
+        numbers = store
+            .write(move |tx| {
+                for recorded in read {
+                    let (version, was) = (recorded.version_id, recorded.name.clone());
+                    let name = enter(tx, recorded, &mut numbers, now)?;
+                    tracing::warn!(%version, %was, %name, "adopted an image without a row");
+                }
+                Ok::<_, AdoptionError>(numbers)
+            })
+            .await?;
+    }
+    Ok(done)
+}
+
+/// Writes every row of an adopted image and its event; returns the name it got.
+fn enter(
+    tx: &WriteTransaction<'_>,
+    recorded: Recorded,
+    numbers: &mut Numbers,
+    now: Timestamp,
+) -> Result<ImageName, AdoptionError> {
+    let name = numbers.free_name(tx, &recorded.name)?;
+    // Its own id where that is free: whoever kept it finds the image again.
+    let id = match images::get(tx, recorded.image_id)? {
+        None => recorded.image_id,
+        Some(_) => ImageId::new(Uuid::new_v4()),
+    };
+    images::insert(tx, &image(id, &name, recorded.created_at))?;
+    names::give_to_image(tx, &name, id, now)?;
+    let version_id = recorded.version_id;
+    let data = serde_json::json!({
+        "name": name,
+        "recorded_name": recorded.name,
+        "recorded_owner_uid": recorded.owner_uid,
+        "source": recorded.source_reference,
+        "version_id": version_id,
+    });
+    let size_bytes = recorded.rootfs_size_bytes;
+    let blobs = recorded.blobs.clone();
+    versions::insert(tx, &version(id, recorded))?;
+    version_blobs::insert_all(tx, version_id, &blobs)?;
+    tags::set(tx, id, &TagName::latest(), version_id, now)?;
+    digests::request(tx, version_id, size_bytes, now)?;
+    images::deactivate(tx, id, now)?;
+    let event = NewEvent {
+        at: now,
+        actor: EventActor::Daemon,
+        kind: "image.adopted",
+        object: Object::image(id),
+        data,
+    };
+    events::append(tx, &event)?;
+    Ok(name)
+}
+
+fn image(id: ImageId, name: &ImageName, created_at: Timestamp) -> NewImage {
+    NewImage {
+        id,
+        name: name.clone(),
+        owner_id: OWNER,
+        org_id: None,
+        visibility: Visibility::Private,
+        kind: VersionKind::Rootfs,
+        custody: Custody::Managed,
+        labels: std::collections::BTreeMap::default(),
+        keywords: std::collections::BTreeSet::default(),
+        limits: None,
+        created_at,
+    }
+}
+
+fn version(image_id: ImageId, recorded: Recorded) -> NewVersion {
+    NewVersion {
+        id: recorded.version_id,
+        image_id,
+        number: recorded.number,
+        architecture: recorded.architecture.to_string(),
+        kind: VersionKind::Rootfs,
+        source_kind: recorded.source_kind,
+        source_reference: Some(recorded.source_reference),
+        manifest_digest: recorded.manifest_digest,
+        config_digest: recorded.config_digest,
+        derivation: recorded.derivation,
+        rootfs_size_bytes: recorded.rootfs_size_bytes,
+        rootfs_sha256: None,
+        kernel_sha256: Some(recorded.kernel_sha256),
+        initrd_sha256: recorded.initrd_sha256,
+        has_modules: recorded.has_modules,
+        kernel_name: recorded.kernel_name,
+        image_config: recorded.config,
+        created_at: recorded.created_at,
+        created_by: recorded.owner_uid,
+    }
+}
+
+/// The number last tried for each name, so that a thousand images that had one name, each
+/// forgotten before the next, do not try a million.
+#[derive(Debug, Default)]
+struct Numbers(HashMap<ImageName, u32>);
+
+impl Numbers {
+    /// Finds a free name: `<name>-recovered`, else with a number behind it, from 2 on.
+    fn free_name(
+        &mut self,
+        tx: &WriteTransaction<'_>,
+        name: &ImageName,
+    ) -> Result<ImageName, StoreError> {
+        let number = self.0.entry(name.clone()).or_insert(0);
+        loop {
+            *number += 1;
+            let candidate = recovered_name(name, *number);
+            if names::holder_of(tx, &candidate)?.is_none() {
+                return Ok(candidate);
+            }
+        }
+    }
+}
+
+/// Makes the `number`th name for what was called `name`, cut where it would be too long.
+#[expect(
+    clippy::expect_used,
+    reason = "a name cut behind a letter or digit is one, and so is it with a suffix of words"
+)]
+fn recovered_name(name: &ImageName, number: u32) -> ImageName {
+    let suffix = match number {
+        0 | 1 => SUFFIX.to_owned(),
+        number => format!("{SUFFIX}-{number}"),
+    };
+    // Names are ASCII, so any place is one to cut at; a separator must not stand at the cut.
+    let room = NAME_MAX - suffix.len();
+    let base = name.as_str().get(..room).unwrap_or(name.as_str());
+    let base = base.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+    let text = format!("{base}{suffix}");
+    text.parse().expect("the front of a name and a suffix")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recovered_name_is_a_name_whatever_it_was_made_of() {
+        let long = "a".repeat(128);
+        let split = format!("{}-{}", "b".repeat(117), "c".repeat(10));
+        let cases = [
+            ("web", 1, "web-recovered".to_owned()),
+            ("web", 2, "web-recovered-2".to_owned()),
+            ("team/web", 1, "team/web-recovered".to_owned()),
+            (&long, 1, format!("{}-recovered", "a".repeat(118))),
+            (&long, 12, format!("{}-recovered-12", "a".repeat(115))),
+            (&split, 1, format!("{}-recovered", "b".repeat(117))),
+        ];
+        for (name, number, want) in cases {
+            let name: ImageName = name.parse().unwrap();
+
+            assert_eq!(recovered_name(&name, number).as_str(), want);
+        }
+        // Wherever the cut falls, also inside a run of separators.
+        for front in 100..124 {
+            let text = format!(
+                "{}/b__c---d{}",
+                "a".repeat(front - 10),
+                "e".repeat(128 - front - 2)
+            );
+            let name: ImageName = text[..text.len().min(128)].parse().unwrap();
+            recovered_name(&name, u32::MAX);
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! What a start makes of a database that was lost or damaged, and of one that was not.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use kiln_api::image::{ForgetParams, GetParams, Image, ListParams};
+use kiln_artifacts::Artifacts;
+use kiln_domain::{Architecture, ImageState, OperationId, OperationKind, Timestamp, VersionId};
+use kiln_service::{Images, SystemClock, open_database};
+use kiln_store::events::{self, EventFilter, EventRow};
+use kiln_store::operations::{self, NewOperation};
+use kiln_store::{Object, Store, StoreOptions, version_blobs, versions};
+use tempfile::TempDir;
+
+use crate::house::{House, root};
+use crate::stand_ins::OneLayer;
+
+const REFERENCE: &str = "debian:bookworm";
+
+async fn with_an_image() -> Result<(House, Image, Arc<OneLayer>)> {
+    let source = OneLayer::new(&[("marker", "ok")])?;
+    let house = House::new(source.clone())?;
+    let image = house.pull(house.params(REFERENCE)).await?;
+    Ok((house, image, source))
+}
+
+fn images(house: &House) -> Images {
+    Images::new(
+        house.store.clone(),
+        Arc::new(SystemClock),
+        house.images().to_owned(),
+        Architecture::Amd64,
+        30,
+    )
+}
+
+async fn get(house: &House, named: &str) -> Result<Image> {
+    let params = GetParams {
+        image: named.to_owned(),
+        architecture: None,
+    };
+    Ok(images(house).get(&root(), params).await?)
+}
+
+async fn names(house: &House, all: bool) -> Result<Vec<String>> {
+    let params = ListParams {
+        all,
+        ..ListParams::default()
+    };
+    let page = images(house).list(&root(), params).await?;
+    Ok(page
+        .items
+        .iter()
+        .map(|image| image.name.to_string())
+        .collect())
+}
+
+async fn forget(house: &House, named: &str) -> Result<Image> {
+    let params = ForgetParams {
+        image: named.to_owned(),
+        dry_run: false,
+    };
+    let forgotten = images(house).forget(&root(), params).await?;
+    assert!(!forgotten.already_forgotten);
+    Ok(forgotten.image)
+}
+
+async fn events_of(store: &Store, prefix: &str) -> Result<Vec<EventRow>> {
+    let filter = EventFilter {
+        actor: None,
+        kind_prefix: Some(prefix.to_owned()),
+        object: None,
+    };
+    let page = store.read(move |tx| events::page(tx, 0, 100, &filter));
+    Ok(page.await?.rows)
+}
+
+fn lose_database(folder: &TempDir) -> Result<()> {
+    for entry in fs::read_dir(folder.path())? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("kiln.db") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn database(folder: &TempDir) -> std::path::PathBuf {
+    folder.path().join("kiln.db")
+}
+
+/// Opens the database and stops right there, as a daemon that is killed does.
+async fn open_and_die(folder: &TempDir) -> Result<()> {
+    let artifacts = Artifacts::open(&folder.path().join("images"))?;
+    let store = open_database(&database(folder), &StoreOptions::default(), &artifacts)?;
+    Ok(store.close().await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_database_every_image_is_adopted() -> Result<()> {
+    let (house, was, source) = with_an_image().await?;
+    let version: VersionId = was.version.id;
+    let blobs = house
+        .store
+        .read(move |tx| version_blobs::of_version(tx, version))
+        .await?;
+    let recorded = house
+        .store
+        .read(move |tx| versions::get(tx, version))
+        .await?;
+    let folder = house.leave().await?;
+    lose_database(&folder)?;
+
+    let (house, recovered) = House::enter(folder, source).await?;
+
+    assert_eq!(
+        (recovered.adopted_images, recovered.left_unrecorded),
+        (1, 0)
+    );
+    let replaced = recovered.replaced_database.context("not told")?;
+    assert_eq!(replaced.cause, "lost");
+    assert_eq!((replaced.damaged, replaced.snapshot), (None, None));
+    assert_eq!(names(&house, false).await?, Vec::<String>::new());
+    assert_eq!(names(&house, true).await?, ["debian-bookworm-recovered"]);
+    let now = get(&house, "debian-bookworm-recovered").await?;
+    assert_eq!((now.state, now.owner_uid), (ImageState::Inactive, 0));
+    assert_eq!((now.id, &now.rootfs.path), (was.id, &was.rootfs.path));
+    assert_eq!((&now.source, &now.config), (&was.source, &was.config));
+    assert_eq!(get(&house, REFERENCE).await?.id, was.id);
+    let adopted = house
+        .store
+        .read(move |tx| versions::get(tx, version))
+        .await?;
+    let (adopted, recorded) = adopted.zip(recorded).context("no version")?;
+    assert_eq!(adopted.derivation, recorded.derivation);
+    assert_eq!(adopted.kernel_sha256, recorded.kernel_sha256);
+    let kept = house
+        .store
+        .read(move |tx| version_blobs::of_version(tx, version))
+        .await?;
+    assert_eq!(kept, blobs);
+    let told = events_of(&house.store, "").await?;
+    let kinds: Vec<_> = told.iter().map(|event| event.kind.as_str()).collect();
+    assert_eq!(kinds, ["image.adopted", "database.replaced"]);
+    assert_eq!(told[0].data["recorded_name"], "debian-bookworm");
+    assert_eq!(told[1].data["adopted_images"], 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adopted_image_can_be_forgotten_and_its_name_is_pulled_again() -> Result<()> {
+    let (house, was, source) = with_an_image().await?;
+    let folder = house.leave().await?;
+    lose_database(&folder)?;
+    let (house, _) = House::enter(folder, source).await?;
+
+    let again = house.pull(house.params(REFERENCE)).await?;
+    assert_ne!(again.id, was.id);
+    assert_eq!(get(&house, REFERENCE).await?.id, again.id);
+    let forgotten = forget(&house, "debian-bookworm-recovered").await?;
+
+    assert_eq!(
+        (forgotten.id, forgotten.state),
+        (was.id, ImageState::Deleted)
+    );
+    assert_eq!(names(&house, false).await?, ["debian-bookworm"]);
+    assert!(Path::new(&was.rootfs.path).exists());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_that_had_one_name_get_numbers() -> Result<()> {
+    let (house, _, source) = with_an_image().await?;
+    for _ in 0..2 {
+        forget(&house, "debian-bookworm").await?;
+        house.pull(house.params(REFERENCE)).await?;
+    }
+    let folder = house.leave().await?;
+    lose_database(&folder)?;
+
+    let (house, recovered) = House::enter(folder, source).await?;
+
+    assert_eq!(recovered.adopted_images, 3);
+    let want = ["", "-2", "-3"].map(|number| format!("debian-bookworm-recovered{number}"));
+    assert_eq!(names(&house, true).await?, want);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_dies_after_replacing_leaves_the_comparison_to_the_next() -> Result<()> {
+    let (house, was, source) = with_an_image().await?;
+    let folder = house.leave().await?;
+    fs::write(database(&folder), "noise")?;
+
+    open_and_die(&folder).await?;
+    open_and_die(&folder).await?;
+    let (house, recovered) = House::enter(folder, source.clone()).await?;
+
+    assert_eq!(recovered.adopted_images, 1);
+    let replaced = recovered.replaced_database.context("not told")?;
+    assert_eq!(replaced.damaged.as_deref(), Some("kiln.db.damaged-1"));
+    assert_eq!(get(&house, "debian-bookworm-recovered").await?.id, was.id);
+    let folder = house.leave().await?;
+    assert_eq!(fs::read(folder.path().join("kiln.db.damaged-1"))?, b"noise");
+    let (_house, recovered) = House::enter(folder, source).await?;
+    assert_eq!(recovered.replaced_database, None, "told once");
+    assert_eq!(recovered.adopted_images, 0);
+    Ok(())
+}
+
+/// A daemon may also die between the two renames: then there is no database at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_dies_while_replacing_leaves_a_lost_database() -> Result<()> {
+    let (house, was, source) = with_an_image().await?;
+    house
+        .store
+        .rotate_snapshots(std::num::NonZeroUsize::MIN)
+        .await?;
+    let folder = house.leave().await?;
+    fs::rename(database(&folder), folder.path().join("kiln.db.damaged-1"))?;
+    fs::write(folder.path().join("kiln.db.partial"), "half")?;
+
+    let (house, recovered) = House::enter(folder, source).await?;
+
+    assert!(
+        recovered
+            .replaced_database
+            .context("not told")?
+            .snapshot
+            .is_some()
+    );
+    assert_eq!(recovered.adopted_images, 0);
+    let now = get(&house, "debian-bookworm").await?;
+    assert_eq!((now.id, now.state), (was.id, ImageState::Available));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_snapshot_knows_keeps_its_state_and_the_rest_is_adopted() -> Result<()> {
+    let (house, first, source) = with_an_image().await?;
+    let gone = house.pull(kiln_api::image::PullParams {
+        name: Some("gone".parse()?),
+        ..house.params(REFERENCE)
+    });
+    let gone = gone.await?;
+    house
+        .store
+        .rotate_snapshots(std::num::NonZeroUsize::MIN)
+        .await?;
+    // After the snapshot: one forgotten, its name taken by another, one directory removed.
+    forget(&house, "debian-bookworm").await?;
+    let second = house.pull(house.params(REFERENCE)).await?;
+    fs::remove_dir_all(&gone.artifact_dir)?;
+    let folder = house.leave().await?;
+    let mut bytes = fs::read(database(&folder))?;
+    bytes[..4096].fill(0);
+    fs::write(database(&folder), &bytes)?;
+
+    let (house, recovered) = House::enter(folder, source).await?;
+
+    assert_eq!(get(&house, "debian-bookworm").await?.id, first.id);
+    let adopted = get(&house, "debian-bookworm-recovered").await?;
+    assert_eq!(
+        (adopted.id, adopted.state),
+        (second.id, ImageState::Inactive)
+    );
+    assert_eq!(
+        (recovered.adopted_images, recovered.missing_versions),
+        (1, 1)
+    );
+    let missing = events_of(&house.store, "version.missing").await?;
+    assert_eq!(missing[0].object, Object::version(gone.version.id));
+    assert_eq!(get(&house, "gone").await?.state, ImageState::Available);
+    Ok(())
+}
+
+/// An operation that a snapshot shows as running may have succeeded since: its image stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_running_in_the_snapshot_is_adopted_not_removed() -> Result<()> {
+    let source = OneLayer::new(&[("marker", "ok")])?;
+    let house = House::new(source.clone())?;
+    let snapshot = house.path("kiln.db.snapshot-mine");
+    house.store.snapshot_to(&snapshot).await?;
+    let image = house.pull(house.params(REFERENCE)).await?;
+    let folder = house.leave().await?;
+    let old = Store::open(&snapshot, &StoreOptions::default())?;
+    let operation = NewOperation {
+        id: OperationId::new(uuid::Uuid::new_v4()),
+        kind: OperationKind::ImagePull,
+        owner_uid: 0,
+        object: Some(Object::version(image.version.id)),
+        subject: REFERENCE.to_owned(),
+        params: serde_json::json!({}),
+        created_at: Timestamp::EPOCH,
+    };
+    old.write(move |tx| operations::insert(tx, &operation))
+        .await?;
+    old.close().await?;
+    fs::remove_file(database(&folder))?;
+
+    let (house, recovered) = House::enter(folder, source).await?;
+
+    assert_eq!(recovered.interrupted_operations, 1);
+    assert_eq!(
+        (recovered.adopted_images, recovered.removed_unrecorded),
+        (1, 0)
+    );
+    assert_eq!(get(&house, "debian-bookworm-recovered").await?.id, image.id);
+    assert!(Path::new(&image.rootfs.path).exists());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_directory_stays_until_it_can_be_read() -> Result<()> {
+    let (house, was, source) = with_an_image().await?;
+    let folder = house.leave().await?;
+    lose_database(&folder)?;
+    let document = Path::new(&was.artifact_dir).join("image.json");
+    let whole = fs::read(&document)?;
+    fs::remove_file(&document)?;
+    fs::write(&document, &whole[..whole.len() / 2])?;
+
+    let mut folder = folder;
+    for _ in 0..2 {
+        let (house, recovered) = House::enter(folder, source.clone()).await?;
+        assert_eq!(
+            (recovered.adopted_images, recovered.left_unrecorded),
+            (0, 1)
+        );
+        assert!(Path::new(&was.rootfs.path).exists());
+        folder = house.leave().await?;
+    }
+    fs::write(&document, &whole)?;
+    let (house, recovered) = House::enter(folder, source).await?;
+
+    assert_eq!(
+        (recovered.adopted_images, recovered.left_unrecorded),
+        (1, 0)
+    );
+    assert_eq!(get(&house, "debian-bookworm-recovered").await?.id, was.id);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_healthy_database_adopts_nothing() -> Result<()> {
+    let (house, was, source) = with_an_image().await?;
+    let folder = house.leave().await?;
+    let stray = folder
+        .path()
+        .join("images/0b8f2c34-5f2e-4d0a-9a44-3a1c55d2a7e1");
+    fs::create_dir(&stray)?;
+    fs::copy(
+        Path::new(&was.artifact_dir).join("image.json"),
+        stray.join("image.json"),
+    )?;
+
+    let (house, recovered) = House::enter(folder, source).await?;
+
+    assert_eq!(
+        (recovered.adopted_images, recovered.left_unrecorded),
+        (0, 1)
+    );
+    assert_eq!(recovered.replaced_database, None);
+    assert_eq!(names(&house, true).await?, ["debian-bookworm"]);
+    assert!(stray.exists());
+    Ok(())
+}
+
+/// An operation of the new database vouches for what it left, as ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_database_still_removes_what_its_own_operations_left() -> Result<()> {
+    let (house, _, source) = with_an_image().await?;
+    let folder = house.leave().await?;
+    lose_database(&folder)?;
+    let (house, _) = House::enter(folder, source.clone()).await?;
+    let left: VersionId = "0b8f2c34-5f2e-4d0a-9a44-3a1c55d2a7e1".parse()?;
+    let operation = NewOperation {
+        id: OperationId::new(uuid::Uuid::new_v4()),
+        kind: OperationKind::ImagePull,
+        owner_uid: 0,
+        object: Some(Object::version(left)),
+        subject: REFERENCE.to_owned(),
+        params: serde_json::json!({}),
+        created_at: Timestamp::EPOCH,
+    };
+    house
+        .store
+        .write(move |tx| operations::insert(tx, &operation))
+        .await?;
+    let folder = house.leave().await?;
+    let stray = folder.path().join("images").join(left.to_string());
+    fs::create_dir(&stray)?;
+
+    let (_house, recovered) = House::enter(folder, source).await?;
+
+    assert_eq!(
+        (recovered.removed_unrecorded, recovered.adopted_images),
+        (1, 0)
+    );
+    assert!(!stray.exists());
+    Ok(())
+}
