@@ -9,11 +9,12 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kiln_api::{HandleId, HostFile};
 use kiln_domain::access::Actor;
 use rustix::fs::{FileType, Mode, OFlags};
+use tokio::time::Instant;
 
 /// How long a handle waits to be used.
 const HANDLE_LIFE: Duration = Duration::from_secs(60);
@@ -274,6 +275,25 @@ mod tests {
         let stolen = files.file(&actor(1001), &handle);
 
         assert!(matches!(stolen, Err(HostFileError::HandleUnknown)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handle_dies_after_a_minute_and_a_sweep_closes_its_descriptor() {
+        let files = HostFiles::default();
+        let (reading, writing) = rustix::pipe::pipe().unwrap();
+        let handle = HostFile::Handle(files.keep(1000, File::from(reading)).unwrap());
+        let write = || rustix::io::write(&writing, b"x");
+
+        let last = Duration::from_millis(1);
+        tokio::time::advance(HANDLE_LIFE.saturating_sub(last)).await;
+        files.sweep();
+        assert_eq!(write(), Ok(1), "closed too early");
+
+        tokio::time::advance(last).await;
+        files.sweep();
+        assert_eq!(write(), Err(rustix::io::Errno::PIPE), "still open");
+        let late = files.directory(&actor(1000), &handle);
+        assert!(matches!(late, Err(HostFileError::HandleUnknown)));
     }
 
     #[test]
