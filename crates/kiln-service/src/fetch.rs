@@ -30,6 +30,7 @@ pub use error::FetchError;
 pub use kiln_layers::Limits as LayerLimits;
 pub use kiln_registry::Config as RegistryConfig;
 
+use self::documents::Documents;
 use crate::blocking::Pool;
 use crate::board::Running;
 use crate::keyed_lock::KeyedLock;
@@ -200,11 +201,16 @@ impl FetchTree for Fetcher {
     fn resolve<'a>(
         &'a self,
         request: &'a FetchRequest,
-        _running: &'a Running,
+        running: &'a Running,
     ) -> SeamFuture<'a, Result<Resolved, FetchError>> {
         Box::pin(async move {
             let source = self.open(request).await?;
-            let resolved = kiln_registry::resolve_with(&source, request.platform, self).await?;
+            let documents = Documents {
+                fetcher: self,
+                running,
+            };
+            let platform = request.platform;
+            let resolved = kiln_registry::resolve_with(&source, platform, &documents).await?;
             let manifest = SourceBlob {
                 digest: resolved.manifest_digest,
                 role: BlobRole::Manifest,
@@ -224,7 +230,7 @@ impl FetchTree for Fetcher {
                 diff_id: Some(layer.diff_id),
             });
             let blobs = [manifest, config].into_iter().chain(layers).collect();
-            self.keep_documents(&resolved).await?;
+            documents.keep_all(&resolved).await?;
             Ok(Resolved {
                 source_kind: source_kind(&request.source),
                 source_reference: request.source.to_string(),
@@ -240,14 +246,10 @@ impl FetchTree for Fetcher {
 
     fn knows<'a>(&'a self, resolved: &'a Resolved) -> SeamFuture<'a, Result<bool, FetchError>> {
         let cache = self.cache.clone();
-        let pairs: Vec<(Digest, Digest)> = resolved
-            .layers
-            .iter()
-            .map(|layer| (layer.descriptor.digest, layer.diff_id))
-            .collect();
+        let layers = resolved.layers.clone();
         let look = move || {
-            for (blob, diff_id) in pairs {
-                if !layer::is_linked(&cache, &blob, &diff_id)? {
+            for layer in layers {
+                if !layer::is_known(&cache, &layer)? {
                     return Ok(false);
                 }
             }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
 use kiln_domain::Digest;
@@ -29,6 +30,9 @@ pub(crate) enum Act {
     Panic,
     /// Never comes to an end by itself.
     Block,
+    /// Never comes to an end by itself, and has a thread that goes on for a while when it is
+    /// cancelled; then it throws this.
+    Linger(Arc<AtomicBool>),
     /// Gives the layer, after every reservation in the store is gone.
     LoseNames(Store),
 }
@@ -148,7 +152,7 @@ impl FetchTree for OneLayer {
         &'a self,
         _request: &'a FetchRequest,
         _resolved: &'a Resolved,
-        _running: &'a Arc<Running>,
+        running: &'a Arc<Running>,
     ) -> SeamFuture<'a, Result<Vec<Pack>, FetchError>> {
         Box::pin(async move {
             self.fetched.fetch_add(1, Ordering::SeqCst);
@@ -158,6 +162,10 @@ impl FetchTree for OneLayer {
                 Act::Fail(text) => return Err(FetchError::StandIn(text.into())),
                 Act::Panic => panic!("a stand-in panics on purpose"),
                 Act::Block => std::future::pending().await,
+                Act::Linger(has_ended) => {
+                    linger(running.clone(), has_ended);
+                    std::future::pending::<()>().await;
+                }
                 Act::LoseNames(store) => {
                     let lost = store.write(names::clear_reservations).await;
                     lost.map_err(|error| stand_in(error.into()))?;
@@ -167,6 +175,20 @@ impl FetchTree for OneLayer {
             Ok(vec![pack])
         })
     }
+}
+
+/// Starts a thread of the operation that takes a moment to see that it was cancelled.
+fn linger(running: Arc<Running>, has_ended: Arc<AtomicBool>) {
+    let at_work = running.at_work();
+    std::thread::spawn(move || {
+        while !running.is_cancelled() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Longer than it takes to record an end and to tell of it.
+        std::thread::sleep(Duration::from_millis(300));
+        has_ended.store(true, Ordering::SeqCst);
+        drop(at_work);
+    });
 }
 
 /// A builder that panics.

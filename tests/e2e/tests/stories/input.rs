@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::thread;
 
@@ -139,6 +139,35 @@ fn blobs_that_are_not_what_was_said_are_refused() -> Result<()> {
     for (reference, want, noun) in cases {
         assert_refused(&stage, "image.pull", &pull(&reference, "bad"), want, noun)?;
     }
+    Ok(())
+}
+
+/// What the cache holds makes a manifest neither better nor worse: a damaged blob of it is fetched
+/// again, and a whole one shows that a descriptor states the wrong size.
+#[test]
+fn a_cached_blob_of_another_size_is_not_believed() -> Result<()> {
+    let stage = Stage::new()?;
+    let good = tar_of(&[Entry::file("marker", noise(1, 40_000))])?;
+    let right = one_blob(&stage.path("right"), TAR, &good, None, 0)?;
+    let wrong = one_blob(&stage.path("wrong"), TAR, &good, None, 1)?;
+    stage.pull(&right, "first")?;
+    let blobs = stage.root().join("cache/blobs/sha256");
+    let cached = entries(&blobs)?.into_iter().map(|name| blobs.join(name));
+    let mut cached = cached.filter(|path| fs::read(path).is_ok_and(|bytes| bytes == good));
+    let cached = cached.next().context("the layer is not in the cache")?;
+
+    let refused = stage.refused("image.pull", &pull(&wrong, "bad"))?;
+    assert_eq!(code(&refused), "source.size_mismatch", "{refused}");
+    assert_eq!(fs::read(&cached)?, good, "a lie took the blob away");
+
+    stage.call("image.forget", &json!({"image": "first"}))?;
+    for name in entries(&stage.root().join("cache/packs"))? {
+        fs::remove_file(stage.root().join("cache/packs").join(name))?;
+    }
+    fs::set_permissions(&cached, fs::Permissions::from_mode(0o600))?;
+    File::options().write(true).open(&cached)?.set_len(10_000)?;
+    stage.pull(&right, "second")?;
+    assert_eq!(fs::read(&cached)?, good, "the damaged blob is still there");
     Ok(())
 }
 
