@@ -34,7 +34,7 @@ pub use daemon::{DaemonDesk, Identity};
 pub use digests::RootfsDigests;
 pub use events::Events;
 pub use fetch::{FetchError, FetchRequest, Fetcher, LayerLimits, RegistryConfig, SourceFiles};
-pub use host_files::{HostFileError, HostFiles, Opened};
+pub use host_files::{Claim, HostFileError, HostFiles, Opened};
 pub use images::Images;
 pub use kernels::Kernels;
 pub use operations::{Operations, Watcher};
