@@ -63,10 +63,11 @@ impl BuildRootfs for Ext4Builder {
             .iter()
             .map(|pack| pack.index().clone())
             .collect();
-        let tree = Tree::merge(indexes, &Limits::default())?;
+        let cancelled = running.work().flag();
+        let tree = Tree::merge(indexes, &Limits::default(), cancelled)?;
         let identity = Identity::derive(request.derivation.as_bytes(), request.epoch);
         let size = request.size_bytes.map_or(Size::Default, Size::Bytes);
-        let plan = Plan::new(&tree, Profile::RwV1, &identity, size)?;
+        let plan = Plan::new(&tree, Profile::RwV1, &identity, size, cancelled)?;
         running.enter(Stage::Build);
         let sources: Vec<Source<'_>> = request
             .packs
@@ -78,7 +79,7 @@ impl BuildRootfs for Ext4Builder {
             })
             .collect();
         let progress = |done, total| running.bytes(done, total);
-        let written = plan.write(&sources, output, &progress, running.work().flag())?;
+        let written = plan.write(&sources, output, &progress, cancelled)?;
         Ok(Built {
             size_bytes: written.size_bytes,
             sums: written.sums.encode(),

@@ -187,6 +187,7 @@ fn merge_failure(merge: &MergeError, error: &BuildError) -> Failure {
         | MergeError::HardlinkToDirectory { .. }
         | MergeError::RootReplaced { .. }
         | MergeError::ParentNotDirectory { .. } => codes::layer::CANNOT_BE_APPLIED,
+        MergeError::Cancelled => codes::operation::CANCELLED,
     };
     Failure::from_error(code, error)
 }
@@ -209,6 +210,7 @@ fn plan_failure(plan: &PlanError, error: &BuildError) -> Failure {
         | PlanError::DirectoryTooLarge { .. }
         | PlanError::FileTooLarge { .. }
         | PlanError::DeviceNumber { .. } => Failure::from_error(codes::rootfs::CANNOT_HOLD, error),
+        PlanError::Cancelled => Failure::from_error(codes::operation::CANCELLED, error),
     }
 }
 
