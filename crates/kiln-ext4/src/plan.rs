@@ -6,10 +6,12 @@ use std::sync::atomic::AtomicBool;
 
 use kiln_tree::{BLOCK_SIZE, CancelCheck, Cancelled, ShownPath, Tree};
 
+use crate::bodies;
 use crate::geometry::{BLOCK_INODES, BLOCKS_MAX, GROUP_BLOCKS, Geometry};
 use crate::identity::{Identity, Profile, never_zero};
 use crate::placement::Placement;
 use crate::survey::Survey;
+use crate::write::Source;
 
 /// Smallest size chosen by [`Size::Default`]: 1 GiB.
 const DEFAULT_BLOCKS_MIN: u64 = 1 << 18;
@@ -124,6 +126,15 @@ impl From<Cancelled> for PlanError {
     }
 }
 
+/// What an image takes of its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskBytes {
+    /// Bytes of file bodies, which a file system that clones may share with their packs.
+    pub bodies: u64,
+    /// Bytes of everything else.
+    pub others: u64,
+}
+
 /// An image that is decided down to the last block, but not written.
 #[derive(Debug)]
 pub struct Plan<'t> {
@@ -195,6 +206,19 @@ impl<'t> Plan<'t> {
         let inodes = u64::from(self.survey.numbering.last.div_ceil(BLOCK_INODES));
         let holes = placement.journal_blocks.saturating_sub(1) + tables - inodes;
         (used - holes) * BLOCK_SIZE
+    }
+
+    /// Bytes of disk the image will take at least, where no file system shares or compresses them:
+    /// what is zero in `sources`, which are those that [`Plan::write`] gets, stays a hole.
+    pub fn disk_bytes(&self, sources: &[Source<'_>]) -> DiskBytes {
+        let others = self.disk_bytes_max().saturating_sub(self.content_bytes());
+        // Both bitmaps of a group are written only where it is in use.
+        let bitmaps = 2 * u64::from(self.geometry.groups()) * BLOCK_SIZE;
+        let bodies = self.survey.body_blocks - bodies::zero_blocks(self.survey.tree, sources);
+        DiskBytes {
+            bodies: bodies * BLOCK_SIZE,
+            others: others.saturating_sub(bitmaps),
+        }
     }
 
     /// Names in the image, the root included.

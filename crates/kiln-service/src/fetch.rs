@@ -11,6 +11,7 @@ mod documents;
 mod error;
 mod feed;
 mod layer;
+mod needs;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -35,6 +36,7 @@ use crate::blocking::Pool;
 use crate::board::Running;
 use crate::keyed_lock::KeyedLock;
 use crate::seams::{FetchTree, Resolved, SeamFuture, SourceBlob};
+use crate::space::{FetchNeeds, InFlight};
 
 /// Longest `index.json` taken, in bytes.
 const MAX_INDEX_BYTES: u64 = 4 << 20;
@@ -73,6 +75,7 @@ pub struct Fetcher {
     /// By what is fetched (a layer's diff id, a config's digest) and from where: a source that drips
     /// must not hold up the others.
     locks: KeyedLock<(String, Digest)>,
+    in_flight: InFlight,
 }
 
 impl Fetcher {
@@ -84,6 +87,7 @@ impl Fetcher {
             pool,
             limits,
             locks: KeyedLock::default(),
+            in_flight: InFlight::default(),
         }
     }
 
@@ -255,6 +259,16 @@ impl FetchTree for Fetcher {
             }
             Ok(true)
         };
+        Box::pin(async move { self.pool.run(look).await? })
+    }
+
+    fn needs<'a>(
+        &'a self,
+        resolved: &'a Resolved,
+    ) -> SeamFuture<'a, Result<FetchNeeds, FetchError>> {
+        let (cache, in_flight) = (self.cache.clone(), self.in_flight.clone());
+        let layers = resolved.layers.clone();
+        let look = move || needs::of_layers(&cache, &in_flight, &layers);
         Box::pin(async move { self.pool.run(look).await? })
     }
 

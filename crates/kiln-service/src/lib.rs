@@ -23,6 +23,7 @@ mod patient_reader;
 mod pulls;
 mod recovery;
 mod seams;
+mod space;
 mod views;
 
 pub use blocking::{Pool, PoolError};
@@ -41,3 +42,4 @@ pub use operations::{Operations, Watcher};
 pub use pulls::{Pulls, Records};
 pub use recovery::{RecoveryError, recover};
 pub use seams::{BuildRootfs, FetchTree, Resolved, SeamFuture, SourceBlob};
+pub use space::{FetchNeeds, NoRoom, Space, Storing};

@@ -25,6 +25,7 @@ use super::error::FetchError;
 use super::feed::{KeepingReader, chunk_channel};
 use super::{Fetcher, place};
 use crate::board::Running;
+use crate::space::Flight;
 
 /// Bytes read at a time when a blob's digest is checked again; the cancel flag is looked at as often.
 const RECHECK_BUFFER_BYTES: usize = 1 << 20;
@@ -58,6 +59,7 @@ struct Decoding {
     running: Arc<Running>,
     /// The operation has not ended before this has: what it had half made goes with it.
     _at_work: TaskTrackerToken,
+    _flight: Flight,
 }
 
 impl Job<'_> {
@@ -167,6 +169,7 @@ impl Job<'_> {
             index: self.index,
             running: self.running.clone(),
             _at_work: self.running.at_work(),
+            _flight: self.fetcher.in_flight.begin(self.layer.diff_id),
         }
     }
 }
@@ -260,7 +263,7 @@ pub(super) fn is_known(cache: &Cache, layer: &Layer) -> Result<bool, CacheError>
 }
 
 /// Tells whether a blob is known to unpack to a layer; a plain tar does by its own digest.
-fn is_linked(cache: &Cache, layer: &Layer) -> Result<bool, CacheError> {
+pub(super) fn is_linked(cache: &Cache, layer: &Layer) -> Result<bool, CacheError> {
     let blob = &layer.descriptor.digest;
     Ok(*blob == layer.diff_id || cache.linked(blob)? == Some(layer.diff_id))
 }

@@ -14,7 +14,6 @@ use kiln_domain::{
     PlatformError, Secret, Source, SourceError, VersionId,
 };
 use kiln_ext4::{Profile, WRITER_VERSION};
-use kiln_layers::Pack;
 use kiln_store::version_blobs::BlobRole;
 use kiln_store::versions;
 
@@ -26,11 +25,12 @@ use super::kernel_choice::{ChosenKernel, KernelWords, choice_failure};
 use crate::board::Running;
 use crate::build::{BuildError, BuildRequest};
 use crate::failures::{
-    artifact_failure, build_failure, fetch_failure, host_file_failure, store_failure,
+    artifact_failure, build_failure, fetch_failure, host_file_failure, room_failure, store_failure,
 };
 use crate::fetch::{FetchRequest, SourceFiles};
 use crate::host_files::{Claim, HostFileError};
 use crate::seams::{BuildRootfs, Resolved};
+use crate::space::Space;
 
 /// A pull whose every word was understood.
 #[derive(Debug)]
@@ -296,6 +296,17 @@ impl Pulls {
         copied.map_err(|error| unless_cancelled(running, artifact_failure(&error)))
     }
 
+    /// Refuses a pull that has no room, before anything of it is fetched.
+    async fn check_room(&self, resolved: &Resolved, running: &Running) -> Result<(), Failure> {
+        let images = self.records.images.clone();
+        let measure = move || Ok(Space::of_directory(&images));
+        let state = self.look(measure).await?;
+        let needs = or_cancelled(running, self.fetch.needs(resolved), fetch_failure).await?;
+        needs
+            .check(state.as_ref())
+            .map_err(|error| room_failure(&error, &error))
+    }
+
     async fn build_rootfs(
         &self,
         staging: Staging,
@@ -305,13 +316,22 @@ impl Pulls {
         running: &Arc<Running>,
     ) -> Result<(Staging, u64), Failure> {
         running.enter(Stage::Fetch);
+        self.check_room(resolved, running).await?;
         let fetching = self.fetch.layers(request, resolved, running);
         let packs = or_cancelled(running, fetching, fetch_failure).await?;
         running.enter(Stage::Merge);
         let (builder, entry) = (self.build.clone(), running.clone());
         let derivation = derived.clone();
+        let images = self.records.images.clone();
         let work = move || {
-            let outcome = build_into(&*builder, &staging, packs, &derivation, &entry);
+            let request = BuildRequest {
+                packs,
+                derivation: derivation.digest,
+                epoch: derivation.epoch,
+                size_bytes: derivation.size_bytes,
+                directory: images,
+            };
+            let outcome = build_into(&*builder, &staging, request, &entry);
             outcome.map(|size| (staging, size))
         };
         let outcome = self.on_build_pool(running, work).await?;
@@ -349,19 +369,12 @@ impl Twin {
 fn build_into(
     build: &dyn BuildRootfs,
     staging: &Staging,
-    packs: Vec<Pack>,
-    derivation: &Derived,
+    request: BuildRequest,
     running: &Running,
 ) -> Result<u64, Failure> {
     let output = staging
         .create(ROOTFS)
         .map_err(|error| artifact_failure(&error))?;
-    let request = BuildRequest {
-        packs,
-        derivation: derivation.digest,
-        epoch: derivation.epoch,
-        size_bytes: derivation.size_bytes,
-    };
     let outcome = build
         .build(request, &output, running)
         .map_err(|error: BuildError| build_failure(&error))?;

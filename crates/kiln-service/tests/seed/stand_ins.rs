@@ -12,8 +12,8 @@ use kiln_domain::Digest;
 use kiln_domain::oci::ImageConfig;
 use kiln_layers::{Declared, Limits, Pack};
 use kiln_service::{
-    BuildError, BuildRequest, BuildRootfs, Built, FetchError, FetchRequest, FetchTree, Resolved,
-    Running, SeamFuture, SourceBlob,
+    BuildError, BuildRequest, BuildRootfs, Built, FetchError, FetchNeeds, FetchRequest, FetchTree,
+    Resolved, Running, SeamFuture, SourceBlob,
 };
 use kiln_store::version_blobs::BlobRole;
 use kiln_store::{Store, names};
@@ -43,6 +43,7 @@ pub(crate) struct OneLayer {
     archive: Vec<u8>,
     diff_id: Digest,
     acts: Mutex<VecDeque<Act>>,
+    needs: Mutex<FetchNeeds>,
     resolved: AtomicUsize,
     fetched: AtomicUsize,
 }
@@ -60,6 +61,7 @@ impl OneLayer {
             archive,
             diff_id: Digest::from_bytes(diff_id),
             acts: Mutex::default(),
+            needs: Mutex::default(),
             resolved: AtomicUsize::new(0),
             fetched: AtomicUsize::new(0),
         }))
@@ -68,6 +70,11 @@ impl OneLayer {
     /// Says what the next call that nobody has spoken for does.
     pub(crate) fn then(&self, act: Act) {
         self.acts().push_back(act);
+    }
+
+    /// Says what fetching the layer takes.
+    pub(crate) fn set_needs(&self, needs: FetchNeeds) {
+        *self.needs.lock().unwrap_or_else(PoisonError::into_inner) = needs;
     }
 
     /// Counts the references looked up, and the times layers were asked for.
@@ -146,6 +153,15 @@ impl FetchTree for OneLayer {
 
     fn knows<'a>(&'a self, _resolved: &'a Resolved) -> SeamFuture<'a, Result<bool, FetchError>> {
         Box::pin(async { Ok(true) })
+    }
+
+    fn needs<'a>(
+        &'a self,
+        _resolved: &'a Resolved,
+    ) -> SeamFuture<'a, Result<FetchNeeds, FetchError>> {
+        let needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner);
+        let needs = needs.clone();
+        Box::pin(async { Ok(needs) })
     }
 
     fn layers<'a>(

@@ -8,15 +8,12 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::{Context as _, Result};
-use kiln_testkit::daemon::{Daemon, Start};
 use kiln_testkit::images::entry::{Entry, write_end};
 use kiln_testkit::images::layout::{Compression, Layout};
-use kiln_testkit::{process, tools};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::source::{self, noise, oci, of_layers};
-use crate::stage::{KERNEL, LIMIT, Stage, code, elf, elf_for, entries, pull};
+use crate::stage::{KERNEL, Stage, code, elf, elf_for, entries, pull};
 
 const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -453,56 +450,5 @@ fn registries_that_refuse_or_fail_are_named_with_what_they_did() -> Result<()> {
 
         assert_refused(&stage, "image.pull", &params, want, &host)?;
     }
-    Ok(())
-}
-
-/// A small filesystem in memory.
-struct SmallDisk(TempDir);
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let mut command = process::command("umount");
-        command.arg(self.0.path());
-        // A mount that will not go is left for whoever runs the tests to see.
-        drop(process::run(command, LIMIT));
-    }
-}
-
-#[test]
-fn a_full_disk_is_said_to_be_full_and_nothing_is_kept() -> Result<()> {
-    let needs = [tools::Need::Root, tools::MOUNT];
-    if tools::must_skip("a_full_disk_is_said_to_be_full_and_nothing_is_kept", &needs)? {
-        return Ok(());
-    }
-    let disk = SmallDisk(crate::stage::folder()?);
-    let mut command = process::command(tools::require(tools::MOUNT)?);
-    command.args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]);
-    command.arg(disk.0.path());
-    process::run(command, LIMIT)?;
-    let folder = tempfile::tempdir()?;
-    let kernel = folder.path().join("vmlinux");
-    fs::write(&kernel, elf())?;
-    let layout = of_layers(&folder.path().join("layout"), |layout| {
-        let entries = [Entry::file("large", noise(3, 32 << 20))];
-        Ok(vec![layout.add_layer(&entries, Compression::Plain)?])
-    })?;
-    let daemon = Daemon::start_in(&disk.0.path().join("root"), Start::default())?;
-
-    let params = json!({"ref": oci(&layout, "1"), "name": "large", "kernel_path": kernel});
-    let refused = daemon
-        .call("image.pull", &params)
-        .err()
-        .context("it fitted")?;
-
-    let error = refused.refused()?;
-    assert_eq!(code(&error), "storage.full", "{error}");
-    assert_eq!(error.data["retryable"], true);
-    for place in ["images", "cache/ingest", "cache/packs"] {
-        let left = entries(&daemon.root().join(place))?;
-        assert_eq!(left, Vec::<String>::new(), "{place}");
-    }
-    daemon.call("daemon.info", &json!({}))?;
-    drop(daemon);
-    drop(disk);
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! tests (`cargo build -p kilnd` first). A story that needs a packaged program the machine lacks
 //! says so and is skipped; with `KILN_REQUIRE_TOOLS` set it fails instead.
 
+mod archives;
 mod correctness;
 mod descriptors;
 mod documents;
@@ -13,6 +14,7 @@ mod names;
 mod operations;
 mod registries;
 mod source;
+mod space;
 mod stage;
 mod walk;
 mod websocket;
