@@ -72,6 +72,22 @@ impl Small {
             .call("image.pull", &pull(&oci(layout, "1"), name))?)
     }
 
+    fn start(&self, tap: &Tap, name: &str) -> Result<String> {
+        let mut params = pull(&tap.reference(), name);
+        params["detach"] = json!(true);
+        let started = self.daemon.call("image.pull", &params)?;
+        crate::stage::text(&started, "operation_id")
+    }
+
+    /// Takes all space but `left_bytes`.
+    fn fill_up_to(&self, left_bytes: u64) -> Result<()> {
+        let found = rustix::fs::statvfs(self.disk.0.path())?;
+        let free_bytes = found.f_bfree * found.f_frsize;
+        let taken = free_bytes.checked_sub(left_bytes).context("full already")?;
+        let filler = vec![1; usize::try_from(taken)?];
+        Ok(fs::write(self.disk.0.path().join("filler"), filler)?)
+    }
+
     /// Pulls what must not fit, and fails unless it is said so and nothing half-made is left.
     fn refused(&self, layout: &Layout) -> Result<RpcError> {
         let params = pull(&oci(layout, "1"), "large");
@@ -163,30 +179,27 @@ fn a_layer_that_is_being_fetched_is_not_counted_twice() -> Result<()> {
     if tools::must_skip("a_layer_that_is_being_fetched_is_not_counted_twice", NEEDS)? {
         return Ok(());
     }
-    // The tap's layer has 2 MiB: 2 for blob, pack and image each, 4 stay free. Half a blob is
-    // there when the second pull asks.
-    let small = Small::new(12)?;
+    let small = Small::new(64)?;
     let tap = Tap::start()?;
-    let mut ids = Vec::new();
-    for name in ["one", "two"] {
-        let mut params = pull(&tap.reference(), name);
-        params["detach"] = json!(true);
-        let started = small.daemon.call("image.pull", &params)?;
-        ids.push(crate::stage::text(&started, "operation_id")?);
-        tap.wait_for_request()?;
-    }
-    // The second one has found its room when it waits for the layer.
-    wait::until("the second pull's layers", LIMIT, || {
-        let params = json!({"operation_id": ids[1]});
-        let operation = small.daemon.call("operation.get", &params)?;
-        let layers = &operation["progress"]["layers"];
-        let is_there = layers.as_array().is_some_and(|layers| !layers.is_empty());
-        Ok((is_there || operation["state"] != "running").then_some(()))
+    small.start(&tap, "one")?;
+    tap.wait_for_request()?;
+    // The tap's layer has 2 MiB: for blob, pack and image that would be 6, and 4 stay free.
+    small.fill_up_to(8 << 20)?;
+
+    let id = small.start(&tap, "two")?;
+    // With room for it, it waits for the layer; its layers are listed then.
+    let operation = wait::until("the second pull's layers", LIMIT, || {
+        let operation = small
+            .daemon
+            .call("operation.get", &json!({"operation_id": id}))?;
+        let layers = operation["progress"]["layers"].as_array().map(Vec::len);
+        let is_decided = layers > Some(0) || operation["state"] != "running";
+        Ok(is_decided.then_some(operation))
     })?;
-    let operation = small
-        .daemon
-        .call("operation.get", &json!({"operation_id": ids[1]}))?;
+
     assert_eq!(operation["state"], "running", "{operation}");
     tap.open();
+    drop(small.daemon);
+    drop(small.disk);
     Ok(())
 }
