@@ -41,6 +41,9 @@ use crate::space::{FetchNeeds, InFlight};
 /// Longest `index.json` taken, in bytes.
 const MAX_INDEX_BYTES: u64 = 4 << 20;
 
+/// How many threads look into the cache at a time. They wait for the disk, not for a processor.
+const LOOKS_AT_A_TIME: usize = 4;
+
 /// What to fetch, as whom.
 #[derive(Debug)]
 pub struct FetchRequest {
@@ -70,7 +73,11 @@ pub enum SourceFiles {
 pub struct Fetcher {
     cache: Cache,
     config: Arc<RegistryConfig>,
+    /// Threads that decode. One that decodes a download waits for it, however slow it is.
     pool: Pool,
+    /// Threads that look what the cache has and keep small documents, so that who fetches nothing
+    /// never waits for a download of somebody else's.
+    looks: Pool,
     limits: LayerLimits,
     /// By what is fetched (a layer's diff id, a config's digest) and from where: a source that drips
     /// must not hold up the others.
@@ -85,6 +92,7 @@ impl Fetcher {
             cache,
             config: Arc::new(config),
             pool,
+            looks: Pool::new("cache", LOOKS_AT_A_TIME),
             limits,
             locks: KeyedLock::default(),
             in_flight: InFlight::default(),
@@ -102,7 +110,7 @@ impl Fetcher {
         }
         let source = request.source.clone();
         let files = request.files.duplicate()?;
-        self.pool.run(move || open_local(&source, files)).await?
+        self.looks.run(move || open_local(&source, files)).await?
     }
 }
 
@@ -259,7 +267,7 @@ impl FetchTree for Fetcher {
             }
             Ok(true)
         };
-        Box::pin(async move { self.pool.run(look).await? })
+        Box::pin(async move { self.looks.run(look).await? })
     }
 
     fn needs<'a>(
@@ -269,7 +277,7 @@ impl FetchTree for Fetcher {
         let (cache, in_flight) = (self.cache.clone(), self.in_flight.clone());
         let layers = resolved.layers.clone();
         let look = move || needs::of_layers(&cache, &in_flight, &layers);
-        Box::pin(async move { self.pool.run(look).await? })
+        Box::pin(async move { self.looks.run(look).await? })
     }
 
     fn layers<'a>(

@@ -76,7 +76,7 @@ impl Documents<'_> {
             }
             Ok(())
         };
-        self.fetcher.pool.run(keep).await?
+        self.fetcher.looks.run(keep).await?
     }
 
     /// Reads a document of the cache. One that cannot be read, or is no longer what its name
@@ -86,7 +86,7 @@ impl Documents<'_> {
         let size_bytes = descriptor.size_bytes;
         let read = self
             .fetcher
-            .pool
+            .looks
             .run(move || read(&cache, &digest, size_bytes));
         read.await.ok().flatten()
     }

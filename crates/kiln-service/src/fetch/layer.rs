@@ -98,7 +98,7 @@ impl Job<'_> {
             }
             Ok(blob.map_or(Found::Nothing, |blob| Found::Blob(blob.file)))
         };
-        self.fetcher.pool.run(look).await?
+        self.fetcher.looks.run(look).await?
     }
 
     async fn decode_file(&self, mut file: File) -> Result<Pack, FetchError> {

@@ -277,6 +277,29 @@ fn a_registry_that_drips_holds_up_nobody_elses_pull_of_the_same_layer() -> Resul
 }
 
 #[test]
+fn a_registry_that_drips_holds_up_nobody_who_fetches_nothing() -> Result<()> {
+    let stage = Stage::with_config("[limits]\ndecode_threads = 1\n")?;
+    let layout = source::small(&stage.path("layout"))?;
+    stage.pull(&oci(&layout, "1"), "first")?;
+    let tap = Tap::start()?;
+    let held = stage.start(pull(&tap.reference(), "held"))?;
+    tap.wait_for_request()?;
+
+    let mut another = pull(&oci(&layout, "1"), "another");
+    // Another size is another image: its layers are looked for, and found.
+    another["size_bytes"] = json!(64 << 20);
+    for params in [pull(&oci(&layout, "1"), "twin"), another] {
+        let id = stage.start(params)?;
+        let wait = json!({"operation_id": id, "timeout_ms": 30_000});
+        assert_eq!(stage.call("operation.wait", &wait)?["state"], "succeeded");
+    }
+
+    assert_eq!(get(&stage, &held)?["state"], "running");
+    stage.call("operation.cancel", &json!({"operation_id": held}))?;
+    Ok(())
+}
+
+#[test]
 fn a_subscription_ends_with_the_final_state() -> Result<()> {
     let stage = Stage::new()?;
     let tap = Tap::start()?;
