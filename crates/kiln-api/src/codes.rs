@@ -201,7 +201,7 @@ codes! {
     /// The disk and the database.
     storage {
         FULL = "storage.full", Unavailable, later,
-            "The disk has no space left.", "Free some space and call again; nothing half-made was kept.";
+            "The disk has no space left, or less than a pull needs.", "Free some space and call again; nothing half-made was kept.";
         FAILED = "storage.failed", Internal, later,
             "Reading or writing Kiln's own files failed.", "Look at the cause and at the machine's disk.";
         DATABASE_FAILED = "storage.database_failed", Internal, later,

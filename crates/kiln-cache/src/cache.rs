@@ -23,6 +23,7 @@ const STAT_BLOCK_BYTES: u64 = 512;
 /// The cache directory. Cheap to clone; holds nothing open.
 #[derive(Clone, Debug)]
 pub struct Cache {
+    directory: PathBuf,
     blobs: PathBuf,
     packs: PathBuf,
     /// Packs of an earlier boot: a power cut may have torn them.
@@ -100,6 +101,7 @@ impl Cache {
             boot_id: directory.join("boot-id"),
             links: directory.join("links"),
             ingest: directory.join("ingest"),
+            directory,
         };
         for path in [
             &cache.blobs,
@@ -110,9 +112,9 @@ impl Cache {
         ] {
             files::create_directory(path)?;
         }
-        let blobs = directory.join("blobs");
+        let blobs = cache.directory.join("blobs");
         for path in [
-            &directory,
+            &cache.directory,
             &blobs,
             &cache.blobs,
             &cache.packs,
@@ -124,6 +126,11 @@ impl Cache {
         }
         cache.distrust_packs_of_other_boots()?;
         Ok(cache)
+    }
+
+    /// Returns where the cache is, links resolved.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Opens a blob; `None` when the cache does not hold it.

@@ -39,11 +39,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     layer.push(&entry(b"etc/motd", Kind::Regular(body), 0o644))?;
     let target = &b"etc/motd"[..];
     layer.push(&entry(b"motd", Kind::Symlink { target }, 0o777))?;
-    let tree = Tree::merge(vec![layer.finish()], &Limits::default())?;
+    let tree = Tree::merge(
+        vec![layer.finish()],
+        &Limits::default(),
+        &AtomicBool::new(false),
+    )?;
 
     // The derivation stands for everything the image is made of; here it is a constant.
     let identity = Identity::derive(&[1; 32], 1_700_000_000);
-    let plan = Plan::new(&tree, Profile::RwV1, &identity, Size::Default)?;
+    let plan = Plan::new(
+        &tree,
+        Profile::RwV1,
+        &identity,
+        Size::Default,
+        &AtomicBool::new(false),
+    )?;
     let image = File::options()
         .read(true)
         .write(true)

@@ -13,7 +13,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use kiln_tree::{BLOCK_SIZE, InodeKind};
+use kiln_tree::{BLOCK_SIZE, InodeKind, Tree};
 use rustix::io::Errno;
 
 use crate::geometry::{Cursor, Geometry};
@@ -72,6 +72,28 @@ pub(crate) fn write(
         mover.copy_run(&complete, sources, output)?;
     }
     Ok(mover.method)
+}
+
+/// Counts the blocks of live bodies that are zero in their packs.
+pub(crate) fn zero_blocks(tree: &Tree, sources: &[Source<'_>]) -> u64 {
+    let mut zero = 0;
+    for id in tree.bodies() {
+        let inode = tree.inode(id);
+        let (InodeKind::Regular(body), Some(source)) = (inode.kind, sources.get(inode.layer))
+        else {
+            continue;
+        };
+        for segment in body.segments() {
+            let (start, end) = (segment.pack_block, segment.pack_block + segment.blocks);
+            let first = source.zero_runs.partition_point(|run| run.end <= start);
+            let runs = source.zero_runs[first..].iter();
+            zero += runs
+                .take_while(|run| run.start < end)
+                .map(|run| run.end.min(end) - run.start.max(start))
+                .sum::<u64>();
+        }
+    }
+    zero
 }
 
 /// Blocks that lie side by side in a pack and in the image.

@@ -35,6 +35,6 @@ mod write;
 mod xattr;
 
 pub use identity::{Identity, Profile, WRITER_VERSION};
-pub use plan::{Plan, PlanError, Size};
+pub use plan::{DiskBytes, Plan, PlanError, Size};
 pub use sums::{Sums, SumsError, VerifyError, verify};
 pub use write::{CopyMethod, Source, WriteError, Written};

@@ -15,7 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_tree::{Body, InodeKind};
+use kiln_tree::{Body, CancelCheck, Cancelled, InodeKind};
 
 use crate::extents::Extents;
 use crate::geometry::{Cursor, Geometry};
@@ -45,7 +45,12 @@ pub(crate) struct Placement {
 
 impl Placement {
     /// Places everything, beyond the end of the image if it does not fit.
-    pub(crate) fn new(survey: &Survey<'_>, geometry: &Geometry, profile: Profile) -> Self {
+    pub(crate) fn new(
+        survey: &Survey<'_>,
+        geometry: &Geometry,
+        profile: Profile,
+        check: &CancelCheck<'_>,
+    ) -> Result<Self, Cancelled> {
         let tree = survey.tree;
         let mut placement = Self {
             starts: vec![0; tree.inode_count()],
@@ -64,6 +69,7 @@ impl Placement {
         let mut trees = Vec::new();
 
         for (number, object) in survey.numbering.objects(tree) {
+            check.entry()?;
             let blocks = survey.directory_blocks(object);
             if blocks > 0 {
                 *placement.start_mut(object) = cursor.position();
@@ -73,6 +79,7 @@ impl Placement {
             }
         }
         for id in tree.inodes() {
+            check.entry()?;
             if let InodeKind::Symlink(target) = tree.inode(id).kind
                 && target.len() >= LONG_TARGET_BYTES
             {
@@ -83,6 +90,7 @@ impl Placement {
             placement.attribute_blocks.push(cursor.take(1).start);
         }
         for id in tree.bodies() {
+            check.entry()?;
             if let InodeKind::Regular(body) = tree.inode(id).kind {
                 placement.starts[id.index()] = cursor.position();
                 extents.clear();
@@ -100,7 +108,7 @@ impl Placement {
             placement.place_trees(&mut cursor, &trees);
         }
         placement.end = cursor.position();
-        placement
+        Ok(placement)
     }
 
     fn place_trees(&mut self, cursor: &mut Cursor<'_>, trees: &[(u32, u64)]) {

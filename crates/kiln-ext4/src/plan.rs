@@ -2,12 +2,16 @@
 //!
 //! Not here: I/O. A plan is a pure function of tree, profile, identity and size.
 
-use kiln_tree::{BLOCK_SIZE, ShownPath, Tree};
+use std::sync::atomic::AtomicBool;
 
+use kiln_tree::{BLOCK_SIZE, CancelCheck, Cancelled, ShownPath, Tree};
+
+use crate::bodies;
 use crate::geometry::{BLOCK_INODES, BLOCKS_MAX, GROUP_BLOCKS, Geometry};
 use crate::identity::{Identity, Profile, never_zero};
 use crate::placement::Placement;
 use crate::survey::Survey;
+use crate::write::Source;
 
 /// Smallest size chosen by [`Size::Default`]: 1 GiB.
 const DEFAULT_BLOCKS_MIN: u64 = 1 << 18;
@@ -111,6 +115,24 @@ pub enum PlanError {
         /// Its minor number.
         minor: u32,
     },
+    /// The cancel flag was thrown.
+    #[error("planning the image was cancelled")]
+    Cancelled,
+}
+
+impl From<Cancelled> for PlanError {
+    fn from(_: Cancelled) -> Self {
+        Self::Cancelled
+    }
+}
+
+/// What an image takes of its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskBytes {
+    /// Bytes of file bodies, which a file system that clones may share with their packs.
+    pub bodies: u64,
+    /// Bytes of everything else.
+    pub others: u64,
 }
 
 /// An image that is decided down to the last block, but not written.
@@ -127,21 +149,25 @@ impl<'t> Plan<'t> {
     ///
     /// The same tree, profile, identity and size give the same plan, and the same plan the same
     /// bytes. Takes time and memory in proportion to the number of entries, none of it for
-    /// their contents.
+    /// their contents. `cancelled` is looked at every 1,000 entries; only the layout of one
+    /// directory is not interrupted.
     pub fn new(
         tree: &'t Tree,
         profile: Profile,
         identity: &Identity,
         size: Size,
+        cancelled: &AtomicBool,
     ) -> Result<Self, PlanError> {
+        let check = CancelCheck::new(cancelled);
         let identity = Identity {
             hash_seed: never_zero(identity.hash_seed),
             ..identity.clone()
         };
-        let survey = Survey::new(tree, profile, &identity.hash_seed)?;
+        let survey = Survey::new(tree, profile, &identity.hash_seed, &check)?;
         let sizing = Sizing {
             survey: &survey,
             profile,
+            check: &check,
         };
         let (geometry, placement) = match size {
             Size::Default => sizing.default()?,
@@ -182,6 +208,19 @@ impl<'t> Plan<'t> {
         (used - holes) * BLOCK_SIZE
     }
 
+    /// Bytes of disk the image will take at least, where no file system shares or compresses them:
+    /// what is zero in `sources`, which are those that [`Plan::write`] gets, stays a hole.
+    pub fn disk_bytes(&self, sources: &[Source<'_>]) -> DiskBytes {
+        let others = self.disk_bytes_max().saturating_sub(self.content_bytes());
+        // Both bitmaps of a group are written only where it is in use.
+        let bitmaps = 2 * u64::from(self.geometry.groups()) * BLOCK_SIZE;
+        let bodies = self.survey.body_blocks - bodies::zero_blocks(self.survey.tree, sources);
+        DiskBytes {
+            bodies: bodies * BLOCK_SIZE,
+            others: others.saturating_sub(bitmaps),
+        }
+    }
+
     /// Names in the image, the root included.
     pub fn entries(&self) -> usize {
         self.survey.tree.node_count() + usize::from(self.survey.numbering.makes_lost_and_found())
@@ -198,6 +237,20 @@ impl<'t> Plan<'t> {
 struct Sizing<'s, 't> {
     survey: &'s Survey<'t>,
     profile: Profile,
+    check: &'s CancelCheck<'s>,
+}
+
+/// Why an image is not laid out in a size.
+enum Misfit {
+    /// It does not fit; this many blocks are worth trying.
+    Try(u64),
+    Cancelled,
+}
+
+impl From<Cancelled> for Misfit {
+    fn from(_: Cancelled) -> Self {
+        Self::Cancelled
+    }
 }
 
 impl Sizing<'_, '_> {
@@ -216,7 +269,8 @@ impl Sizing<'_, '_> {
         }
         match self.attempt(blocks) {
             Ok(fits) => Ok(fits),
-            Err(larger) => {
+            Err(Misfit::Cancelled) => Err(PlanError::Cancelled),
+            Err(Misfit::Try(larger)) => {
                 let (geometry, _) = self.at_least(larger)?;
                 Err(PlanError::TooSmall {
                     asked_bytes: bytes,
@@ -236,17 +290,18 @@ impl Sizing<'_, '_> {
             }
             match self.attempt(blocks) {
                 Ok(fits) => return Ok(fits),
-                Err(larger) => blocks = larger,
+                Err(Misfit::Try(larger)) => blocks = larger,
+                Err(Misfit::Cancelled) => return Err(PlanError::Cancelled),
             }
         }
     }
 
-    /// Lays out one size; if it does not work, returns a larger one to try.
-    fn attempt(&self, blocks: u64) -> Result<(Geometry, Placement), u64> {
+    /// Lays out one size.
+    fn attempt(&self, blocks: u64) -> Result<(Geometry, Placement), Misfit> {
         let inodes = u64::from(self.survey.numbering.last);
-        let geometry =
-            Geometry::new(blocks, inodes).map_err(|misfit| misfit.try_blocks.max(blocks + 1))?;
-        let placement = Placement::new(self.survey, &geometry, self.profile);
+        let geometry = Geometry::new(blocks, inodes)
+            .map_err(|misfit| Misfit::Try(misfit.try_blocks.max(blocks + 1)))?;
+        let placement = Placement::new(self.survey, &geometry, self.profile, self.check)?;
         if placement.end <= geometry.blocks {
             return Ok((geometry, placement));
         }
@@ -255,7 +310,7 @@ impl Sizing<'_, '_> {
         } else {
             0
         };
-        Err(placement.end.max(next_group).max(blocks + 1))
+        Err(Misfit::Try(placement.end.max(next_group).max(blocks + 1)))
     }
 }
 
@@ -263,5 +318,54 @@ fn too_large(blocks: u64) -> PlanError {
     PlanError::TooLarge {
         needed_bytes: blocks.saturating_mul(BLOCK_SIZE),
         maximum_bytes: BLOCKS_MAX * BLOCK_SIZE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln_tree::{Body, Entry, IndexBuilder, Kind, Limits, Timestamp, Xattrs};
+
+    use super::*;
+
+    fn tree() -> Tree {
+        let mut layer = IndexBuilder::new();
+        let file = Entry {
+            path: b"a",
+            kind: Kind::Regular(Body::whole(0, 0)),
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: Timestamp {
+                seconds: 0,
+                nanoseconds: 0,
+            },
+            xattrs: Xattrs::NONE,
+        };
+        layer.push(&file).unwrap();
+        let calm = AtomicBool::new(false);
+        Tree::merge(vec![layer.finish()], &Limits::default(), &calm).unwrap()
+    }
+
+    /// Each pass alone looks at the flag: none of them may run through a million entries unasked.
+    #[test]
+    fn a_thrown_flag_stops_every_pass() {
+        let tree = tree();
+        let identity = Identity::derive(&[7; 32], 0);
+        let calm = AtomicBool::new(false);
+        let thrown = AtomicBool::new(true);
+        let check = || CancelCheck::new(&thrown);
+        let plan = |size, flag| Plan::new(&tree, Profile::RwV1, &identity, size, flag);
+
+        let surveyed = Survey::new(&tree, Profile::RwV1, &identity.hash_seed, &check());
+        assert_eq!(surveyed.err(), Some(PlanError::Cancelled));
+
+        let good = plan(Size::Default, &calm).unwrap();
+        let placed = Placement::new(&good.survey, &good.geometry, Profile::RwV1, &check());
+        assert_eq!(placed.err(), Some(Cancelled));
+
+        for size in [Size::Default, Size::Bytes(64 << 20)] {
+            let stopped = plan(size, &thrown);
+            assert_eq!(stopped.err(), Some(PlanError::Cancelled), "{size:?}");
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_tree::{BLOCK_SIZE, Inode, InodeId, InodeKind, NodeId, ShownPath, Tree};
+use kiln_tree::{BLOCK_SIZE, CancelCheck, Inode, InodeId, InodeKind, NodeId, ShownPath, Tree};
 use sha2::{Digest, Sha256};
 
 use crate::device;
@@ -124,6 +124,7 @@ impl<'t> Survey<'t> {
         tree: &'t Tree,
         profile: Profile,
         hash_seed: &[u8; 16],
+        check: &CancelCheck<'_>,
     ) -> Result<Self, PlanError> {
         let mut survey = Self {
             tree,
@@ -145,6 +146,7 @@ impl<'t> Survey<'t> {
         }
         let mut sharing = BTreeMap::new();
         for id in tree.inodes() {
+            check.entry()?;
             let inode = tree.inode(id);
             survey.count_content(id, &inode)?;
             if !inode.xattrs.is_empty() {

@@ -40,6 +40,7 @@ pub struct Admission {
 /// One running operation.
 #[derive(Debug)]
 pub struct Running {
+    id: OperationId,
     cancel: Cancel,
     /// Thrown with `cancel`, and alone when the work is given up: what its threads poll.
     work: Cancel,
@@ -100,6 +101,7 @@ impl Board {
         F: Future<Output = ()> + Send + 'static,
     {
         let entry = Arc::new(Running {
+            id,
             cancel: Cancel::default(),
             work: Cancel::default(),
             threads: TaskTracker::new(),
@@ -113,19 +115,10 @@ impl Board {
             running: entry.clone(),
             _admission: admission,
         };
-        let work = work(entry.clone());
+        let work = work(entry);
         tokio::spawn(async move {
             let _guard = guard;
             work.await;
-            // A waiting that was dropped leaves its thread at work until it sees the switch: the
-            // operation has ended when its files are gone.
-            entry.threads.close();
-            if tokio::time::timeout(CANCEL_GRACE, entry.threads.wait())
-                .await
-                .is_err()
-            {
-                tracing::warn!(operation = %id, "a thread is held up in a system call");
-            }
         });
     }
 
@@ -212,6 +205,19 @@ impl Running {
     /// Returns a token that a thread keeps for as long as it works for the operation.
     pub fn at_work(&self) -> TaskTrackerToken {
         self.threads.token()
+    }
+
+    /// Waits until no thread works for the operation any more, but not for ever: one may be held
+    /// up in a system call.
+    ///
+    /// A waiting that was dropped leaves its thread at work until it sees the switch, and what the
+    /// thread had half made is there until then: no end is recorded before this.
+    pub async fn threads_ended(&self) {
+        self.threads.close();
+        let ended = tokio::time::timeout(CANCEL_GRACE, self.threads.wait());
+        if ended.await.is_err() {
+            tracing::warn!(operation = %self.id, "a thread is held up in a system call");
+        }
     }
 
     /// Borrows the switch that the work's threads poll: thrown when it is cancelled or given up.

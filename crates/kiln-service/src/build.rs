@@ -1,6 +1,7 @@
 //! The real building step: packs → merged tree → ext4 image.
 
 use std::fs::File;
+use std::path::PathBuf;
 
 use kiln_api::operation::Stage;
 use kiln_domain::Digest;
@@ -10,6 +11,7 @@ use kiln_tree::{Limits, MergeError, Tree};
 
 use crate::board::Running;
 use crate::seams::BuildRootfs;
+use crate::space::{NoRoom, Space, Storing};
 
 /// What to build, from what.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub struct BuildRequest {
     pub epoch: i64,
     /// The size asked for.
     pub size_bytes: Option<u64>,
+    /// Where the output lies, for messages.
+    pub directory: PathBuf,
 }
 
 /// What was built.
@@ -45,6 +49,9 @@ pub enum BuildError {
     /// Writing failed.
     #[error("the root filesystem cannot be written")]
     Write(#[from] WriteError),
+    /// The disk has no room for it. Nothing was written.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
 }
 
 /// Builds with Kiln's own ext4 writer.
@@ -63,11 +70,11 @@ impl BuildRootfs for Ext4Builder {
             .iter()
             .map(|pack| pack.index().clone())
             .collect();
-        let tree = Tree::merge(indexes, &Limits::default())?;
+        let cancelled = running.work().flag();
+        let tree = Tree::merge(indexes, &Limits::default(), cancelled)?;
         let identity = Identity::derive(request.derivation.as_bytes(), request.epoch);
         let size = request.size_bytes.map_or(Size::Default, Size::Bytes);
-        let plan = Plan::new(&tree, Profile::RwV1, &identity, size)?;
-        running.enter(Stage::Build);
+        let plan = Plan::new(&tree, Profile::RwV1, &identity, size, cancelled)?;
         let sources: Vec<Source<'_>> = request
             .packs
             .iter()
@@ -77,11 +84,29 @@ impl BuildRootfs for Ext4Builder {
                 zero_runs: pack.zero_runs(),
             })
             .collect();
+        if let Some(space) = Space::of_file(output, &request.directory) {
+            space.check(disk_bytes(&plan, &sources, &space))?;
+        }
+        running.enter(Stage::Build);
         let progress = |done, total| running.bytes(done, total);
-        let written = plan.write(&sources, output, &progress, running.work().flag())?;
+        let written = plan.write(&sources, output, &progress, cancelled)?;
         Ok(Built {
             size_bytes: written.size_bytes,
             sums: written.sums.encode(),
         })
+    }
+}
+
+/// Tells how many bytes an image takes of its disk: holes take none, and neither do bodies that
+/// are shared with their packs. Where that cannot be known nothing counts.
+fn disk_bytes(plan: &Plan<'_>, sources: &[Source<'_>], space: &Space) -> u64 {
+    let disk = plan.disk_bytes(sources);
+    let is_copied = |source: &Source<'_>| {
+        rustix::fs::fstat(source.file).is_ok_and(|pack| space.keeps_copies_from(pack.st_dev))
+    };
+    match space.storing {
+        Storing::Unknown => 0,
+        _ if sources.iter().all(is_copied) => disk.bodies + disk.others,
+        _ => disk.others,
     }
 }

@@ -18,6 +18,7 @@ use crate::board::BoardError;
 use crate::build::BuildError;
 use crate::host_files::HostFileError;
 use crate::pulls::ProbeError;
+use crate::space::NoRoom;
 
 pub(crate) use fetch::fetch_failure;
 
@@ -174,11 +175,24 @@ pub(crate) fn probe_failure(error: &ProbeError) -> Failure {
     Failure::from_error(code, error)
 }
 
+/// Says what a disk lacks; `error` is the error that carries it.
+pub(crate) fn room_failure(room: &NoRoom, error: &(dyn std::error::Error + 'static)) -> Failure {
+    let missing = ByteSize(room.needed_bytes.saturating_sub(room.free_bytes));
+    Failure::from_error(codes::storage::FULL, error).with_hint(
+        format!(
+            "free {missing} in {} and pull again",
+            room.directory.display()
+        ),
+        None,
+    )
+}
+
 pub(crate) fn build_failure(error: &BuildError) -> Failure {
     match error {
         BuildError::Merge(merge) => merge_failure(merge, error),
         BuildError::Plan(plan) => plan_failure(plan, error),
         BuildError::Write(write) => write_failure(write, error),
+        BuildError::NoRoom(room) => room_failure(room, error),
     }
 }
 
@@ -193,6 +207,7 @@ fn merge_failure(merge: &MergeError, error: &BuildError) -> Failure {
         | MergeError::HardlinkToDirectory { .. }
         | MergeError::RootReplaced { .. }
         | MergeError::ParentNotDirectory { .. } => codes::layer::CANNOT_BE_APPLIED,
+        MergeError::Cancelled => codes::operation::CANCELLED,
     };
     Failure::from_error(code, error)
 }
@@ -215,6 +230,7 @@ fn plan_failure(plan: &PlanError, error: &BuildError) -> Failure {
         | PlanError::DirectoryTooLarge { .. }
         | PlanError::FileTooLarge { .. }
         | PlanError::DeviceNumber { .. } => Failure::from_error(codes::rootfs::CANNOT_HOLD, error),
+        PlanError::Cancelled => Failure::from_error(codes::operation::CANCELLED, error),
     }
 }
 

@@ -11,6 +11,7 @@ mod documents;
 mod error;
 mod feed;
 mod layer;
+mod needs;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -30,13 +31,18 @@ pub use error::FetchError;
 pub use kiln_layers::Limits as LayerLimits;
 pub use kiln_registry::Config as RegistryConfig;
 
+use self::documents::Documents;
 use crate::blocking::Pool;
 use crate::board::Running;
 use crate::keyed_lock::KeyedLock;
 use crate::seams::{FetchTree, Resolved, SeamFuture, SourceBlob};
+use crate::space::{FetchNeeds, InFlight};
 
 /// Longest `index.json` taken, in bytes.
 const MAX_INDEX_BYTES: u64 = 4 << 20;
+
+/// How many threads look into the cache at a time. They wait for the disk, not for a processor.
+const LOOKS_AT_A_TIME: usize = 4;
 
 /// What to fetch, as whom.
 #[derive(Debug)]
@@ -67,11 +73,16 @@ pub enum SourceFiles {
 pub struct Fetcher {
     cache: Cache,
     config: Arc<RegistryConfig>,
+    /// Threads that decode. One that decodes a download waits for it, however slow it is.
     pool: Pool,
+    /// Threads that look what the cache has and keep small documents, so that who fetches nothing
+    /// never waits for a download of somebody else's.
+    looks: Pool,
     limits: LayerLimits,
     /// By what is fetched (a layer's diff id, a config's digest) and from where: a source that drips
     /// must not hold up the others.
     locks: KeyedLock<(String, Digest)>,
+    in_flight: InFlight,
 }
 
 impl Fetcher {
@@ -81,8 +92,10 @@ impl Fetcher {
             cache,
             config: Arc::new(config),
             pool,
+            looks: Pool::new("cache", LOOKS_AT_A_TIME),
             limits,
             locks: KeyedLock::default(),
+            in_flight: InFlight::default(),
         }
     }
 
@@ -97,7 +110,7 @@ impl Fetcher {
         }
         let source = request.source.clone();
         let files = request.files.duplicate()?;
-        self.pool.run(move || open_local(&source, files)).await?
+        self.looks.run(move || open_local(&source, files)).await?
     }
 }
 
@@ -200,11 +213,16 @@ impl FetchTree for Fetcher {
     fn resolve<'a>(
         &'a self,
         request: &'a FetchRequest,
-        _running: &'a Running,
+        running: &'a Running,
     ) -> SeamFuture<'a, Result<Resolved, FetchError>> {
         Box::pin(async move {
             let source = self.open(request).await?;
-            let resolved = kiln_registry::resolve_with(&source, request.platform, self).await?;
+            let documents = Documents {
+                fetcher: self,
+                running,
+            };
+            let platform = request.platform;
+            let resolved = kiln_registry::resolve_with(&source, platform, &documents).await?;
             let manifest = SourceBlob {
                 digest: resolved.manifest_digest,
                 role: BlobRole::Manifest,
@@ -224,7 +242,7 @@ impl FetchTree for Fetcher {
                 diff_id: Some(layer.diff_id),
             });
             let blobs = [manifest, config].into_iter().chain(layers).collect();
-            self.keep_documents(&resolved).await?;
+            documents.keep_all(&resolved).await?;
             Ok(Resolved {
                 source_kind: source_kind(&request.source),
                 source_reference: request.source.to_string(),
@@ -240,20 +258,26 @@ impl FetchTree for Fetcher {
 
     fn knows<'a>(&'a self, resolved: &'a Resolved) -> SeamFuture<'a, Result<bool, FetchError>> {
         let cache = self.cache.clone();
-        let pairs: Vec<(Digest, Digest)> = resolved
-            .layers
-            .iter()
-            .map(|layer| (layer.descriptor.digest, layer.diff_id))
-            .collect();
+        let layers = resolved.layers.clone();
         let look = move || {
-            for (blob, diff_id) in pairs {
-                if !layer::is_linked(&cache, &blob, &diff_id)? {
+            for layer in layers {
+                if !layer::is_known(&cache, &layer)? {
                     return Ok(false);
                 }
             }
             Ok(true)
         };
-        Box::pin(async move { self.pool.run(look).await? })
+        Box::pin(async move { self.looks.run(look).await? })
+    }
+
+    fn needs<'a>(
+        &'a self,
+        resolved: &'a Resolved,
+    ) -> SeamFuture<'a, Result<FetchNeeds, FetchError>> {
+        let (cache, in_flight) = (self.cache.clone(), self.in_flight.clone());
+        let layers = resolved.layers.clone();
+        let look = move || needs::of_layers(&cache, &in_flight, &layers);
+        Box::pin(async move { self.looks.run(look).await? })
     }
 
     fn layers<'a>(

@@ -9,11 +9,12 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kiln_api::{HandleId, HostFile};
 use kiln_domain::access::Actor;
 use rustix::fs::{FileType, Mode, OFlags};
+use tokio::time::Instant;
 
 /// How long a handle waits to be used.
 const HANDLE_LIFE: Duration = Duration::from_secs(60);
@@ -125,27 +126,12 @@ impl HostFiles {
         passed.retain(|_, kept| kept.at.elapsed() < HANDLE_LIFE);
     }
 
-    /// Opens a regular file that a call names.
-    pub fn file(&self, actor: &Actor, named: &HostFile) -> Result<File, HostFileError> {
-        match self.open(actor, named)? {
-            Opened::File(file) => Ok(file),
-            Opened::Pipe(_) => Err(wrong_kind(named, "a pipe", "a regular file")),
-            Opened::Directory(_) => Err(wrong_kind(named, "a directory", "a regular file")),
-        }
-    }
-
-    /// Opens a directory that a call names: by path, or as a tar stream.
-    pub fn directory(&self, actor: &Actor, named: &HostFile) -> Result<Opened, HostFileError> {
-        match self.open(actor, named)? {
-            Opened::File(_) => Err(wrong_kind(named, "a regular file", "a directory")),
-            opened => Ok(opened),
-        }
-    }
-
-    fn open(&self, actor: &Actor, named: &HostFile) -> Result<Opened, HostFileError> {
+    /// Takes what a call names, at once and without touching the file system: a handle lives a
+    /// minute, and opening a path can take as long as its file system wants.
+    pub fn claim(&self, actor: &Actor, named: &HostFile) -> Result<Claim, HostFileError> {
         match named {
-            HostFile::Handle(handle) => self.take(actor, *handle),
-            HostFile::Path(path) if actor.may_name_host_paths() => open_path(path),
+            HostFile::Handle(handle) => self.take(actor, *handle).map(Claim::Passed),
+            HostFile::Path(path) if actor.may_name_host_paths() => Ok(Claim::Path(path.clone())),
             HostFile::Path(path) => Err(HostFileError::PathNotAllowed {
                 uid: actor.uid,
                 path: path.clone(),
@@ -153,7 +139,7 @@ impl HostFiles {
         }
     }
 
-    fn take(&self, actor: &Actor, handle: HandleId) -> Result<Opened, HostFileError> {
+    fn take(&self, actor: &Actor, handle: HandleId) -> Result<File, HostFileError> {
         let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
         passed.retain(|_, kept| kept.at.elapsed() < HANDLE_LIFE);
         // Another user's handle stays where it is: guessing must not destroy it either.
@@ -161,12 +147,54 @@ impl HostFiles {
             .get(&handle)
             .is_some_and(|kept| kept.uid == actor.uid);
         let kept = if is_own { passed.remove(&handle) } else { None };
-        let Some(kept) = kept else {
-            return Err(HostFileError::HandleUnknown);
-        };
-        match file_type(&kept.file) {
-            Some(FileType::Fifo) => Ok(Opened::Pipe(kept.file)),
-            _ => Ok(Opened::File(kept.file)),
+        kept.map(|kept| kept.file)
+            .ok_or(HostFileError::HandleUnknown)
+    }
+}
+
+/// A file that a caller may have, and that is looked at later. What opens it blocks.
+#[derive(Debug)]
+pub enum Claim {
+    /// A descriptor the caller passed.
+    Passed(File),
+    /// A path of a caller who may name paths.
+    Path(PathBuf),
+}
+
+impl Claim {
+    /// Opens a regular file.
+    pub fn file(self) -> Result<File, HostFileError> {
+        let name = self.name();
+        match self.open()? {
+            Opened::File(file) => Ok(file),
+            Opened::Pipe(_) => Err(wrong_kind(name, "a pipe", "a regular file")),
+            Opened::Directory(_) => Err(wrong_kind(name, "a directory", "a regular file")),
+        }
+    }
+
+    /// Opens a directory: by path, or as a tar stream.
+    pub fn directory(self) -> Result<Opened, HostFileError> {
+        let name = self.name();
+        match self.open()? {
+            Opened::File(_) => Err(wrong_kind(name, "a regular file", "a directory")),
+            opened => Ok(opened),
+        }
+    }
+
+    fn open(self) -> Result<Opened, HostFileError> {
+        match self {
+            Self::Passed(file) => match file_type(&file) {
+                Some(FileType::Fifo) => Ok(Opened::Pipe(file)),
+                _ => Ok(Opened::File(file)),
+            },
+            Self::Path(path) => open_path(&path),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Passed(_) => "the descriptor".to_owned(),
+            Self::Path(path) => path.display().to_string(),
         }
     }
 }
@@ -223,11 +251,7 @@ fn open_path(path: &std::path::Path) -> Result<Opened, HostFileError> {
     }
 }
 
-fn wrong_kind(named: &HostFile, found: &'static str, wanted: &'static str) -> HostFileError {
-    let name = match named {
-        HostFile::Path(path) => path.display().to_string(),
-        HostFile::Handle(_) => "the descriptor".to_owned(),
-    };
+fn wrong_kind(name: String, found: &'static str, wanted: &'static str) -> HostFileError {
     HostFileError::WrongKind {
         name,
         found,
@@ -246,6 +270,10 @@ mod tests {
         Actor::from_peer(uid, uid, None, 500)
     }
 
+    fn file(files: &HostFiles, uid: u32, named: &HostFile) -> Result<File, HostFileError> {
+        files.claim(&actor(uid), named)?.file()
+    }
+
     fn readable(folder: &Path) -> File {
         let path = folder.join("kernel");
         fs::write(&path, "kernel").unwrap();
@@ -258,8 +286,8 @@ mod tests {
         let files = HostFiles::default();
         let handle = HostFile::Handle(files.keep(1000, readable(folder.path())).unwrap());
 
-        let first = files.file(&actor(1000), &handle);
-        let second = files.file(&actor(1000), &handle);
+        let first = file(&files, 1000, &handle);
+        let second = file(&files, 1000, &handle);
 
         assert_eq!(first.map(|_| ()).map_err(|error| error.to_string()), Ok(()));
         assert!(matches!(second, Err(HostFileError::HandleUnknown)));
@@ -271,9 +299,28 @@ mod tests {
         let files = HostFiles::default();
         let handle = HostFile::Handle(files.keep(1000, readable(folder.path())).unwrap());
 
-        let stolen = files.file(&actor(1001), &handle);
+        let stolen = file(&files, 1001, &handle);
 
         assert!(matches!(stolen, Err(HostFileError::HandleUnknown)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handle_dies_after_a_minute_and_a_sweep_closes_its_descriptor() {
+        let files = HostFiles::default();
+        let (reading, writing) = rustix::pipe::pipe().unwrap();
+        let handle = HostFile::Handle(files.keep(1000, File::from(reading)).unwrap());
+        let write = || rustix::io::write(&writing, b"x");
+
+        let last = Duration::from_millis(1);
+        tokio::time::advance(HANDLE_LIFE.saturating_sub(last)).await;
+        files.sweep();
+        assert_eq!(write(), Ok(1), "closed too early");
+
+        tokio::time::advance(last).await;
+        files.sweep();
+        assert_eq!(write(), Err(rustix::io::Errno::PIPE), "still open");
+        let late = files.claim(&actor(1000), &handle);
+        assert!(matches!(late, Err(HostFileError::HandleUnknown)));
     }
 
     #[test]
@@ -307,18 +354,18 @@ mod tests {
         let named = HostFile::Path(folder.path().join("kernel"));
         let missing = HostFile::Path(folder.path().join("missing"));
 
-        assert!(matches!(files.open(&actor(0), &named), Ok(Opened::File(_))));
+        drop(file(&files, 0, &named).unwrap());
         assert!(matches!(
-            files.file(&actor(1000), &named),
+            file(&files, 1000, &named),
             Err(HostFileError::PathNotAllowed { uid: 1000, .. })
         ));
         assert!(matches!(
-            files.file(&actor(0), &missing),
+            file(&files, 0, &missing),
             Err(HostFileError::NotFound { .. })
         ));
         let directory = HostFile::Path(folder.path().to_owned());
         assert!(matches!(
-            files.file(&actor(0), &directory),
+            file(&files, 0, &directory),
             Err(HostFileError::WrongKind {
                 found: "a directory",
                 ..
@@ -326,7 +373,7 @@ mod tests {
         ));
         let device = HostFile::Path("/dev/zero".into());
         assert!(matches!(
-            files.file(&actor(0), &device),
+            file(&files, 0, &device),
             Err(HostFileError::WrongKind {
                 found: "a device",
                 ..

@@ -16,9 +16,9 @@ use kiln_store::{Object, Store, StoreError, users};
 use crate::blocking::Pool;
 use crate::clock::Clock;
 use crate::failures::{catalogue_failure, host_file_failure, pool_failure, store_failure};
-use crate::host_files::HostFiles;
+use crate::host_files::{Claim, HostFileError, HostFiles};
 use crate::keyed_lock::KeyedLock;
-use crate::pulls::{KernelWords, open_kernel_files};
+use crate::pulls::{ClaimedKernel, KernelWords};
 use crate::views;
 
 /// Imports, lists, shows and removes kernels.
@@ -37,6 +37,29 @@ pub struct Kernels {
 struct Work {
     pool: Pool,
     names: Arc<KeyedLock<KernelName>>,
+}
+
+/// What an import is made from, not opened yet.
+#[derive(Debug)]
+enum ClaimedImport {
+    Files(ClaimedKernel),
+    Deb {
+        package: Claim,
+        initrd: Option<Claim>,
+    },
+}
+
+impl ClaimedImport {
+    /// Opens it. It blocks.
+    fn open(self) -> Result<Import, HostFileError> {
+        Ok(match self {
+            Self::Files(files) => Import::Files(files.open()?),
+            Self::Deb { package, initrd } => Import::Deb {
+                package: package.file()?,
+                initrd: initrd.map(Claim::file).transpose()?,
+            },
+        })
+    }
 }
 
 impl Kernels {
@@ -66,35 +89,36 @@ impl Kernels {
     /// Takes a kernel into the catalogue.
     pub async fn import(&self, actor: &Actor, params: ImportParams) -> Result<Kernel, Failure> {
         let name = params.name.clone();
-        // Opened before anything is awaited: a handle lives a minute.
-        let import = self.opened(actor, params)?;
+        // Taken before anything is awaited: a handle lives a minute.
+        let import = self.claim(actor, params)?;
         let desk = self.clone();
         let actor = *actor;
         // A caller that hangs up must not leave a catalogue directory without its row.
-        let task = tokio::spawn(async move { desk.import_opened(actor, name, import).await });
+        let task = tokio::spawn(async move { desk.import_claimed(actor, name, import).await });
         task.await
             .unwrap_or_else(|error| Err(Failure::from_error(codes::daemon::INTERNAL, &error)))
     }
 
-    async fn import_opened(
+    async fn import_claimed(
         &self,
         actor: Actor,
         name: KernelName,
-        import: Import,
+        import: ClaimedImport,
     ) -> Result<Kernel, Failure> {
         let _turn = self.work.names.lock(name.clone()).await;
         let source = match &import {
-            Import::Files(_) => "file",
-            Import::Deb { .. } => "deb",
+            ClaimedImport::Files(_) => "file",
+            ClaimedImport::Deb { .. } => "deb",
         };
         let (catalogue, asked) = (self.catalogue.clone(), name.clone());
-        let imported = self
-            .work
-            .pool
-            .run(move || catalogue.import(asked.as_str(), import, &AtomicBool::new(false)))
-            .await
-            .map_err(|error| pool_failure(&error))?
-            .map_err(|error| catalogue_failure(&error))?;
+        let work = move || {
+            let import = import.open().map_err(|error| host_file_failure(&error))?;
+            catalogue
+                .import(asked.as_str(), import, &AtomicBool::new(false))
+                .map_err(|error| catalogue_failure(&error))
+        };
+        let imported = self.work.pool.run(work).await;
+        let imported = imported.map_err(|error| pool_failure(&error))??;
         let row = kernel_row(&imported, source, actor.uid, self.clock.now());
         let row = row.ok_or_else(|| {
             Failure::new(codes::daemon::INTERNAL, format!("{name} is no kernel name"))
@@ -139,7 +163,8 @@ impl Kernels {
         }
     }
 
-    fn opened(&self, actor: &Actor, params: ImportParams) -> Result<Import, Failure> {
+    /// Takes the files a call names.
+    fn claim(&self, actor: &Actor, params: ImportParams) -> Result<ClaimedImport, Failure> {
         let initrd_path = params.initrd_path;
         match (params.kernel_path, params.deb_path) {
             (Some(_), Some(_)) => Err(Failure::new(
@@ -151,14 +176,14 @@ impl Kernels {
                 "a Debian package brings its own modules",
             )),
             (None, Some(deb)) => {
-                let open = |named| {
+                let claim = |named| {
                     self.files
-                        .file(actor, named)
+                        .claim(actor, named)
                         .map_err(|error| host_file_failure(&error))
                 };
-                let package = open(&deb)?;
-                let initrd = initrd_path.as_ref().map(open).transpose()?;
-                Ok(Import::Deb { package, initrd })
+                let package = claim(&deb)?;
+                let initrd = initrd_path.as_ref().map(claim).transpose()?;
+                Ok(ClaimedImport::Deb { package, initrd })
             }
             (kernel_path, None) => {
                 let modules_dir = params.modules_dir;
@@ -168,9 +193,9 @@ impl Kernels {
                     initrd_path,
                     modules_dir,
                 };
-                let files = open_kernel_files(&self.files, actor, &words)
+                let files = ClaimedKernel::claim(&self.files, actor, &words)
                     .map_err(|error| host_file_failure(&error))?;
-                files.map(Import::Files).ok_or_else(|| {
+                files.map(ClaimedImport::Files).ok_or_else(|| {
                     let message = "neither a kernel file nor a Debian package was named";
                     Failure::new(codes::kernel::REQUIRED, message)
                         .with_hint("name one with --kernel or --deb", None)

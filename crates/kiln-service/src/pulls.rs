@@ -33,7 +33,7 @@ use crate::host_files::HostFiles;
 use crate::operations::Operations;
 use crate::seams::{BuildRootfs, FetchTree};
 
-pub(crate) use kernel_choice::{KernelWords, open_kernel_files};
+pub(crate) use kernel_choice::{ClaimedKernel, KernelWords};
 pub(crate) use rootfs_probe::ProbeError;
 
 /// Pulls images and registers existing root filesystems.
@@ -62,8 +62,8 @@ pub struct Records {
     pub images: PathBuf,
     /// Threads that assemble and copy.
     pub build_pool: Pool,
-    /// Threads that look at a caller's files before there is an operation: short work, that must
-    /// not wait behind builds.
+    /// Threads that look at files, a caller's and our own: short work, that must not wait behind
+    /// builds.
     pub look_pool: Pool,
 }
 

@@ -17,6 +17,7 @@ use kiln_store::version_blobs::BlobRole;
 use crate::board::Running;
 use crate::build::{BuildError, BuildRequest, Built};
 use crate::fetch::{FetchError, FetchRequest};
+use crate::space::FetchNeeds;
 
 /// A future that a seam returns.
 pub type SeamFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -74,6 +75,12 @@ pub trait FetchTree: fmt::Debug + Send + Sync {
     /// Tells whether every layer's blob is known to unpack to what the config says: only then may
     /// something that was built from the same layers stand in for them.
     fn knows<'a>(&'a self, resolved: &'a Resolved) -> SeamFuture<'a, Result<bool, FetchError>>;
+
+    /// Tells what [`FetchTree::layers`] will write at least, and where.
+    fn needs<'a>(
+        &'a self,
+        resolved: &'a Resolved,
+    ) -> SeamFuture<'a, Result<FetchNeeds, FetchError>>;
 
     /// Fetches what is missing, decodes what is not decoded, and opens every layer's pack,
     /// bottom first.

@@ -5,6 +5,7 @@
 //! ```
 
 use std::io::Write as _;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use kiln_tree::{Body, Entry, IndexBuilder, Kind, Limits, Timestamp, Tree, Xattrs};
@@ -33,7 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let index = builder.finish();
     let index_bytes = index.as_bytes().len();
     let start = Instant::now();
-    let tree = Tree::merge(vec![index], &Limits::default())?;
+    let tree = Tree::merge(vec![index], &Limits::default(), &AtomicBool::new(false))?;
     let took = start.elapsed();
     let status = std::fs::read_to_string("/proc/self/status")?;
     let peak = status.lines().find(|line| line.starts_with("VmHWM"));

@@ -6,6 +6,7 @@
 //!
 //! Not here: reading archives, file bodies, writing images, I/O of any kind, clocks.
 
+mod cancel;
 mod diff_id;
 mod entry;
 mod index;
@@ -17,6 +18,7 @@ mod resolve;
 mod tree;
 mod whiteout;
 
+pub use cancel::{CancelCheck, Cancelled};
 pub use diff_id::{DiffId, DiffIdError};
 pub use entry::{
     BLOCK_SIZE, Body, Device, Entry, Kind, Segment, Segments, Timestamp, Xattr, Xattrs,

@@ -13,6 +13,7 @@ use std::hash::{BuildHasher as _, RandomState};
 
 use hashbrown::HashTable;
 
+use crate::cancel::{CancelCheck, Cancelled};
 use crate::entry::{Entry, Kind};
 use crate::index::Index;
 use crate::limits::Limits;
@@ -104,6 +105,15 @@ pub enum MergeError {
         /// [`Limits::symlink_steps`].
         limit: u64,
     },
+    /// The cancel flag was thrown.
+    #[error("merging the layers was cancelled")]
+    Cancelled,
+}
+
+impl From<Cancelled> for MergeError {
+    fn from(_: Cancelled) -> Self {
+        Self::Cancelled
+    }
 }
 
 /// A name in the tree. Siblings form a doubly linked list, so that any can leave at once.
@@ -136,6 +146,7 @@ pub(crate) struct Object {
 pub(crate) struct Merger<'a> {
     layers: &'a [Index],
     limits: &'a Limits,
+    check: &'a CancelCheck<'a>,
     hasher: RandomState,
     /// Live nodes but the root, by parent and name.
     names: HashTable<u32>,
@@ -148,7 +159,11 @@ pub(crate) struct Merger<'a> {
 type Relisted<'a> = OnceCell<HashSet<&'a [u8]>>;
 
 /// Applies all layers.
-pub(crate) fn merge<'a>(layers: &'a [Index], limits: &'a Limits) -> Result<Merger<'a>, MergeError> {
+pub(crate) fn merge<'a>(
+    layers: &'a [Index],
+    limits: &'a Limits,
+    check: &'a CancelCheck<'a>,
+) -> Result<Merger<'a>, MergeError> {
     if layers.len() > limits.layers.min(usize::from(u16::MAX)) {
         return Err(MergeError::TooManyLayers {
             found: layers.len(),
@@ -161,7 +176,7 @@ pub(crate) fn merge<'a>(layers: &'a [Index], limits: &'a Limits) -> Result<Merge
             limit: limits.entries,
         });
     }
-    let mut merger = Merger::new(layers, limits);
+    let mut merger = Merger::new(layers, limits, check);
     for layer in 0..u16::try_from(layers.len()).unwrap_or(u16::MAX) {
         merger.hide(layer)?;
         merger.apply(layer)?;
@@ -170,7 +185,7 @@ pub(crate) fn merge<'a>(layers: &'a [Index], limits: &'a Limits) -> Result<Merge
 }
 
 impl<'a> Merger<'a> {
-    fn new(layers: &'a [Index], limits: &'a Limits) -> Self {
+    fn new(layers: &'a [Index], limits: &'a Limits, check: &'a CancelCheck<'a>) -> Self {
         let root = Node {
             parent: ROOT,
             inode: 0,
@@ -185,6 +200,7 @@ impl<'a> Merger<'a> {
         Self {
             layers,
             limits,
+            check,
             hasher: RandomState::new(),
             names: HashTable::new(),
             nodes: vec![root],
@@ -198,6 +214,7 @@ impl<'a> Merger<'a> {
         let index = self.index(layer);
         let relisted = Relisted::new();
         for (record_at, record) in index.records() {
+            self.check.entry()?;
             let path = located(layer, record_at, record.path_at, record.entry.path);
             match record.entry.kind {
                 Kind::Whiteout => {
@@ -205,12 +222,12 @@ impl<'a> Merger<'a> {
                     if let Some(directory) = self.below(directory, &relisted)?
                         && let Some(node) = self.child(directory, name.bytes)
                     {
-                        self.remove(node);
+                        self.remove(node)?;
                     }
                 }
                 Kind::Opaque => {
                     if let Some(directory) = self.below(path, &relisted)? {
-                        self.remove_children(directory);
+                        self.remove_children(directory)?;
                     }
                 }
                 _ => {}
@@ -260,6 +277,7 @@ impl<'a> Merger<'a> {
     fn apply(&mut self, layer: u16) -> Result<(), MergeError> {
         let index = self.index(layer);
         for (record_at, record) in index.records() {
+            self.check.entry()?;
             let path = located(layer, record_at, record.path_at, record.entry.path);
             match record.entry.kind {
                 Kind::Whiteout | Kind::Opaque => {}
@@ -291,7 +309,7 @@ impl<'a> Merger<'a> {
                 self.objects[inode as usize] = object;
             }
             existing => {
-                self.replace(existing);
+                self.replace(existing)?;
                 self.add(parent, name, object, path)?;
             }
         }
@@ -301,7 +319,7 @@ impl<'a> Merger<'a> {
     fn put_object(&mut self, path: Located<'a>, record: u32) -> Result<(), MergeError> {
         let (parent, name) = self.parent_of(path)?;
         let existing = self.child(parent, name.bytes);
-        self.replace(existing);
+        self.replace(existing)?;
         let object = Object::described(path.layer, record, false);
         self.add(parent, name, object, path)?;
         Ok(())
@@ -323,7 +341,7 @@ impl<'a> Merger<'a> {
         if existing.is_some_and(|node| self.nodes[node as usize].inode == inode) {
             return Ok(());
         }
-        self.replace(existing);
+        self.replace(existing)?;
         self.add_node(parent, name, inode, path)
     }
 
@@ -470,15 +488,13 @@ impl<'a> Merger<'a> {
         Ok(())
     }
 
-    fn replace(&mut self, existing: Option<u32>) {
-        if let Some(node) = existing {
-            self.remove(node);
-        }
+    fn replace(&mut self, existing: Option<u32>) -> Result<(), Cancelled> {
+        existing.map_or(Ok(()), |node| self.remove(node))
     }
 
     /// Takes `node` and all below it out of the tree.
-    fn remove(&mut self, node: u32) {
-        self.remove_children(node);
+    fn remove(&mut self, node: u32) -> Result<(), Cancelled> {
+        self.remove_children(node)?;
         let Node {
             parent,
             next,
@@ -493,21 +509,26 @@ impl<'a> Merger<'a> {
             self.nodes[next as usize].previous = previous;
         }
         self.forget(node);
+        Ok(())
     }
 
-    fn remove_children(&mut self, directory: u32) {
+    /// Takes all below `directory` out of the tree; a merge that is cancelled meanwhile is of no
+    /// more use.
+    fn remove_children(&mut self, directory: u32) -> Result<(), Cancelled> {
         let first = std::mem::replace(&mut self.nodes[directory as usize].first_child, NONE);
         let mut pending = vec![first];
         while let Some(node) = pending.pop() {
             if node == NONE {
                 continue;
             }
+            self.check.entry()?;
             let Node {
                 next, first_child, ..
             } = self.nodes[node as usize];
             pending.extend([next, first_child]);
             self.forget(node);
         }
+        Ok(())
     }
 
     /// Drops a name from the table and from its object's count.
@@ -618,4 +639,25 @@ fn split(path: Located<'_>) -> (Located<'_>, Located<'_>) {
 )]
 fn number(at: usize) -> u32 {
     at as u32
+}
+
+/// Runs each pass over a fresh merge of one layer with the flag as it is.
+#[cfg(test)]
+pub(crate) fn merge_passes(
+    layers: &[Index],
+    limits: &Limits,
+    cancelled: &std::sync::atomic::AtomicBool,
+) -> [Result<(), MergeError>; 3] {
+    let calm = std::sync::atomic::AtomicBool::new(false);
+    let calm = CancelCheck::new(&calm);
+    let check = || CancelCheck::new(cancelled);
+    let hidden = Merger::new(layers, limits, &check()).hide(0);
+    let applied = Merger::new(layers, limits, &check()).apply(0);
+    let removing = check();
+    let mut full = Merger::new(layers, limits, &calm);
+    let removed = full.apply(0).and_then(|()| {
+        full.check = &removing;
+        full.remove_children(ROOT).map_err(MergeError::from)
+    });
+    [hidden, applied, removed]
 }

@@ -7,6 +7,9 @@
 //!
 //! How the layers are applied is not here; see the merge.
 
+use std::sync::atomic::AtomicBool;
+
+use crate::cancel::{CancelCheck, Cancelled};
 use crate::entry::{Body, Device, Kind, Timestamp, Xattrs};
 use crate::index::Index;
 use crate::limits::Limits;
@@ -126,8 +129,18 @@ impl Tree {
     /// A hard link binds to what its target is at that point, whichever layer that is from.
     /// A directory that paths only imply keeps what lower layers say of it, and is 0755, root,
     /// time 0, where none does. Parents that are symbolic links are followed inside the root.
-    pub fn merge(layers: Vec<Index>, limits: &Limits) -> Result<Self, MergeError> {
-        let (nodes, objects) = Freezer::freeze(&merge::merge(&layers, limits)?, &layers);
+    ///
+    /// `cancelled` is looked at every 1,000 entries. Only the sorting of one directory's names is
+    /// not interrupted.
+    pub fn merge(
+        layers: Vec<Index>,
+        limits: &Limits,
+        cancelled: &AtomicBool,
+    ) -> Result<Self, MergeError> {
+        let check = CancelCheck::new(cancelled);
+        let merged = merge::merge(&layers, limits, &check)?;
+        let (nodes, objects) = Freezer::freeze(&merged, &layers, &check)?;
+        drop(merged);
         Ok(Self {
             layers,
             nodes,
@@ -368,7 +381,11 @@ struct Freezer<'a> {
 }
 
 impl<'a> Freezer<'a> {
-    fn freeze(merged: &'a Merger<'a>, layers: &'a [Index]) -> (Vec<Node>, Vec<Object>) {
+    fn freeze(
+        merged: &'a Merger<'a>,
+        layers: &'a [Index],
+        check: &CancelCheck<'_>,
+    ) -> Result<(Vec<Node>, Vec<Object>), Cancelled> {
         let mut freezer = Self {
             layers,
             merged,
@@ -380,6 +397,7 @@ impl<'a> Freezer<'a> {
         freezer.push(ROOT, ROOT);
         let mut pending = vec![ROOT];
         while let Some(node) = pending.pop() {
+            check.entry()?;
             freezer.visit(node);
             let Node {
                 first_child,
@@ -388,7 +406,7 @@ impl<'a> Freezer<'a> {
             } = freezer.nodes[node as usize];
             pending.extend((first_child..first_child + children).rev());
         }
-        (freezer.nodes, freezer.objects)
+        Ok((freezer.nodes, freezer.objects))
     }
 
     /// Numbers a node's object, if this is its first name, and its children.

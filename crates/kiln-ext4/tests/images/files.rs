@@ -146,6 +146,25 @@ fn sums_cover_what_was_written_and_nothing_else() {
 }
 
 #[test]
+fn the_disk_space_foretold_is_never_more_than_what_is_written_and_close_to_it() {
+    let stack = sample();
+    for size in [Size::Default, Size::Bytes(64 << 30)] {
+        let image = stack.build(Profile::RwV1, size);
+
+        let plan = stack.plan(Profile::RwV1, size).expect("it has a plan");
+        let disk = plan.disk_bytes(&stack.sources());
+        let written = image.written.written_bytes;
+
+        let foretold = disk.bodies + disk.others;
+        assert!(foretold <= written, "{size:?}: {disk:?}, {written}");
+        // Two bitmaps of each group at most are written and not foretold.
+        let groups = plan.size_bytes() / (BLOCK as u64 * 32_768);
+        let missing = written - foretold;
+        assert!(missing <= 2 * groups * BLOCK as u64, "{size:?}: {missing}");
+    }
+}
+
+#[test]
 fn two_builds_are_the_same_file() {
     let stack = sample();
     let again = sample();

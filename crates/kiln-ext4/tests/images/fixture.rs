@@ -205,7 +205,8 @@ pub(crate) struct Stack {
 impl Stack {
     pub(crate) fn new(layers: Vec<Layer>) -> Self {
         let indexes = layers.iter().map(|layer| layer.index.clone()).collect();
-        let tree = Tree::merge(indexes, &Limits::default()).expect("the layers can be merged");
+        let tree = Tree::merge(indexes, &Limits::default(), &AtomicBool::new(false))
+            .expect("the layers can be merged");
         Self { tree, layers }
     }
 
@@ -228,7 +229,13 @@ impl Stack {
     }
 
     pub(crate) fn plan(&self, profile: Profile, size: Size) -> Result<Plan<'_>, PlanError> {
-        Plan::new(&self.tree, profile, &identity(), size)
+        Plan::new(
+            &self.tree,
+            profile,
+            &identity(),
+            size,
+            &AtomicBool::new(false),
+        )
     }
 
     /// Builds an image in a directory of its own.

@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use kiln_ext4::{Identity, Plan, Profile, Size};
 use kiln_tree::InodeKind;
@@ -250,7 +251,14 @@ fn the_kernel_finds_a_name_with_the_reserved_hash() {
         hash_seed: [1; 16],
         ..identity()
     };
-    let plan = Plan::new(&stack.tree, Profile::RoV1, &identity, Size::Default).expect("a plan");
+    let plan = Plan::new(
+        &stack.tree,
+        Profile::RoV1,
+        &identity,
+        Size::Default,
+        &AtomicBool::new(false),
+    )
+    .expect("a plan");
     let image = Image::write(&plan, &stack.sources());
     e2fsck(&image.path);
     let Some(mount) = Mount::new(&image.path, "ro") else {

@@ -14,8 +14,16 @@ use kiln_registry::{ConfigFuture, Configs, ImageSource, Resolved};
 
 use super::error::FetchError;
 use super::{Fetcher, place};
+use crate::board::Running;
 
-impl Configs for Fetcher {
+/// The documents of one operation's image.
+#[derive(Debug)]
+pub(super) struct Documents<'a> {
+    pub(super) fetcher: &'a Fetcher,
+    pub(super) running: &'a Running,
+}
+
+impl Configs for Documents<'_> {
     /// Many who want one config at once fetch it once.
     fn config<'a>(
         &'a self,
@@ -23,7 +31,8 @@ impl Configs for Fetcher {
         descriptor: &'a Descriptor,
     ) -> ConfigFuture<'a> {
         Box::pin(async move {
-            let _turn = self.locks.lock((place(source), descriptor.digest)).await;
+            let key = (place(source), descriptor.digest);
+            let _turn = self.fetcher.locks.lock(key).await;
             if let Some(bytes) = self.cached(descriptor).await {
                 return Ok(bytes);
             }
@@ -37,9 +46,9 @@ impl Configs for Fetcher {
     }
 }
 
-impl Fetcher {
+impl Documents<'_> {
     /// Keeps the documents of an image.
-    pub(super) async fn keep_documents(&self, resolved: &Resolved) -> Result<(), FetchError> {
+    pub(super) async fn keep_all(&self, resolved: &Resolved) -> Result<(), FetchError> {
         self.keep(vec![
             (resolved.manifest_digest, resolved.manifest_bytes.clone()),
             (
@@ -51,8 +60,11 @@ impl Fetcher {
     }
 
     async fn keep(&self, documents: Vec<(Digest, Bytes)>) -> Result<(), FetchError> {
-        let cache = self.cache.clone();
+        let cache = self.fetcher.cache.clone();
+        // The operation has not ended before this has: it may leave half a document until then.
+        let at_work = self.running.at_work();
         let keep = move || {
+            let _at_work = at_work;
             for (digest, bytes) in documents {
                 if cache.blob(&digest)?.is_none() {
                     let mut ingest = cache.ingest(&digest, bytes.len() as u64)?;
@@ -64,15 +76,18 @@ impl Fetcher {
             }
             Ok(())
         };
-        self.pool.run(keep).await?
+        self.fetcher.looks.run(keep).await?
     }
 
     /// Reads a document of the cache. One that cannot be read, or is no longer what its name
     /// says, is as good as none.
     async fn cached(&self, descriptor: &Descriptor) -> Option<Bytes> {
-        let (cache, digest) = (self.cache.clone(), descriptor.digest);
+        let (cache, digest) = (self.fetcher.cache.clone(), descriptor.digest);
         let size_bytes = descriptor.size_bytes;
-        let read = self.pool.run(move || read(&cache, &digest, size_bytes));
+        let read = self
+            .fetcher
+            .looks
+            .run(move || read(&cache, &digest, size_bytes));
         read.await.ok().flatten()
     }
 }

@@ -9,11 +9,11 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use kiln_api::operation::LayerState;
-use kiln_cache::{Cache, CacheError, CachedPack, Ingest, IngestError, PendingPack, TooLong};
+use kiln_cache::{Blob, Cache, CacheError, CachedPack, IngestError, PendingPack, TooLong};
 use kiln_domain::Digest;
 use kiln_domain::oci::LayerCompression;
 use kiln_layers::{Compression, Declared, DecodeError, Limits, Pack, PackError};
@@ -25,6 +25,10 @@ use super::error::FetchError;
 use super::feed::{KeepingReader, chunk_channel};
 use super::{Fetcher, place};
 use crate::board::Running;
+use crate::space::Flight;
+
+/// Bytes read at a time when a blob's digest is checked again; the cancel flag is looked at as often.
+const RECHECK_BUFFER_BYTES: usize = 1 << 20;
 
 /// Everything needed to come to one layer's pack.
 pub(super) struct Job<'a> {
@@ -35,11 +39,19 @@ pub(super) struct Job<'a> {
     pub(super) running: &'a Arc<Running>,
 }
 
+/// What the cache has of a layer.
+enum Found {
+    Pack(Pack),
+    Blob(File),
+    Nothing,
+}
+
 /// What the decoding thread needs of a layer; it outlives the waiting for it.
 #[derive(Debug)]
 struct Decoding {
     cache: Cache,
     digest: Digest,
+    size_bytes: u64,
     diff_id: Digest,
     declared: Declared,
     limits: Limits,
@@ -47,6 +59,7 @@ struct Decoding {
     running: Arc<Running>,
     /// The operation has not ended before this has: what it had half made goes with it.
     _at_work: TaskTrackerToken,
+    _flight: Flight,
 }
 
 impl Job<'_> {
@@ -55,67 +68,37 @@ impl Job<'_> {
         // By the diff id: two blobs of one place that unpack to one layer are decoded once.
         let place = place(self.source);
         let _turn = self.fetcher.locks.lock((place, self.layer.diff_id)).await;
-        self.check_cached_size()?;
-        if let Some(pack) = self.cached_pack().await? {
-            self.running.layer(self.index, LayerState::Cached);
-            return Ok(pack);
-        }
-        let digest = self.layer.descriptor.digest;
-        let pack = if let Some(blob) = self.fetcher.cache.blob(&digest)? {
-            self.running.layer(self.index, LayerState::Decoding);
-            self.decode_file(blob.file).await?
-        } else {
-            self.running.layer(self.index, LayerState::Fetching);
-            self.fetch().await?
+        let pack = match self.look().await? {
+            Found::Pack(pack) => {
+                self.running.layer(self.index, LayerState::Cached);
+                return Ok(pack);
+            }
+            Found::Blob(file) => {
+                self.running.layer(self.index, LayerState::Decoding);
+                self.decode_file(file).await?
+            }
+            Found::Nothing => {
+                self.running.layer(self.index, LayerState::Fetching);
+                self.fetch().await?
+            }
         };
         self.running.layer(self.index, LayerState::Done);
         Ok(pack)
     }
 
-    /// Refuses a descriptor that states another size than the blob under its digest has: what the
-    /// cache holds makes a manifest neither better nor worse.
-    fn check_cached_size(&self) -> Result<(), FetchError> {
-        let digest = self.layer.descriptor.digest;
-        let expected_bytes = self.layer.descriptor.size_bytes;
-        match self.fetcher.cache.blob(&digest)? {
-            Some(blob) if blob.size_bytes != expected_bytes => {
-                Err(FetchError::Blob(IngestError::SizeMismatch {
-                    digest,
-                    expected_bytes,
-                    found_bytes: blob.size_bytes,
-                }))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Opens a pack of the cache. One that a crash has torn is thrown away: it can be made again.
-    async fn cached_pack(&self) -> Result<Option<Pack>, FetchError> {
-        let (cache, diff_id) = (self.fetcher.cache.clone(), self.layer.diff_id);
+    /// Looks what the cache has of the layer.
+    async fn look(&self) -> Result<Found, FetchError> {
+        let (cache, layer) = (self.fetcher.cache.clone(), self.layer.clone());
         let running = self.running.clone();
-        let digest = self.layer.descriptor.digest;
-        let open = move || {
-            // A manifest may claim that any blob unpacks to any layer: only what was seen counts.
-            if !is_linked(&cache, &digest, &diff_id)? {
-                return Ok(None);
+        let look = move || {
+            let cancelled = running.work().flag();
+            let blob = believed_blob(&cache, &layer, cancelled)?;
+            if let Some(pack) = cached_pack(&cache, &layer, cancelled)? {
+                return Ok(Found::Pack(pack));
             }
-            let Some(cached) = cache.pack(&diff_id)? else {
-                return Ok(None);
-            };
-            match open_pack(cached, &cache, &diff_id, running.work().flag()) {
-                Ok(pack) => Ok(Some(pack)),
-                Err(source @ PackError::Cancelled) => Err(FetchError::Pack {
-                    digest: diff_id,
-                    source,
-                }),
-                Err(error) => {
-                    tracing::warn!(%diff_id, %error, "a decoded layer is damaged and is dropped");
-                    cache.discard_pack(&diff_id)?;
-                    Ok(None)
-                }
-            }
+            Ok(blob.map_or(Found::Nothing, |blob| Found::Blob(blob.file)))
         };
-        self.fetcher.pool.run(open).await?
+        self.fetcher.looks.run(look).await?
     }
 
     async fn decode_file(&self, mut file: File) -> Result<Pack, FetchError> {
@@ -127,43 +110,23 @@ impl Job<'_> {
             .await?;
         if matches!(&decoded, Err(FetchError::Decode { .. })) {
             // The bytes were good once. If they are no longer, the next pull fetches them anew.
-            self.recheck_blob().await?;
+            let (cache, digest) = (self.fetcher.cache.clone(), self.layer.descriptor.digest);
+            let running = self.running.clone();
+            let check = move || drop_if_damaged(&cache, digest, running.work().flag());
+            self.fetcher.pool.run(check).await??;
         }
         decoded
-    }
-
-    /// Throws a cached blob away that no longer has its digest.
-    async fn recheck_blob(&self) -> Result<(), FetchError> {
-        let (cache, digest) = (self.fetcher.cache.clone(), self.layer.descriptor.digest);
-        let check = move || {
-            let Some(mut blob) = cache.blob(&digest)? else {
-                return Ok(());
-            };
-            let mut hash = Hasher::default();
-            io::copy(&mut blob.file, &mut hash)
-                .map_err(|source| FetchError::Ingest { digest, source })?;
-            if hash.finish() != digest {
-                tracing::warn!(%digest, "a blob in the cache is damaged and is dropped");
-                cache.discard_blob(&digest)?;
-            }
-            Ok(())
-        };
-        self.fetcher.pool.run(check).await?
     }
 
     async fn fetch(&self) -> Result<Pack, FetchError> {
         let descriptor = &self.layer.descriptor;
         let body = self.source.blob(descriptor, 0).await?;
-        let ingest = self
-            .fetcher
-            .cache
-            .ingest(&descriptor.digest, descriptor.size_bytes)?;
         let decoding = self.decoding();
         match body {
             BlobBody::File(range) => {
                 self.fetcher
                     .pool
-                    .run(move || decoding.keep_and_decode(range, ingest))
+                    .run(move || decoding.keep_and_decode(range))
                     .await?
             }
             BlobBody::Stream(mut stream) => {
@@ -171,7 +134,7 @@ impl Job<'_> {
                 let decoded = self
                     .fetcher
                     .pool
-                    .run(move || decoding.keep_and_decode(reader, ingest));
+                    .run(move || decoding.keep_and_decode(reader));
                 let download = async move {
                     while let Some(chunk) = stream.next().await? {
                         // A decoder that has gone away says itself why.
@@ -199,19 +162,22 @@ impl Job<'_> {
         Decoding {
             cache: self.fetcher.cache.clone(),
             digest: self.layer.descriptor.digest,
+            size_bytes: self.layer.descriptor.size_bytes,
             diff_id: self.layer.diff_id,
             declared,
             limits: self.fetcher.limits,
             index: self.index,
             running: self.running.clone(),
             _at_work: self.running.at_work(),
+            _flight: self.fetcher.in_flight.begin(self.layer.diff_id),
         }
     }
 }
 
 impl Decoding {
     /// Keeps a blob and decodes it in one pass. It blocks.
-    fn keep_and_decode<R: Read + Send>(self, inner: R, ingest: Ingest) -> Result<Pack, FetchError> {
+    fn keep_and_decode<R: Read + Send>(self, inner: R) -> Result<Pack, FetchError> {
+        let ingest = self.cache.ingest(&self.digest, self.size_bytes)?;
         let mut reader = KeepingReader {
             inner,
             ingest,
@@ -287,13 +253,112 @@ impl Decoding {
     }
 }
 
+/// Tells whether what a manifest says of a layer is known to be true, as far as the cache can tell.
+/// It blocks.
+pub(super) fn is_known(cache: &Cache, layer: &Layer) -> Result<bool, CacheError> {
+    let descriptor = &layer.descriptor;
+    let blob = cache.blob(&descriptor.digest)?;
+    let is_size_right = blob.is_none_or(|blob| blob.size_bytes == descriptor.size_bytes);
+    Ok(is_size_right && is_linked(cache, layer)?)
+}
+
 /// Tells whether a blob is known to unpack to a layer; a plain tar does by its own digest.
-pub(super) fn is_linked(
+pub(super) fn is_linked(cache: &Cache, layer: &Layer) -> Result<bool, CacheError> {
+    let blob = &layer.descriptor.digest;
+    Ok(*blob == layer.diff_id || cache.linked(blob)? == Some(layer.diff_id))
+}
+
+/// Opens the layer's blob, when the cache has it as the descriptor states it.
+///
+/// One of another length is damaged and is dropped, or it is whole and the descriptor lies: what
+/// the cache holds makes a manifest neither better nor worse. It blocks.
+fn believed_blob(
     cache: &Cache,
-    blob: &Digest,
-    diff_id: &Digest,
-) -> Result<bool, CacheError> {
-    Ok(blob == diff_id || cache.linked(blob)? == Some(*diff_id))
+    layer: &Layer,
+    cancelled: &AtomicBool,
+) -> Result<Option<Blob>, FetchError> {
+    let digest = layer.descriptor.digest;
+    let expected_bytes = layer.descriptor.size_bytes;
+    match cache.blob(&digest)? {
+        Some(blob) if blob.size_bytes != expected_bytes => {
+            match drop_if_damaged(cache, digest, cancelled)? {
+                Condition::Damaged => Ok(None),
+                Condition::Whole => Err(FetchError::Blob(IngestError::SizeMismatch {
+                    digest,
+                    expected_bytes,
+                    found_bytes: blob.size_bytes,
+                })),
+            }
+        }
+        found => Ok(found),
+    }
+}
+
+/// Whether a cached blob still is what its name says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Condition {
+    Whole,
+    Damaged,
+}
+
+/// Throws a cached blob away that no longer has its digest. One that is gone is as good as
+/// damaged. It blocks.
+fn drop_if_damaged(
+    cache: &Cache,
+    digest: Digest,
+    cancelled: &AtomicBool,
+) -> Result<Condition, FetchError> {
+    let Some(mut blob) = cache.blob(&digest)? else {
+        return Ok(Condition::Damaged);
+    };
+    let mut hash = Hasher::default();
+    let mut buffer = vec![0; RECHECK_BUFFER_BYTES];
+    loop {
+        if cancelled.load(Ordering::Relaxed) {
+            let source = DecodeError::Cancelled;
+            return Err(FetchError::Decode { digest, source });
+        }
+        let read = blob.file.read(&mut buffer);
+        match read.map_err(|source| FetchError::Ingest { digest, source })? {
+            0 => break,
+            count => hash.update(&buffer[..count]),
+        }
+    }
+    if hash.finish() == digest {
+        return Ok(Condition::Whole);
+    }
+    tracing::warn!(%digest, "a blob in the cache is damaged and is dropped");
+    cache.discard_blob(&digest)?;
+    Ok(Condition::Damaged)
+}
+
+/// Opens the layer's pack, when the cache has it. One that a crash has torn is thrown away: it can
+/// be made again. It blocks.
+fn cached_pack(
+    cache: &Cache,
+    layer: &Layer,
+    cancelled: &AtomicBool,
+) -> Result<Option<Pack>, FetchError> {
+    let diff_id = layer.diff_id;
+    // A manifest may claim that any blob unpacks to any layer: only what was seen counts.
+    if !is_linked(cache, layer)? {
+        return Ok(None);
+    }
+    let Some(cached) = cache.pack(&diff_id)? else {
+        return Ok(None);
+    };
+    match open_pack(cached, cache, &diff_id, cancelled) {
+        Ok(pack) => Ok(Some(pack)),
+        Err(source @ PackError::Cancelled) => Err(FetchError::Pack {
+            digest: diff_id,
+            source,
+        }),
+        Err(error) => {
+            tracing::warn!(%diff_id, %error, "a decoded layer is damaged and is dropped");
+            cache.discard_pack(&diff_id)?;
+            Ok(None)
+        }
+    }
 }
 
 /// Opens a pack of the cache and, when it is of an earlier boot, checks all of it once.
@@ -333,24 +398,17 @@ fn kept_failure(digest: Digest, source: io::Error) -> FetchError {
     }
 }
 
-/// SHA-256 as something to write into.
+/// SHA-256 of a blob that is read again.
 #[derive(Default)]
 struct Hasher(sha2::Sha256);
 
 impl Hasher {
+    fn update(&mut self, bytes: &[u8]) {
+        sha2::Digest::update(&mut self.0, bytes);
+    }
+
     fn finish(self) -> Digest {
         use sha2::Digest as _;
         Digest::from_bytes(self.0.finalize().into())
-    }
-}
-
-impl io::Write for Hasher {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        sha2::Digest::update(&mut self.0, bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -219,6 +219,8 @@ impl Pulls {
                     Err(failure) => {
                         let cause = failure.cause.join(": ");
                         tracing::warn!(operation = %id, code = failure.code, cause, "{failure}");
+                        // Whoever reads the end, or takes the name, finds nothing half made.
+                        running.threads_ended().await;
                         records.record_failure(id, actor, failure, &running).await;
                     }
                 }

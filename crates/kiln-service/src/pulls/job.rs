@@ -31,10 +31,21 @@ impl Ids {
 
 impl Pulls {
     /// Makes the staging directory; it disappears with the value.
-    pub(super) fn stage(&self, ids: Ids) -> Result<Staging, Failure> {
-        self.artifacts
-            .stage(&ids.version_id.to_string())
-            .map_err(|error| artifact_failure(&error))
+    pub(super) async fn stage(&self, ids: Ids) -> Result<Staging, Failure> {
+        let artifacts = self.artifacts.clone();
+        let stage = move || artifacts.stage(&ids.version_id.to_string());
+        self.look(move || stage().map_err(|error| artifact_failure(&error)))
+            .await
+    }
+
+    /// Runs a short look at the file system off the runtime's threads, which no slow disk may hold
+    /// up.
+    pub(super) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let looked = self.records.look_pool.run(look).await;
+        looked.map_err(|error| pool_failure(&error))?
     }
 
     /// Copies the kernel into staging on the build pool.
@@ -48,11 +59,10 @@ impl Pulls {
         let cancel = running.work().clone();
         let work = move || {
             let staged = kernel.stage(&staging, cancel.flag());
-            (staging, staged)
+            staged.map(|staged| (staging, staged))
         };
-        let (staging, staged) = self.on_build_pool(running, work).await?;
-        let staged = staged.map_err(|error| unless_cancelled(running, choice_failure(&error)))?;
-        Ok((staging, staged))
+        let staged = self.on_build_pool(running, work).await?;
+        staged.map_err(|error| unless_cancelled(running, choice_failure(&error)))
     }
 
     /// Runs blocking work on the build pool; what was cancelled while it waited never starts.

@@ -12,10 +12,8 @@ use kiln_kernel::{
 };
 
 use super::Pulls;
-use crate::failures::{
-    catalogue_failure, host_file_failure, kernel_failure, pool_failure, stage_failure,
-};
-use crate::host_files::{HostFileError, HostFiles, Opened};
+use crate::failures::{catalogue_failure, host_file_failure, kernel_failure, stage_failure};
+use crate::host_files::{Claim, HostFileError, HostFiles, Opened};
 use crate::patient_reader::PatientReader;
 
 /// What a call says about its kernel.
@@ -91,19 +89,32 @@ impl KernelWords {
 }
 
 impl Pulls {
-    /// Finds the kernel and checks that it is one.
-    pub(super) async fn choose_kernel(
+    /// Takes what a call names for its kernel, before anything is awaited.
+    pub(super) fn claim_kernel(
         &self,
         actor: &Actor,
         words: KernelWords,
+    ) -> Result<ClaimedChoice, Failure> {
+        words.check().map_err(|error| choice_failure(&error))?;
+        if let Some(name) = words.kernel_ref {
+            return Ok(ClaimedChoice::Catalogue(name));
+        }
+        ClaimedKernel::claim(&self.files, actor, &words)
+            .map_err(|error| host_file_failure(&error))?
+            .map(ClaimedChoice::Files)
+            .ok_or_else(|| choice_failure(&ChoiceError::Required))
+    }
+
+    /// Finds the kernel and checks that it is one, for `architecture`.
+    pub(super) async fn choose_kernel(
+        &self,
+        claimed: ClaimedChoice,
         architecture: Architecture,
     ) -> Result<ChosenKernel, Failure> {
-        words.check().map_err(|error| choice_failure(&error))?;
-        let chosen = match words.kernel_ref {
-            Some(name) => self.find_in_catalogue(name).await?,
-            None => self.open_files(actor, words).await?,
+        let (chosen, found) = match claimed {
+            ClaimedChoice::Catalogue(name) => self.find_in_catalogue(name).await?,
+            ClaimedChoice::Files(claimed) => self.open_files(claimed).await?,
         };
-        let (chosen, found) = chosen;
         if found.to_string().parse() != Ok(architecture) {
             return Err(choice_failure(&ChoiceError::Architecture {
                 found,
@@ -115,68 +126,82 @@ impl Pulls {
 
     async fn find_in_catalogue(&self, name: KernelName) -> Result<Found, Failure> {
         let (catalogue, asked) = (self.kernels.clone(), name.clone());
+        let get = move || catalogue.get(asked.as_str());
         let kernel = self
-            .records
-            .look_pool
-            .run(move || catalogue.get(asked.as_str()))
-            .await
-            .map_err(|error| pool_failure(&error))?
-            .map_err(|error| choice_failure(&error.into()))?
+            .look(move || get().map_err(|error| choice_failure(&error.into())))
+            .await?
             .ok_or_else(|| choice_failure(&ChoiceError::NotFound { kernel: name }))?;
         let architecture = kernel.facts.architecture;
         Ok((ChosenKernel::Catalogue(Box::new(kernel)), architecture))
     }
 
-    async fn open_files(&self, actor: &Actor, words: KernelWords) -> Result<Found, Failure> {
-        let files = open_kernel_files(&self.files, actor, &words)
-            .map_err(|error| host_file_failure(&error))?
-            .ok_or_else(|| choice_failure(&ChoiceError::Required))?;
-        let kernel = files
-            .kernel
-            .try_clone()
-            .map_err(|error| Failure::from_error(codes::storage::FAILED, &error))?;
-        let facts = self
-            .records
-            .look_pool
-            .run(move || kiln_kernel::inspect(&kernel, &AtomicBool::new(false)))
-            .await
-            .map_err(|error| pool_failure(&error))?
-            .map_err(|error| choice_failure(&error.into()))?;
-        Ok((ChosenKernel::Files(files), facts.architecture))
+    /// Opens the files that were claimed for a kernel, and looks whether it is one.
+    async fn open_files(&self, claimed: ClaimedKernel) -> Result<Found, Failure> {
+        let look = move || {
+            let files = claimed.open().map_err(|error| host_file_failure(&error))?;
+            let facts = kiln_kernel::inspect(&files.kernel, &AtomicBool::new(false))
+                .map_err(|error| choice_failure(&error.into()))?;
+            Ok((ChosenKernel::Files(files), facts.architecture))
+        };
+        self.look(look).await
     }
 }
 
 type Found = (ChosenKernel, kiln_kernel::Architecture);
 
-/// Opens the files a call names for a kernel; `None` when it names no kernel file.
-pub(crate) fn open_kernel_files(
-    files: &HostFiles,
-    actor: &Actor,
-    words: &KernelWords,
-) -> Result<Option<KernelFiles>, HostFileError> {
-    let Some(kernel) = &words.kernel_path else {
-        return Ok(None);
-    };
-    let kernel = files.file(actor, kernel)?;
-    let initrd = words
-        .initrd_path
-        .as_ref()
-        .map(|named| files.file(actor, named))
-        .transpose()?;
-    let modules = match &words.modules_dir {
-        None => None,
-        Some(named) => Some(match files.directory(actor, named)? {
-            Opened::Directory(path) => ModulesSource::Directory(path),
-            Opened::Pipe(tar) | Opened::File(tar) => {
-                ModulesSource::Tar(Box::new(PatientReader::new(tar)))
-            }
-        }),
-    };
-    Ok(Some(KernelFiles {
-        kernel,
-        initrd,
-        modules,
-    }))
+/// What a call names for its kernel, and may have.
+#[derive(Debug)]
+pub(super) enum ClaimedChoice {
+    Catalogue(KernelName),
+    Files(ClaimedKernel),
+}
+
+/// A kernel's files that a caller may have, and that are opened later.
+#[derive(Debug)]
+pub(crate) struct ClaimedKernel {
+    kernel: Claim,
+    initrd: Option<Claim>,
+    modules: Option<Claim>,
+}
+
+impl ClaimedKernel {
+    /// Takes the files a call names for a kernel; `None` when it names no kernel file.
+    pub(crate) fn claim(
+        files: &HostFiles,
+        actor: &Actor,
+        words: &KernelWords,
+    ) -> Result<Option<Self>, HostFileError> {
+        let Some(kernel) = &words.kernel_path else {
+            return Ok(None);
+        };
+        let claim = |named: &Option<HostFile>| {
+            let named = named.as_ref();
+            named.map(|named| files.claim(actor, named)).transpose()
+        };
+        Ok(Some(Self {
+            kernel: files.claim(actor, kernel)?,
+            initrd: claim(&words.initrd_path)?,
+            modules: claim(&words.modules_dir)?,
+        }))
+    }
+
+    /// Opens them. It blocks.
+    pub(crate) fn open(self) -> Result<KernelFiles, HostFileError> {
+        let modules = match self.modules {
+            None => None,
+            Some(claim) => Some(match claim.directory()? {
+                Opened::Directory(path) => ModulesSource::Directory(path),
+                Opened::Pipe(tar) | Opened::File(tar) => {
+                    ModulesSource::Tar(Box::new(PatientReader::new(tar)))
+                }
+            }),
+        };
+        Ok(KernelFiles {
+            kernel: self.kernel.file()?,
+            initrd: self.initrd.map(Claim::file).transpose()?,
+            modules,
+        })
+    }
 }
 
 impl ChosenKernel {

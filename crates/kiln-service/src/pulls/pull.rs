@@ -14,7 +14,6 @@ use kiln_domain::{
     PlatformError, Secret, Source, SourceError, VersionId,
 };
 use kiln_ext4::{Profile, WRITER_VERSION};
-use kiln_layers::Pack;
 use kiln_store::version_blobs::BlobRole;
 use kiln_store::versions;
 
@@ -26,10 +25,12 @@ use super::kernel_choice::{ChosenKernel, KernelWords, choice_failure};
 use crate::board::Running;
 use crate::build::{BuildError, BuildRequest};
 use crate::failures::{
-    artifact_failure, build_failure, fetch_failure, host_file_failure, store_failure,
+    artifact_failure, build_failure, fetch_failure, host_file_failure, room_failure, store_failure,
 };
 use crate::fetch::{FetchRequest, SourceFiles};
+use crate::host_files::{Claim, HostFileError};
 use crate::seams::{BuildRootfs, Resolved};
+use crate::space::Space;
 
 /// A pull whose every word was understood.
 #[derive(Debug)]
@@ -68,6 +69,36 @@ struct Job {
     size_bytes: Option<u64>,
 }
 
+/// The files of a source that a caller may have, not looked at yet.
+#[derive(Debug)]
+enum ClaimedSource {
+    /// The source is no local one.
+    None,
+    /// The layout that a path names.
+    Directory(Claim),
+    /// The archive that a path names.
+    Archive(Claim),
+    /// Files that the caller opened.
+    Passed(Vec<(String, Claim)>),
+}
+
+impl ClaimedSource {
+    /// Opens what was passed, and looks whether what was named is there. It blocks.
+    fn open(self) -> Result<SourceFiles, HostFileError> {
+        Ok(match self {
+            Self::None => SourceFiles::None,
+            Self::Directory(claim) => claim.directory().map(|_| SourceFiles::Named)?,
+            Self::Archive(claim) => claim.file().map(|_| SourceFiles::Named)?,
+            Self::Passed(files) => {
+                let opened = files
+                    .into_iter()
+                    .map(|(name, claim)| Ok((name, claim.file()?)));
+                SourceFiles::Passed(opened.collect::<Result<_, HostFileError>>()?)
+            }
+        })
+    }
+}
+
 impl Pulls {
     /// Pulls an image; the work goes on when the caller hangs up.
     pub async fn pull(&self, actor: &Actor, params: PullParams) -> Result<Outcome, Failure> {
@@ -80,9 +111,13 @@ impl Pulls {
             .map_err(|error| choice_failure(&error))?;
         self.records.check_name(&checked.name).await?;
         // Handles live a minute: every file is taken before anything waits for a thread.
-        let files = self.source_files(actor, &checked.source, &params)?;
+        let source = self.claim_source(actor, &checked.source, &params)?;
+        let kernel = self.claim_kernel(actor, checked.kernel)?;
+        let files = self
+            .look(move || source.open().map_err(|error| host_file_failure(&error)))
+            .await?;
         let kernel = self
-            .choose_kernel(actor, checked.kernel, checked.platform.architecture())
+            .choose_kernel(kernel, checked.platform.architecture())
             .await?;
         let ids = Ids::random();
         let opening = Opening {
@@ -140,38 +175,38 @@ impl Pulls {
         })
     }
 
-    /// Opens the files of a local source: those the client passed, or paths for callers who may
+    /// Takes the files of a local source: those the client passed, or paths for callers who may
     /// name them.
-    fn source_files(
+    fn claim_source(
         &self,
         actor: &Actor,
         source: &Source,
         params: &PullParams,
-    ) -> Result<SourceFiles, Failure> {
+    ) -> Result<ClaimedSource, Failure> {
         let path = match source {
-            Source::Registry(_) => return Ok(SourceFiles::None),
+            Source::Registry(_) => return Ok(ClaimedSource::None),
             Source::OciLayout { path, .. }
             | Source::OciArchive { path, .. }
             | Source::DockerArchive { path, .. } => path,
         };
+        let claim = |named| {
+            let claimed = self.files.claim(actor, named);
+            claimed.map_err(|error| host_file_failure(&error))
+        };
         if let Some(files) = &params.source_files {
-            let opened = files
+            let claimed = files
                 .iter()
-                .map(|(name, named)| Ok((name.clone(), self.files.file(actor, named)?)))
-                .collect::<Result<_, _>>();
-            return opened
-                .map(SourceFiles::Passed)
-                .map_err(|error| host_file_failure(&error));
+                .map(|(name, named)| Ok((name.clone(), claim(named)?)));
+            return Ok(ClaimedSource::Passed(claimed.collect::<Result<_, _>>()?));
         }
         let named = path
             .parse::<kiln_api::HostFile>()
             .map_err(|error| Failure::from_error(codes::source::INVALID_REFERENCE, &error))?;
-        let opened = match source {
-            Source::OciLayout { .. } => self.files.directory(actor, &named).map(|_| ()),
-            _ => self.files.file(actor, &named).map(|_| ()),
-        };
-        opened.map_err(|error| host_file_failure(&error))?;
-        Ok(SourceFiles::Named)
+        let claimed = claim(&named)?;
+        Ok(match source {
+            Source::OciLayout { .. } => ClaimedSource::Directory(claimed),
+            _ => ClaimedSource::Archive(claimed),
+        })
     }
 
     /// The job: resolve, fetch, build, stage, publish, commit.
@@ -186,7 +221,7 @@ impl Pulls {
         let resolved = or_cancelled(&running, resolving, fetch_failure).await?;
         let derived = derive(&resolved, job.size_bytes);
         let ids = job.ids;
-        let staging = self.stage(ids)?;
+        let staging = self.stage(ids).await?;
         let knowing = self.fetch.knows(&resolved);
         let twin = if or_cancelled(&running, knowing, fetch_failure).await? {
             self.twin(&derived.digest).await?
@@ -238,8 +273,10 @@ impl Pulls {
         let Some(row) = found.map_err(|error| store_failure(&error))? else {
             return Ok(None);
         };
+        let artifacts = self.artifacts.clone();
         // A directory that vanished under us is no reason to fail: then it is built.
-        Ok(Twin::open(&self.artifacts, row.id).unwrap_or_default())
+        self.look(move || Ok(Twin::open(&artifacts, row.id).unwrap_or_default()))
+            .await
     }
 
     async fn copy_rootfs(
@@ -250,13 +287,24 @@ impl Pulls {
     ) -> Result<(Staging, u64), Failure> {
         running.enter(Stage::Build);
         let cancel = running.work().clone();
+        // A staging area that came to nothing is removed there, too.
         let work = move || {
             let copied = twin.copy_into(&staging, &cancel);
-            (staging, copied)
+            copied.map(|size| (staging, size))
         };
-        let (staging, copied) = self.on_build_pool(running, work).await?;
-        let size = copied.map_err(|error| unless_cancelled(running, artifact_failure(&error)))?;
-        Ok((staging, size))
+        let copied = self.on_build_pool(running, work).await?;
+        copied.map_err(|error| unless_cancelled(running, artifact_failure(&error)))
+    }
+
+    /// Refuses a pull that has no room, before anything of it is fetched.
+    async fn check_room(&self, resolved: &Resolved, running: &Running) -> Result<(), Failure> {
+        let images = self.records.images.clone();
+        let measure = move || Ok(Space::of_directory(&images));
+        let state = self.look(measure).await?;
+        let needs = or_cancelled(running, self.fetch.needs(resolved), fetch_failure).await?;
+        needs
+            .check(state.as_ref())
+            .map_err(|error| room_failure(&error, &error))
     }
 
     async fn build_rootfs(
@@ -268,20 +316,26 @@ impl Pulls {
         running: &Arc<Running>,
     ) -> Result<(Staging, u64), Failure> {
         running.enter(Stage::Fetch);
+        self.check_room(resolved, running).await?;
         let fetching = self.fetch.layers(request, resolved, running);
         let packs = or_cancelled(running, fetching, fetch_failure).await?;
         running.enter(Stage::Merge);
         let (builder, entry) = (self.build.clone(), running.clone());
         let derivation = derived.clone();
+        let images = self.records.images.clone();
         let work = move || {
-            let outcome = build_into(&*builder, &staging, packs, &derivation, &entry);
-            (staging, outcome)
+            let request = BuildRequest {
+                packs,
+                derivation: derivation.digest,
+                epoch: derivation.epoch,
+                size_bytes: derivation.size_bytes,
+                directory: images,
+            };
+            let outcome = build_into(&*builder, &staging, request, &entry);
+            outcome.map(|size| (staging, size))
         };
-        let (staging, outcome) = self.on_build_pool(running, work).await?;
-        Ok((
-            staging,
-            outcome.map_err(|failure| unless_cancelled(running, failure))?,
-        ))
+        let outcome = self.on_build_pool(running, work).await?;
+        outcome.map_err(|failure| unless_cancelled(running, failure))
     }
 }
 
@@ -315,19 +369,12 @@ impl Twin {
 fn build_into(
     build: &dyn BuildRootfs,
     staging: &Staging,
-    packs: Vec<Pack>,
-    derivation: &Derived,
+    request: BuildRequest,
     running: &Running,
 ) -> Result<u64, Failure> {
     let output = staging
         .create(ROOTFS)
         .map_err(|error| artifact_failure(&error))?;
-    let request = BuildRequest {
-        packs,
-        derivation: derivation.digest,
-        epoch: derivation.epoch,
-        size_bytes: derivation.size_bytes,
-    };
     let outcome = build
         .build(request, &output, running)
         .map_err(|error: BuildError| build_failure(&error))?;

@@ -54,10 +54,16 @@ impl Pulls {
         self.records.check_name(&params.name).await?;
         let rootfs = self
             .files
-            .file(actor, &params.rootfs_path)
+            .claim(actor, &params.rootfs_path)
             .map_err(|error| host_file_failure(&error))?;
-        let kernel = self.choose_kernel(actor, words, architecture).await?;
-        probe(&rootfs).map_err(|error| probe_failure(&error))?;
+        let kernel = self.claim_kernel(actor, words)?;
+        let kernel = self.choose_kernel(kernel, architecture).await?;
+        let look = move || {
+            let rootfs = rootfs.file().map_err(|error| host_file_failure(&error))?;
+            probe(&rootfs).map_err(|error| probe_failure(&error))?;
+            Ok(rootfs)
+        };
+        let rootfs = self.look(look).await?;
         let reference = match &params.rootfs_path {
             HostFile::Path(path) => path.display().to_string(),
             HostFile::Handle(_) => "passed descriptor".to_owned(),
@@ -96,14 +102,14 @@ impl Pulls {
     ) -> Result<Image, Failure> {
         running.enter(Stage::Build);
         let ids = job.ids;
-        let staging = self.stage(ids)?;
+        let staging = self.stage(ids).await?;
         let (rootfs, cancel) = (job.rootfs, running.work().clone());
         let work = move || {
             let copied = staging.copy_in(&rootfs, ROOTFS, cancel.flag());
-            (staging, copied)
+            copied.map(|copied| (staging, copied))
         };
-        let (staging, copied) = self.on_build_pool(&running, work).await?;
-        let copied =
+        let copied = self.on_build_pool(&running, work).await?;
+        let (staging, copied) =
             copied.map_err(|error| unless_cancelled(&running, artifact_failure(&error)))?;
         let (staging, kernel) = self.stage_kernel(staging, job.kernel, &running).await?;
         let finished = Finished {

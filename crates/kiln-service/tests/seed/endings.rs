@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use anyhow::{Context as _, Result};
@@ -89,6 +90,42 @@ async fn a_cancelled_pull_leaves_nothing_wherever_it_was() -> Result<()> {
             failure.is(codes::operation::ALREADY_FINISHED),
             "{failure:?}"
         );
+    }
+    Ok(())
+}
+
+/// Whoever cancels, waits, or just reads the state hears of an end only when it is one.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_end_is_told_before_the_last_thread_has_ended() -> Result<()> {
+    let source = OneLayer::new(&[("marker", "ok")])?;
+    let has_ended = Arc::new(AtomicBool::new(false));
+    source.then(Act::Linger(has_ended.clone()));
+    let house = House::new(source.clone())?;
+    let started = house.start(house.params(REFERENCE)).await?;
+    eventually("the fetch", async || Ok(source.calls().1 > 0)).await?;
+    let root = root();
+    let id = started.id;
+
+    let cancelling = async {
+        let ended = house.operations.cancel(&root, id).await;
+        (ended, has_ended.load(Ordering::SeqCst))
+    };
+    let reading = async {
+        loop {
+            let operation = house.operations.get(&root, id).await;
+            let seen = has_ended.load(Ordering::SeqCst);
+            if !matches!(&operation, Ok(found) if found.state == OperationState::Running) {
+                return (operation, seen);
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let both = async { tokio::join!(cancelling, reading) };
+    let (cancelled, read) = within_limit("the end", both).await?;
+
+    for (told, had_ended) in [cancelled, read] {
+        assert_eq!(told?.state, OperationState::Cancelled);
+        assert!(had_ended, "told while a thread was at work");
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use anyhow::{Context as _, Result};
 use kiln_api::image::PullParams;
 use kiln_api::{Code, codes};
+use kiln_service::{FetchNeeds, Space, Storing};
 use kiln_testkit::elf;
 
 use crate::house::{House, bare};
@@ -138,4 +139,33 @@ async fn a_size_too_small_is_refused_with_the_minimum() -> Result<()> {
     let image = house.pull(sized(minimum)).await?;
     assert_eq!(image.rootfs.size_bytes, minimum);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_without_room_is_refused_before_anything_is_fetched() -> Result<()> {
+    let source = OneLayer::new(&[("marker", "ok")])?;
+    let house = House::new(source.clone())?;
+    let cache = Space {
+        directory: "/small/cache".into(),
+        free_bytes: 5_000_000,
+        device: u64::MAX,
+        storing: Storing::Everything,
+    };
+    source.set_needs(FetchNeeds {
+        cache: Some(cache),
+        blob_bytes: 1_000_000,
+        pack_bytes: 0,
+        image_bytes: 0,
+    });
+
+    let failed = house.pull(house.params("debian:bookworm")).await;
+
+    let failure = failed.err().context("it was not refused")?;
+    assert!(failure.is(codes::storage::FULL), "{failure:?}");
+    for noun in ["/small/cache", "5194304", "5000000"] {
+        assert!(failure.message.contains(noun), "{noun}: {failure:?}");
+    }
+    assert!(failure.hint.is_some(), "{failure:?}");
+    assert_eq!(source.calls(), (1, 0), "something was fetched");
+    house.assert_untouched("debian-bookworm").await
 }

@@ -5,14 +5,15 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
 use kiln_domain::Digest;
 use kiln_domain::oci::ImageConfig;
 use kiln_layers::{Declared, Limits, Pack};
 use kiln_service::{
-    BuildError, BuildRequest, BuildRootfs, Built, FetchError, FetchRequest, FetchTree, Resolved,
-    Running, SeamFuture, SourceBlob,
+    BuildError, BuildRequest, BuildRootfs, Built, FetchError, FetchNeeds, FetchRequest, FetchTree,
+    Resolved, Running, SeamFuture, SourceBlob,
 };
 use kiln_store::version_blobs::BlobRole;
 use kiln_store::{Store, names};
@@ -29,6 +30,9 @@ pub(crate) enum Act {
     Panic,
     /// Never comes to an end by itself.
     Block,
+    /// Never comes to an end by itself, and has a thread that goes on for a while when it is
+    /// cancelled; then it throws this.
+    Linger(Arc<AtomicBool>),
     /// Gives the layer, after every reservation in the store is gone.
     LoseNames(Store),
 }
@@ -39,6 +43,7 @@ pub(crate) struct OneLayer {
     archive: Vec<u8>,
     diff_id: Digest,
     acts: Mutex<VecDeque<Act>>,
+    needs: Mutex<FetchNeeds>,
     resolved: AtomicUsize,
     fetched: AtomicUsize,
 }
@@ -56,6 +61,7 @@ impl OneLayer {
             archive,
             diff_id: Digest::from_bytes(diff_id),
             acts: Mutex::default(),
+            needs: Mutex::default(),
             resolved: AtomicUsize::new(0),
             fetched: AtomicUsize::new(0),
         }))
@@ -64,6 +70,11 @@ impl OneLayer {
     /// Says what the next call that nobody has spoken for does.
     pub(crate) fn then(&self, act: Act) {
         self.acts().push_back(act);
+    }
+
+    /// Says what fetching the layer takes.
+    pub(crate) fn set_needs(&self, needs: FetchNeeds) {
+        *self.needs.lock().unwrap_or_else(PoisonError::into_inner) = needs;
     }
 
     /// Counts the references looked up, and the times layers were asked for.
@@ -144,11 +155,20 @@ impl FetchTree for OneLayer {
         Box::pin(async { Ok(true) })
     }
 
+    fn needs<'a>(
+        &'a self,
+        _resolved: &'a Resolved,
+    ) -> SeamFuture<'a, Result<FetchNeeds, FetchError>> {
+        let needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner);
+        let needs = needs.clone();
+        Box::pin(async { Ok(needs) })
+    }
+
     fn layers<'a>(
         &'a self,
         _request: &'a FetchRequest,
         _resolved: &'a Resolved,
-        _running: &'a Arc<Running>,
+        running: &'a Arc<Running>,
     ) -> SeamFuture<'a, Result<Vec<Pack>, FetchError>> {
         Box::pin(async move {
             self.fetched.fetch_add(1, Ordering::SeqCst);
@@ -158,6 +178,10 @@ impl FetchTree for OneLayer {
                 Act::Fail(text) => return Err(FetchError::StandIn(text.into())),
                 Act::Panic => panic!("a stand-in panics on purpose"),
                 Act::Block => std::future::pending().await,
+                Act::Linger(has_ended) => {
+                    linger(running.clone(), has_ended);
+                    std::future::pending::<()>().await;
+                }
                 Act::LoseNames(store) => {
                     let lost = store.write(names::clear_reservations).await;
                     lost.map_err(|error| stand_in(error.into()))?;
@@ -167,6 +191,20 @@ impl FetchTree for OneLayer {
             Ok(vec![pack])
         })
     }
+}
+
+/// Starts a thread of the operation that takes a moment to see that it was cancelled.
+fn linger(running: Arc<Running>, has_ended: Arc<AtomicBool>) {
+    let at_work = running.at_work();
+    std::thread::spawn(move || {
+        while !running.is_cancelled() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Longer than it takes to record an end and to tell of it.
+        std::thread::sleep(Duration::from_millis(300));
+        has_ended.store(true, Ordering::SeqCst);
+        drop(at_work);
+    });
 }
 
 /// A builder that panics.

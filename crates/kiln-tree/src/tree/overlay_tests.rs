@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use std::sync::atomic::AtomicBool;
+
 use proptest::prelude::*;
 
 use crate::{Body, Entry, Index, IndexBuilder, InodeKind, Kind, Limits, Timestamp, Tree, Xattrs};
@@ -306,7 +308,7 @@ fn index(layer: &[Change]) -> Index {
 
 fn merge(layers: &[Vec<Change>]) -> Option<Tree> {
     let indexes = layers.iter().map(|layer| index(layer)).collect();
-    Tree::merge(indexes, &Limits::default()).ok()
+    Tree::merge(indexes, &Limits::default(), &AtomicBool::new(false)).ok()
 }
 
 fn path(longest: usize) -> impl Strategy<Value = Path> {
@@ -392,6 +394,7 @@ fn masking_a_hundred_thousand_files_is_linear() {
             layer(Kind::Whiteout),
         ],
         &Limits::default(),
+        &AtomicBool::new(false),
     )
     .unwrap();
 

@@ -59,7 +59,11 @@ fn merge(layers: &[Vec<Entry<'_>>]) -> Result<Tree, MergeError> {
         }
         builder.finish()
     };
-    Tree::merge(layers.iter().map(index).collect(), &Limits::default())
+    Tree::merge(
+        layers.iter().map(index).collect(),
+        &Limits::default(),
+        &AtomicBool::new(false),
+    )
 }
 
 /// Writes a tree as one word a name: its path, what it is, its owner, and `=` with the number of
@@ -378,7 +382,12 @@ fn limits_are_typed_errors() {
         symlink_steps: 3,
     };
     let merge = |layers: &[Vec<Entry<'_>>]| {
-        Tree::merge(layers.iter().map(|layer| index(layer)).collect(), &small).err()
+        Tree::merge(
+            layers.iter().map(|layer| index(layer)).collect(),
+            &small,
+            &AtomicBool::new(false),
+        )
+        .err()
     };
     let path = |path: &str| crate::ShownPath::new(path.as_bytes());
 
@@ -484,4 +493,28 @@ fn lookup_follows_parents_and_not_the_last_component() {
         let found = tree.lookup(path.as_bytes()).map(|node| tree.path(node));
         assert_eq!(found, want.map(|path| path.as_bytes().to_vec()), "{path:?}");
     }
+}
+
+/// Each pass alone looks at the flag: none of them may run through a million entries unasked.
+#[test]
+fn a_thrown_flag_stops_every_pass() {
+    let mut builder = IndexBuilder::new();
+    builder.push(&file("a", 1)).unwrap();
+    let layers = [builder.finish()];
+    let limits = Limits::default();
+    let thrown = AtomicBool::new(true);
+    let check = || CancelCheck::new(&thrown);
+    let calm = AtomicBool::new(false);
+    let calm = CancelCheck::new(&calm);
+
+    let merged = merge::merge(&layers, &limits, &calm).unwrap();
+    let frozen = Freezer::freeze(&merged, &layers, &check());
+    assert_eq!(frozen.err(), Some(Cancelled));
+
+    let stopped = merge::merge_passes(&layers, &limits, &thrown);
+    let stopped = stopped.map(Result::err);
+    assert_eq!(stopped, [const { Some(MergeError::Cancelled) }; 3]);
+
+    let whole = Tree::merge(layers.to_vec(), &limits, &thrown);
+    assert_eq!(whole.err(), Some(MergeError::Cancelled));
 }

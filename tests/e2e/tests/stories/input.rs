@@ -3,20 +3,18 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::thread;
 
 use anyhow::{Context as _, Result};
-use kiln_testkit::daemon::{Daemon, Start};
+use kiln_testkit::elf;
 use kiln_testkit::images::entry::{Entry, write_end};
 use kiln_testkit::images::layout::{Compression, Layout};
-use kiln_testkit::{elf, process, tools};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::source::{self, noise, oci, of_layers};
-use crate::stage::{KERNEL, LIMIT, Stage, code, entries, pull};
+use crate::stage::{KERNEL, Stage, code, entries, pull};
 
 const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -139,6 +137,35 @@ fn blobs_that_are_not_what_was_said_are_refused() -> Result<()> {
     for (reference, want, noun) in cases {
         assert_refused(&stage, "image.pull", &pull(&reference, "bad"), want, noun)?;
     }
+    Ok(())
+}
+
+/// What the cache holds makes a manifest neither better nor worse: a damaged blob of it is fetched
+/// again, and a whole one shows that a descriptor states the wrong size.
+#[test]
+fn a_cached_blob_of_another_size_is_not_believed() -> Result<()> {
+    let stage = Stage::new()?;
+    let good = tar_of(&[Entry::file("marker", noise(1, 40_000))])?;
+    let right = one_blob(&stage.path("right"), TAR, &good, None, 0)?;
+    let wrong = one_blob(&stage.path("wrong"), TAR, &good, None, 1)?;
+    stage.pull(&right, "first")?;
+    let blobs = stage.root().join("cache/blobs/sha256");
+    let cached = entries(&blobs)?.into_iter().map(|name| blobs.join(name));
+    let mut cached = cached.filter(|path| fs::read(path).is_ok_and(|bytes| bytes == good));
+    let cached = cached.next().context("the layer is not in the cache")?;
+
+    let refused = stage.refused("image.pull", &pull(&wrong, "bad"))?;
+    assert_eq!(code(&refused), "source.size_mismatch", "{refused}");
+    assert_eq!(fs::read(&cached)?, good, "a lie took the blob away");
+
+    stage.call("image.forget", &json!({"image": "first"}))?;
+    for name in entries(&stage.root().join("cache/packs"))? {
+        fs::remove_file(stage.root().join("cache/packs").join(name))?;
+    }
+    fs::set_permissions(&cached, fs::Permissions::from_mode(0o600))?;
+    File::options().write(true).open(&cached)?.set_len(10_000)?;
+    stage.pull(&right, "second")?;
+    assert_eq!(fs::read(&cached)?, good, "the damaged blob is still there");
     Ok(())
 }
 
@@ -424,56 +451,5 @@ fn registries_that_refuse_or_fail_are_named_with_what_they_did() -> Result<()> {
 
         assert_refused(&stage, "image.pull", &params, want, &host)?;
     }
-    Ok(())
-}
-
-/// A small filesystem in memory.
-struct SmallDisk(TempDir);
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let mut command = process::command("umount");
-        command.arg(self.0.path());
-        // A mount that will not go is left for whoever runs the tests to see.
-        drop(process::run(command, LIMIT));
-    }
-}
-
-#[test]
-fn a_full_disk_is_said_to_be_full_and_nothing_is_kept() -> Result<()> {
-    let needs = [tools::Need::Root, tools::MOUNT];
-    if tools::must_skip("a_full_disk_is_said_to_be_full_and_nothing_is_kept", &needs)? {
-        return Ok(());
-    }
-    let disk = SmallDisk(crate::stage::folder()?);
-    let mut command = process::command(tools::require(tools::MOUNT)?);
-    command.args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]);
-    command.arg(disk.0.path());
-    process::run(command, LIMIT)?;
-    let folder = tempfile::tempdir()?;
-    let kernel = folder.path().join("vmlinux");
-    fs::write(&kernel, elf::smallest(elf::X86_64))?;
-    let layout = of_layers(&folder.path().join("layout"), |layout| {
-        let entries = [Entry::file("large", noise(3, 32 << 20))];
-        Ok(vec![layout.add_layer(&entries, Compression::Plain)?])
-    })?;
-    let daemon = Daemon::start_in(&disk.0.path().join("root"), Start::default())?;
-
-    let params = json!({"ref": oci(&layout, "1"), "name": "large", "kernel_path": kernel});
-    let refused = daemon
-        .call("image.pull", &params)
-        .err()
-        .context("it fitted")?;
-
-    let error = refused.refused()?;
-    assert_eq!(code(&error), "storage.full", "{error}");
-    assert_eq!(error.data["retryable"], true);
-    for place in ["images", "cache/ingest", "cache/packs"] {
-        let left = entries(&daemon.root().join(place))?;
-        assert_eq!(left, Vec::<String>::new(), "{place}");
-    }
-    daemon.call("daemon.info", &json!({}))?;
-    drop(daemon);
-    drop(disk);
     Ok(())
 }

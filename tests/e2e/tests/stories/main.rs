@@ -4,6 +4,7 @@
 //! tests (`cargo build -p kilnd` first). A story that needs a packaged program the machine lacks
 //! says so and is skipped; with `KILN_REQUIRE_TOOLS` set it fails instead.
 
+mod archives;
 mod command_line;
 mod correctness;
 mod descriptors;
@@ -15,6 +16,7 @@ mod operations;
 mod recovery;
 mod registries;
 mod source;
+mod space;
 mod stage;
 mod walk;
 mod websocket;

@@ -204,16 +204,98 @@ fn a_cancelled_pull_leaves_nothing_and_ends_soon() -> Result<()> {
     assert_eq!(ended["error"]["code"], "operation.cancelled");
     // What was promised is 10 s for the files; the answer comes when the record stands.
     assert!(took < Duration::from_secs(10), "{took:?}");
-    wait::until(
-        "end of the partial download",
-        Duration::from_secs(10),
-        || Ok(stage.entries("cache/ingest")?.is_empty().then_some(())),
-    )?;
+    // Right now, not soon: an operation has ended when its files are gone.
     stage.assert_nothing_left()?;
     let again = stage.refused("operation.cancel", &json!({"operation_id": id}))?;
     assert_eq!(code(&again), "operation.already_finished");
     tap.open();
     stage.pull(&tap.reference(), "slow")?;
+    Ok(())
+}
+
+/// Whoever is told that an operation was cancelled may look at once: its threads have ended.
+#[test]
+fn a_pull_cancelled_in_mid_decode_has_no_thread_left_when_its_end_is_told() -> Result<()> {
+    let stage = Stage::new()?;
+    let layout = source::of_layers(&stage.path("layout"), |layout| {
+        let layers = 0..4_u8;
+        let layer = |number| {
+            let files = (0..8_u8).map(|file| {
+                let bytes = [number, file, 7, 9].repeat(1 << 20);
+                Entry::file(format!("large-{number}-{file}"), bytes)
+            });
+            layout.add_layer(&files.collect::<Vec<_>>(), Compression::Plain)
+        };
+        layers.map(layer).collect()
+    })?;
+    for round in 0..8 {
+        let id = stage.start(pull(&oci(&layout, "1"), "large"))?;
+        wait::until("bytes of a layer", LIMIT, || {
+            let bytes = &get(&stage, &id)?["progress"]["fetched_bytes"];
+            Ok((bytes.as_u64() > Some(round << 20)).then_some(()))
+        })?;
+        assert!(!stage.entries("cache/ingest")?.is_empty(), "nothing begun");
+
+        let ended = stage.call("operation.cancel", &json!({"operation_id": id}))?;
+        let left = (stage.entries("cache/ingest")?, stage.entries("images")?);
+
+        assert_eq!(ended["state"], "cancelled");
+        assert_eq!(left, (Vec::new(), Vec::new()), "round {round}");
+        for folder in ["cache/blobs/sha256", "cache/packs"] {
+            let path = stage.root().join(folder);
+            std::fs::remove_dir_all(&path)?;
+            std::fs::create_dir(&path)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_registry_that_drips_holds_up_nobody_elses_pull_of_the_same_layer() -> Result<()> {
+    // A thread each: what is held up here is not the decoders.
+    let stage = Stage::with_config("[limits]\ndecode_threads = 2\n")?;
+    let (dripping, fast) = (Tap::start()?, Tap::start()?);
+    assert_eq!(
+        dripping.shared.large, fast.shared.large,
+        "not the same layer"
+    );
+    let held = stage.start(pull(&dripping.reference(), "held"))?;
+    dripping.wait_for_request()?;
+    fast.open();
+
+    let id = stage.start(pull(&fast.reference(), "fast"))?;
+    let wait = json!({"operation_id": id, "timeout_ms": 30_000});
+    let ended = stage.call("operation.wait", &wait)?;
+
+    assert_eq!(ended["state"], "succeeded");
+    assert_eq!(get(&stage, &held)?["state"], "running");
+    assert_eq!(fast.blobs_asked(), 1, "the layer came from somewhere else");
+    dripping.open();
+    let ended = stage.call("operation.wait", &json!({"operation_id": held}))?;
+    assert_eq!(ended["state"], "succeeded");
+    Ok(())
+}
+
+#[test]
+fn a_registry_that_drips_holds_up_nobody_who_fetches_nothing() -> Result<()> {
+    let stage = Stage::with_config("[limits]\ndecode_threads = 1\n")?;
+    let layout = source::small(&stage.path("layout"))?;
+    stage.pull(&oci(&layout, "1"), "first")?;
+    let tap = Tap::start()?;
+    let held = stage.start(pull(&tap.reference(), "held"))?;
+    tap.wait_for_request()?;
+
+    let mut another = pull(&oci(&layout, "1"), "another");
+    // Another size is another image: its layers are looked for, and found.
+    another["size_bytes"] = json!(64 << 20);
+    for params in [pull(&oci(&layout, "1"), "twin"), another] {
+        let id = stage.start(params)?;
+        let wait = json!({"operation_id": id, "timeout_ms": 30_000});
+        assert_eq!(stage.call("operation.wait", &wait)?["state"], "succeeded");
+    }
+
+    assert_eq!(get(&stage, &held)?["state"], "running");
+    stage.call("operation.cancel", &json!({"operation_id": held}))?;
     Ok(())
 }
 

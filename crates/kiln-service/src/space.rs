@@ -1,0 +1,288 @@
+//! Whether the disks have room for a pull, asked before it is fetched and before it is built.
+//!
+//! Nothing here reserves anything: two pulls may both be told that they fit, and the second then
+//! finds the disk full. What is asked for is always a lower bound, so that no pull is refused that
+//! would have fitted.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kiln_domain::{ByteSize, Digest};
+use rustix::fs::{StatFs, StatVfs};
+
+/// What stays free, in bytes: the database folds its log back every 1,000 pages of 4 KiB, and must
+/// be able to record how a pull ended.
+pub(crate) const RESERVE_BYTES: u64 = 4 << 20;
+
+/// What a directory's file system had free at a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// The directory, for messages.
+    pub directory: PathBuf,
+    /// Bytes that the daemon may still write.
+    pub free_bytes: u64,
+    /// Which file system it is.
+    pub device: u64,
+    /// How it stores what is written.
+    pub storing: Storing,
+}
+
+/// How a file system stores what is written to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storing {
+    /// Every byte, as often as it is written: the ext family and tmpfs.
+    Everything,
+    /// Every byte, but copies within it may share one: XFS.
+    SharesCopies,
+    /// It may compress, share, or be the face of another: nothing can be said ahead.
+    Unknown,
+}
+
+/// What a fetch will write at least.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FetchNeeds {
+    /// Where the cache is; `None` says that nothing is known.
+    pub cache: Option<Space>,
+    /// Bytes of blobs that are not there.
+    pub blob_bytes: u64,
+    /// Least bytes of packs that are not there: a compressed layer takes as much again once it is
+    /// decoded. Of an uncompressed one nothing is known, it may be all holes.
+    pub pack_bytes: u64,
+    /// Least bytes of the image's file bodies. Upper layers may hide all of a lower one, so only
+    /// the topmost is certain.
+    pub image_bytes: u64,
+}
+
+/// A disk has less room than a pull needs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{} needs at least {needed_bytes} bytes ({}) and has {free_bytes} ({}) free",
+    directory.display(), ByteSize(*needed_bytes), ByteSize(*free_bytes)
+)]
+pub struct NoRoom {
+    /// Where.
+    pub directory: PathBuf,
+    /// What is needed at least, the reserve included.
+    pub needed_bytes: u64,
+    /// What there is.
+    pub free_bytes: u64,
+}
+
+impl Space {
+    /// Measures the file system of a directory; `None` where it does not tell. It blocks.
+    pub(crate) fn of_directory(directory: &Path) -> Option<Self> {
+        let volume = rustix::fs::statvfs(directory).ok()?;
+        let kind = rustix::fs::statfs(directory).ok()?;
+        let found = rustix::fs::stat(directory).ok()?;
+        Self::new(directory, &volume, &kind, found.st_dev)
+    }
+
+    /// Measures the file system of an open file that lies in `directory`. It blocks.
+    pub(crate) fn of_file(file: impl AsFd, directory: &Path) -> Option<Self> {
+        let volume = rustix::fs::fstatvfs(&file).ok()?;
+        let kind = rustix::fs::fstatfs(&file).ok()?;
+        let found = rustix::fs::fstat(&file).ok()?;
+        Self::new(directory, &volume, &kind, found.st_dev)
+    }
+
+    fn new(directory: &Path, volume: &StatVfs, kind: &StatFs, device: u64) -> Option<Self> {
+        // Some file systems of the user space have no size at all.
+        if volume.f_blocks == 0 {
+            return None;
+        }
+        // Blocks kept back for root are the daemon's, too, where it is root.
+        let blocks = if rustix::process::geteuid().is_root() {
+            volume.f_bfree
+        } else {
+            volume.f_bavail
+        };
+        Some(Self {
+            directory: directory.to_owned(),
+            free_bytes: blocks.saturating_mul(volume.f_frsize),
+            device,
+            storing: storing(kind),
+        })
+    }
+
+    /// Fails unless `bytes` and the reserve fit.
+    pub(crate) fn check(&self, bytes: u64) -> Result<(), NoRoom> {
+        let needed_bytes = bytes.saturating_add(RESERVE_BYTES);
+        if needed_bytes <= self.free_bytes {
+            return Ok(());
+        }
+        Err(NoRoom {
+            directory: self.directory.clone(),
+            needed_bytes,
+            free_bytes: self.free_bytes,
+        })
+    }
+
+    /// Tells whether a copy from a file of `device` takes room of its own.
+    pub(crate) fn keeps_copies_from(&self, device: u64) -> bool {
+        match self.storing {
+            Storing::Everything => true,
+            Storing::SharesCopies => self.device != device,
+            Storing::Unknown => false,
+        }
+    }
+}
+
+impl FetchNeeds {
+    /// Fails unless the cache has room for what is fetched and `state` for the image.
+    pub(crate) fn check(&self, state: Option<&Space>) -> Result<(), NoRoom> {
+        let Some(cache) = &self.cache else {
+            return Ok(());
+        };
+        let pack_bytes = match cache.storing {
+            Storing::Everything | Storing::SharesCopies => self.pack_bytes,
+            Storing::Unknown => 0,
+        };
+        let cache_bytes = self.blob_bytes.saturating_add(pack_bytes);
+        let Some(state) = state else {
+            return cache.check(cache_bytes);
+        };
+        let image_bytes = if state.keeps_copies_from(cache.device) {
+            self.image_bytes
+        } else {
+            0
+        };
+        if state.device == cache.device {
+            return cache.check(cache_bytes.saturating_add(image_bytes));
+        }
+        cache.check(cache_bytes)?;
+        state.check(image_bytes)
+    }
+}
+
+/// Numbers of file systems in statfs(2).
+fn storing(kind: &StatFs) -> Storing {
+    const EXT: i64 = 0xEF53;
+    const TMPFS: i64 = 0x0102_1994;
+    const XFS: i64 = 0x5846_5342;
+    match kind.f_type {
+        EXT | TMPFS => Storing::Everything,
+        XFS => Storing::SharesCopies,
+        _ => Storing::Unknown,
+    }
+}
+
+/// Layers that are being fetched or decoded: what they write is on the disk in part, and belongs
+/// to all who wait for it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct InFlight {
+    layers: Arc<Mutex<HashMap<Digest, u32>>>,
+}
+
+/// One layer in flight, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    in_flight: InFlight,
+    diff_id: Digest,
+}
+
+impl InFlight {
+    pub(crate) fn begin(&self, diff_id: Digest) -> Flight {
+        *self.lock().entry(diff_id).or_default() += 1;
+        Flight {
+            in_flight: self.clone(),
+            diff_id,
+        }
+    }
+
+    pub(crate) fn layers(&self) -> Vec<Digest> {
+        self.lock().keys().copied().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, u32>> {
+        self.layers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let mut layers = self.in_flight.lock();
+        if let Some(count) = layers.get_mut(&self.diff_id) {
+            *count -= 1;
+            if *count == 0 {
+                layers.remove(&self.diff_id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn space(free_mib: u64, device: u64, storing: Storing) -> Space {
+        Space {
+            directory: format!("/disk-{device}").into(),
+            free_bytes: free_mib * MIB,
+            device,
+            storing,
+        }
+    }
+
+    #[test]
+    fn only_what_is_certain_counts() {
+        use Storing::{Everything, SharesCopies, Unknown};
+        // Blobs 10 MiB, packs 10, the image 7, and 4 stay free.
+        let cases = [
+            // One disk.
+            ((31, 1, Everything), (31, 1, Everything), None),
+            ((30, 1, Everything), (30, 1, Everything), Some((1, 31))),
+            ((24, 1, SharesCopies), (24, 1, SharesCopies), None),
+            ((23, 1, SharesCopies), (23, 1, SharesCopies), Some((1, 24))),
+            ((14, 1, Unknown), (14, 1, Unknown), None),
+            ((13, 1, Unknown), (13, 1, Unknown), Some((1, 14))),
+            // Two disks.
+            ((24, 1, Everything), (11, 2, Everything), None),
+            ((23, 1, Everything), (99, 2, Everything), Some((1, 24))),
+            ((99, 1, Everything), (10, 2, Everything), Some((2, 11))),
+            ((99, 1, Everything), (10, 2, SharesCopies), Some((2, 11))),
+            ((99, 1, Everything), (4, 2, Unknown), None),
+        ];
+        for (cache, state, want) in cases {
+            let needs = FetchNeeds {
+                cache: Some(space(cache.0, cache.1, cache.2)),
+                blob_bytes: 10 * MIB,
+                pack_bytes: 10 * MIB,
+                image_bytes: 7 * MIB,
+            };
+            let state = space(state.0, state.1, state.2);
+
+            let refused = needs.check(Some(&state)).err();
+
+            let refused = refused.map(|no_room| (no_room.directory, no_room.needed_bytes));
+            let want = want.map(|(disk, mib)| (PathBuf::from(format!("/disk-{disk}")), mib * MIB));
+            assert_eq!(refused, want, "{cache:?} {state:?}");
+        }
+    }
+
+    #[test]
+    fn a_layer_is_in_flight_until_the_last_one_has_landed() {
+        let in_flight = InFlight::default();
+        let layer = Digest::of(b"layer");
+
+        let first = in_flight.begin(layer);
+        let second = in_flight.begin(layer);
+        drop(first);
+        assert_eq!(in_flight.layers(), [layer]);
+        drop(second);
+
+        assert_eq!(in_flight.layers(), []);
+    }
+
+    #[test]
+    fn a_shortage_says_where_and_how_much() {
+        let refused = space(1, 1, Storing::Everything).check(MIB).err();
+
+        let text = refused.map(|no_room| no_room.to_string());
+        let want = "/disk-1 needs at least 5242880 bytes (5.0 MiB) and has 1048576 (1.0 MiB) free";
+        assert_eq!(text.as_deref(), Some(want));
+    }
+}
