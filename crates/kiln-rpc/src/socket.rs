@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use nix::sys::stat::{Mode, umask};
 use tokio::net::UnixListener;
@@ -58,6 +59,9 @@ pub enum BindError {
     },
 }
 
+/// Held while the process has the umask of a socket in the making.
+static UMASK: Mutex<()> = Mutex::new(());
+
 /// A listening socket that is unlinked when dropped.
 #[derive(Debug)]
 pub struct BoundSocket {
@@ -99,6 +103,9 @@ pub fn bind(path: &Path, access: SocketAccess) -> Result<BoundSocket, BindError>
         let path = path.to_owned();
         move |source| BindError::Io { step, path, source }
     };
+    // Two at once would each restore what the other set. Nothing is kept in the lock, so a panic
+    // beside it has broken nothing.
+    let _umask = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(directory) = path.parent() {
         DirBuilder::new()
             .recursive(true)
