@@ -16,6 +16,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use kiln_domain::Digest;
+use kiln_files::Passing;
 use sha2::Digest as _;
 use tempfile::NamedTempFile;
 
@@ -159,10 +160,11 @@ impl Write for Ingest {
             };
             return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
         }
-        let written = self.file.as_file_mut().write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        self.found_bytes += written as u64;
-        Ok(written)
+        // A blob is read again only when its pack is lost.
+        Passing::new(self.file.as_file()).write_all_at(bytes, self.found_bytes)?;
+        self.hasher.update(bytes);
+        self.found_bytes += bytes.len() as u64;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -4,15 +4,16 @@
 //! masked file, a superblock copy or the next layer interrupts it. A range is moved by
 //! `copy_file_range`, which clones on file systems that can (XFS, btrfs: everything here is
 //! aligned to blocks, which is all `FICLONERANGE` would ask for) and copies inside the kernel on
-//! others; where the kernel refuses, by `pread` and `pwrite`. Blocks of zeros are skipped.
+//! others; where the kernel refuses, and on ext4, where it would copy through the page cache, by
+//! reads and writes that pass it by. Blocks of zeros are skipped.
 //!
 //! Not here: which bodies are live; the tree says so, and nothing else is ever read.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
+use kiln_files::{Passing, kernel_copies_pay};
 use kiln_tree::{BLOCK_SIZE, InodeKind, Tree};
 use rustix::io::Errno;
 
@@ -26,7 +27,7 @@ use crate::write::{CopyMethod, Source, WriteError};
 const CHUNK_BLOCKS: u64 = 1024;
 
 /// Bytes of the buffer for copying without the kernel's help.
-const BUFFER_BYTES: usize = 1 << 20;
+const BUFFER_BYTES: usize = 4 << 20;
 
 /// Copies all live bodies; returns how, or nothing when there was nothing to copy.
 pub(crate) fn write(
@@ -36,7 +37,7 @@ pub(crate) fn write(
     sources: &[Source<'_>],
     output: &mut Output<'_>,
 ) -> Result<Option<CopyMethod>, WriteError> {
-    let mut mover = Mover::default();
+    let mut mover = Mover::new(output.file());
     let mut run: Option<Run> = None;
     for id in survey.tree.bodies() {
         let inode = survey.tree.inode(id);
@@ -113,14 +114,24 @@ impl Run {
 }
 
 /// Moves ranges by the best way that works.
-#[derive(Default)]
 struct Mover {
-    /// The way that worked; `ReadWrite` is kept once the kernel has refused.
+    /// Whether the kernel is asked to copy: until it has refused, where it can gain something.
+    asks_kernel: bool,
+    /// The way that worked last.
     method: Option<CopyMethod>,
     buffer: Vec<u8>,
 }
 
 impl Mover {
+    /// Decides for what is copied into `target`.
+    fn new(target: &File) -> Self {
+        Self {
+            asks_kernel: kernel_copies_pay(target),
+            method: None,
+            buffer: Vec::new(),
+        }
+    }
+
     /// Copies a run without its blocks of zeros.
     fn copy_run(
         &mut self,
@@ -191,7 +202,7 @@ impl Mover {
 
     fn copy(&mut self, from: &File, to: &File, range: ByteRange) -> io::Result<()> {
         let mut range = range;
-        while range.bytes > 0 && self.method != Some(CopyMethod::ReadWrite) {
+        while range.bytes > 0 && self.asks_kernel {
             let (mut source, mut target) = (range.from, range.to);
             let bytes = usize::try_from(range.bytes).unwrap_or(usize::MAX);
             let copied =
@@ -206,7 +217,7 @@ impl Mover {
                 Err(Errno::INTR) => {}
                 Err(
                     Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS,
-                ) => self.method = Some(CopyMethod::ReadWrite),
+                ) => self.asks_kernel = false,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -219,6 +230,7 @@ impl Mover {
 
     fn read_and_write(&mut self, from: &File, to: &File, range: ByteRange) -> io::Result<()> {
         self.buffer.resize(BUFFER_BYTES, 0);
+        let (from, to) = (Passing::new(from), Passing::new(to));
         let mut range = range;
         while range.bytes > 0 {
             let bytes = BUFFER_BYTES.min(usize::try_from(range.bytes).unwrap_or(BUFFER_BYTES));
@@ -248,6 +260,8 @@ impl ByteRange {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
     use super::*;
 
     #[test]
@@ -261,17 +275,18 @@ mod tests {
             bytes: 2_900_000,
         };
 
-        for method in [None, Some(CopyMethod::ReadWrite)] {
+        for asks_kernel in [true, false] {
             let to = tempfile::tempfile().expect("a temporary file");
             let mut mover = Mover {
-                method,
+                asks_kernel,
+                method: None,
                 buffer: Vec::new(),
             };
             mover.copy(&from, &to, range).expect("it can be copied");
 
             let mut copied = vec![0; 2_900_000];
             to.read_exact_at(&mut copied, 8192).expect("it is there");
-            assert!(copied == bytes[4096..2_904_096], "{method:?}");
+            assert!(copied == bytes[4096..2_904_096], "{asks_kernel}");
         }
     }
 
@@ -286,7 +301,7 @@ mod tests {
             bytes: 4096,
         };
 
-        let error = Mover::default()
+        let error = Mover::new(&to)
             .copy(&from, &to, range)
             .expect_err("it is short");
 

@@ -5,16 +5,17 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
+use crate::passing::{Passing, kernel_copies_pay};
+
 /// Bytes moved between two looks at the cancel flag.
 const CHUNK_BYTES: u64 = 4 << 20;
-/// Buffer of the slowest way, in bytes; larger ones were no faster.
-const BUFFER_BYTES: usize = 256 << 10;
+/// Buffer of the slowest way, in bytes: what pays for writes that go to the disk at once.
+const BUFFER_BYTES: usize = 1 << 20;
 
 /// What a copy did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +102,8 @@ fn next_extent(source: &File, from: u64, size_bytes: u64) -> io::Result<Option<(
     Ok((start >= from && start < end).then_some((start, end)))
 }
 
-/// Moves ranges, and remembers when the kernel turned out not to copy between these two files.
+/// Moves ranges, and remembers when the kernel would gain nothing by copying between these two
+/// files, or turned out not to.
 struct Mover<'a> {
     source: &'a File,
     target: &'a File,
@@ -116,7 +118,7 @@ impl<'a> Mover<'a> {
             source,
             target,
             cancelled,
-            kernel_copies: true,
+            kernel_copies: kernel_copies_pay(target),
             buffer: Vec::new(),
         }
     }
@@ -147,12 +149,10 @@ impl<'a> Mover<'a> {
         }
         self.buffer.resize(BUFFER_BYTES, 0);
         let length = usize::try_from(length).map_or(BUFFER_BYTES, |len| len.min(BUFFER_BYTES));
-        let read = self.source.read_at(&mut self.buffer[..length], offset)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.target.write_all_at(&self.buffer[..read], offset)?;
-        Ok(read as u64)
+        let bytes = &mut self.buffer[..length];
+        Passing::new(self.source).read_exact_at(bytes, offset)?;
+        Passing::new(self.target).write_all_at(bytes, offset)?;
+        Ok(length as u64)
     }
 
     fn copy_in_kernel(&self, offset: u64, length: u64) -> Result<usize, Errno> {
@@ -168,7 +168,7 @@ impl<'a> Mover<'a> {
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
-    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
     use super::*;
 

@@ -12,7 +12,9 @@
 mod copy;
 mod directory;
 mod error;
+mod passing;
 
 pub use copy::{Copied, CopyMethod};
 pub use directory::Directory;
 pub use error::{FileError, at, is_no_space};
+pub use passing::{Passing, kernel_copies_pay};

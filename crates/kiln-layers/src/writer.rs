@@ -8,8 +8,8 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 
+use kiln_files::Passing;
 use kiln_tree::{BLOCK_SIZE, DiffId, Index};
 
 use crate::error::DecodeError;
@@ -27,7 +27,7 @@ pub(crate) const ZERO_BLOCK: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
 /// The bodies of a pack in the making.
 pub(crate) struct PackWriter<'f> {
-    file: &'f File,
+    file: Passing<'f>,
     /// Bytes not yet written; they belong at `flushed_blocks`.
     gathered: Vec<u8>,
     flushed_blocks: u64,
@@ -38,7 +38,7 @@ pub(crate) struct PackWriter<'f> {
 impl<'f> PackWriter<'f> {
     pub(crate) fn new(file: &'f File) -> Self {
         Self {
-            file,
+            file: Passing::new(file),
             gathered: Vec::with_capacity(GATHERED_BYTES),
             flushed_blocks: 0,
             sums: Vec::new(),
