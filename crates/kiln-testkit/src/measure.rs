@@ -53,6 +53,26 @@ pub struct Cost {
     pub peak_disk_bytes: u64,
 }
 
+/// Returns the number in the middle; of an even count the higher of the two, of none the default.
+pub fn median<T: Ord + Copy + Default>(numbers: impl IntoIterator<Item = T>) -> T {
+    let mut sorted: Vec<T> = numbers.into_iter().collect();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+impl Cost {
+    /// Returns the median of each figure.
+    pub fn median(costs: &[Self]) -> Self {
+        Self {
+            wall: median(costs.iter().map(|cost| cost.wall)),
+            processor: median(costs.iter().map(|cost| cost.processor)),
+            peak_memory_bytes: median(costs.iter().map(|cost| cost.peak_memory_bytes)),
+            written_bytes: median(costs.iter().map(|cost| cost.written_bytes)),
+            peak_disk_bytes: median(costs.iter().map(|cost| cost.peak_disk_bytes)),
+        }
+    }
+}
+
 /// Makes the next measurement pay for nothing that came before it: what is written goes to disk,
 /// and memory that the host of a virtual machine took back is there again.
 ///
@@ -373,6 +393,20 @@ mod tests {
         assert!(cost.peak_memory_bytes >= 64 << 20, "{cost:?}");
         assert!(filler.len() == 64 << 20);
         Ok(())
+    }
+
+    #[test]
+    fn the_median_is_taken_of_each_figure() {
+        let cost = |wall, peak_memory_bytes| Cost {
+            wall: Duration::from_secs(wall),
+            peak_memory_bytes,
+            ..Cost::default()
+        };
+
+        let middle = Cost::median(&[cost(9, 1), cost(1, 5), cost(4, 9)]);
+
+        assert_eq!(middle, cost(4, 5));
+        assert_eq!(Cost::median(&[]), Cost::default());
     }
 
     #[test]

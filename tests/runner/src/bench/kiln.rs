@@ -60,26 +60,18 @@ pub(super) struct Stage {
 }
 
 impl Rows {
-    /// Returns of each row the round with the median processor time.
-    pub(super) fn median(rounds: Vec<Self>) -> Option<Self> {
-        let mut rounds = rounds.into_iter();
-        let first = rounds.next()?;
-        let (mut cold, mut cached, mut same) =
-            (vec![first.cold], vec![first.cached], vec![first.same]);
-        let mut fetched_again = first.fetched_again;
-        for round in rounds {
-            cold.push(round.cold);
-            cached.push(round.cached);
-            same.push(round.same);
-            fetched_again = fetched_again.max(round.fetched_again);
-        }
-        let middle = |pulls| super::median(pulls, |pulled: &Pulled| pulled.cost.processor);
+    /// Returns the median of each figure.
+    pub(super) fn median(mut rounds: Vec<Self>) -> Option<Self> {
+        let cold = Pulled::median(rounds.iter().map(|rows| &rows.cold))?;
+        let cached = Pulled::median(rounds.iter().map(|rows| &rows.cached))?;
+        let same = Pulled::median(rounds.iter().map(|rows| &rows.same))?;
+        let fetched_again = rounds.iter().map(|rows| rows.fetched_again).max()?;
         Some(Self {
-            cold: middle(cold)?,
-            cached: middle(cached)?,
-            same: middle(same)?,
+            cold,
+            cached,
+            same,
             fetched_again,
-            ..first
+            ..rounds.pop()?
         })
     }
 
@@ -97,6 +89,28 @@ impl Rows {
 }
 
 impl Pulled {
+    fn median<'p>(rounds: impl Iterator<Item = &'p Self>) -> Option<Self> {
+        let rounds: Vec<&Self> = rounds.collect();
+        let costs: Vec<Cost> = rounds.iter().map(|pulled| pulled.cost).collect();
+        let (first, _) = rounds.split_first()?;
+        let stages = first.stages.iter().map(|stage| {
+            let same = || {
+                let all = rounds.iter().flat_map(|pulled| &pulled.stages);
+                all.filter(|other| other.name == stage.name)
+            };
+            Stage {
+                name: stage.name.clone(),
+                wall: measure::median(same().map(|stage| stage.wall)),
+                processor: measure::median(same().map(|stage| stage.processor)),
+            }
+        });
+        Some(Self {
+            cost: Cost::median(&costs),
+            stages: stages.collect(),
+            image: first.image.clone(),
+        })
+    }
+
     /// Returns what the stages called `names` cost together; wall and processor time.
     pub(super) fn stages_cost(&self, names: &[&str]) -> (Duration, Duration) {
         let chosen = self

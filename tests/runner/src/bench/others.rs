@@ -32,21 +32,21 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Returns of each row the round with the median processor time.
-    pub(super) fn median(rounds: &[Self]) -> Option<Self> {
+    /// Returns the median of each figure.
+    pub(super) fn median(rounds: &[Self]) -> Self {
         let of = |row: fn(&Self) -> Cost| {
-            let costs = rounds.iter().map(row).collect();
-            super::median(costs, |cost: &Cost| cost.processor)
+            let costs: Vec<Cost> = rounds.iter().map(row).collect();
+            Cost::median(&costs)
         };
-        Some(Self {
-            skopeo: of(|rows| rows.skopeo)?,
-            umoci: of(|rows| rows.umoci)?,
-            mkfs: of(|rows| rows.mkfs)?,
-            gzip: of(|rows| rows.gzip)?,
-            decode: of(|rows| rows.decode)?,
-            copy: of(|rows| rows.copy)?,
-            sync: of(|rows| rows.sync)?,
-        })
+        Self {
+            skopeo: of(|rows| rows.skopeo),
+            umoci: of(|rows| rows.umoci),
+            mkfs: of(|rows| rows.mkfs),
+            gzip: of(|rows| rows.gzip),
+            decode: of(|rows| rows.decode),
+            copy: of(|rows| rows.copy),
+            sync: of(|rows| rows.sync),
+        }
     }
 
     pub(super) fn rows(&self) -> Vec<Row> {
