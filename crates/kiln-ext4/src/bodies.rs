@@ -27,7 +27,7 @@ use crate::write::{CopyMethod, Source, WriteError};
 const CHUNK_BLOCKS: u64 = 1024;
 
 /// Bytes of the buffer for copying without the kernel's help.
-const BUFFER_BYTES: usize = 4 << 20;
+const BUFFER_BYTES: usize = 2 << 20;
 
 /// Copies all live bodies; returns how, or nothing when there was nothing to copy.
 pub(crate) fn write(

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// Buffers of a ring; together they are what a fast thread may be ahead of a slow one.
-const BUFFERS: usize = 16;
+const BUFFERS: usize = 12;
 
 /// The free buffers of a ring.
 pub(crate) struct Pool {

@@ -1,6 +1,6 @@
 //! Writes file bodies into a pack, block by block.
 //!
-//! Bytes are gathered and written about 4 MiB at once. A block of zeros is never written: it
+//! Bytes are gathered and written about 2 MiB at once. A block of zeros is never written: it
 //! stays a hole of the file and is noted. Every block's CRC32C is computed on the way.
 //!
 //! What follows the bodies in the file is not here; see the pack.
@@ -20,7 +20,7 @@ const BLOCK_BYTES: usize = 4096;
 const _: () = assert!(BLOCK_BYTES as u64 == BLOCK_SIZE);
 
 /// Bytes gathered before they are written.
-const GATHERED_BYTES: usize = 4 << 20;
+const GATHERED_BYTES: usize = 2 << 20;
 
 /// A block that is a hole.
 pub(crate) const ZERO_BLOCK: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];

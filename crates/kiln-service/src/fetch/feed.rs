@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 /// Chunks on their way from the network to the decoder: a few, so that neither waits for the
 /// other's every step, and not many, so that a slow decoder slows the download.
-const CHUNKS_IN_FLIGHT: usize = 32;
+const CHUNKS_IN_FLIGHT: usize = 4;
 
 /// The decoder's end of a download.
 ///
