@@ -20,6 +20,7 @@ mod banner;
 mod bzimage;
 mod catalogue;
 mod compression;
+mod cpio;
 mod deb;
 mod elf;
 mod error;
@@ -37,6 +38,8 @@ mod testing;
 
 pub use archive::ArchiveError;
 pub use catalogue::{Catalogue, CatalogueError, Import, Kernel, Listed, Removal, Swept};
+pub use cpio::{CpioEntry, CpioError, CpioLimits, CpioNode, CpioWriter};
+pub use cpio::{padded, read_cpio, read_initramfs};
 pub use deb::{DebError, DebKernel, DebPackage};
 pub use error::KernelError;
 pub use facts::{Architecture, Compression, KernelFacts, KernelFormat};
