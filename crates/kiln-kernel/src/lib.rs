@@ -26,7 +26,9 @@ mod deb;
 mod elf;
 mod error;
 mod facts;
+mod initrd;
 mod inspect;
+mod load_order;
 mod lz4;
 mod modinfo;
 mod module_tree;
@@ -38,6 +40,7 @@ mod source;
 mod stage;
 #[cfg(test)]
 mod testing;
+mod wanted;
 
 pub use archive::ArchiveError;
 pub use catalogue::{Catalogue, CatalogueError, Import, Kernel, Listed, Removal, Swept};
@@ -47,8 +50,11 @@ pub use cpio::{padded, read_cpio, read_initramfs};
 pub use deb::{DebError, DebKernel, DebPackage};
 pub use error::KernelError;
 pub use facts::{Architecture, Compression, KernelFacts, KernelFormat};
+pub use initrd::{BaseInitrd, InitrdCompression, InitrdError};
+pub use initrd::{compose, image_archive, instance_archive};
 pub use inspect::{extract_elf, inspect};
 pub use kiln_files::FileError;
+pub use load_order::{LoadOrderError, ModuleHost, OrderedModule};
 pub use modinfo::{ModinfoError, ModuleFacts};
 pub use module_tree::{ModuleNames, ModuleTree, ModuleTreeError, Presence};
 pub use modules::{ModulesError, ModulesLimits, ModulesStaged};
@@ -56,3 +62,6 @@ pub use modules::{stage_modules_from_dir, stage_modules_from_tar};
 pub use record::RecordError;
 pub use stage::{FileFacts, KernelFiles, KernelForm, ModulesSource, StageError, Staged};
 pub use stage::{stage, stage_files};
+pub use wanted::{
+    DriverPlan, Lack, MissingDriver, Need, WANTED_DRIVERS, WantedDriver, plan_drivers,
+};
