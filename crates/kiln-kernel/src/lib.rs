@@ -19,6 +19,7 @@ mod arm64;
 mod banner;
 mod bzimage;
 mod catalogue;
+mod check;
 mod compression;
 mod config;
 mod cpio;
@@ -44,6 +45,7 @@ mod wanted;
 
 pub use archive::ArchiveError;
 pub use catalogue::{Catalogue, CatalogueError, Import, Kernel, Listed, Removal, Swept};
+pub use check::{Boots, KnownKernel, Monitor, Reason, Verdict, Weight, check};
 pub use config::{ConfigError, Feature, KernelConfig};
 pub use cpio::{CpioEntry, CpioError, CpioLimits, CpioNode, CpioWriter};
 pub use cpio::{padded, read_cpio, read_initramfs};

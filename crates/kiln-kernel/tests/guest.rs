@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use kiln_kernel::{
-    Architecture, BaseInitrd, CpioLimits, CpioNode, CpioWriter, DriverPlan, InitrdCompression,
-    KernelConfig, ModuleHost, ModuleTree, WANTED_DRIVERS, compose, image_archive, instance_archive,
-    plan_drivers, read_initramfs,
+    Architecture, BaseInitrd, Boots, CpioLimits, CpioNode, CpioWriter, DriverPlan,
+    InitrdCompression, KernelConfig, KnownKernel, ModuleHost, ModuleTree, Monitor, WANTED_DRIVERS,
+    check, compose, image_archive, inspect, instance_archive, plan_drivers, read_initramfs,
 };
 use kiln_testkit::debs::{self, CloudKernel};
 use kiln_testkit::fixtures::Fixtures;
@@ -188,6 +188,41 @@ fn drivers_of_the_cloud_kernel_are_modules_but_ext4() -> Result<()> {
             "{first}, {later}: {order:?}"
         );
     }
+    Ok(())
+}
+
+#[test]
+fn the_cloud_kernel_boots_everywhere_with_an_initrd() -> Result<()> {
+    if tools::must_skip("verdicts on the cloud kernel", &PACKAGES)? {
+        return Ok(());
+    }
+    let guest = guest(&Fixtures::shared()?)?;
+    let file = File::open(&guest.kernel.kernel)?;
+    let facts = inspect(&file, &AtomicBool::new(false))?;
+    let known = KnownKernel {
+        facts: &facts,
+        config: Some(&guest.config),
+        modules: Some(guest.tree.names()),
+    };
+    for monitor in Monitor::ALL {
+        let verdict = check(known, monitor);
+        let transport = match monitor {
+            Monitor::QemuMicrovm | Monitor::Firecracker => "virtio_mmio",
+            Monitor::QemuQ35 | Monitor::CloudHypervisor => "virtio_pci",
+        };
+        assert_eq!(verdict.boots, Boots::WithInitrd, "{verdict:?}");
+        assert_eq!(verdict.modules, [transport, "virtio_blk"], "{verdict:?}");
+    }
+
+    // Debian puts the configuration beside its kernels and not into them.
+    let embedded = KernelConfig::embedded(&file, &AtomicBool::new(false))?;
+    assert_eq!(embedded, None);
+    let alone = KnownKernel {
+        config: None,
+        modules: None,
+        ..known
+    };
+    assert_eq!(check(alone, Monitor::QemuQ35).boots, Boots::Unknown);
     Ok(())
 }
 
