@@ -12,7 +12,14 @@
 //! <kernels>/.<name>.removing/  on its way out; removed by a sweep at start-up
 //! ```
 //!
-//! Not here: which kernel an image gets, the composition of an initrd, and starting anything.
+//! From these it tells which monitors boot a kernel, and composes the initrd of a guest:
+//!
+//! ```text
+//! config, modules/ ─▶ drivers that are wanted ─▶ order of loading ─▶ base initrd ─▶ composed
+//!        └──────────▶ verdict per monitor              per image, per run: archives ──┘
+//! ```
+//!
+//! Not here: which kernel an image gets, the init of a guest, and starting anything.
 
 mod archive;
 mod arm64;
@@ -29,6 +36,7 @@ mod error;
 mod facts;
 mod initrd;
 mod inspect;
+mod known;
 mod load_order;
 mod lz4;
 mod modinfo;
@@ -56,6 +64,7 @@ pub use initrd::{BaseInitrd, InitrdCompression, InitrdError};
 pub use initrd::{compose, image_archive, instance_archive};
 pub use inspect::{extract_elf, inspect};
 pub use kiln_files::FileError;
+pub use known::KnownError;
 pub use load_order::{LoadOrderError, ModuleHost, OrderedModule};
 pub use modinfo::{ModinfoError, ModuleFacts};
 pub use module_tree::{ModuleNames, ModuleTree, ModuleTreeError, Presence};

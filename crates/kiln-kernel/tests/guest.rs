@@ -1,21 +1,18 @@
-//! Initrds for Debian's kernel: what is in them by other programs, and what a guest makes of them.
+//! Initrds for Debian's kernel, and what a guest makes of them.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use kiln_kernel::{
-    Architecture, BaseInitrd, Boots, CpioLimits, CpioNode, CpioWriter, DriverPlan,
-    InitrdCompression, KernelConfig, KnownKernel, ModuleHost, ModuleTree, Monitor, WANTED_DRIVERS,
-    check, compose, image_archive, inspect, instance_archive, plan_drivers, read_initramfs,
+    Architecture, BaseInitrd, Boots, Catalogue, CpioError, CpioLimits, CpioWriter, DriverPlan,
+    Import, InitrdCompression, KernelConfig, KnownKernel, ModuleHost, ModuleTree, Monitor,
+    WANTED_DRIVERS, check, compose, image_archive, inspect, instance_archive, plan_drivers,
+    read_initramfs,
 };
 use kiln_testkit::debs::{self, CloudKernel};
 use kiln_testkit::fixtures::Fixtures;
-use kiln_testkit::process;
 use kiln_testkit::qemu::{Accelerator, Ending, Machine, Until};
 use kiln_testkit::tools::{self, Need};
 
@@ -23,8 +20,6 @@ use kiln_testkit::tools::{self, Need};
 const PACKAGES: [Need; 3] = [tools::APT_GET, tools::APT_CACHE, tools::DPKG_DEB];
 /// Longest time of a boot. It takes four seconds on a quiet machine without acceleration.
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
-/// Longest time of a small program.
-const PROGRAM_LIMIT: Duration = Duration::from_secs(60);
 
 /// Loads the modules in their order, looks for the disk, and shows the documents.
 const INIT: &str = r#"#!/bin/busybox sh
@@ -84,22 +79,10 @@ fn busybox_archive(fixtures: &Fixtures) -> Result<Vec<u8>> {
     Ok(archive.to_bytes())
 }
 
-fn boot(
-    fixtures: &Fixtures,
-    guest: &Guest,
-    folder: &Path,
-    compression: InitrdCompression,
-) -> Result<String> {
-    let base = BaseInitrd::read(INIT.as_bytes(), &guest.tree, &guest.plan.load, compression)?;
-    let initrd = compose(
-        &base.build()?,
-        &[
-            &busybox_archive(fixtures)?,
-            &image_archive(br#"{"entrypoint":["/bin/true"]}"#)?,
-            &instance_archive(br#"{"hostname":"one"}"#)?,
-        ],
-    );
-    let (initrd_path, disk_path) = (folder.join("initrd.img"), folder.join("disk"));
+/// Boots an initrd with a disk that begins with `kiln-disk`, and returns the console.
+fn boot(guest: &Guest, initrd: &[u8]) -> Result<String> {
+    let folder = tempfile::tempdir()?;
+    let (initrd_path, disk_path) = (folder.path().join("initrd"), folder.path().join("disk"));
     fs::write(&initrd_path, initrd)?;
     let mut disk = b"kiln-disk".to_vec();
     disk.resize(1 << 20, 0);
@@ -132,10 +115,15 @@ fn a_guest_loads_all_modules_in_their_order_and_sees_what_was_appended() -> Resu
         InitrdCompression::for_kernel(Some(&guest.config)),
         InitrdCompression::Zstd
     );
+    let busybox = busybox_archive(&fixtures)?;
+    let image = image_archive(br#"{"entrypoint":["/bin/true"]}"#)?;
+    let instance = instance_archive(br#"{"hostname":"one"}"#)?;
     for compression in [InitrdCompression::Zstd, InitrdCompression::Gzip] {
-        let folder = tempfile::tempdir()?;
+        let init = INIT.as_bytes();
+        let base = BaseInitrd::read(init, &guest.tree, &guest.plan.load, compression)?;
+        let initrd = compose(&base.build()?, &[&busybox, &image, &instance]);
 
-        let console = boot(&fixtures, &guest, folder.path(), compression)?;
+        let console = boot(&guest, &initrd)?;
 
         assert!(!console.contains("FAILED"), "{compression:?}: {console}");
         let loaded: Vec<&str> = console
@@ -153,6 +141,31 @@ fn a_guest_loads_all_modules_in_their_order_and_sees_what_was_appended() -> Resu
             assert!(console.contains(want), "{compression:?}, {want}: {console}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn the_kernel_and_the_reader_pass_over_the_same_archive() -> Result<()> {
+    let needs = [&PACKAGES[..], &[tools::QEMU]].concat();
+    if tools::must_skip("a guest with a misplaced archive", &needs)? {
+        return Ok(());
+    }
+    let fixtures = Fixtures::shared()?;
+    let guest = guest(&fixtures)?;
+    let base = BaseInitrd::without_modules(INIT.as_bytes(), InitrdCompression::Gzip);
+    let mut initrd = compose(&base.build()?, &[&busybox_archive(&fixtures)?]);
+    initrd.push(0);
+    initrd.extend(image_archive(b"seen")?);
+
+    let console = boot(&guest, &initrd)?;
+
+    assert!(console.contains("boot: "), "{console}");
+    assert!(!console.contains("boot: seen"), "{console}");
+    let error = read_initramfs(&initrd, CpioLimits::default()).map(drop);
+    assert!(
+        matches!(error, Err(CpioError::Misaligned { .. })),
+        "{error:?}"
+    );
     Ok(())
 }
 
@@ -192,6 +205,41 @@ fn drivers_of_the_cloud_kernel_are_modules_but_ext4() -> Result<()> {
 }
 
 #[test]
+fn a_base_from_the_package_file_is_the_same_bytes() -> Result<()> {
+    if tools::must_skip("a base from a package", &PACKAGES)? {
+        return Ok(());
+    }
+    let go_on = AtomicBool::new(false);
+    let guest = guest(&Fixtures::shared()?)?;
+    let state = tempfile::tempdir()?;
+    let catalogue = Catalogue::open(&state.path().join("kernels"))?;
+    let package = File::open(&guest.kernel.deb)?;
+    let import = Import::Deb {
+        package,
+        initrd: None,
+    };
+    let kernel = catalogue.import("debian", import, &go_on)?;
+
+    let config = kernel.read_config(&go_on)?.context("no configuration")?;
+    let mut tree = kernel.open_modules(&go_on)?.context("no modules")?;
+    let plan = plan_drivers(
+        WANTED_DRIVERS,
+        Some(&mut tree),
+        Some(&config),
+        kernel.module_host(),
+    )?;
+    let gzip = InitrdCompression::Gzip;
+    let from_package = BaseInitrd::read(b"init", &tree, &plan.load, gzip)?;
+    let from_tree = BaseInitrd::read(b"init", &guest.tree, &guest.plan.load, gzip)?;
+
+    assert_eq!(config, guest.config);
+    assert_eq!(plan, guest.plan);
+    assert_eq!(from_package.address(), from_tree.address());
+    assert_eq!(from_package.build()?, from_tree.build()?);
+    Ok(())
+}
+
+#[test]
 fn the_cloud_kernel_boots_everywhere_with_an_initrd() -> Result<()> {
     if tools::must_skip("verdicts on the cloud kernel", &PACKAGES)? {
         return Ok(());
@@ -223,153 +271,5 @@ fn the_cloud_kernel_boots_everywhere_with_an_initrd() -> Result<()> {
         ..known
     };
     assert_eq!(check(alone, Monitor::QemuQ35).boots, Boots::Unknown);
-    Ok(())
-}
-
-/// An archive with a bit of everything.
-fn sample() -> Result<CpioWriter<'static>> {
-    let mut archive = CpioWriter::default();
-    archive.directory("dev")?;
-    for (name, node) in [
-        (
-            "dev/console",
-            CpioNode::CharacterDevice { major: 5, minor: 1 },
-        ),
-        (
-            "dev/vda",
-            CpioNode::BlockDevice {
-                major: 254,
-                minor: 0,
-            },
-        ),
-        ("link", CpioNode::Link(b"folder/file"[..].into())),
-    ] {
-        archive.add(name, 0o600, node)?;
-    }
-    archive.directory("folder")?;
-    for length in 0..9_u8 {
-        let name = format!("folder/{}", "n".repeat(usize::from(length) + 1));
-        archive.file(name, 0o640, vec![b'a' + length; usize::from(length)])?;
-    }
-    archive.file("folder/file", 0o755, &b"content"[..])?;
-    Ok(archive)
-}
-
-/// Programs that read archives, as Debian packages them; nothing is installed.
-fn cpio_programs(fixtures: &Fixtures) -> Result<Vec<(PathBuf, &'static [&'static str])>> {
-    let busybox = debs::package(fixtures, "busybox-static")?;
-    let gnu = debs::package(fixtures, "cpio")?;
-    let gnu = ["bin/cpio", "usr/bin/cpio"].map(|path| gnu.tree.join(path));
-    let gnu = gnu.into_iter().find(|path| path.is_file());
-    Ok(vec![
-        (busybox.tree.join("bin/busybox"), &["cpio"]),
-        (gnu.context("the package cpio has no cpio")?, &["--quiet"]),
-    ])
-}
-
-fn run_on(
-    archive: &Path,
-    (program, words): &(PathBuf, &[&str]),
-    more: &[&str],
-    folder: &Path,
-) -> Result<String> {
-    let mut command = process::command(program);
-    command.args(*words).args(more).current_dir(folder);
-    command.stdin(Stdio::from(File::open(archive)?));
-    Ok(process::run(command, PROGRAM_LIMIT)?.text())
-}
-
-#[test]
-fn other_programs_read_what_is_written() -> Result<()> {
-    if tools::must_skip("archives and cpio", &PACKAGES)? {
-        return Ok(());
-    }
-    let folder = tempfile::tempdir()?;
-    let bytes = sample()?.to_bytes();
-    let archive = folder.path().join("archive");
-    fs::write(&archive, &bytes)?;
-    let entries = read_initramfs(&bytes, CpioLimits::default())?;
-    for program in cpio_programs(&Fixtures::shared()?)? {
-        let listing = run_on(&archive, &program, &["-t"], folder.path())?;
-        let names = entries.iter().map(|entry| entry.path.display().to_string());
-        assert_eq!(
-            listing.lines().collect::<Vec<_>>(),
-            names.collect::<Vec<_>>(),
-            "{program:?}"
-        );
-        let details = run_on(&archive, &program, &["-t", "-v"], folder.path())?;
-        for (name, mode, number) in [("dev/console", "crw", "5,"), ("dev/vda", "brw", "254,")] {
-            let line = details.lines().find(|line| line.ends_with(name));
-            let line = line.with_context(|| format!("no {name}: {details}"))?;
-            // Busybox shows no numbers.
-            let shown = program.1 == ["cpio"] || line.contains(number);
-            assert!(line.starts_with(mode) && shown, "{line}");
-        }
-
-        // Devices take the rights of root, so only the rest is unpacked.
-        let into = tempfile::tempdir()?;
-        run_on(
-            &archive,
-            &program,
-            &["-i", "-d", "folder*", "link"],
-            into.path(),
-        )?;
-        for entry in &entries {
-            let path = into.path().join(&entry.path);
-            match &entry.node {
-                CpioNode::File(content) => assert_eq!(fs::read(path)?, **content),
-                CpioNode::Link(target) => {
-                    let found = fs::read_link(path)?;
-                    assert_eq!(found.as_os_str().as_encoded_bytes(), &**target);
-                }
-                _ => {}
-            }
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn what_other_programs_write_is_read() -> Result<()> {
-    if tools::must_skip("archives of cpio", &PACKAGES)? {
-        return Ok(());
-    }
-    let top = tempfile::tempdir()?;
-    fs::create_dir(top.path().join("folder"))?;
-    fs::write(top.path().join("folder/file"), "content")?;
-    fs::hard_link(
-        top.path().join("folder/file"),
-        top.path().join("folder/twin"),
-    )?;
-    std::os::unix::fs::symlink("folder/file", top.path().join("link"))?;
-    let list = tempfile::NamedTempFile::new()?;
-    fs::write(&list, ".\n./folder\n./folder/file\n./folder/twin\n./link\n")?;
-    for (program, words) in cpio_programs(&Fixtures::shared()?)? {
-        let mut command = Command::new(&program);
-        command.args(words).args(["-o", "-H", "newc"]);
-        command.current_dir(top.path());
-        let output = command.stdin(Stdio::from(list.reopen()?)).output()?;
-        assert!(output.status.success(), "{output:?}");
-
-        let entries = read_initramfs(&output.stdout, CpioLimits::default())?;
-
-        let names: BTreeSet<String> = entries
-            .iter()
-            .map(|entry| entry.path.display().to_string())
-            .collect();
-        let want = ["", "folder", "folder/file", "folder/twin", "link"];
-        assert_eq!(names, want.map(str::to_owned).into(), "{program:?}");
-        let contents: Vec<&[u8]> = entries
-            .iter()
-            .filter_map(|entry| match &entry.node {
-                CpioNode::File(content) => Some(&**content),
-                _ => None,
-            })
-            .collect();
-        assert!(
-            contents.contains(&&b"content"[..]),
-            "{program:?}: {contents:?}"
-        );
-    }
     Ok(())
 }
