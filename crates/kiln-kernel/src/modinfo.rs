@@ -38,7 +38,7 @@ pub struct ModuleFacts {
     pub soft_before: Vec<String>,
     /// Modules or aliases that should come later (`softdep=post:`).
     pub soft_after: Vec<String>,
-    /// Other names it answers to. Those of devices have wildcards.
+    /// Other names it answers to, with `_` for `-`. Those of devices have wildcards.
     pub aliases: Vec<String>,
     /// The kernel it was built for: release, then flags.
     pub vermagic: Option<String>,

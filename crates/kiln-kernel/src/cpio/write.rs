@@ -71,8 +71,8 @@ impl<'a> CpioWriter<'a> {
         let size_bytes = self.size_bytes + entry_bytes(path.len(), content_bytes);
         let with_trailer = size_bytes + entry_bytes(TRAILER.len(), 0);
         let count = u32::try_from(self.entries.len() + 1);
-        if with_trailer > self.limits.bytes || count.is_ok_and(|count| count > self.limits.entries)
-        {
+        let is_few = count.is_ok_and(|count| count <= self.limits.entries);
+        if with_trailer > self.limits.bytes || !is_few {
             return Err(too_much);
         }
         self.size_bytes = size_bytes;
