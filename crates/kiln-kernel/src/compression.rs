@@ -12,10 +12,10 @@ use crate::lz4::{self, LegacyDecoder};
 
 /// Memory that an xz decoder may take, in bytes: enough for the 64 MiB window of `xz -9`, which
 /// is twice what the kernel's build asks for.
-const XZ_MEMORY_BYTES: u64 = 72 << 20;
+pub(crate) const XZ_MEMORY_BYTES: u64 = 72 << 20;
 /// Largest window of a zstd frame, as a power of two: 128 MiB, which is what `zstd -22` of the
 /// kernel's build asks for.
-const ZSTD_WINDOW_LOG: u32 = 27;
+pub(crate) const ZSTD_WINDOW_LOG: u32 = 27;
 
 const GZIP_MAGIC: &[u8] = b"\x1f\x8b";
 const XZ_MAGIC: &[u8] = b"\xfd7zXZ\0";

@@ -59,6 +59,24 @@ pub fn extract_elf(file: &File, out: &File, cancelled: &AtomicBool) -> Result<u6
     Ok(size_bytes)
 }
 
+/// Passes the kernel proper, unpacked, to a sink. What is not recognised is passed as it is.
+pub(crate) fn pass_through(
+    file: &File,
+    sink: &mut impl Sink,
+    cancelled: &AtomicBool,
+) -> Result<(), KernelError> {
+    let source = Source::open(file)?;
+    let head = source.head(HEAD_BYTES)?;
+    if bzimage::is_boot_image(&head) {
+        unpack(BzImage::read(source)?.payload, sink, cancelled)?;
+    } else if Compression::of(&head)? == Some(Compression::Gzip) {
+        unpack(source.whole(), sink, cancelled)?;
+    } else {
+        pump(source.whole(), sink, cancelled, cannot_read)?;
+    }
+    Ok(())
+}
+
 struct Recognised {
     format: KernelFormat,
     compression: Option<Compression>,

@@ -12,20 +12,35 @@
 //! <kernels>/.<name>.removing/  on its way out; removed by a sweep at start-up
 //! ```
 //!
-//! Not here: which kernel an image gets, the composition of an initrd, and starting anything.
+//! From these it tells which monitors boot a kernel, and composes the initrd of a guest:
+//!
+//! ```text
+//! config, modules/ ─▶ drivers that are wanted ─▶ order of loading ─▶ base initrd ─▶ composed
+//!        └──────────▶ verdict per monitor              per image, per run: archives ──┘
+//! ```
+//!
+//! Not here: which kernel an image gets, the init of a guest, and starting anything.
 
 mod archive;
 mod arm64;
 mod banner;
 mod bzimage;
 mod catalogue;
+mod check;
 mod compression;
+mod config;
+mod cpio;
 mod deb;
 mod elf;
 mod error;
 mod facts;
+mod initrd;
 mod inspect;
+mod known;
+mod load_order;
 mod lz4;
+mod modinfo;
+mod module_tree;
 mod modules;
 mod name;
 mod pump;
@@ -34,16 +49,30 @@ mod source;
 mod stage;
 #[cfg(test)]
 mod testing;
+mod wanted;
 
 pub use archive::ArchiveError;
 pub use catalogue::{Catalogue, CatalogueError, Import, Kernel, Listed, Removal, Swept};
+pub use check::{Boots, KnownKernel, Monitor, Reason, Verdict, Weight, check};
+pub use config::{ConfigError, Feature, KernelConfig};
+pub use cpio::{CpioEntry, CpioError, CpioLimits, CpioNode, CpioWriter};
+pub use cpio::{padded, read_cpio, read_initramfs};
 pub use deb::{DebError, DebKernel, DebPackage};
 pub use error::KernelError;
 pub use facts::{Architecture, Compression, KernelFacts, KernelFormat};
+pub use initrd::{BaseInitrd, InitrdCompression, InitrdError};
+pub use initrd::{compose, image_archive, instance_archive};
 pub use inspect::{extract_elf, inspect};
 pub use kiln_files::FileError;
+pub use known::KnownError;
+pub use load_order::{LoadOrderError, ModuleHost, OrderedModule};
+pub use modinfo::{ModinfoError, ModuleFacts};
+pub use module_tree::{ModuleNames, ModuleTree, ModuleTreeError, Presence};
 pub use modules::{ModulesError, ModulesLimits, ModulesStaged};
 pub use modules::{stage_modules_from_dir, stage_modules_from_tar};
 pub use record::RecordError;
 pub use stage::{FileFacts, KernelFiles, KernelForm, ModulesSource, StageError, Staged};
 pub use stage::{stage, stage_files};
+pub use wanted::{
+    DriverPlan, Lack, MissingDriver, Need, WANTED_DRIVERS, WantedDriver, plan_drivers,
+};

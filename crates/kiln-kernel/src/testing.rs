@@ -218,3 +218,37 @@ pub(crate) fn kernel_package_tar(kernel: &[u8]) -> Vec<u8> {
         Entry::File("usr/share/doc/copyright", b"GPL"),
     ])
 }
+
+/// Builds a module with these entries in its section `.modinfo`.
+pub(crate) fn module(entries: &[&str]) -> Vec<u8> {
+    let names = b"\0.shstrtab\0.modinfo\0";
+    let mut modinfo = Vec::new();
+    for entry in entries {
+        modinfo.extend(entry.bytes());
+        modinfo.push(0);
+    }
+    let names_at = 64;
+    let modinfo_at = names_at + names.len();
+    let table_at = modinfo_at + modinfo.len();
+
+    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+    file.resize(16, 0);
+    file.extend([1_u16, 62].map(u16::to_le_bytes).concat());
+    file.extend(1_u32.to_le_bytes());
+    file.extend([0, 0, table_at as u64].map(u64::to_le_bytes).concat());
+    file.extend(0_u32.to_le_bytes());
+    file.extend([64_u16, 0, 0, 64, 3, 1].map(u16::to_le_bytes).concat());
+    file.extend(names);
+    file.extend(&modinfo);
+    let sections = [
+        (0_u32, 0, 0),
+        (1, names_at, names.len()),
+        (11, modinfo_at, modinfo.len()),
+    ];
+    for (name, at, length) in sections {
+        file.extend([name, 1].map(u32::to_le_bytes).concat());
+        let rest = [0, 0, at as u64, length as u64, 0, 1, 0];
+        file.extend(rest.map(u64::to_le_bytes).concat());
+    }
+    file
+}
