@@ -23,6 +23,8 @@ pub enum NameHolder {
     Image {
         /// The image.
         id: ImageId,
+        /// Whose it is.
+        owner_uid: u32,
         /// When the image was made.
         created_at: Timestamp,
         /// Where its newest version came from, if that was a registry.
@@ -37,6 +39,8 @@ pub enum NameHolder {
     Reservation {
         /// The operation.
         operation_id: OperationId,
+        /// Whose it is; nothing when the operation's row is gone.
+        owner_uid: Option<u32>,
         /// Since when it is held.
         since: Timestamp,
     },
@@ -229,10 +233,12 @@ pub fn holder_of(
 ) -> Result<Option<NameHolder>, StoreError> {
     let sql = "SELECT names.name, names.kind, image_id, operation_id, target, \
                       names.created_at, images.created_at AS image_created_at, \
+                      COALESCE(images.owner_id, operations.owner_uid) AS owner_uid, \
                       (SELECT source_reference FROM versions \
                        WHERE versions.image_id = names.image_id \
                        ORDER BY versions.seq DESC LIMIT 1) AS source_reference \
                FROM names LEFT JOIN images ON images.id = names.image_id \
+                          LEFT JOIN operations ON operations.id = names.operation_id \
                WHERE names.name = ?1";
     tx.first("look a name up", sql, [name.as_str()], read_holder)
 }
@@ -279,6 +285,7 @@ fn read_holder(row: &Row<'_>) -> Result<NameHolder, StoreError> {
     Ok(match columns.parsed("kind")? {
         NameKind::Image => NameHolder::Image {
             id: columns.parsed("image_id")?,
+            owner_uid: columns.raw("owner_uid")?,
             created_at: columns.time("image_created_at")?,
             source_reference: columns.raw("source_reference")?,
         },
@@ -287,6 +294,7 @@ fn read_holder(row: &Row<'_>) -> Result<NameHolder, StoreError> {
         },
         NameKind::Reservation => NameHolder::Reservation {
             operation_id: columns.parsed("operation_id")?,
+            owner_uid: columns.raw("owner_uid")?,
             since: columns.time("created_at")?,
         },
     })

@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use kiln_api::image::{Image, Outcome, Started};
 use kiln_api::operation::{Operation, Progress, WaitParams};
 use kiln_api::{Failure, codes};
-use kiln_domain::access::Actor;
+use kiln_domain::access::{Actor, may_see};
 use kiln_domain::{ImageName, OperationId, OperationKind, OperationState, Timestamp, VersionId};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::names::{self, NameHolder, NameTaken, ReserveError};
@@ -48,7 +48,7 @@ pub(super) struct Opening {
 
 impl Records {
     /// Refuses a taken name early, before files are looked at. The reservation decides.
-    pub(super) async fn check_name(&self, name: &ImageName) -> Result<(), Failure> {
+    pub(super) async fn check_name(&self, name: &ImageName, actor: &Actor) -> Result<(), Failure> {
         let asked = name.clone();
         let holder = self
             .store
@@ -56,10 +56,10 @@ impl Records {
             .await;
         match holder.map_err(|error| store_failure(&error))? {
             None => Ok(()),
-            Some(by) => Err(taken(&NameTaken {
-                name: name.clone(),
-                by,
-            })),
+            Some(by) => {
+                let name = name.clone();
+                Err(taken(&NameTaken { name, by }, actor))
+            }
         }
     }
 
@@ -67,6 +67,7 @@ impl Records {
     /// decides between two callers, and the loser has fetched nothing.
     async fn open(&self, id: OperationId, opening: Opening) -> Result<(), Failure> {
         let now = self.clock.now();
+        let actor = opening.actor;
         let opened = self
             .store
             .write(move |tx| {
@@ -97,7 +98,7 @@ impl Records {
             })
             .await;
         opened.map_err(|error| match &error {
-            ReserveError::Taken(name) => taken(name),
+            ReserveError::Taken(name) => taken(name, &actor),
             ReserveError::Store(error) => store_failure(error),
         })
     }
@@ -253,14 +254,31 @@ pub(super) fn record_progress(
     Ok(())
 }
 
-/// Says who has the name.
-fn taken(taken: &NameTaken) -> Failure {
+/// Says who has the name, as far as the caller may know.
+fn taken(taken: &NameTaken, actor: &Actor) -> Failure {
     let name = &taken.name;
+    let (code, is_known) = match &taken.by {
+        NameHolder::Image { owner_uid, .. } => (
+            codes::image::ALREADY_EXISTS,
+            may_see(actor, *owner_uid).is_ok(),
+        ),
+        NameHolder::Reservation { owner_uid, .. } => (
+            codes::image::NAME_RESERVED,
+            owner_uid.is_some_and(|owner_uid| may_see(actor, owner_uid).is_ok()),
+        ),
+        // It tells no more than its name resolves to.
+        NameHolder::Alias { .. } => (codes::image::ALREADY_EXISTS, true),
+    };
+    if !is_known {
+        return Failure::new(code, format!("the name {name} is taken by another user"))
+            .with_hint("choose another name with --name", None);
+    }
     match &taken.by {
         NameHolder::Image {
             id,
             created_at,
             source_reference,
+            ..
         } => {
             let source = source_reference.as_deref().unwrap_or("a file");
             let message = format!(
@@ -283,6 +301,37 @@ fn taken(taken: &NameTaken) -> Failure {
                     "wait for it, or choose another name with --name",
                     Some(format!("kiln op wait {operation_id}")),
                 )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWNER: u32 = 1000;
+
+    fn actor(uid: u32) -> Actor {
+        Actor::from_peer(uid, uid, None, 0)
+    }
+
+    #[test]
+    fn only_who_may_see_the_holder_is_told_of_it() {
+        let operation_id = OperationId::new(uuid::Uuid::from_u128(7));
+        let by = NameHolder::Reservation {
+            operation_id,
+            owner_uid: Some(OWNER),
+            since: Timestamp::from_micros(0).unwrap(),
+        };
+        let name = "web".parse().unwrap();
+        let held = NameTaken { name, by };
+
+        for (uid, is_told) in [(OWNER, true), (0, true), (OWNER + 1, false)] {
+            let failure = taken(&held, &actor(uid));
+
+            assert!(failure.is(codes::image::NAME_RESERVED), "{uid}");
+            let text = serde_json::to_string(&failure).unwrap();
+            assert_eq!(text.contains(&operation_id.to_string()), is_told, "{text}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `image.pull`: from a reference to a published image.
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use kiln_api::image::{Image, Outcome, PullParams};
@@ -30,7 +31,7 @@ use crate::failures::{
 use crate::fetch::{FetchRequest, SourceFiles};
 use crate::host_files::{Claim, HostFileError};
 use crate::seams::{BuildRootfs, Resolved};
-use crate::space::Space;
+use crate::space::{NoRoom, Space};
 
 /// A pull whose every word was understood.
 #[derive(Debug)]
@@ -109,7 +110,7 @@ impl Pulls {
             .kernel
             .check()
             .map_err(|error| choice_failure(&error))?;
-        self.records.check_name(&checked.name).await?;
+        self.records.check_name(&checked.name, actor).await?;
         // Handles live a minute: every file is taken before anything waits for a thread.
         let source = self.claim_source(actor, &checked.source, &params)?;
         let kernel = self.claim_kernel(actor, checked.kernel)?;
@@ -288,12 +289,16 @@ impl Pulls {
         running.enter(Stage::Build);
         let cancel = running.work().clone();
         // A staging area that came to nothing is removed there, too.
+        let images = self.records.images.clone();
         let work = move || {
+            twin.check_room(&images)
+                .map_err(|error| room_failure(&error, &error))?;
             let copied = twin.copy_into(&staging, &cancel);
-            copied.map(|size| (staging, size))
+            let size = copied.map_err(|error| artifact_failure(&error))?;
+            Ok((staging, size))
         };
         let copied = self.on_build_pool(running, work).await?;
-        copied.map_err(|error| unless_cancelled(running, artifact_failure(&error)))
+        copied.map_err(|failure| unless_cancelled(running, failure))
     }
 
     /// Refuses a pull that has no room, before anything of it is fetched.
@@ -352,6 +357,22 @@ impl Twin {
         let rootfs = artifacts.open_file(&id, ROOTFS)?;
         let sums = artifacts.open_file(&id, ROOTFS_SUMS)?;
         Ok(rootfs.zip(sums).map(|(rootfs, sums)| Self { rootfs, sums }))
+    }
+
+    /// Fails where the copy takes room of its own and there is too little. It blocks.
+    fn check_room(&self, images: &Path) -> Result<(), NoRoom> {
+        let Some(space) = Space::of_directory(images) else {
+            return Ok(());
+        };
+        let Ok(found) = rustix::fs::fstat(&self.rootfs) else {
+            return Ok(());
+        };
+        if !space.keeps_copies_from(found.st_dev) {
+            return Ok(());
+        }
+        // Holes are not copied.
+        let blocks = u64::try_from(found.st_blocks).unwrap_or_default();
+        space.check(blocks.saturating_mul(512))
     }
 
     fn copy_into(

@@ -51,7 +51,7 @@ impl Pulls {
             modules_dir: params.modules_dir,
         };
         words.check().map_err(|error| choice_failure(&error))?;
-        self.records.check_name(&params.name).await?;
+        self.records.check_name(&params.name, actor).await?;
         let rootfs = self
             .files
             .claim(actor, &params.rootfs_path)

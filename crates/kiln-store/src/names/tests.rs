@@ -1,6 +1,6 @@
 use super::*;
 use crate::images;
-use crate::testing::{Database, image, image_id, name, operation_id, time, version};
+use crate::testing::{Database, OWNER, image, image_id, name, operation_id, time, version};
 use crate::versions;
 
 fn taken(result: Result<(), ReserveError>) -> NameTaken {
@@ -30,6 +30,7 @@ fn every_kind_of_holder_refuses_a_reservation_and_says_what_it_is() {
             "web",
             NameHolder::Image {
                 id: image_id(1),
+                owner_uid: OWNER,
                 created_at: time(100),
                 source_reference: Some("docker.io/library/web:1".to_owned()),
             },
@@ -46,6 +47,7 @@ fn every_kind_of_holder_refuses_a_reservation_and_says_what_it_is() {
             "soon",
             NameHolder::Reservation {
                 operation_id: operation_id(1),
+                owner_uid: None,
                 since: time(4),
             },
             format!(

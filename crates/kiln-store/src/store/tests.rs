@@ -141,6 +141,7 @@ async fn of_two_that_race_for_a_name_one_wins_and_the_other_hears_who() {
     };
     let by = NameHolder::Reservation {
         operation_id: *winner,
+        owner_uid: None,
         since: time(5),
     };
     assert_eq!((&taken.name, &taken.by), (&name("web"), &by));
