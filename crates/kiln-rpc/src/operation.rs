@@ -30,13 +30,17 @@ pub(crate) fn register(
         desk.cancel(&caller.actor, params.operation_id).await
     })?;
     let watched = desk.clone();
+    let streams = table.streams.clone();
     table.module.register_subscription(
         Watch::NAME,
         WATCH.notification,
         WATCH.unsubscribe,
         move |params, pending, _context, extensions| {
             let desk = watched.clone();
+            // Held until the last item is on its way: a stop waits for that.
+            let stream = streams.token();
             async move {
+                let _stream = stream;
                 let caller = match caller_of(&extensions) {
                     Ok(caller) => caller,
                     Err(error) => {

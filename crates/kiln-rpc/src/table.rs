@@ -11,6 +11,7 @@ use kiln_api::method::Subscription;
 use kiln_api::{Description, Failure, Method, codes, openrpc};
 use kiln_domain::access::{Actor, Role};
 use serde::de::DeserializeOwned;
+use tokio_util::task::TaskTracker;
 
 use crate::door::{Caller, Names, invalid_params, rejection};
 
@@ -18,6 +19,8 @@ use crate::door::{Caller, Names, invalid_params, rejection};
 #[derive(Debug)]
 pub struct Table {
     pub(crate) module: RpcModule<()>,
+    /// Subscriptions that have items to send hold a token each.
+    pub(crate) streams: TaskTracker,
     descriptions: Vec<Description>,
 }
 
@@ -25,6 +28,7 @@ impl Default for Table {
     fn default() -> Self {
         Self {
             module: RpcModule::new(()),
+            streams: TaskTracker::new(),
             descriptions: Vec::new(),
         }
     }
