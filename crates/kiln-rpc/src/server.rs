@@ -13,7 +13,7 @@ use jsonrpsee::server::{
     stop_channel,
 };
 use kiln_domain::access::Actor;
-use kiln_service::{DaemonDesk, Events, Images, Kernels, Operations, Pulls};
+use kiln_service::{ConnectionId, DaemonDesk, Events, Images, Kernels, Operations, Pulls};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -225,6 +225,7 @@ impl Server {
             }
         };
         let actor = Actor::from_peer(peer.uid(), peer.gid(), peer.pid(), self.daemon_uid);
+        let connection = ConnectionId::unique();
         let (builder, methods, names) = (builder.clone(), self.methods.clone(), self.names.clone());
         let handle = stop_handle.clone();
         let limits = self.limits;
@@ -238,6 +239,7 @@ impl Server {
                 inner,
                 names: names.clone(),
                 actor,
+                connection,
                 transport,
                 max_response_bytes,
             });

@@ -10,6 +10,7 @@ use jsonrpsee::{Extensions, Methods};
 use kiln_api::method::Subscription;
 use kiln_api::{Description, Failure, Method, codes, openrpc};
 use kiln_domain::access::{Actor, Role};
+use kiln_service::ConnectionId;
 use serde::de::DeserializeOwned;
 use tokio_util::task::TaskTracker;
 
@@ -108,6 +109,7 @@ pub(crate) fn caller_of(extensions: &Extensions) -> Result<Caller, ErrorObjectOw
         };
         let caller = Caller {
             actor: nobody,
+            connection: ConnectionId::unique(),
             request_id: "r0".to_owned(),
         };
         rejection(

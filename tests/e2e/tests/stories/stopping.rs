@@ -1,17 +1,19 @@
-//! What a stop of the daemon means for whoever is connected: work goes on for a while, and
-//! whoever follows it is told how it ended.
+//! What a stop means: one of the daemon, whose work goes on for a while and whose callers are told
+//! how it ended, and one of a client that follows an operation.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
+use std::thread;
 
 use anyhow::{Context as _, Result};
 use kiln_testkit::daemon::built;
 use kiln_testkit::{process, wait};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::operations::Tap;
-use crate::stage::{KERNEL, LIMIT, Stage, text};
+use crate::stage::{KERNEL, LIMIT, Stage, pull, text};
+use crate::websocket::WebSocket;
 
 /// A run of `kiln` beside the story.
 pub(crate) struct Client {
@@ -140,4 +142,85 @@ fn a_pull_that_outlasts_the_grace_of_a_stop_is_told_to_be_cancelled() -> Result<
     stage.daemon.start_again()?;
     assert_eq!(stage.last_operation()?["state"], "cancelled");
     stage.assert_nothing_left()
+}
+
+#[test]
+fn calls_that_wait_are_answered_during_a_stop_over_http_and_websocket() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let tap = Tap::start()?;
+    let id = stage.start(pull(&tap.reference(), "slow"))?;
+    tap.wait_for_request()?;
+    let wait = json!({"operation_id": id});
+    let mut socket = WebSocket::connect(&stage.daemon.socket())?;
+    let mut watching = WebSocket::connect(&stage.daemon.socket())?;
+    watching.call("operation.watch", &wait)?;
+
+    let (over_http, over_websocket) = thread::scope(|scope| {
+        let over_http = scope.spawn(|| stage.call("operation.wait", &wait));
+        let over_websocket = scope.spawn(|| socket.call("operation.wait", &wait));
+        wait::until("both calls", LIMIT, || {
+            let watched = stage.call("operation.get", &wait)?["watchers"].as_u64();
+            Ok((watched == Some(3)).then_some(()))
+        })?;
+        begin_to_stop(&stage)?;
+        tap.open();
+        let joined = |thread: thread::ScopedJoinHandle<'_, Result<Value>>| {
+            thread
+                .join()
+                .unwrap_or_else(|_| anyhow::bail!("a caller panicked"))
+        };
+        anyhow::Ok((joined(over_http)?, joined(over_websocket)?))
+    })?;
+    let mut last = Value::Null;
+    while let Some(item) = watching.receive()? {
+        last = item["params"]["result"]["state"].clone();
+    }
+    let status = stage.daemon.ended()?;
+
+    assert_eq!(over_http["state"], "succeeded");
+    assert_eq!(over_websocket["result"]["state"], "succeeded");
+    assert_eq!(last, "succeeded");
+    assert_eq!(status.code(), Some(0));
+    Ok(())
+}
+
+#[test]
+fn an_interrupted_pull_that_nobody_else_follows_is_cancelled() -> Result<()> {
+    let stage = Stage::new()?;
+    let tap = Tap::start()?;
+    let client = Client::pulling(&stage, &tap)?;
+    assert_eq!(stage.last_operation()?["watchers"], 1);
+
+    client.interrupt()?;
+    let told = client.told()?;
+
+    assert_eq!(told.exit, Some(130), "{told:?}");
+    assert!(told.stderr.contains("operation.cancelled"), "{told:?}");
+    assert_eq!(stage.last_operation()?["state"], "cancelled");
+    stage.assert_nothing_left()
+}
+
+#[test]
+fn an_interrupted_pull_that_somebody_else_follows_goes_on() -> Result<()> {
+    let stage = Stage::new()?;
+    let tap = Tap::start()?;
+    let client = Client::pulling(&stage, &tap)?;
+    let id = text(&stage.last_operation()?, "id")?;
+    let waiting = Client::start(&stage, "wait", &["op", "wait", &id, "--progress", "json"])?;
+    waiting.wait_for_item()?;
+
+    client.interrupt()?;
+    let interrupted = client.told()?;
+    let running = stage.last_operation()?;
+    tap.open();
+    let waited = waiting.told()?;
+
+    assert_eq!(interrupted.exit, Some(130), "{interrupted:?}");
+    let said = "detached: 1 other follows it, so it goes on";
+    assert!(interrupted.stderr.contains(said), "{interrupted:?}");
+    assert!(interrupted.stderr.contains(&format!("kiln op wait {id}")));
+    assert_eq!(running["state"], "running");
+    assert_eq!(waited.exit, Some(0), "{waited:?}");
+    assert_eq!(stage.last_operation()?["state"], "succeeded");
+    Ok(())
 }
