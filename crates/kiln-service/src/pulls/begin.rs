@@ -213,6 +213,8 @@ impl Pulls {
             async move {
                 let ended = AssertUnwindSafe(work).catch_unwind().await;
                 let ended = ended.unwrap_or_else(|_| {
+                    // Nobody waits for its threads any more, and nothing else tells them.
+                    running.abandon();
                     let message = "the operation's task panicked";
                     Err(Failure::new(codes::daemon::INTERNAL, message))
                 });

@@ -198,6 +198,23 @@ async fn a_panic_in_a_seam_is_an_internal_error_and_nothing_more() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_threads_of_a_job_that_panics_are_told_and_waited_for() -> Result<()> {
+    let source = OneLayer::new(&[("marker", "ok")])?;
+    let has_ended = Arc::new(AtomicBool::new(false));
+    source.then(Act::PanicWithThread(has_ended.clone()));
+    let house = House::new(source)?;
+
+    let pulling = house.pull(house.params(REFERENCE));
+    let failed = within_limit("the panic", pulling).await?;
+
+    // A thread that nobody tells is given up after ten seconds, and still at work.
+    assert!(has_ended.load(Ordering::SeqCst), "a thread is at work");
+    let failure = failed.err().context("it did not fail")?;
+    assert!(failure.is(codes::daemon::INTERNAL), "{failure:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pull_goes_on_when_its_caller_hangs_up() -> Result<()> {
     let source = OneLayer::new(&[("marker", "ok")])?;
     let house = House::new(source.clone())?;
