@@ -302,11 +302,11 @@ async fn a_stop_takes_nobody_new_and_lets_streams_and_calls_come_to_their_end() 
     follower.write_all(&frame(&call(3, "half"))).await.unwrap();
     until(&mut follower, "xxx").await;
     house.drain.send(true).unwrap();
-    let followed = to_the_end(&mut follower).await;
-    let called = to_the_end(&mut caller).await;
+    let last_item = to_the_end(&mut follower).await;
+    let answer = to_the_end(&mut caller).await;
 
-    assert!(followed.contains("final"), "{followed}");
-    assert!(called.contains("done"), "{called}");
+    assert!(last_item.contains("final"), "{last_item}");
+    assert!(answer.contains("done"), "{answer}");
     let closed = tokio::time::timeout(LIMIT, house.closed.changed()).await;
     assert!(closed.expect("the door stays open").is_err());
 }
