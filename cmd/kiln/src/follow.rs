@@ -1,14 +1,12 @@
 //! Follows an operation to its end: progress on stderr, Ctrl-C, the caller's time limit.
 //!
 //! Leaving never ends the work: the daemon owns it. Only a first Ctrl-C on work that this client
-//! started cancels it.
+//! started, and that nobody else follows, cancels it.
 
 use std::time::{Duration, Instant};
 
 use kiln_api::image::Image;
-use kiln_api::operation::{
-    Cancel, LayerProgress, LayerState, Operation, OperationParams, Progress,
-};
+use kiln_api::operation::{Cancel, CancelParams, LayerProgress, LayerState, Operation, Progress};
 use kiln_api::{Failure, codes};
 use kiln_client::{Client, ClientError};
 use kiln_domain::{OperationId, OperationState};
@@ -26,7 +24,7 @@ const EXIT_INTERRUPTED: u8 = 130;
 /// What a first Ctrl-C means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interrupt {
-    /// This client started the work and nobody else waits for it.
+    /// This client started the work: it ends, unless somebody else follows it.
     Cancels,
     /// The work is somebody else's: leave it.
     Leaves,
@@ -38,6 +36,12 @@ enum Event {
     Interrupted,
     Tick,
     Expired,
+}
+
+/// What came of cancelling.
+enum Cancelled {
+    Ends,
+    NotNow { others: u64 },
 }
 
 /// An operation at its end.
@@ -110,7 +114,11 @@ async fn watch(
                 may_cancel = false;
                 renderer.note("cancelling; press Ctrl-C again to leave at once\n");
                 tokio::select! {
-                    cancelled = cancel(client, id) => cancelled?,
+                    cancelled = cancel(client, id) => {
+                        if let Cancelled::NotNow { others } = cancelled? {
+                            return Err(detached(renderer, id, others));
+                        }
+                    }
                     _ = interrupts.recv() => return Err(left(renderer, id)),
                 }
             }
@@ -124,13 +132,37 @@ fn left(renderer: &Renderer, id: OperationId) -> CommandError {
     CommandError::Reported(EXIT_INTERRUPTED)
 }
 
-/// Cancels; an operation that ended meanwhile needs no cancelling, its last item tells.
-async fn cancel(client: &Client, id: OperationId) -> Result<(), CommandError> {
-    let params = OperationParams { operation_id: id };
+fn detached(renderer: &Renderer, id: OperationId, others: u64) -> CommandError {
+    let who = if others == 1 {
+        "1 other follows it".to_owned()
+    } else {
+        format!("{others} others follow it")
+    };
+    renderer.note(&format!(
+        "detached: {who}, so it goes on; how it ends tells:  kiln op wait {id}\n"
+    ));
+    CommandError::Reported(EXIT_INTERRUPTED)
+}
+
+/// Cancels unless others follow the operation. One that ended meanwhile needs no cancelling: its
+/// last item tells.
+async fn cancel(client: &Client, id: OperationId) -> Result<Cancelled, CommandError> {
+    let params = CancelParams {
+        operation_id: id,
+        unless_watched: true,
+    };
     match client.call::<Cancel>(&params).await {
-        Ok(_) => Ok(()),
+        Ok(operation) if operation.state == OperationState::Running => Ok(Cancelled::NotNow {
+            // This client is one of them, and the others may have left since.
+            others: operation
+                .watchers
+                .unwrap_or_default()
+                .saturating_sub(1)
+                .max(1),
+        }),
+        Ok(_) => Ok(Cancelled::Ends),
         Err(ClientError::Failed(failure)) if failure.is(codes::operation::ALREADY_FINISHED) => {
-            Ok(())
+            Ok(Cancelled::Ends)
         }
         Err(error) => Err(error.into()),
     }

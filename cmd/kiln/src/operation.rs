@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
-use kiln_api::operation::{Cancel, Get, List, ListParams, Operation, OperationParams};
+use kiln_api::operation::{
+    Cancel, CancelParams, Get, List, ListParams, Operation, OperationParams,
+};
 use kiln_domain::{OperationId, OperationState};
 
 use crate::batch::{self, Item};
@@ -126,7 +128,10 @@ async fn cancel(arguments: CancelArguments, session: &Session) -> Result<(), Com
     let client = session.connect().await?;
     let mut items = Vec::new();
     for operation_id in arguments.ids {
-        let params = OperationParams { operation_id };
+        let params = CancelParams {
+            operation_id,
+            unless_watched: false,
+        };
         let result = session.call::<Cancel>(&client, &params).await;
         items.push(Item::new(operation_id.to_string(), result)?);
     }
@@ -172,6 +177,9 @@ fn lines(operation: &Operation) -> String {
     ];
     if let Some(progress) = &operation.progress {
         pairs.push(("progress", progress::sentence(progress)));
+    }
+    if let Some(watchers) = operation.watchers {
+        pairs.push(("watchers", watchers.to_string()));
     }
     if let Some(at) = &operation.finished_at {
         pairs.push(("ended", time(at)));

@@ -14,7 +14,7 @@ use kiln_artifacts::Artifacts;
 use kiln_cache::Cache;
 use kiln_domain::Architecture;
 use kiln_kernel::Catalogue;
-use kiln_rpc::{BoundSocket, Desks, FilesSocket, Limits, Server, bind};
+use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Limits, Server, bind};
 use kiln_service::{
     Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, HostFiles, Identity, Images, Kernels,
     Operations, Pool, Pulls, Records, RootfsDigests, SnapshotSchedule, Snapshots, SystemClock,
@@ -38,9 +38,9 @@ pub(crate) enum StartError {
 /// How many callers' kernels are looked at at a time.
 const LOOKS_AT_A_TIME: usize = 4;
 
-/// How long connections may take to end once every operation has: those that were cancelled
+/// How long connections may last behind the grace of the operations: those that were cancelled
 /// clean up for ten seconds at most, then their callers are answered.
-const DRAIN: Duration = Duration::from_secs(12);
+const DRAIN: Duration = Duration::from_secs(15);
 
 /// Serves until a signal asks for an end.
 pub(crate) async fn serve(config: Config) -> Result<()> {
@@ -81,13 +81,20 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     let snapshots = snapshots.run(stopped.clone());
     tracing::info!(socket = %socket.path().display(), ?recovered, "ready");
     let grace = Duration::from_secs(config.shutdown_grace_seconds.value);
-    let stopping = async {
+    let (drain, drained) = watch::channel(false);
+    let stopping = async move {
         signals::wait(stop).await?;
         board.stop(grace).await;
+        drain.send_replace(true);
         Ok::<_, std::io::Error>(())
     };
-    // Callers who wait for an operation are answered when it ends, so their connections stay.
-    let serving = server.serve(socket, stopped, grace + DRAIN);
+    // Whoever waits for an operation is told of its end, so connections stay until all have ended.
+    let closing = Closing {
+        stop: stopped,
+        drained,
+        grace: grace + DRAIN,
+    };
+    let serving = server.serve(socket, closing);
     let (ended, (), (), (), ()) = tokio::join!(stopping, serving, files, digests, snapshots);
     ended.context("cannot listen for signals")?;
     store.close().await.context("cannot close the database")?;

@@ -35,7 +35,7 @@ method! {
     /// See [`Operation`].
     Cancel = "operation.cancel",
     "Stops a running operation; what it had half made disappears.",
-    (OperationParams) -> Operation,
+    (CancelParams) -> Operation,
     [codes::operation::NOT_FOUND, codes::operation::ALREADY_FINISHED, codes::request::DENIED]
 }
 
@@ -59,6 +59,19 @@ pub struct OperationParams {
     /// Its id.
     #[schemars(with = "String")]
     pub operation_id: OperationId,
+}
+
+/// Which operation to stop, and when not to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CancelParams {
+    /// Its id.
+    #[schemars(with = "String")]
+    pub operation_id: OperationId,
+    /// Leave it alone when it has watchers besides this connection: the answer is then the
+    /// operation, still running.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unless_watched: bool,
 }
 
 /// Which operation, and how long to wait.
@@ -108,6 +121,9 @@ pub struct Operation {
     /// How far it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+    /// How many connections watch it or wait for its end, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchers: Option<u64>,
     /// What came of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Box<Image>>,

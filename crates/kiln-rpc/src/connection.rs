@@ -21,6 +21,10 @@ use tokio::net::UnixStream;
 
 use crate::frames::Frames;
 
+/// Most bytes of a WebSocket taken in one write. A whole answer comes as one write, and a client
+/// that does not read must not cost a second copy of it.
+const TAKEN_BYTES: usize = 64 << 10;
+
 /// Tells a [`Stream`] that the answer that is being made switches it to WebSocket.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Switch(Arc<AtomicBool>);
@@ -130,6 +134,7 @@ impl AsyncWrite for Stream {
         }
         // What was taken before goes first, so never more than one write is held.
         ready!(self.poll_send(context))?;
+        let bytes = &bytes[..bytes.len().min(TAKEN_BYTES)];
         let stream = &mut *self;
         stream.frames.pass(bytes, &mut stream.ready);
         match self.poll_send(context) {
@@ -162,5 +167,56 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_send(context))?;
         Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+
+    /// Makes a text frame as soketto does.
+    fn long_text(length: usize) -> Vec<u8> {
+        let head = [&[0x81, 127][..], &(length as u64).to_be_bytes()].concat();
+        [head, vec![b'x'; length]].concat()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_costs_no_copy_of_a_long_answer() {
+        let (daemon, mut client) = UnixStream::pair().unwrap();
+        let switch = Switch(Arc::new(AtomicBool::new(true)));
+        let mut stream = Stream::new(daemon, switch);
+        stream.write_all(HEAD).await.unwrap();
+        let answer = long_text(8 << 20);
+        let mut taken = 0;
+
+        // Until it takes no more: nobody reads.
+        loop {
+            let write = tokio::time::timeout(Duration::from_millis(100), async {
+                stream.write(&answer[taken..]).await
+            });
+            match write.await {
+                Ok(count) => taken += count.unwrap(),
+                Err(_) => break,
+            }
+            assert!(stream.ready.capacity() <= 2 * TAKEN_BYTES);
+        }
+
+        assert!(taken < answer.len(), "the socket took all of it");
+        assert!(!stream.ready.is_empty(), "nothing is held");
+        let reading = async {
+            let mut got = vec![0; HEAD.len() + answer.len()];
+            client.read_exact(&mut got).await.map(|_| got)
+        };
+        let writing = async {
+            stream.write_all(&answer[taken..]).await?;
+            stream.flush().await
+        };
+        let (got, wrote) = tokio::join!(reading, writing);
+        wrote.unwrap();
+        assert!(got.unwrap()[HEAD.len()..] == answer, "other bytes came");
     }
 }

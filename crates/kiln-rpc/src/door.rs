@@ -15,6 +15,7 @@ use jsonrpsee::types::error::METHOD_NOT_FOUND_CODE;
 use jsonrpsee::types::{ErrorObjectOwned, Id, Request};
 use kiln_api::{Code, Failure, codes};
 use kiln_domain::access::Actor;
+use kiln_service::ConnectionId;
 
 use crate::refusal;
 
@@ -23,6 +24,8 @@ use crate::refusal;
 pub struct Caller {
     /// Who the kernel says is at the other end.
     pub actor: Actor,
+    /// Over which connection.
+    pub connection: ConnectionId,
     /// The call's number in the log.
     pub request_id: String,
 }
@@ -47,6 +50,7 @@ pub(crate) struct Door<S> {
     pub(crate) inner: S,
     pub(crate) names: Arc<Names>,
     pub(crate) actor: Actor,
+    pub(crate) connection: ConnectionId,
     pub(crate) transport: Transport,
     /// Longest answer to a batch, in bytes.
     pub(crate) max_response_bytes: usize,
@@ -71,6 +75,7 @@ where
         let number = NEXT_REQUEST.fetch_add(1, Ordering::Relaxed);
         let caller = Caller {
             actor: self.actor,
+            connection: self.connection,
             request_id: format!("r{number}"),
         };
         request.extensions.insert(caller.clone());

@@ -20,6 +20,6 @@ mod upload;
 
 pub use door::Caller;
 pub use files::FilesSocket;
-pub use server::{Desks, Limits, Server};
+pub use server::{Closing, Desks, Limits, Server};
 pub use socket::{BindError, BoundSocket, SocketAccess, bind};
 pub use table::Table;

@@ -7,7 +7,6 @@ use jsonrpsee::core::{RegisterMethodError, SubscriptionResult};
 use jsonrpsee::server::SubscriptionMessage;
 use kiln_api::method::Method as _;
 use kiln_api::operation::{Cancel, Get, List, OperationParams, WATCH, Wait, Watch};
-use kiln_domain::access::Actor;
 use kiln_service::Operations;
 
 use crate::door::rejection;
@@ -24,19 +23,29 @@ pub(crate) fn register(
         desk.get(&caller.actor, params.operation_id).await
     })?;
     table.method::<Wait, _, _, _>(desk, |desk, caller, params| async move {
-        desk.wait(&caller.actor, params).await
+        desk.wait(&caller.actor, caller.connection, params).await
     })?;
     table.method::<Cancel, _, _, _>(desk, |desk, caller, params| async move {
-        desk.cancel(&caller.actor, params.operation_id).await
+        let (id, connection) = (params.operation_id, caller.connection);
+        if params.unless_watched {
+            desk.cancel_unless_watched(&caller.actor, connection, id)
+                .await
+        } else {
+            desk.cancel(&caller.actor, id).await
+        }
     })?;
     let watched = desk.clone();
+    let streams = table.streams.clone();
     table.module.register_subscription(
         Watch::NAME,
         WATCH.notification,
         WATCH.unsubscribe,
         move |params, pending, _context, extensions| {
             let desk = watched.clone();
+            // Held until the last item is on its way: a stop waits for that.
+            let stream = streams.token();
             async move {
+                let _stream = stream;
                 let caller = match caller_of(&extensions) {
                     Ok(caller) => caller,
                     Err(error) => {
@@ -45,7 +54,7 @@ pub(crate) fn register(
                     }
                 };
                 match decode(&params) {
-                    Ok(params) => watch(&desk, &caller.actor, params, pending, &caller).await,
+                    Ok(params) => watch(&desk, params, pending, &caller).await,
                     Err(failure) => {
                         pending.reject(rejection(failure, &caller)).await;
                         Ok(())
@@ -61,12 +70,14 @@ pub(crate) fn register(
 /// Sends the operation whenever it has changed; the last item is in a final state.
 async fn watch(
     desk: &Operations,
-    actor: &Actor,
     params: OperationParams,
     pending: PendingSubscriptionSink,
     caller: &crate::door::Caller,
 ) -> SubscriptionResult {
-    let mut watcher = match desk.watch(actor, params.operation_id).await {
+    let mut watcher = match desk
+        .watch(&caller.actor, caller.connection, params.operation_id)
+        .await
+    {
         Ok(watcher) => watcher,
         Err(failure) => {
             pending.reject(rejection(failure, caller)).await;

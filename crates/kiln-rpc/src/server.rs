@@ -13,10 +13,12 @@ use jsonrpsee::server::{
     stop_channel,
 };
 use kiln_domain::access::Actor;
-use kiln_service::{DaemonDesk, Events, Images, Kernels, Operations, Pulls};
+use kiln_service::{ConnectionId, DaemonDesk, Events, Images, Kernels, Operations, Pulls};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
 use crate::connection::Switch;
@@ -110,30 +112,47 @@ impl Desks {
 pub struct Server {
     methods: Methods,
     names: Arc<Names>,
+    /// Subscriptions that have items to send.
+    streams: TaskTracker,
     limits: Limits,
     daemon_uid: u32,
+}
+
+/// When a door closes, and how.
+#[derive(Debug)]
+pub struct Closing {
+    /// Turns true when no new connection is to be taken.
+    pub stop: watch::Receiver<bool>,
+    /// Turns true when nothing is left that a connection could wait for: every operation has ended.
+    pub drained: watch::Receiver<bool>,
+    /// How long connections may last after `stop`, whatever `drained` is.
+    pub grace: Duration,
 }
 
 impl Server {
     /// Seals a table. `daemon_uid` is the user whose calls have the daemon's own rights.
     pub fn new(table: Table, limits: Limits, daemon_uid: u32) -> Result<Self, RegisterMethodError> {
+        let streams = table.streams.clone();
         let (methods, names) = table.seal()?;
         Ok(Self {
             methods,
             names: Arc::new(names),
+            streams,
             limits,
             daemon_uid,
         })
     }
 
-    /// Serves until `stop` turns true, then takes no new connection and lets calls in flight end
-    /// for at most `grace`.
-    pub async fn serve(
-        &self,
-        socket: BoundSocket,
-        mut stop: watch::Receiver<bool>,
-        grace: Duration,
-    ) {
+    /// Serves until it is told to stop, then takes no new connection.
+    ///
+    /// Those there are stay until all is drained: whoever follows an operation hears its end.
+    /// Then calls in flight may end, and every other connection is closed.
+    pub async fn serve(&self, socket: BoundSocket, closing: Closing) {
+        let Closing {
+            mut stop,
+            mut drained,
+            grace,
+        } = closing;
         let (stop_handle, server_handle) = stop_channel();
         let service = self.service_builder();
         let mut connections = JoinSet::new();
@@ -152,11 +171,25 @@ impl Server {
             }
         }
         drop(socket);
+        let latest = Instant::now() + grace;
+        let last_items = async {
+            until_true(&mut drained).await;
+            self.streams.close();
+            self.streams.wait().await;
+        };
+        let mut all_told = timeout_at(latest, last_items).await.is_ok();
+        // A WebSocket is closed at once now, but for the answers to its calls.
         if server_handle.stop().is_err() {
             tracing::debug!("the connections were gone before they were told to stop");
         }
-        let drained = async { while connections.join_next().await.is_some() {} };
-        if tokio::time::timeout(grace, drained).await.is_err() {
+        // What has become a WebSocket is no longer among the connections; it holds the handle.
+        drop(stop_handle);
+        let closed = async {
+            while connections.join_next().await.is_some() {}
+            server_handle.stopped().await;
+        };
+        all_told &= timeout_at(latest, closed).await.is_ok();
+        if !all_told {
             tracing::warn!("some connections did not end within {grace:?} and were cut");
         }
     }
@@ -192,6 +225,7 @@ impl Server {
             }
         };
         let actor = Actor::from_peer(peer.uid(), peer.gid(), peer.pid(), self.daemon_uid);
+        let connection = ConnectionId::unique();
         let (builder, methods, names) = (builder.clone(), self.methods.clone(), self.names.clone());
         let handle = stop_handle.clone();
         let limits = self.limits;
@@ -205,6 +239,7 @@ impl Server {
                 inner,
                 names: names.clone(),
                 actor,
+                connection,
                 transport,
                 max_response_bytes,
             });

@@ -10,7 +10,9 @@ use jsonrpsee::{Extensions, Methods};
 use kiln_api::method::Subscription;
 use kiln_api::{Description, Failure, Method, codes, openrpc};
 use kiln_domain::access::{Actor, Role};
+use kiln_service::ConnectionId;
 use serde::de::DeserializeOwned;
+use tokio_util::task::TaskTracker;
 
 use crate::door::{Caller, Names, invalid_params, rejection};
 
@@ -18,6 +20,8 @@ use crate::door::{Caller, Names, invalid_params, rejection};
 #[derive(Debug)]
 pub struct Table {
     pub(crate) module: RpcModule<()>,
+    /// Subscriptions that have items to send hold a token each.
+    pub(crate) streams: TaskTracker,
     descriptions: Vec<Description>,
 }
 
@@ -25,6 +29,7 @@ impl Default for Table {
     fn default() -> Self {
         Self {
             module: RpcModule::new(()),
+            streams: TaskTracker::new(),
             descriptions: Vec::new(),
         }
     }
@@ -104,6 +109,7 @@ pub(crate) fn caller_of(extensions: &Extensions) -> Result<Caller, ErrorObjectOw
         };
         let caller = Caller {
             actor: nobody,
+            connection: ConnectionId::unique(),
             request_id: "r0".to_owned(),
         };
         rejection(

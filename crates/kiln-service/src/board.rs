@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::cancel::Cancel;
+use crate::watchers::Watchers;
 
 /// How long cancelled operations may take to clean up at a stop. A running system call must
 /// return first.
@@ -47,6 +48,7 @@ pub struct Running {
     /// Threads that outlive the waiting for them.
     threads: TaskTracker,
     progress: watch::Sender<Progress>,
+    watchers: Arc<Watchers>,
     ended: CancellationToken,
 }
 
@@ -106,6 +108,7 @@ impl Board {
             work: Cancel::default(),
             threads: TaskTracker::new(),
             progress: watch::Sender::new(Progress::default()),
+            watchers: Arc::default(),
             ended: CancellationToken::new(),
         });
         self.lock().insert(id, entry.clone());
@@ -233,6 +236,11 @@ impl Running {
     /// Returns its progress now.
     pub fn progress(&self) -> Progress {
         self.progress.borrow().clone()
+    }
+
+    /// Borrows who follows it.
+    pub(crate) fn watchers(&self) -> &Arc<Watchers> {
+        &self.watchers
     }
 
     /// Waits until it has ended and its end is in the store.

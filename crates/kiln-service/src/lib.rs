@@ -28,6 +28,7 @@ mod seams;
 mod snapshots;
 mod space;
 mod views;
+mod watchers;
 
 pub use blocking::{Pool, PoolError};
 pub use board::{Board, BoardError, Running};
@@ -48,3 +49,4 @@ pub use recovery::{AdoptionError, RecoveryError, recover};
 pub use seams::{BuildRootfs, FetchTree, Resolved, SeamFuture, SourceBlob};
 pub use snapshots::{SnapshotSchedule, Snapshots};
 pub use space::{FetchNeeds, NoRoom, Space, Storing};
+pub use watchers::ConnectionId;

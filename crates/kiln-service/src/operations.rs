@@ -18,6 +18,7 @@ use crate::board::{Board, Running};
 use crate::events::{cursor, page_limit};
 use crate::failures::store_failure;
 use crate::views;
+use crate::watchers::{ConnectionId, Watching};
 
 /// How often a watcher is told at most: what changes in between is seen with the next item.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
@@ -65,8 +66,13 @@ impl Operations {
         Ok(self.view(self.find(actor, id).await?))
     }
 
-    /// Waits until an operation has ended.
-    pub async fn wait(&self, actor: &Actor, params: WaitParams) -> Result<Operation, Failure> {
+    /// Waits until an operation has ended. The caller counts as a watcher meanwhile.
+    pub async fn wait(
+        &self,
+        actor: &Actor,
+        connection: ConnectionId,
+        params: WaitParams,
+    ) -> Result<Operation, Failure> {
         let id = params.operation_id;
         // The board is asked first: an operation that ends in between is then found ended.
         let running = self.board.find(id);
@@ -74,6 +80,7 @@ impl Operations {
         let Some(running) = running.filter(|_| !row.state.is_final()) else {
             return Ok(self.view(row));
         };
+        let _watching = running.watchers().enter(connection);
         let Some(timeout_ms) = params.timeout_ms else {
             running.ended().await;
             return self.get(actor, id).await;
@@ -90,6 +97,30 @@ impl Operations {
 
     /// Stops a running operation and waits until it has cleaned up.
     pub async fn cancel(&self, actor: &Actor, id: OperationId) -> Result<Operation, Failure> {
+        let running = self.stoppable(actor, id).await?;
+        running.cancel();
+        running.ended().await;
+        self.get(actor, id).await
+    }
+
+    /// Does what [`cancel`](Self::cancel) does, unless anybody but `connection` follows the
+    /// operation: then it goes on, and is shown as it stands.
+    pub async fn cancel_unless_watched(
+        &self,
+        actor: &Actor,
+        connection: ConnectionId,
+        id: OperationId,
+    ) -> Result<Operation, Failure> {
+        let running = self.stoppable(actor, id).await?;
+        if running.watchers().has_others_than(connection) {
+            return self.get(actor, id).await;
+        }
+        running.cancel();
+        running.ended().await;
+        self.get(actor, id).await
+    }
+
+    async fn stoppable(&self, actor: &Actor, id: OperationId) -> Result<Arc<Running>, Failure> {
         let running = self.board.find(id);
         let row = self.find(actor, id).await?;
         let Some(running) = running.filter(|_| !row.state.is_final()) else {
@@ -98,16 +129,22 @@ impl Operations {
                 Failure::new(codes::operation::ALREADY_FINISHED, message).with_operation(id)
             );
         };
-        running.cancel();
-        running.ended().await;
-        self.get(actor, id).await
+        Ok(running)
     }
 
-    /// Starts to watch an operation.
-    pub async fn watch(&self, actor: &Actor, id: OperationId) -> Result<Watcher, Failure> {
+    /// Starts to watch an operation. The caller counts as a watcher until the stream is dropped.
+    pub async fn watch(
+        &self,
+        actor: &Actor,
+        connection: ConnectionId,
+        id: OperationId,
+    ) -> Result<Watcher, Failure> {
         let running = self.board.find(id);
         let row = self.find(actor, id).await?;
         let progress = running.as_ref().map(|running| running.watch());
+        let watching = running
+            .as_ref()
+            .map(|running| running.watchers().enter(connection));
         let desk = self.clone();
         Ok(Watcher {
             desk,
@@ -115,6 +152,7 @@ impl Operations {
             id,
             running,
             progress,
+            _watching: watching,
             first: Some(row),
             is_over: false,
         })
@@ -135,7 +173,7 @@ impl Operations {
 
     fn view(&self, row: OperationRow) -> Operation {
         let live = self.board.find(row.id).filter(|_| !row.state.is_final());
-        views::operation(row, live.map(|running| running.progress()))
+        views::operation(row, live.as_deref())
     }
 }
 
@@ -147,6 +185,7 @@ pub struct Watcher {
     id: OperationId,
     running: Option<Arc<Running>>,
     progress: Option<watch::Receiver<Progress>>,
+    _watching: Option<Watching>,
     first: Option<OperationRow>,
     is_over: bool,
 }

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use kiln_api::image::{Image, ImageKernel, Rootfs, Source, Version};
-use kiln_api::operation::{Operation, Progress};
+use kiln_api::operation::Operation;
 use kiln_api::{Failure, codes, event, kernel};
 use kiln_artifacts::names::{INITRD, KERNEL, MODULES, ROOTFS};
 use kiln_domain::{OperationId, OperationState, TagName};
@@ -14,6 +14,8 @@ use kiln_store::images::{Custody, ImageRow};
 use kiln_store::kernels::KernelRow;
 use kiln_store::operations::OperationRow;
 use kiln_store::versions::VersionRow;
+
+use crate::board::Running;
 
 /// Shows an image with one of its versions; `images` is where artifact directories are.
 pub(crate) fn image(
@@ -69,8 +71,8 @@ pub(crate) fn image(
     }
 }
 
-/// Shows an operation; `live` is its progress when it is running in this process.
-pub(crate) fn operation(row: OperationRow, live: Option<Progress>) -> Operation {
+/// Shows an operation; `live` is its entry on the board when it is running in this process.
+pub(crate) fn operation(row: OperationRow, live: Option<&Running>) -> Operation {
     let stored = row
         .progress
         .and_then(|progress| serde_json::from_value(progress).ok());
@@ -83,7 +85,8 @@ pub(crate) fn operation(row: OperationRow, live: Option<Progress>) -> Operation 
         state: row.state,
         subject: row.subject,
         owner_uid: row.owner_uid,
-        progress: live.or(stored),
+        progress: live.map(Running::progress).or(stored),
+        watchers: live.map(|running| running.watchers().count() as u64),
         // A result or error that an older daemon wrote differently is left out, not made up.
         result: row
             .result

@@ -157,6 +157,12 @@ impl Daemon {
         stopped.with_context(|| process::log_tail(&self.log()))
     }
 
+    /// Waits until it has ended after a signal that somebody else sent.
+    pub fn ended(&mut self) -> Result<ExitStatus> {
+        let ended = self.running.wait(STOP_LIMIT);
+        ended.with_context(|| process::log_tail(&self.log()))
+    }
+
     /// Kills it (SIGKILL), as a crash would.
     pub fn kill(&mut self) -> Result<()> {
         self.running.kill()

@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Longer than the door's patience, by far.
 const LONG: Duration = Duration::from_millis(2500);
 
+/// How long the door waits for its connections when it closes.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// Longest time a test waits for one thing.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -23,6 +26,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 struct House {
     folder: TempDir,
     stop: watch::Sender<bool>,
+    drain: watch::Sender<bool>,
+    /// Dropped when the door has closed.
+    closed: watch::Receiver<()>,
 }
 
 impl House {
@@ -57,10 +63,40 @@ impl House {
                 Ok(())
             })
             .unwrap();
+        let streams = table.streams.clone();
+        table
+            .module
+            .register_subscription("follow", "state", "unfollow", move |_, pending, _, _| {
+                let stream = streams.token();
+                async move {
+                    let _stream = stream;
+                    let sink = pending.accept().await?;
+                    tokio::time::sleep(LONG).await;
+                    let item = serde_json::value::to_raw_value("final")?;
+                    sink.send(SubscriptionMessage::from(item)).await?;
+                    Ok(())
+                }
+            })
+            .unwrap();
         let server = Server::new(table, limits, 0).unwrap();
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(async move { server.serve(socket, stopped, Duration::ZERO).await });
-        Self { folder, stop }
+        let (drain, drained) = watch::channel(false);
+        let closing = Closing {
+            stop: stopped,
+            drained,
+            grace: GRACE,
+        };
+        let (end, closed) = watch::channel(());
+        tokio::spawn(async move {
+            server.serve(socket, closing).await;
+            drop(end);
+        });
+        Self {
+            folder,
+            stop,
+            drain,
+            closed,
+        }
     }
 
     fn impatient() -> Self {
@@ -97,6 +133,7 @@ impl House {
 impl Drop for House {
     fn drop(&mut self) {
         self.stop.send(true).ok();
+        self.drain.send(true).ok();
     }
 }
 
@@ -244,4 +281,46 @@ async fn every_refusal_over_a_websocket_has_its_code_and_our_number() {
     }
     let mut socket = house.talk(&[&call(1, "watch"), &call(2, "watch")]).await;
     until(&mut socket, "daemon.busy").await;
+}
+
+#[tokio::test]
+async fn a_stop_takes_nobody_new_and_lets_streams_and_calls_come_to_their_end() {
+    let mut house = House::impatient();
+    let mut follower = house.talk(&[&call(1, "follow")]).await;
+    until(&mut follower, "result").await;
+    let mut caller = house.talk(&[&call(2, "slow")]).await;
+    until(&mut caller, "HTTP/1.1 101").await;
+
+    house.stop.send(true).unwrap();
+    while UnixStream::connect(house.folder.path().join("kiln.sock"))
+        .await
+        .is_ok()
+    {
+        tokio::task::yield_now().await;
+    }
+    // Connections that are there still call, and are heard.
+    follower.write_all(&frame(&call(3, "half"))).await.unwrap();
+    until(&mut follower, "xxx").await;
+    house.drain.send(true).unwrap();
+    let last_item = to_the_end(&mut follower).await;
+    let answer = to_the_end(&mut caller).await;
+
+    assert!(last_item.contains("final"), "{last_item}");
+    assert!(answer.contains("done"), "{answer}");
+    let closed = tokio::time::timeout(LIMIT, house.closed.changed()).await;
+    assert!(closed.expect("the door stays open").is_err());
+}
+
+#[tokio::test]
+async fn a_door_that_nobody_says_is_drained_closes_when_its_grace_is_over() {
+    let mut house = House::impatient();
+    let mut idle = house.talk(&[]).await;
+    until(&mut idle, "HTTP/1.1 101").await;
+    let began = Instant::now();
+
+    house.stop.send(true).unwrap();
+    let closed = tokio::time::timeout(LIMIT, house.closed.changed()).await;
+
+    assert!(closed.expect("the door stays open").is_err());
+    assert!(began.elapsed() >= GRACE);
 }

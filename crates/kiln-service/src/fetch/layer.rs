@@ -30,6 +30,10 @@ use crate::space::Flight;
 /// Bytes read at a time when a blob's digest is checked again; the cancel flag is looked at as often.
 const RECHECK_BUFFER_BYTES: usize = 1 << 20;
 
+/// Bytes read at a time of the rest of a blob that cannot be decoded; the cancel flag is looked at
+/// as often.
+const REST_BUFFER_BYTES: usize = 256 << 10;
+
 /// Everything needed to come to one layer's pack.
 pub(super) struct Job<'a> {
     pub(super) fetcher: &'a Fetcher,
@@ -90,7 +94,9 @@ impl Job<'_> {
     async fn look(&self) -> Result<Found, FetchError> {
         let (cache, layer) = (self.fetcher.cache.clone(), self.layer.clone());
         let running = self.running.clone();
+        let at_work = running.at_work();
         let look = move || {
+            let _at_work = at_work;
             let cancelled = running.work().flag();
             let blob = believed_blob(&cache, &layer, cancelled)?;
             if let Some(pack) = cached_pack(&cache, &layer, cancelled)? {
@@ -112,7 +118,11 @@ impl Job<'_> {
             // The bytes were good once. If they are no longer, the next pull fetches them anew.
             let (cache, digest) = (self.fetcher.cache.clone(), self.layer.descriptor.digest);
             let running = self.running.clone();
-            let check = move || drop_if_damaged(&cache, digest, running.work().flag());
+            let at_work = running.at_work();
+            let check = move || {
+                let _at_work = at_work;
+                drop_if_damaged(&cache, digest, running.work().flag())
+            };
             self.fetcher.pool.run(check).await??;
         }
         decoded
@@ -192,7 +202,7 @@ impl Decoding {
             // Wrong bytes break a decoder in a thousand ways; the digest is what is wrong then.
             let is_about_content =
                 !matches!(source, DecodeError::Cancelled | DecodeError::Output { .. });
-            if is_about_content && io::copy(&mut reader, &mut io::sink()).is_ok() {
+            if is_about_content && self.read_rest(&mut reader).is_ok() {
                 reader.ingest.commit()?;
             }
             return decoded.and_then(|pending| self.keep(pending));
@@ -200,6 +210,22 @@ impl Decoding {
         let pending = decoded?;
         reader.ingest.commit()?;
         self.keep(pending)
+    }
+
+    /// Reads to the end of the blob for its digest, unless the work is given up. It blocks.
+    fn read_rest(&self, reader: &mut dyn Read) -> io::Result<()> {
+        let mut buffer = vec![0; REST_BUFFER_BYTES];
+        loop {
+            if self.running.work().is_cancelled() {
+                return Err(io::Error::other("the operation was cancelled"));
+            }
+            match reader.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Decodes a blob of the cache. It blocks.
@@ -412,3 +438,6 @@ impl Hasher {
         Digest::from_bytes(self.0.finalize().into())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@ use serde_json::Value;
 use super::{Pulls, Records, new_operation_id};
 use crate::board::{Admission, Running};
 use crate::failures::store_failure;
+use crate::watchers::ConnectionId;
 
 /// Whether a caller waits for a job's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +194,8 @@ impl Pulls {
                     operation_id: id,
                     timeout_ms: None,
                 };
-                answer(self.operations().wait(&actor, params).await?)
+                let caller = ConnectionId::unique();
+                answer(self.operations().wait(&actor, caller, params).await?)
             }
         }
     }
@@ -212,6 +214,8 @@ impl Pulls {
             async move {
                 let ended = AssertUnwindSafe(work).catch_unwind().await;
                 let ended = ended.unwrap_or_else(|_| {
+                    // Nobody waits for its threads any more, and nothing else tells them.
+                    running.abandon();
                     let message = "the operation's task panicked";
                     Err(Failure::new(codes::daemon::INTERNAL, message))
                 });

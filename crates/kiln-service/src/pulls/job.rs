@@ -71,14 +71,24 @@ impl Pulls {
         running: &Arc<Running>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Failure> {
-        check(running)?;
-        let done = self
-            .records
-            .build_pool
-            .run(work)
-            .await
-            .map_err(|error| pool_failure(&error))?;
-        check(running)?;
+        let work = while_wanted(running.clone(), work);
+        let done = self.records.build_pool.run(work).await;
+        done.map_err(|error| pool_failure(&error))?
+    }
+}
+
+/// Makes work that does not start, or whose result is dropped, when its operation was cancelled.
+///
+/// Work and result may hold a staging directory, whose removal is the disk's work: neither is
+/// dropped anywhere but where the work runs.
+fn while_wanted<T>(
+    running: Arc<Running>,
+    work: impl FnOnce() -> T,
+) -> impl FnOnce() -> Result<T, Failure> {
+    move || {
+        check(&running)?;
+        let done = work();
+        check(&running)?;
         Ok(done)
     }
 }
@@ -110,5 +120,73 @@ pub(super) async fn or_cancelled<T, E>(
     tokio::select! {
         done = step => done.map_err(|error| unless_cancelled(running, describe(&error))),
         () = running.cancelled() => Err(cancelled()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::thread;
+    use std::time::Duration;
+
+    use kiln_api::codes;
+    use kiln_domain::OperationId;
+
+    use super::*;
+    use crate::blocking::Pool;
+    use crate::board::Board;
+
+    /// Notes the thread it is dropped on.
+    #[derive(Debug)]
+    struct Staged(Arc<Mutex<Option<String>>>);
+
+    impl Drop for Staged {
+        fn drop(&mut self) {
+            *self.0.lock().unwrap() = thread::current().name().map(str::to_owned);
+        }
+    }
+
+    /// When the operation of a test is cancelled.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Moment {
+        BeforeTheWork,
+        DuringTheWork,
+    }
+
+    async fn check_dropped_on_the_pool(moment: Moment) {
+        let board = Arc::new(Board::new(1));
+        let mut entry = None;
+        let admission = board.admit().unwrap();
+        let id = OperationId::new(uuid::Uuid::new_v4());
+        board.start(id, admission, |running| {
+            entry = Some(running.clone());
+            async move { running.cancelled().await }
+        });
+        let running = entry.unwrap();
+        let dropped = Arc::new(Mutex::default());
+        let staged = Staged(dropped.clone());
+        if moment == Moment::BeforeTheWork {
+            running.cancel();
+        }
+
+        let asked = running.clone();
+        let work = while_wanted(running, move || {
+            assert_eq!(moment, Moment::DuringTheWork, "it has started");
+            asked.cancel();
+            staged
+        });
+        let done = Pool::new("build", 1).run(work).await.unwrap();
+
+        let failure = done.expect_err("it was not cancelled");
+        assert!(failure.is(codes::operation::CANCELLED), "{failure:?}");
+        let thread = dropped.lock().unwrap().take();
+        assert_eq!(thread.as_deref(), Some("build"), "{moment:?}");
+        board.stop(Duration::ZERO).await;
+    }
+
+    #[tokio::test]
+    async fn what_a_cancelled_job_has_half_made_is_dropped_where_it_was_made() {
+        check_dropped_on_the_pool(Moment::BeforeTheWork).await;
+        check_dropped_on_the_pool(Moment::DuringTheWork).await;
     }
 }

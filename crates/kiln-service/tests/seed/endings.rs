@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result};
 use futures_util::future::join_all;
 use kiln_api::codes;
 use kiln_api::image::PullParams;
-use kiln_api::operation::Stage;
+use kiln_api::operation::{Stage, WaitParams};
 use kiln_domain::OperationState;
-use kiln_service::{BuildRootfs, Ext4Builder};
+use kiln_service::{BuildRootfs, ConnectionId, Ext4Builder};
 use kiln_store::StoreError;
 use kiln_store::names::NameHolder;
 
@@ -94,6 +94,49 @@ async fn a_cancelled_pull_leaves_nothing_wherever_it_was() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_that_others_follow_is_cancelled_only_without_asking_for_them() -> Result<()> {
+    let source = OneLayer::new(&[("marker", "ok")])?;
+    source.then(Act::Block);
+    let house = House::new(source)?;
+    let id = house.start(house.params(REFERENCE)).await?.id;
+    let (own, other) = (ConnectionId::unique(), ConnectionId::unique());
+    let (root, desk) = (root(), &house.operations);
+    let watch = |connection| desk.watch(&root, connection, id);
+    let wait = WaitParams {
+        operation_id: id,
+        timeout_ms: None,
+    };
+    let _own = [watch(own).await?, watch(own).await?];
+
+    let stream = watch(other).await?;
+    let watched = desk.cancel_unless_watched(&root, own, id).await?;
+    drop(stream);
+    let mut waiting = Box::pin(desk.wait(&root, other, wait));
+    let counted = async {
+        eventually("the one who waits", async || {
+            Ok(desk.get(&root, id).await?.watchers == Some(2))
+        })
+        .await?;
+        anyhow::Ok(desk.cancel_unless_watched(&root, own, id).await?)
+    };
+    let waited_for = tokio::select! {
+        counted = counted => counted?,
+        ended = &mut waiting => anyhow::bail!("it has ended: {ended:?}"),
+    };
+    drop(waiting);
+    let cancelling = desk.cancel_unless_watched(&root, own, id);
+    let cancelled = within_limit("cancelling", cancelling).await??;
+
+    for (operation, how) in [(watched, "watched"), (waited_for, "waited for")] {
+        assert_eq!(operation.state, OperationState::Running, "{how}");
+        assert_eq!(operation.watchers, Some(2), "{how}");
+    }
+    assert_eq!(cancelled.state, OperationState::Cancelled);
+    assert_eq!(cancelled.watchers, None);
+    Ok(())
+}
+
 /// Whoever cancels, waits, or just reads the state hears of an end only when it is one.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_end_is_told_before_the_last_thread_has_ended() -> Result<()> {
@@ -151,6 +194,23 @@ async fn a_panic_in_a_seam_is_an_internal_error_and_nothing_more() -> Result<()>
         let failed = house.operations_in(OperationState::Failed).await?;
         assert_eq!(failed.len(), 1);
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_threads_of_a_job_that_panics_are_told_and_waited_for() -> Result<()> {
+    let source = OneLayer::new(&[("marker", "ok")])?;
+    let has_ended = Arc::new(AtomicBool::new(false));
+    source.then(Act::PanicWithThread(has_ended.clone()));
+    let house = House::new(source)?;
+
+    let pulling = house.pull(house.params(REFERENCE));
+    let failed = within_limit("the panic", pulling).await?;
+
+    // A thread that nobody tells is given up after ten seconds, and still at work.
+    assert!(has_ended.load(Ordering::SeqCst), "a thread is at work");
+    let failure = failed.err().context("it did not fail")?;
+    assert!(failure.is(codes::daemon::INTERNAL), "{failure:?}");
     Ok(())
 }
 

@@ -33,6 +33,9 @@ pub(crate) enum Act {
     /// Never comes to an end by itself, and has a thread that goes on for a while when it is
     /// cancelled; then it throws this.
     Linger(Arc<AtomicBool>),
+    /// Panics, and has a thread that goes on until it is told that the work was given up, and for a
+    /// while behind that; then it throws this.
+    PanicWithThread(Arc<AtomicBool>),
     /// Gives the layer, after every reservation in the store is gone.
     LoseNames(Store),
 }
@@ -182,6 +185,10 @@ impl FetchTree for OneLayer {
                     linger(running.clone(), has_ended);
                     std::future::pending::<()>().await;
                 }
+                Act::PanicWithThread(has_ended) => {
+                    linger(running.clone(), has_ended);
+                    panic!("on purpose, with a thread at work");
+                }
                 Act::LoseNames(store) => {
                     let lost = store.write(names::clear_reservations).await;
                     lost.map_err(|error| stand_in(error.into()))?;
@@ -193,11 +200,11 @@ impl FetchTree for OneLayer {
     }
 }
 
-/// Starts a thread of the operation that takes a moment to see that it was cancelled.
+/// Starts a thread of the operation that takes a moment to see that its work is of no use any more.
 fn linger(running: Arc<Running>, has_ended: Arc<AtomicBool>) {
     let at_work = running.at_work();
     std::thread::spawn(move || {
-        while !running.is_cancelled() {
+        while !running.work().is_cancelled() {
             std::thread::sleep(Duration::from_millis(1));
         }
         // Longer than it takes to record an end and to tell of it.

@@ -18,6 +18,7 @@ mod registries;
 mod source;
 mod space;
 mod stage;
+mod stopping;
 mod walk;
 mod websocket;
 mod wire;

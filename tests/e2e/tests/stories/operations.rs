@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use kiln_testkit::images::entry::Entry;
-use kiln_testkit::images::layout::{Compression, Layout};
+use kiln_testkit::images::layout::{Compression, Layer, Layout};
 use kiln_testkit::wait;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -19,7 +19,7 @@ use crate::source::{self, noise, oci};
 use crate::stage::{LIMIT, Stage, code, pull, text};
 use crate::websocket::WebSocket;
 
-/// A registry that serves one image and stops in the middle of its layer, until it is opened.
+/// A registry that serves one image and stops in the middle of its last layer, until it is opened.
 pub(crate) struct Tap {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -34,14 +34,22 @@ struct Shared {
 }
 
 impl Tap {
+    /// Starts one whose image has one layer.
     pub(crate) fn start() -> Result<Self> {
+        Self::of_layers(|layout| {
+            let entries = [Entry::file("large", noise(7, 2 << 20))];
+            Ok(vec![layout.add_layer(&entries, Compression::Gzip)?])
+        })
+    }
+
+    /// Starts one whose image has the layers that `make` makes.
+    fn of_layers(make: impl FnOnce(&Layout) -> Result<Vec<Layer>>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut large = String::new();
         let layout = source::of_layers(&folder.path().join("layout"), |layout| {
-            let entries = [Entry::file("large", noise(7, 2 << 20))];
-            let layer = layout.add_layer(&entries, Compression::Gzip)?;
-            large.clone_from(&layer.blob.digest);
-            Ok(vec![layer])
+            let layers = make(layout)?;
+            large.clone_from(&layers.last().context("no layer")?.blob.digest);
+            Ok(layers)
         })?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let shared = Arc::new(Shared {
@@ -217,7 +225,8 @@ fn a_cancelled_pull_leaves_nothing_and_ends_soon() -> Result<()> {
 #[test]
 fn a_pull_cancelled_in_mid_decode_has_no_thread_left_when_its_end_is_told() -> Result<()> {
     let stage = Stage::new()?;
-    let layout = source::of_layers(&stage.path("layout"), |layout| {
+    // Held at its last layer, so it cannot have ended before it is cancelled.
+    let tap = Tap::of_layers(|layout| {
         let layers = 0..4_u8;
         let layer = |number| {
             let files = (0..8_u8).map(|file| {
@@ -229,7 +238,7 @@ fn a_pull_cancelled_in_mid_decode_has_no_thread_left_when_its_end_is_told() -> R
         layers.map(layer).collect()
     })?;
     for round in 0..8 {
-        let id = stage.start(pull(&oci(&layout, "1"), "large"))?;
+        let id = stage.start(pull(&tap.reference(), "large"))?;
         wait::until("bytes of a layer", LIMIT, || {
             let bytes = &get(&stage, &id)?["progress"]["fetched_bytes"];
             Ok((bytes.as_u64() > Some(round << 20)).then_some(()))
