@@ -1,8 +1,9 @@
 //! Start-up: what an earlier run left is put in order before the first call is answered.
 //!
 //! The caller holds the lock on the state directory, so nothing of a living daemon is touched.
-//! An image's directory without a row goes when one of this database's own operations left it:
-//! nobody was told of it. Otherwise it is adopted when this database took the place of one that
+//! An image's directory without a row goes when it is noted beside it that nobody was told of it,
+//! and one of this database's own operations left it: each alone proves nothing, for a database
+//! may have been put back, and a log lost. Otherwise it is adopted when this database took the place of one that
 //! was lost or damaged, and left and reported when it did not: then somebody put it back from a
 //! backup. A whole kernel without a row is adopted.
 //!
@@ -130,19 +131,27 @@ async fn sweep_images(
         ..Recovered::default()
     };
     let is_replacement = store.read(meta::is_replacement).await?;
+    let unanswered: HashSet<String> = swept.unanswered.into_iter().collect();
     // The sweep names version ids only; what could not be parsed would stay in place.
     let unknown = swept.unknown.iter().filter_map(|id| id.parse().ok());
     let mut candidates = Vec::new();
-    for (version, standing) in judge(store, unknown.collect()).await? {
+    for (version, left) in left_behind(store, unknown.collect()).await? {
         let id = version.to_string();
-        if standing == Standing::Unanswered {
+        let is_unanswered = unanswered.contains(&id);
+        if left == Left::ByOurs && is_unanswered {
             artifacts.remove(&id)?;
             recovered.removed_unrecorded += 1;
             tracing::info!(
                 id,
                 "removed the directory of an image that nobody was told about"
             );
-        } else if is_replacement {
+            continue;
+        }
+        if is_unanswered {
+            // Kept once in doubt, it is kept for good, whichever database comes next.
+            artifacts.settle(&id)?;
+        }
+        if is_replacement {
             candidates.push(version);
         } else {
             recovered.left_unrecorded += 1;
@@ -158,27 +167,27 @@ async fn sweep_images(
     Ok(recovered)
 }
 
-/// What a directory without a row is.
+/// Who left a directory without a row, as far as this database tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    /// This database's own operation left it: nobody was told of it.
-    Unanswered,
-    /// Evidence of a database that was lost or put back.
-    Evidence,
+enum Left {
+    /// An operation of this database that did not succeed.
+    ByOurs,
+    /// Nobody that this database could vouch for.
+    ByOthers,
 }
 
-async fn judge(
+async fn left_behind(
     store: &Store,
     unknown: Vec<VersionId>,
-) -> Result<Vec<(VersionId, Standing)>, StoreError> {
+) -> Result<Vec<(VersionId, Left)>, StoreError> {
     let judge = move |tx: &ReadTransaction<'_>| {
         let one = |id| {
-            let standing = if operations::left_behind(tx, &Object::version(id))? {
-                Standing::Unanswered
+            let left = if operations::left_behind(tx, &Object::version(id))? {
+                Left::ByOurs
             } else {
-                Standing::Evidence
+                Left::ByOthers
             };
-            Ok((id, standing))
+            Ok((id, left))
         };
         unknown.into_iter().map(one).collect()
     };

@@ -150,6 +150,7 @@ impl Records {
         // What is told from here on happens now: publishing may have taken a while.
         let now = self.clock.now();
         let images = self.images.clone();
+        let version_id = finished.version_id;
         let entry = running.clone();
         let progress = running.progress();
         let committed = self
@@ -164,11 +165,19 @@ impl Records {
             })
             .await;
         match committed {
-            Ok(image) => Ok(image),
+            Ok(image) => {
+                // The rows may be lost one day; this stays with the directory.
+                let settled = self.look_pool.run(move || published.settle()).await;
+                if !matches!(settled, Ok(Ok(()))) {
+                    // The next start does it, for the row is there.
+                    tracing::error!(%version_id, ?settled, "cannot note that an image was answered");
+                }
+                Ok(image)
+            }
             Err(error) => {
                 let removed = self.build_pool.run(move || published.remove()).await;
                 if !matches!(removed, Ok(Ok(_))) {
-                    // The next start removes a directory that no row knows.
+                    // The next start removes a directory that is noted as unanswered.
                     tracing::error!(
                         ?removed,
                         "cannot remove an image that could not be recorded"

@@ -7,15 +7,17 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use kiln_api::image::{ForgetParams, GetParams, Image, ListParams};
 use kiln_artifacts::Artifacts;
-use kiln_domain::{Architecture, ImageState, OperationId, OperationKind, Timestamp, VersionId};
+use kiln_domain::{
+    Architecture, ImageState, OperationId, OperationKind, OperationState, Timestamp, VersionId,
+};
 use kiln_service::{Images, SystemClock, open_database};
 use kiln_store::events::{self, EventFilter, EventRow};
 use kiln_store::operations::{self, NewOperation};
 use kiln_store::{Object, Store, StoreOptions, version_blobs, versions};
 use tempfile::TempDir;
 
-use crate::house::{House, root};
-use crate::stand_ins::OneLayer;
+use crate::house::{House, eventually, root};
+use crate::stand_ins::{Act, OneLayer};
 
 const REFERENCE: &str = "debian:bookworm";
 
@@ -312,6 +314,46 @@ async fn what_was_running_in_the_snapshot_is_adopted_not_removed() -> Result<()>
     Ok(())
 }
 
+/// Somebody puts a copy back by hand that was made while a pull ran: what that pull published and
+/// answered afterwards stays, though the copy calls the pull interrupted.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_running_in_a_copy_put_back_by_hand_stays() -> Result<()> {
+    let source = OneLayer::new(&[("marker", "ok")])?;
+    let (until, gate) = tokio::sync::oneshot::channel();
+    source.then(Act::Wait(gate));
+    let house = House::new(source.clone())?;
+    let started = house.start(house.params(REFERENCE)).await?;
+    eventually("the layers are asked for", async || {
+        Ok(source.calls().1 == 1)
+    })
+    .await?;
+    let copy = house.path("copy.db");
+    house.store.snapshot_to(&copy).await?;
+    assert!(until.send(()).is_ok());
+    eventually("the pull is done", async || {
+        let done = house.operations_in(OperationState::Succeeded).await?;
+        Ok(done.iter().any(|operation| operation.id == started.id))
+    })
+    .await?;
+    let image = get(&house, REFERENCE).await?;
+    let mut folder = house.leave().await?;
+    lose_database(&folder)?;
+    fs::rename(&copy, database(&folder))?;
+
+    for interrupted in [1, 0] {
+        let (house, recovered) = House::enter(folder, source.clone()).await?;
+
+        assert_eq!(recovered.interrupted_operations, interrupted);
+        assert_eq!(
+            (recovered.left_unrecorded, recovered.removed_unrecorded),
+            (1, 0)
+        );
+        assert!(Path::new(&image.rootfs.path).exists());
+        folder = house.leave().await?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_torn_directory_stays_until_it_can_be_read() -> Result<()> {
     let (house, was, source) = with_an_image().await?;
@@ -392,6 +434,7 @@ async fn a_replaced_database_still_removes_what_its_own_operations_left() -> Res
     let folder = house.leave().await?;
     let stray = folder.path().join("images").join(left.to_string());
     fs::create_dir(&stray)?;
+    fs::write(stray.with_extension("unanswered"), "")?;
 
     let (_house, recovered) = House::enter(folder, source).await?;
 

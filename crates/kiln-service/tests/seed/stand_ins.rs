@@ -28,6 +28,8 @@ pub(crate) enum Act {
     Fail(&'static str),
     /// Panics.
     Panic,
+    /// Gives the layer, after the other end has spoken or is gone.
+    Wait(tokio::sync::oneshot::Receiver<()>),
     /// Never comes to an end by itself.
     Block,
     /// Never comes to an end by itself, and has a thread that goes on for a while when it is
@@ -177,6 +179,7 @@ impl FetchTree for OneLayer {
                 Act::Serve => {}
                 Act::Fail(text) => return Err(FetchError::StandIn(text.into())),
                 Act::Panic => panic!("a stand-in panics on purpose"),
+                Act::Wait(until) => drop(until.await),
                 Act::Block => std::future::pending().await,
                 Act::Linger(has_ended) => {
                     linger(running.clone(), has_ended);
