@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::document::{DocumentError, check_size, null_as_default, shown};
 use super::{MAX_LAYERS, PlatformWords, json};
@@ -85,19 +86,32 @@ pub struct ContainerConfig {
         deserialize_with = "null_as_default",
         skip_serializing_if = "BTreeMap::is_empty"
     )]
-    pub exposed_ports: BTreeMap<String, serde_json::Value>,
+    pub exposed_ports: BTreeMap<String, Empty>,
     /// Directories meant to be volumes.
     #[serde(
         deserialize_with = "null_as_default",
         skip_serializing_if = "BTreeMap::is_empty"
     )]
-    pub volumes: BTreeMap<String, serde_json::Value>,
+    pub volumes: BTreeMap<String, Empty>,
     /// Notes.
     #[serde(
         deserialize_with = "null_as_default",
         skip_serializing_if = "BTreeMap::is_empty"
     )]
     pub labels: BTreeMap<String, String>,
+}
+
+/// What a member of a set stands for where OCI writes a set as a map: `{}`.
+///
+/// Whatever a config has in that place is passed over, so that what is kept of a config is never
+/// much longer than the config, however deep somebody nested what means nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Empty {}
+
+impl<'de> Deserialize<'de> for Empty {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Self {})
+    }
 }
 
 impl ImageConfig {
@@ -185,6 +199,20 @@ mod tests {
         assert_eq!(config.config.stop_signal, "SIGINT");
         assert!(config.config.exposed_ports.contains_key("80/tcp"));
         assert!(config.history.is_some());
+    }
+
+    #[test]
+    fn sets_keep_their_keys_alone() {
+        let nested = format!("{}{}", "[".repeat(40), "]".repeat(40));
+        let bytes = config(&format!(
+            r#","config":{{"ExposedPorts":{{"80/tcp":{nested},"81/udp":null}},"Volumes":{{"/v":{{"a":1}}}}}}"#
+        ));
+
+        let config = ImageConfig::parse(&bytes, 1, LIMIT).unwrap();
+
+        let written = serde_json::to_string(&config.config).unwrap();
+        let want = r#"{"ExposedPorts":{"80/tcp":{},"81/udp":{}},"Volumes":{"/v":{}}}"#;
+        assert_eq!(written, want);
     }
 
     #[test]

@@ -123,7 +123,7 @@ fn a_document_that_breaks_a_rule_is_refused() {
         ("/source/kind", json!("a\nb"), "kind of its source"),
         (
             "/source/reference",
-            json!("r".repeat(5000)),
+            json!("r".repeat(MAX_TEXT_BYTES + 1)),
             "its source is too long",
         ),
         (

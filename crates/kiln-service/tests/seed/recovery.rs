@@ -314,6 +314,67 @@ async fn what_was_running_in_the_snapshot_is_adopted_not_removed() -> Result<()>
     Ok(())
 }
 
+/// A config may be as long as any, and nest what means nothing as deep as it likes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_with_an_extravagant_config_is_adopted() -> Result<()> {
+    let source = OneLayer::new(&[("marker", "ok")])?;
+    let nested = (0..60).fold(serde_json::json!([]), |inner, _| serde_json::json!([inner]));
+    let ports: serde_json::Map<_, _> = (0..4_000)
+        .map(|port| (format!("{port}"), nested.clone()))
+        .collect();
+    source.set_container(serde_json::json!({"ExposedPorts": ports}));
+    let house = House::new(source.clone())?;
+    let was = house.pull(house.params(REFERENCE)).await?;
+    let document = fs::metadata(Path::new(&was.artifact_dir).join("image.json"))?;
+    let folder = house.leave().await?;
+    lose_database(&folder)?;
+
+    let (house, recovered) = House::enter(folder, source).await?;
+
+    assert!(document.len() < 1 << 20, "{} bytes", document.len());
+    assert_eq!(
+        (recovered.adopted_images, recovered.left_unrecorded),
+        (1, 0)
+    );
+    let now = get(&house, "debian-bookworm-recovered").await?;
+    assert_eq!(now.config, was.config);
+    let ports = now.config.context("no config")?;
+    assert_eq!(ports["ExposedPorts"]["3999"], serde_json::json!({}));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_registered_from_a_path_with_a_new_line_is_adopted() -> Result<()> {
+    let (house, was, source) = with_an_image().await?;
+    fs::copy(&was.rootfs.path, house.path("root\nfs"))?;
+    let params = kiln_api::image::RegisterParams {
+        name: "odd".parse()?,
+        rootfs_path: house.file("root\nfs"),
+        kernel_ref: None,
+        kernel_path: Some(house.file("vmlinux")),
+        initrd_path: None,
+        modules_dir: None,
+        architecture: None,
+        detach: false,
+    };
+    house.pulls.register(&root(), params).await?;
+    let odd = get(&house, "odd").await?;
+    let folder = house.leave().await?;
+    lose_database(&folder)?;
+
+    let (house, recovered) = House::enter(folder, source).await?;
+
+    assert_eq!(
+        (recovered.adopted_images, recovered.left_unrecorded),
+        (2, 0)
+    );
+    let now = get(&house, "odd-recovered").await?;
+    assert_eq!(now.source, odd.source);
+    let shown = format!("{:?}", now.source);
+    assert!(shown.contains(r"root\\nfs"), "{shown}");
+    Ok(())
+}
+
 /// Somebody puts a copy back by hand that was made while a pull ran: what that pull published and
 /// answered afterwards stays, though the copy calls the pull interrupted.
 #[tokio::test(flavor = "multi_thread")]

@@ -46,6 +46,7 @@ pub(crate) struct OneLayer {
     diff_id: Digest,
     acts: Mutex<VecDeque<Act>>,
     needs: Mutex<FetchNeeds>,
+    container: Mutex<serde_json::Value>,
     resolved: AtomicUsize,
     fetched: AtomicUsize,
 }
@@ -64,6 +65,7 @@ impl OneLayer {
             diff_id: Digest::from_bytes(diff_id),
             acts: Mutex::default(),
             needs: Mutex::default(),
+            container: Mutex::default(),
             resolved: AtomicUsize::new(0),
             fetched: AtomicUsize::new(0),
         }))
@@ -77,6 +79,14 @@ impl OneLayer {
     /// Says what fetching the layer takes.
     pub(crate) fn set_needs(&self, needs: FetchNeeds) {
         *self.needs.lock().unwrap_or_else(PoisonError::into_inner) = needs;
+    }
+
+    /// Says how the image's config says that its container runs.
+    pub(crate) fn set_container(&self, container: serde_json::Value) {
+        *self
+            .container
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = container;
     }
 
     /// Counts the references looked up, and the times layers were asked for.
@@ -117,11 +127,12 @@ impl FetchTree for OneLayer {
         Box::pin(async move {
             self.resolved.fetch_add(1, Ordering::SeqCst);
             let config = serde_json::json!({
+                "config": *self.container.lock().unwrap_or_else(PoisonError::into_inner),
                 "os": "linux", "architecture": "amd64", "created": "2023-11-14T22:13:20Z",
                 "rootfs": {"type": "layers", "diff_ids": [self.diff_id]},
             });
             let config = config.to_string();
-            let parsed = ImageConfig::parse(config.as_bytes(), 1, 1 << 20)
+            let parsed = ImageConfig::parse(config.as_bytes(), 1, 4 << 20)
                 .map_err(|error| stand_in(error.into()))?;
             let blob = |role, digest, size: usize, diff_id| SourceBlob {
                 digest,
