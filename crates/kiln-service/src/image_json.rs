@@ -36,6 +36,8 @@ const MAX_TEXT_BYTES: usize = 32 << 10;
 /// What a directory says of itself, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Recorded {
+    /// Length of the document.
+    pub(crate) document_bytes: usize,
     pub(crate) image_id: ImageId,
     pub(crate) version_id: VersionId,
     pub(crate) number: VersionNumber,
@@ -188,6 +190,7 @@ fn parse(bytes: &[u8], version_id: VersionId) -> Result<Recorded, UnreadableImag
     }
     let Document { source, kernel, .. } = document;
     Ok(Recorded {
+        document_bytes: bytes.len(),
         image_id: document.image_id,
         version_id,
         number: document.version,

@@ -17,12 +17,13 @@ use std::collections::HashSet;
 use kiln_api::daemon::Recovered;
 use kiln_artifacts::{ArtifactError, Artifacts};
 use kiln_cache::{Cache, CacheError};
-use kiln_domain::{Timestamp, VersionId};
+use kiln_domain::{KernelName, Timestamp, VersionId};
 use kiln_kernel::{Catalogue, CatalogueError};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::kernels::InsertKernelError;
 use kiln_store::{
-    Object, ReadTransaction, Store, StoreError, kernels, meta, names, operations, versions,
+    Object, ReadTransaction, Store, StoreError, WriteTransaction, kernels, meta, names, operations,
+    versions,
 };
 
 pub use self::adoption::AdoptionError;
@@ -73,11 +74,11 @@ pub async fn recover(
     if owed.is_some() {
         comparison::drop_lost_kernels(store, catalogue, now).await?;
     }
-    let adopted_kernels = adopt_kernels(store, catalogue, now).await?;
+    let unwanted = remove_unwanted(store, catalogue, swept_kernels.unwanted).await?;
+    recovered.adopted_kernels = adopt_kernels(store, catalogue, now).await?;
     if let Some(replacement) = owed {
-        recovered.missing_versions = comparison::report_missing(store, artifacts, now).await?;
-        recovered.adopted_kernels = adopted_kernels;
-        recovered = comparison::settle(store, replacement, recovered, now).await?;
+        let missing = comparison::find_missing(store, artifacts).await?;
+        recovered = comparison::settle(store, replacement, missing, recovered, now).await?;
     }
     for failure in swept_kernels.failures {
         tracing::warn!(%failure, "a leftover of the kernel catalogue could not be removed");
@@ -85,13 +86,12 @@ pub async fn recover(
     tracing::debug!(?swept_cache, "the cache was swept");
     Ok(Recovered {
         interrupted_operations: interrupted,
-        removed_staging: recovered.removed_staging + swept_kernels.staging.len() as u64,
-        adopted_kernels,
+        removed_staging: recovered.removed_staging + swept_kernels.staging.len() as u64 + unwanted,
         ..recovered
     })
 }
 
-fn interrupt(tx: &kiln_store::WriteTransaction<'_>, now: Timestamp) -> Result<u64, StoreError> {
+fn interrupt(tx: &WriteTransaction<'_>, now: Timestamp) -> Result<u64, StoreError> {
     let interrupted = operations::interrupt_running(tx, now)?;
     for id in &interrupted {
         let event = NewEvent {
@@ -194,6 +194,36 @@ async fn left_behind(
     store.read(judge).await
 }
 
+/// Finishes removals of kernels that a crash cut short, and counts them.
+///
+/// As with images it takes both sides: the note beside the kernel, and a database whose last word
+/// on it is its removal. Else the note goes and the kernel stays.
+async fn remove_unwanted(
+    store: &Store,
+    catalogue: &Catalogue,
+    unwanted: Vec<String>,
+) -> Result<u64, RecoveryError> {
+    let mut removed = 0;
+    for kernel in unwanted {
+        let Ok(name) = kernel.parse::<KernelName>() else {
+            continue;
+        };
+        let last_word = store.read(move |tx| {
+            let is_recorded = kernels::get(tx, &name)?.is_some();
+            let last = events::last_kind(tx, &Object::kernel(&name))?;
+            Ok::<_, StoreError>(last.filter(|_| !is_recorded))
+        });
+        if last_word.await?.as_deref() == Some("kernel.removed") {
+            catalogue.remove(&kernel)?;
+            removed += 1;
+            tracing::info!(kernel, "finished the removal of a kernel");
+        } else {
+            catalogue.withdraw_removal(&kernel)?;
+        }
+    }
+    Ok(removed)
+}
+
 /// Takes kernels into the database that stand whole in the catalogue without a row: an import
 /// that ended between the two, or a database that was lost.
 async fn adopt_kernels(
@@ -218,7 +248,20 @@ async fn adopt_kernels(
                 let Some(row) = kernel_row(&kernel, "adopted", uid, now) else {
                     continue;
                 };
-                store.write(move |tx| kernels::insert(tx, &row)).await?;
+                let write = move |tx: &WriteTransaction<'_>| {
+                    kernels::insert(tx, &row)?;
+                    let data = serde_json::json!({ "version": row.version, "sha256": row.sha256 });
+                    let event = NewEvent {
+                        at: now,
+                        actor: EventActor::Daemon,
+                        kind: "kernel.adopted",
+                        object: Object::kernel(&row.name),
+                        data,
+                    };
+                    events::append(tx, &event)?;
+                    Ok::<_, InsertKernelError>(())
+                };
+                store.write(write).await?;
                 adopted += 1;
                 tracing::info!(kernel = listed.name, "adopted a kernel without a row");
             }

@@ -70,6 +70,7 @@ fn what_a_directory_says_of_itself_comes_back() {
 
     let digest = Digest::of(b"content");
     let want = Recorded {
+        document_bytes: document().to_string().len(),
         image_id: "1b8f2c34-5f2e-4d0a-9a44-3a1c55d2a7e1".parse().unwrap(),
         version_id: version_id(),
         number: VersionNumber::FIRST,
