@@ -54,7 +54,9 @@ impl PatientReader {
         } = self.patience;
         let mut silent = Duration::ZERO;
         loop {
-            let longest = (silence - silent).min(window - self.waited);
+            let longest = silence
+                .saturating_sub(silent)
+                .min(window.saturating_sub(self.waited));
             let began = Instant::now();
             let mut waiting = [PollFd::new(&self.stream, PollFlags::IN)];
             let ready = poll(&mut waiting, Some(&timespec(longest)));

@@ -1,9 +1,10 @@
 //! The image config: platform, diff ids, and how the container is meant to run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::document::{DocumentError, check_size, null_as_default, shown};
 use super::{MAX_LAYERS, PlatformWords, json};
@@ -84,15 +85,15 @@ pub struct ContainerConfig {
     /// Ports it listens on, such as `80/tcp`.
     #[serde(
         deserialize_with = "null_as_default",
-        skip_serializing_if = "BTreeMap::is_empty"
+        skip_serializing_if = "Names::is_empty"
     )]
-    pub exposed_ports: BTreeMap<String, Empty>,
+    pub exposed_ports: Names,
     /// Directories meant to be volumes.
     #[serde(
         deserialize_with = "null_as_default",
-        skip_serializing_if = "BTreeMap::is_empty"
+        skip_serializing_if = "Names::is_empty"
     )]
-    pub volumes: BTreeMap<String, Empty>,
+    pub volumes: Names,
     /// Notes.
     #[serde(
         deserialize_with = "null_as_default",
@@ -101,16 +102,47 @@ pub struct ContainerConfig {
     pub labels: BTreeMap<String, String>,
 }
 
-/// What a member of a set stands for where OCI writes a set as a map: `{}`.
+/// A set as OCI writes one: a map with `{}` behind every member.
 ///
 /// Whatever a config has in that place is passed over, so that what is kept of a config is never
 /// much longer than the config, however deep somebody nested what means nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Empty {}
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names(pub BTreeSet<String>);
 
-impl<'de> Deserialize<'de> for Empty {
+impl Names {
+    /// Tells whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Names {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Empty {}
+        serializer.collect_map(self.0.iter().map(|name| (name, Empty {})))
+    }
+}
+
+impl<'de> Deserialize<'de> for Names {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        IgnoredAny::deserialize(deserializer).map(|_| Self {})
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Names;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+                let mut names = BTreeSet::new();
+                while let Some((name, _)) = map.next_entry::<String, IgnoredAny>()? {
+                    names.insert(name);
+                }
+                Ok(Names(names))
+            }
+        }
+        deserializer.deserialize_map(Members)
     }
 }
 
@@ -197,7 +229,7 @@ mod tests {
         assert_eq!(config.config.entrypoint, Vec::<String>::new());
         assert_eq!(config.config.user, "app:app");
         assert_eq!(config.config.stop_signal, "SIGINT");
-        assert!(config.config.exposed_ports.contains_key("80/tcp"));
+        assert!(config.config.exposed_ports.0.contains("80/tcp"));
         assert!(config.history.is_some());
     }
 

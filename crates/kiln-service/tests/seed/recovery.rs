@@ -547,7 +547,7 @@ async fn with_a_kernel(is_recorded: bool) -> Result<(TempDir, Arc<OneLayer>)> {
         initrd: None,
         modules: None,
     };
-    let catalogue = catalogue(house.path("kernels"))?;
+    let catalogue = catalogue(&house.path("kernels"))?;
     catalogue.import("linux", Import::Files(kernel), &AtomicBool::new(false))?;
     let mut folder = house.leave().await?;
     if is_recorded {
@@ -561,8 +561,8 @@ async fn with_a_kernel(is_recorded: bool) -> Result<(TempDir, Arc<OneLayer>)> {
     Ok((folder, source))
 }
 
-fn catalogue(path: std::path::PathBuf) -> Result<Catalogue> {
-    Ok(Catalogue::open(&path)?)
+fn catalogue(path: &Path) -> Result<Catalogue> {
+    Ok(Catalogue::open(path)?)
 }
 
 async fn kernels_of(store: &Store) -> Result<usize> {
@@ -574,7 +574,7 @@ async fn kernels_of(store: &Store) -> Result<usize> {
 async fn a_removal_that_was_cut_short_is_finished() -> Result<()> {
     let (folder, source) = with_a_kernel(true).await?;
     let kernels_folder = folder.path().join("kernels");
-    catalogue(kernels_folder.clone())?.announce_removal("linux")?;
+    catalogue(&kernels_folder)?.announce_removal("linux")?;
     let store = Store::open(&database(&folder), &StoreOptions::default())?;
     let removed = store.write(|tx| {
         let name = "linux".parse().unwrap();
@@ -605,7 +605,7 @@ async fn a_removal_that_was_only_announced_is_withdrawn() -> Result<()> {
     for is_recorded in [true, false] {
         let (folder, source) = with_a_kernel(is_recorded).await?;
         let kernels_folder = folder.path().join("kernels");
-        catalogue(kernels_folder.clone())?.announce_removal("linux")?;
+        catalogue(&kernels_folder)?.announce_removal("linux")?;
 
         let (house, recovered) = House::enter(folder, source).await?;
 
