@@ -11,8 +11,8 @@ use kiln_files::{Directory, FileError};
 use rustix::fs::FileType;
 
 use crate::error::ArtifactError;
-use crate::names::{self, REMOVING_SUFFIX, STAGING_SUFFIX};
-use crate::staging::{Staging, check_name};
+use crate::names::{self, REMOVING_SUFFIX, STAGING_SUFFIX, UNANSWERED_SUFFIX};
+use crate::staging::{Staging, check_name, unanswered_name};
 
 /// The directory `<images>`, open. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct Swept {
     pub removing: Vec<String>,
     /// Ids of complete directories the caller does not know; untouched, for the caller to decide.
     pub unknown: Vec<String>,
+    /// Those of the unknown that nobody was told of: their maker never came to settle them.
+    pub unanswered: Vec<String>,
     /// Names that are none of ours; untouched.
     pub foreign: Vec<OsString>,
     /// Leftovers that could not be removed; the next sweep tries again.
@@ -126,7 +128,16 @@ impl Artifacts {
         self.images.rename(id, &aside)?;
         self.images.sync()?;
         self.images.remove(aside.as_ref())?;
+        self.images.remove(unanswered_name(id).as_ref())?;
         Ok(Removal::Removed)
+    }
+
+    /// Notes, durably, that somebody may know of a published directory: from here on no sweep
+    /// calls it unanswered.
+    pub fn settle(&self, id: &str) -> Result<(), ArtifactError> {
+        check_id(id)?;
+        self.images.remove(unanswered_name(id).as_ref())?;
+        Ok(self.images.sync()?)
     }
 
     /// Removes what a crash left, for use at start-up before anything is staged.
@@ -135,6 +146,7 @@ impl Artifacts {
     /// on the state directory may call this: it would eat the staging areas of a live daemon.
     pub fn sweep(&self, is_known: &dyn Fn(&str) -> bool) -> Result<Swept, ArtifactError> {
         let mut swept = Swept::default();
+        let mut notes = Vec::new();
         for name in self.images.names()? {
             let kind = self.images.kind_of(&name)?;
             match Leftover::of(&name) {
@@ -144,12 +156,22 @@ impl Artifacts {
                 Some(Leftover::Removing(id)) => self
                     .clear(&name, id, &mut swept.failures)
                     .map_or((), |id| swept.removing.push(id)),
+                Some(Leftover::Unanswered(id)) => notes.push(id.to_owned()),
                 Some(Leftover::Complete(id)) if kind == Some(FileType::Directory) => {
                     if !is_known(id) {
                         swept.unknown.push(id.to_owned());
                     }
                 }
                 _ => swept.foreign.push(name),
+            }
+        }
+        for id in notes {
+            // `unknown` is sorted, for the names are.
+            if swept.unknown.binary_search(&id).is_ok() {
+                swept.unanswered.push(id);
+            } else {
+                // Settled by its row, or its directory is gone: the note says nothing any more.
+                self.clear(unanswered_name(&id).as_ref(), &id, &mut swept.failures);
             }
         }
         self.images.sync()?;
@@ -176,6 +198,7 @@ impl Artifacts {
 enum Leftover<'a> {
     Staging(&'a str),
     Removing(&'a str),
+    Unanswered(&'a str),
     Complete(&'a str),
 }
 
@@ -187,6 +210,8 @@ impl<'a> Leftover<'a> {
                 (id, Self::Staging)
             } else if let Some(id) = name.strip_suffix(REMOVING_SUFFIX) {
                 (id, Self::Removing)
+            } else if let Some(id) = name.strip_suffix(UNANSWERED_SUFFIX) {
+                (id, Self::Unanswered)
             } else {
                 (name, Self::Complete)
             };

@@ -17,6 +17,9 @@ pub const IMAGE_JSON: &str = "image.json";
 pub(crate) const STAGING_SUFFIX: &str = ".staging";
 /// What a directory on its way out is called behind its id.
 pub(crate) const REMOVING_SUFFIX: &str = ".removing";
+/// What the file beside a published directory is called, behind its id, as long as nobody was
+/// told of the directory.
+pub(crate) const UNANSWERED_SUFFIX: &str = ".unanswered";
 
 /// Longest name of a file in an artifact directory, in bytes. Ours are shorter by far; the limit
 /// keeps a mistake from reaching the file system.

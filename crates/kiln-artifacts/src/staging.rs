@@ -2,14 +2,16 @@
 //!
 //! ```text
 //!              create, copy_in, …          seal, rename, sync <images>
-//! stage(id) ────────────────────▶ Staging ─────────────────────────────▶ Published
+//! stage(id) ────────────────────▶ Staging ─────────────────────────────▶ Published ── settle ──▶
 //!                                    │ drop                                  │ remove
 //!                                    ▼                                       ▼
 //!                                 nothing left                            nothing left
 //! ```
 //!
 //! `Staging`: the files may be incomplete, nobody else looks at them, a crash leaves them to the
-//! sweep. `Published`: complete and on the disk, whatever happens next.
+//! sweep. `Published`: complete and on the disk, whatever happens next. Until it is settled, the
+//! empty file `<id>.unanswered` beside it proves that nobody was told of it: whoever starts on a
+//! database that does not know the directory may remove it then, and only then.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -124,7 +126,14 @@ impl Staging {
     pub fn publish(mut self) -> Result<Published, ArtifactError> {
         let images = self.artifacts.images();
         self.directory.seal()?;
-        images.rename(&staging_name(&self.id), &self.id)?;
+        // Not synced by itself: should it be lost with the power and the rename not, the directory
+        // is kept for want of a proof.
+        let note = unanswered_name(&self.id);
+        drop(images.create_file(note.as_ref())?);
+        if let Err(error) = images.rename(&staging_name(&self.id), &self.id) {
+            drop(images.remove(note.as_ref()));
+            return Err(error.into());
+        }
         self.state = State::Published;
         let published = Published {
             artifacts: self.artifacts.clone(),
@@ -163,6 +172,12 @@ impl Published {
         self.artifacts.images().child_path(&self.id)
     }
 
+    /// Notes, durably, that it stands for good: for when the step after publishing succeeded,
+    /// before anybody is answered.
+    pub fn settle(self) -> Result<(), ArtifactError> {
+        self.artifacts.settle(&self.id)
+    }
+
     /// Takes it back: for when the step after publishing failed and nobody was answered.
     pub fn remove(self) -> Result<Removal, ArtifactError> {
         self.artifacts.remove(&self.id)
@@ -171,6 +186,10 @@ impl Published {
 
 pub(crate) fn staging_name(id: &str) -> String {
     format!("{id}{}", names::STAGING_SUFFIX)
+}
+
+pub(crate) fn unanswered_name(id: &str) -> String {
+    format!("{id}{}", names::UNANSWERED_SUFFIX)
 }
 
 pub(crate) fn check_name(name: &str) -> Result<(), ArtifactError> {

@@ -214,7 +214,8 @@ impl<'t> Plan<'t> {
         let others = self.disk_bytes_max().saturating_sub(self.content_bytes());
         // Both bitmaps of a group are written only where it is in use.
         let bitmaps = 2 * u64::from(self.geometry.groups()) * BLOCK_SIZE;
-        let bodies = self.survey.body_blocks - bodies::zero_blocks(self.survey.tree, sources);
+        let zero = bodies::zero_blocks(self.survey.tree, sources);
+        let bodies = self.survey.body_blocks.saturating_sub(zero);
         DiskBytes {
             bodies: bodies * BLOCK_SIZE,
             others: others.saturating_sub(bitmaps),

@@ -4,6 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -329,17 +330,30 @@ impl Directory {
     }
 }
 
-/// Creates a directory and its missing parents for their owner only, and makes its name durable.
+/// Creates a directory and its missing parents for their owner only, outer ones first, and makes
+/// each name durable.
 fn create_durably(path: &Path) -> Result<(), FileError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(at("create", path))?;
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => Directory::open(parent)?.sync(),
-        _ => Ok(()),
+    let missing: Vec<_> = path
+        .ancestors()
+        .take_while(|level| !level.as_os_str().is_empty() && !level.exists())
+        .collect();
+    for level in missing.into_iter().rev() {
+        match DirBuilder::new().mode(0o700).create(level) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(at("create", level)(error));
+            }
+            // Another may have been quicker; its name is made durable all the same.
+            _ => {}
+        }
+        let parent = level
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        // A parent may be a link: somebody else made it.
+        File::open(parent.unwrap_or(Path::new(".")))
+            .and_then(|parent| parent.sync_all())
+            .map_err(at("sync the parent of", level))?;
     }
+    Ok(())
 }
 
 #[cfg(test)]

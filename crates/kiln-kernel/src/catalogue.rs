@@ -33,6 +33,7 @@ use crate::stage::{
 
 const STAGING_SUFFIX: &str = ".staging";
 const REMOVING_SUFFIX: &str = ".removing";
+const UNWANTED_SUFFIX: &str = ".unwanted";
 
 /// The directory `<kernels>`, open. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -98,6 +99,8 @@ pub struct Swept {
     pub staging: Vec<String>,
     /// Names whose removal was finished.
     pub removing: Vec<String>,
+    /// Kernels that stand whole although their removal was announced; for the caller to decide.
+    pub unwanted: Vec<String>,
     /// Names that are none of ours; untouched.
     pub foreign: Vec<OsString>,
     /// Leftovers that could not be removed; the next sweep tries again.
@@ -225,6 +228,24 @@ impl Catalogue {
         Ok(kernels)
     }
 
+    /// Notes, durably, that a kernel is about to be removed: for before its record goes, so that a
+    /// start after a crash in between knows that it is not one without a record.
+    pub fn announce_removal(&self, name: &str) -> Result<(), CatalogueError> {
+        check_name(name)?;
+        match self.kernels.create_file(unwanted_name(name).as_ref()) {
+            // An earlier removal came no further.
+            Ok(_) | Err(FileError::AlreadyExists { .. }) => Ok(self.kernels.sync()?),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes an announcement back: the kernel stays.
+    pub fn withdraw_removal(&self, name: &str) -> Result<(), CatalogueError> {
+        check_name(name)?;
+        self.kernels.remove(unwanted_name(name).as_ref())?;
+        Ok(self.kernels.sync()?)
+    }
+
     /// Removes a kernel. It is gone under its name, durably, before its files are deleted; a
     /// crash in between is finished by the sweep. Images have copies of their own.
     pub fn remove(&self, name: &str) -> Result<Removal, CatalogueError> {
@@ -238,6 +259,7 @@ impl Catalogue {
         self.kernels.rename(name, &aside)?;
         self.kernels.sync()?;
         self.kernels.remove(aside.as_ref())?;
+        self.kernels.remove(unwanted_name(name).as_ref())?;
         Ok(Removal::Removed)
     }
 
@@ -258,6 +280,12 @@ impl Catalogue {
                 match self.kernels.remove(&name) {
                     Ok(()) => swept.removing.push(kernel.to_owned()),
                     Err(error) => swept.failures.push(error),
+                }
+            } else if let Some(kernel) = text.and_then(|text| inner_name(text, UNWANTED_SUFFIX)) {
+                if self.is_kernel(kernel.as_ref())? {
+                    swept.unwanted.push(kernel.to_owned());
+                } else if let Err(error) = self.kernels.remove(&name) {
+                    swept.failures.push(error);
                 }
             } else if !self.is_kernel(&name)? {
                 swept.foreign.push(name);
@@ -419,6 +447,10 @@ fn staging_name(name: &str) -> String {
 
 fn removing_name(name: &str) -> String {
     format!(".{name}{REMOVING_SUFFIX}")
+}
+
+fn unwanted_name(name: &str) -> String {
+    format!(".{name}{UNWANTED_SUFFIX}")
 }
 
 fn inner_name<'a>(text: &'a str, suffix: &str) -> Option<&'a str> {

@@ -21,19 +21,23 @@ use serde_json::Value;
 /// Number of the format that is written, and the newest that is read.
 pub(crate) const FORMAT: u32 = 1;
 
-/// Longest document that is read, in bytes. It holds an image config, which is 4 MiB at most
-/// before it is indented.
-const MAX_BYTES: u64 = 16 << 20;
+/// Longest document that is written or read, in bytes. It holds what is kept of an image config
+/// of at most 4 MiB, which written without spaces is longer by a sixth at most, and a few hundred
+/// kilobytes of blobs.
+pub(crate) const MAX_BYTES: u64 = 16 << 20;
 
 /// Blobs of one version: its layers, and the documents that lead to them.
 const MAX_BLOBS: usize = MAX_LAYERS + 16;
 
-/// Longest word or reference, in bytes. A reference that was pulled from is shorter by far.
-const MAX_TEXT_BYTES: usize = 4096;
+/// Longest word or reference, in bytes. A path of 4,096 bytes has six for each once it is
+/// [`printable`].
+const MAX_TEXT_BYTES: usize = 32 << 10;
 
 /// What a directory says of itself, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Recorded {
+    /// Length of the document.
+    pub(crate) document_bytes: usize,
     pub(crate) image_id: ImageId,
     pub(crate) version_id: VersionId,
     pub(crate) number: VersionNumber,
@@ -138,6 +142,20 @@ struct KernelDocument {
     has_modules: bool,
 }
 
+/// Returns a reference with its control characters, which a path may have, written as escapes:
+/// what is recorded can be read back, and shown.
+pub(crate) fn printable(reference: &str) -> String {
+    let mut shown = String::with_capacity(reference.len());
+    for character in reference.chars() {
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
 /// Reads what the directory of `version_id` says of itself and checks it against its files.
 pub(crate) fn read(
     artifacts: &Artifacts,
@@ -172,6 +190,7 @@ fn parse(bytes: &[u8], version_id: VersionId) -> Result<Recorded, UnreadableImag
     }
     let Document { source, kernel, .. } = document;
     Ok(Recorded {
+        document_bytes: bytes.len(),
         image_id: document.image_id,
         version_id,
         number: document.version,

@@ -8,7 +8,7 @@ use kiln_api::kernel::{ImportParams, Kernel, Kernels as KernelList};
 use kiln_api::{Failure, codes};
 use kiln_domain::access::{Actor, may_change};
 use kiln_domain::{KernelName, Timestamp};
-use kiln_kernel::{Catalogue, Import, Removal};
+use kiln_kernel::{Catalogue, CatalogueError, Import, Removal};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::kernels::{self, InsertKernelError, KernelRow};
 use kiln_store::{Object, Store, StoreError, users};
@@ -223,7 +223,8 @@ impl Kernels {
         Ok(views::kernel(&self.directory, self.find(name).await?))
     }
 
-    /// Removes a kernel: its row first, so that nobody starts to use what is going away.
+    /// Removes a kernel: its row first, so that nobody starts to use what is going away. That it
+    /// goes is noted beside it before, so that a start after a crash does not adopt it.
     pub async fn remove(&self, actor: &Actor, name: &KernelName) -> Result<Kernel, Failure> {
         let (desk, actor, name) = (self.clone(), *actor, name.clone());
         // A caller that hangs up must not leave a directory whose name nobody can use again.
@@ -237,6 +238,7 @@ impl Kernels {
         let row = self.find(name).await?;
         may_change(actor, row.owner_id)
             .map_err(|denied| Failure::from_error(codes::request::DENIED, &denied))?;
+        self.in_catalogue(name, Catalogue::announce_removal).await?;
         let (now, actor, gone) = (self.clock.now(), *actor, name.clone());
         let recorded = self
             .store
@@ -253,17 +255,29 @@ impl Kernels {
                 Ok::<_, StoreError>(())
             })
             .await;
-        recorded.map_err(|error| store_failure(&error))?;
-        let (catalogue, asked) = (self.catalogue.clone(), name.clone());
-        let removed = self
-            .work
-            .pool
-            .run(move || catalogue.remove(asked.as_str()))
-            .await;
-        removed
-            .map_err(|error| pool_failure(&error))?
-            .map_err(|error| catalogue_failure(&error))?;
+        if let Err(error) = recorded {
+            let withdrawn = self.in_catalogue(name, Catalogue::withdraw_removal).await;
+            if withdrawn.is_err() {
+                // The next start does it, for the row is there.
+                tracing::warn!(%name, ?withdrawn, "a kernel that stays is noted as unwanted");
+            }
+            return Err(store_failure(&error));
+        }
+        self.in_catalogue(name, Catalogue::remove).await?;
         Ok(views::kernel(&self.directory, row))
+    }
+
+    /// Does one step with a kernel's directory, off the runtime's threads.
+    async fn in_catalogue<T: Send + 'static>(
+        &self,
+        name: &KernelName,
+        step: fn(&Catalogue, &str) -> Result<T, CatalogueError>,
+    ) -> Result<T, Failure> {
+        let (catalogue, asked) = (self.catalogue.clone(), name.clone());
+        let work = move || step(&catalogue, asked.as_str());
+        let done = self.work.pool.run(work).await;
+        done.map_err(|error| pool_failure(&error))?
+            .map_err(|error| catalogue_failure(&error))
     }
 
     async fn find(&self, name: &KernelName) -> Result<KernelRow, Failure> {

@@ -45,7 +45,12 @@ pub struct Pulls {
     kernels: Catalogue,
     artifacts: Artifacts,
     files: Arc<HostFiles>,
+    /// Threads that look through callers' kernels, all of each.
+    inspections: Pool,
 }
+
+/// How many callers' kernels are looked through at a time.
+const INSPECTIONS_AT_A_TIME: usize = 2;
 
 /// What a pull needs to know besides its collaborators, and the store it records in.
 #[derive(Clone, Debug)]
@@ -84,6 +89,7 @@ impl Pulls {
             kernels,
             artifacts,
             files,
+            inspections: Pool::new("inspect", INSPECTIONS_AT_A_TIME),
         }
     }
 

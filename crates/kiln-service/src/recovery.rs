@@ -1,8 +1,9 @@
 //! Start-up: what an earlier run left is put in order before the first call is answered.
 //!
 //! The caller holds the lock on the state directory, so nothing of a living daemon is touched.
-//! An image's directory without a row goes when one of this database's own operations left it:
-//! nobody was told of it. Otherwise it is adopted when this database took the place of one that
+//! An image's directory without a row goes when it is noted beside it that nobody was told of it,
+//! and one of this database's own operations left it: each alone proves nothing, for a database
+//! may have been put back, and a log lost. Otherwise it is adopted when this database took the place of one that
 //! was lost or damaged, and left and reported when it did not: then somebody put it back from a
 //! backup. A whole kernel without a row is adopted.
 //!
@@ -16,12 +17,13 @@ use std::collections::HashSet;
 use kiln_api::daemon::Recovered;
 use kiln_artifacts::{ArtifactError, Artifacts};
 use kiln_cache::{Cache, CacheError};
-use kiln_domain::{Timestamp, VersionId};
+use kiln_domain::{KernelName, Timestamp, VersionId};
 use kiln_kernel::{Catalogue, CatalogueError};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::kernels::InsertKernelError;
 use kiln_store::{
-    Object, ReadTransaction, Store, StoreError, kernels, meta, names, operations, versions,
+    Object, ReadTransaction, Store, StoreError, WriteTransaction, kernels, meta, names, operations,
+    versions,
 };
 
 pub use self::adoption::AdoptionError;
@@ -72,11 +74,11 @@ pub async fn recover(
     if owed.is_some() {
         comparison::drop_lost_kernels(store, catalogue, now).await?;
     }
-    let adopted_kernels = adopt_kernels(store, catalogue, now).await?;
+    let unwanted = remove_unwanted(store, catalogue, swept_kernels.unwanted).await?;
+    recovered.adopted_kernels = adopt_kernels(store, catalogue, now).await?;
     if let Some(replacement) = owed {
-        recovered.missing_versions = comparison::report_missing(store, artifacts, now).await?;
-        recovered.adopted_kernels = adopted_kernels;
-        recovered = comparison::settle(store, replacement, recovered, now).await?;
+        let missing = comparison::find_missing(store, artifacts).await?;
+        recovered = comparison::settle(store, replacement, missing, recovered, now).await?;
     }
     for failure in swept_kernels.failures {
         tracing::warn!(%failure, "a leftover of the kernel catalogue could not be removed");
@@ -84,13 +86,12 @@ pub async fn recover(
     tracing::debug!(?swept_cache, "the cache was swept");
     Ok(Recovered {
         interrupted_operations: interrupted,
-        removed_staging: recovered.removed_staging + swept_kernels.staging.len() as u64,
-        adopted_kernels,
+        removed_staging: recovered.removed_staging + swept_kernels.staging.len() as u64 + unwanted,
         ..recovered
     })
 }
 
-fn interrupt(tx: &kiln_store::WriteTransaction<'_>, now: Timestamp) -> Result<u64, StoreError> {
+fn interrupt(tx: &WriteTransaction<'_>, now: Timestamp) -> Result<u64, StoreError> {
     let interrupted = operations::interrupt_running(tx, now)?;
     for id in &interrupted {
         let event = NewEvent {
@@ -130,19 +131,27 @@ async fn sweep_images(
         ..Recovered::default()
     };
     let is_replacement = store.read(meta::is_replacement).await?;
+    let unanswered: HashSet<String> = swept.unanswered.into_iter().collect();
     // The sweep names version ids only; what could not be parsed would stay in place.
     let unknown = swept.unknown.iter().filter_map(|id| id.parse().ok());
     let mut candidates = Vec::new();
-    for (version, standing) in judge(store, unknown.collect()).await? {
+    for (version, left) in left_behind(store, unknown.collect()).await? {
         let id = version.to_string();
-        if standing == Standing::Unanswered {
+        let is_unanswered = unanswered.contains(&id);
+        if left == Left::ByOurs && is_unanswered {
             artifacts.remove(&id)?;
             recovered.removed_unrecorded += 1;
             tracing::info!(
                 id,
                 "removed the directory of an image that nobody was told about"
             );
-        } else if is_replacement {
+            continue;
+        }
+        if is_unanswered {
+            // Kept once in doubt, it is kept for good, whichever database comes next.
+            artifacts.settle(&id)?;
+        }
+        if is_replacement {
             candidates.push(version);
         } else {
             recovered.left_unrecorded += 1;
@@ -158,31 +167,61 @@ async fn sweep_images(
     Ok(recovered)
 }
 
-/// What a directory without a row is.
+/// Who left a directory without a row, as far as this database tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    /// This database's own operation left it: nobody was told of it.
-    Unanswered,
-    /// Evidence of a database that was lost or put back.
-    Evidence,
+enum Left {
+    /// An operation of this database that did not succeed.
+    ByOurs,
+    /// Nobody that this database could vouch for.
+    ByOthers,
 }
 
-async fn judge(
+async fn left_behind(
     store: &Store,
     unknown: Vec<VersionId>,
-) -> Result<Vec<(VersionId, Standing)>, StoreError> {
+) -> Result<Vec<(VersionId, Left)>, StoreError> {
     let judge = move |tx: &ReadTransaction<'_>| {
         let one = |id| {
-            let standing = if operations::left_behind(tx, &Object::version(id))? {
-                Standing::Unanswered
+            let left = if operations::left_behind(tx, &Object::version(id))? {
+                Left::ByOurs
             } else {
-                Standing::Evidence
+                Left::ByOthers
             };
-            Ok((id, standing))
+            Ok((id, left))
         };
         unknown.into_iter().map(one).collect()
     };
     store.read(judge).await
+}
+
+/// Finishes removals of kernels that a crash cut short, and counts them.
+///
+/// As with images it takes both sides: the note beside the kernel, and a database whose last word
+/// on it is its removal. Else the note goes and the kernel stays.
+async fn remove_unwanted(
+    store: &Store,
+    catalogue: &Catalogue,
+    unwanted: Vec<String>,
+) -> Result<u64, RecoveryError> {
+    let mut removed = 0;
+    for kernel in unwanted {
+        let Ok(name) = kernel.parse::<KernelName>() else {
+            continue;
+        };
+        let last_word = store.read(move |tx| {
+            let is_recorded = kernels::get(tx, &name)?.is_some();
+            let last = events::last_kind(tx, &Object::kernel(&name))?;
+            Ok::<_, StoreError>(last.filter(|_| !is_recorded))
+        });
+        if last_word.await?.as_deref() == Some("kernel.removed") {
+            catalogue.remove(&kernel)?;
+            removed += 1;
+            tracing::info!(kernel, "finished the removal of a kernel");
+        } else {
+            catalogue.withdraw_removal(&kernel)?;
+        }
+    }
+    Ok(removed)
 }
 
 /// Takes kernels into the database that stand whole in the catalogue without a row: an import
@@ -209,7 +248,20 @@ async fn adopt_kernels(
                 let Some(row) = kernel_row(&kernel, "adopted", uid, now) else {
                     continue;
                 };
-                store.write(move |tx| kernels::insert(tx, &row)).await?;
+                let write = move |tx: &WriteTransaction<'_>| {
+                    kernels::insert(tx, &row)?;
+                    let data = serde_json::json!({ "version": row.version, "sha256": row.sha256 });
+                    let event = NewEvent {
+                        at: now,
+                        actor: EventActor::Daemon,
+                        kind: "kernel.adopted",
+                        object: Object::kernel(&row.name),
+                        data,
+                    };
+                    events::append(tx, &event)?;
+                    Ok::<_, InsertKernelError>(())
+                };
+                store.write(write).await?;
                 adopted += 1;
                 tracing::info!(kernel = listed.name, "adopted a kernel without a row");
             }

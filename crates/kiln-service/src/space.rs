@@ -1,8 +1,8 @@
 //! Whether the disks have room for a pull, asked before it is fetched and before it is built.
 //!
 //! Nothing here reserves anything: two pulls may both be told that they fit, and the second then
-//! finds the disk full. What is asked for is always a lower bound, so that no pull is refused that
-//! would have fitted.
+//! finds the disk full. What is asked for is a lower bound, so that no pull is refused that would have
+//! fitted; only of blobs it is assumed that no file system compresses them.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -40,19 +40,16 @@ pub enum Storing {
     Unknown,
 }
 
-/// What a fetch will write at least.
+/// What a fetch will write at least: the blobs that are not there.
+///
+/// Of what they unpack to nothing is certain: zeros become holes, and a compressed stream may hold
+/// less than its own length, in stored blocks, empty members and headers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FetchNeeds {
     /// Where the cache is; `None` says that nothing is known.
     pub cache: Option<Space>,
     /// Bytes of blobs that are not there.
     pub blob_bytes: u64,
-    /// Least bytes of packs that are not there: a compressed layer takes as much again once it is
-    /// decoded. Of an uncompressed one nothing is known, it may be all holes.
-    pub pack_bytes: u64,
-    /// Least bytes of the image's file bodies. Upper layers may hide all of a lower one, so only
-    /// the topmost is certain.
-    pub image_bytes: u64,
 }
 
 /// A disk has less room than a pull needs.
@@ -130,29 +127,12 @@ impl Space {
 }
 
 impl FetchNeeds {
-    /// Fails unless the cache has room for what is fetched and `state` for the image.
-    pub(crate) fn check(&self, state: Option<&Space>) -> Result<(), NoRoom> {
-        let Some(cache) = &self.cache else {
-            return Ok(());
-        };
-        let pack_bytes = match cache.storing {
-            Storing::Everything | Storing::SharesCopies => self.pack_bytes,
-            Storing::Unknown => 0,
-        };
-        let cache_bytes = self.blob_bytes.saturating_add(pack_bytes);
-        let Some(state) = state else {
-            return cache.check(cache_bytes);
-        };
-        let image_bytes = if state.keeps_copies_from(cache.device) {
-            self.image_bytes
-        } else {
-            0
-        };
-        if state.device == cache.device {
-            return cache.check(cache_bytes.saturating_add(image_bytes));
+    /// Fails unless the cache has room for the blobs that are fetched.
+    pub(crate) fn check(&self) -> Result<(), NoRoom> {
+        match &self.cache {
+            Some(cache) => cache.check(self.blob_bytes),
+            None => Ok(()),
         }
-        cache.check(cache_bytes)?;
-        state.check(image_bytes)
     }
 }
 
@@ -228,38 +208,18 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_certain_counts() {
+    fn a_copy_takes_room_where_nothing_is_shared() {
         use Storing::{Everything, SharesCopies, Unknown};
-        // Blobs 10 MiB, packs 10, the image 7, and 4 stay free.
-        let cases = [
-            // One disk.
-            ((31, 1, Everything), (31, 1, Everything), None),
-            ((30, 1, Everything), (30, 1, Everything), Some((1, 31))),
-            ((24, 1, SharesCopies), (24, 1, SharesCopies), None),
-            ((23, 1, SharesCopies), (23, 1, SharesCopies), Some((1, 24))),
-            ((14, 1, Unknown), (14, 1, Unknown), None),
-            ((13, 1, Unknown), (13, 1, Unknown), Some((1, 14))),
-            // Two disks.
-            ((24, 1, Everything), (11, 2, Everything), None),
-            ((23, 1, Everything), (99, 2, Everything), Some((1, 24))),
-            ((99, 1, Everything), (10, 2, Everything), Some((2, 11))),
-            ((99, 1, Everything), (10, 2, SharesCopies), Some((2, 11))),
-            ((99, 1, Everything), (4, 2, Unknown), None),
-        ];
-        for (cache, state, want) in cases {
-            let needs = FetchNeeds {
-                cache: Some(space(cache.0, cache.1, cache.2)),
-                blob_bytes: 10 * MIB,
-                pack_bytes: 10 * MIB,
-                image_bytes: 7 * MIB,
-            };
-            let state = space(state.0, state.1, state.2);
+        for (storing, from_here, from_elsewhere) in [
+            (Everything, true, true),
+            (SharesCopies, false, true),
+            (Unknown, false, false),
+        ] {
+            let state = space(1, 1, storing);
 
-            let refused = needs.check(Some(&state)).err();
+            let keeps = [1, 2].map(|device| state.keeps_copies_from(device));
 
-            let refused = refused.map(|no_room| (no_room.directory, no_room.needed_bytes));
-            let want = want.map(|(disk, mib)| (PathBuf::from(format!("/disk-{disk}")), mib * MIB));
-            assert_eq!(refused, want, "{cache:?} {state:?}");
+            assert_eq!(keeps, [from_here, from_elsewhere], "{storing:?}");
         }
     }
 

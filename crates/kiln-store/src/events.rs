@@ -136,6 +136,21 @@ pub fn newest_seq(tx: &ReadTransaction<'_>) -> Result<i64, StoreError> {
     Ok(newest.flatten().unwrap_or(0))
 }
 
+/// Returns the kind of the newest event of an object; `None` when there is none.
+pub fn last_kind(tx: &ReadTransaction<'_>, object: &Object) -> Result<Option<String>, StoreError> {
+    let sql = "SELECT kind FROM events WHERE object_kind = ?1 AND object_id = ?2 \
+               ORDER BY seq DESC LIMIT 1";
+    let params = (object.kind.as_str(), &object.id);
+    tx.value("read an object's newest event", sql, params)
+}
+
+/// Counts the events of one kind behind `after`.
+pub fn count_of_kind(tx: &ReadTransaction<'_>, after: i64, kind: &str) -> Result<u64, StoreError> {
+    let sql = "SELECT count(*) FROM events WHERE seq > ?1 AND kind = ?2";
+    let count: Option<u32> = tx.value("count events", sql, (after, kind))?;
+    Ok(count.unwrap_or(0).into())
+}
+
 fn conditions(after: i64, limit: u32, filter: &EventFilter) -> Conditions {
     let mut conditions = Conditions::default();
     conditions.bind("seq > :after", ":after", after);
@@ -298,6 +313,27 @@ mod tests {
         }
 
         assert_eq!(seen, [vec![5, 10], vec![15, 20]]);
+    }
+
+    #[test]
+    fn an_objects_last_word_and_the_events_of_a_kind_are_found() {
+        let mut db = filled();
+
+        for (object, want) in [
+            (1, Some("image.forgotten")),
+            (2, Some("image.created")),
+            (3, None),
+        ] {
+            let object = Object::image(image_id(object));
+            let last = db.read(|tx| last_kind(tx, &object)).unwrap();
+            assert_eq!(last.as_deref(), want);
+        }
+        for (after, want) in [(0, 2), (1, 1), (2, 0)] {
+            let count = db
+                .read(|tx| count_of_kind(tx, after, "image.created"))
+                .unwrap();
+            assert_eq!(count, want, "behind {after}");
+        }
     }
 
     #[test]

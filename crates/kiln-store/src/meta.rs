@@ -16,6 +16,9 @@ const RECONCILIATION: &str = "reconciliation";
 /// Key of the place of the last operation that ran under an earlier database.
 pub(crate) const FOREIGN_OPERATIONS: &str = "foreign_operations";
 
+/// Key of the place of the last event that happened under an earlier database.
+const FOREIGN_EVENTS: &str = "foreign_events";
+
 /// Why a database took the place of another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -84,6 +87,14 @@ pub fn is_replacement(tx: &ReadTransaction<'_>) -> Result<bool, StoreError> {
     Ok(last.is_some())
 }
 
+/// Returns the place of the last event that came from the database whose place this one took; 0
+/// when there is none.
+pub fn foreign_events(tx: &ReadTransaction<'_>) -> Result<i64, StoreError> {
+    let sql = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = ?1";
+    let last = tx.value("read the last event of before", sql, [FOREIGN_EVENTS])?;
+    Ok(last.unwrap_or(0))
+}
+
 /// Records that rows and directories agree again; tells whether it was owed.
 pub fn settle_reconciliation(tx: &WriteTransaction<'_>) -> Result<bool, StoreError> {
     let sql = "DELETE FROM meta WHERE key = ?1";
@@ -105,14 +116,20 @@ pub(crate) fn owe_reconciliation(
     transaction
         .execute(put, (RECONCILIATION, encode(replacement)))
         .map_err(at(STEP))?;
-    let last: i64 = transaction
-        .query_row("SELECT coalesce(max(seq), 0) FROM operations", [], |row| {
-            row.get(0)
-        })
-        .map_err(at(STEP))?;
-    transaction
-        .execute(put, (FOREIGN_OPERATIONS, last.to_string()))
-        .map_err(at(STEP))?;
+    for (key, newest) in [
+        (
+            FOREIGN_OPERATIONS,
+            "SELECT coalesce(max(seq), 0) FROM operations",
+        ),
+        (FOREIGN_EVENTS, "SELECT coalesce(max(seq), 0) FROM events"),
+    ] {
+        let last: i64 = transaction
+            .query_row(newest, [], |row| row.get(0))
+            .map_err(at(STEP))?;
+        transaction
+            .execute(put, (key, last.to_string()))
+            .map_err(at(STEP))?;
+    }
     transaction.commit().map_err(at(STEP))
 }
 

@@ -192,9 +192,13 @@ pub(crate) fn alone(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(at(STEP))?;
     configure(&connection, &StoreOptions::default())?;
-    connection
-        .pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(()))
+    let mode: String = connection
+        .pragma_update_and_check(None, "journal_mode", "delete", |row| row.get(0))
         .map_err(at(STEP))?;
+    if mode != "delete" {
+        // Somebody has it open: what is written would stay in a log that nobody moves along.
+        return Err(at(STEP)(rusqlite::Error::InvalidQuery));
+    }
     connection
         .pragma_update(None, "synchronous", "FULL")
         .map_err(at(STEP))?;

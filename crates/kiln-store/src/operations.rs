@@ -197,10 +197,11 @@ pub fn set_object(
     Ok(tx.execute("record an operation's object", sql, params)? == 1)
 }
 
-/// Tells whether an operation that did not succeed was at work on an object: whatever is left of
-/// the object was never shown to anybody.
+/// Tells whether an operation that did not succeed, as far as this database knows, was at work on
+/// an object.
 ///
-/// Operations that a database took over from a snapshot say nothing: what was running then may
+/// That is no proof by itself that nobody was told of the object: a database that was put back, or
+/// lost its log, may not know of a success. Operations that a database took over from a snapshot say nothing: what was running then may
 /// have succeeded afterwards.
 pub fn left_behind(tx: &ReadTransaction<'_>, object: &Object) -> Result<bool, StoreError> {
     let sql = "SELECT EXISTS (SELECT 1 FROM operations \

@@ -55,7 +55,7 @@ fn large() -> Database {
                                  updated_at, finished_at)
              SELECT id, 'image.pull', 'succeeded', uid, '', '{}', 0, 0, i FROM n;
          INSERT INTO events (at, actor, kind, object_kind, object_id, data)
-             SELECT i, 'daemon', 'image.created', 'image', id, '{}' FROM n;
+             SELECT i, 'unix:' || uid, 'image.created', 'image', id, '{}' FROM n;
          DROP TABLE n;",
     );
     db
@@ -168,6 +168,14 @@ fn no_page_of_operations_or_events_scans_or_sorts() {
                 let filter = OperationFilter { state, owner_uid };
                 check_page(&mut db, |tx| operations::page(tx, 50_000, 100, &filter));
             }
+        }
+        let own = EventFilter {
+            actor: Some(EventActor::Unix(1)),
+            ..EventFilter::default()
+        };
+        for plan in db.plans(|tx| events::page(tx, 50_000, 100, &own)) {
+            let range = "events_by_actor (actor=? AND rowid>?)";
+            assert!(plan.contains(range), "{statistics} {plan}");
         }
         for object in &objects {
             for actor in [None, Some(EventActor::Unix(1))] {

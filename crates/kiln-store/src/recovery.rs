@@ -21,6 +21,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use rusqlite::Connection;
+
 use crate::error::at;
 use crate::meta::{self, Cause, Replacement};
 use crate::open::{self, StoreOptions, check, open_writer};
@@ -42,6 +44,9 @@ pub enum ReplaceError {
     /// An empty database could not be made.
     #[error(transparent)]
     Empty(#[from] OpenError),
+    /// No snapshot can be used, and a newer Kiln made one: it must put that one in place.
+    #[error("a newer build must replace the database")]
+    Newer(#[source] OpenError),
     /// The new database could not be told what it owes.
     #[error("cannot prepare {}", path.display())]
     Prepare {
@@ -69,11 +74,19 @@ pub fn has_snapshot(path: &Path) -> Result<bool, SnapshotError> {
 }
 
 /// Replaces the database at `path`, which nobody may have open, by its newest healthy snapshot,
-/// or by an empty database when there is none. Nothing is deleted.
+/// or by an empty database when there is none. Nothing is deleted. When there is none but for one
+/// of a newer schema, nothing is done at all.
 ///
 /// The newest snapshot is the one that holds the most events: file times may lie.
 pub fn replace(path: &Path, cause: Cause) -> Result<Replacement, ReplaceError> {
-    let (snapshot, unusable) = newest_snapshot(path)?;
+    let Found {
+        newest: snapshot,
+        unusable,
+        newer,
+    } = newest_snapshot(path)?;
+    if let (None, Some(newer)) = (&snapshot, newer) {
+        return Err(ReplaceError::Newer(newer));
+    }
     let partial = partial_path(path);
     clear(&partial)?;
     match &snapshot {
@@ -136,25 +149,45 @@ fn name_of(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// Returns the newest healthy snapshot beside a database, and the unhealthy ones.
-fn newest_snapshot(path: &Path) -> Result<(Option<PathBuf>, Vec<PathBuf>), SnapshotError> {
+/// What the snapshots beside a database are.
+struct Found {
+    /// The newest healthy one.
+    newest: Option<PathBuf>,
+    /// The unhealthy ones, sorted.
+    unusable: Vec<PathBuf>,
+    /// Says of one of them that a newer Kiln made it.
+    newer: Option<OpenError>,
+}
+
+fn newest_snapshot(path: &Path) -> Result<Found, SnapshotError> {
     let mut healthy = Vec::new();
     let mut unusable = Vec::new();
+    let mut newer = None;
     for candidate in snapshots(path)? {
-        match rank(&candidate) {
-            Some(rank) => healthy.push((rank, candidate)),
-            None => unusable.push(candidate),
+        match check(&candidate) {
+            Ok(connection) => match rank(&candidate, &connection) {
+                Some(rank) => healthy.push((rank, candidate)),
+                None => unusable.push(candidate),
+            },
+            Err(error) => {
+                unusable.push(candidate);
+                if matches!(error, OpenError::Newer { .. }) {
+                    newer = Some(error);
+                }
+            }
         }
     }
-    let newest = healthy.into_iter().max().map(|(_, candidate)| candidate);
     unusable.sort();
-    Ok((newest, unusable))
+    Ok(Found {
+        newest: healthy.into_iter().max().map(|(_, candidate)| candidate),
+        unusable,
+        newer,
+    })
 }
 
 /// Tells how new a snapshot is, events first and file time second; `None` when it is unusable.
-fn rank(candidate: &Path) -> Option<(i64, u128)> {
-    let connection = check(candidate).ok()?;
-    let seq = events::newest_seq(&ReadTransaction::over(&connection)).ok()?;
+fn rank(candidate: &Path, connection: &Connection) -> Option<(i64, u128)> {
+    let seq = events::newest_seq(&ReadTransaction::over(connection)).ok()?;
     let modified = fs::metadata(candidate).and_then(|found| found.modified());
     let age = modified
         .ok()?

@@ -42,7 +42,7 @@ fn publish(artifacts: &Artifacts, id: &str) {
     fs::write(modules.join("fs/ext4.ko"), "module").unwrap();
     symlink("fs/ext4.ko", modules.join("link")).unwrap();
     staging.write(IMAGE_JSON, b"{}").unwrap();
-    staging.publish().unwrap();
+    staging.publish().unwrap().settle().unwrap();
 }
 
 #[test]
@@ -59,9 +59,39 @@ fn nothing_is_visible_before_publishing() {
 
     let published = staging.publish().unwrap();
 
-    assert_eq!(names_below(&images), [ID]);
+    assert_eq!(
+        names_below(&images),
+        [ID.to_owned(), format!("{ID}.unanswered")]
+    );
     assert_eq!(published.path(), images.join(ID));
     assert_eq!(fs::read(images.join(ID).join(KERNEL)).unwrap(), b"kernel");
+
+    published.settle().unwrap();
+
+    assert_eq!(names_below(&images), [ID]);
+}
+
+/// Only an unknown directory that was never settled is called unanswered.
+#[test]
+fn a_note_lasts_until_the_directory_is_settled_known_or_gone() {
+    let (_root, artifacts) = in_a_new_directory();
+    let images = artifacts.images().path().to_owned();
+    let stage = |id| artifacts.stage(id).unwrap().publish().unwrap();
+    stage(ID);
+    stage(OTHER);
+    stage(THIRD).settle().unwrap();
+    let gone = format!("{}.unanswered", ID.replace('0', "3"));
+    fs::write(images.join(gone), "").unwrap();
+
+    let swept = artifacts.sweep(&|id| id == OTHER).unwrap();
+
+    assert_eq!(swept.unknown, [ID, THIRD]);
+    assert_eq!(swept.unanswered, [ID]);
+    assert_eq!(swept.foreign, Vec::<OsString>::new());
+    let note = format!("{ID}.unanswered");
+    assert_eq!(names_below(&images), [ID, &note, OTHER, THIRD]);
+    artifacts.remove(ID).unwrap();
+    assert_eq!(names_below(&images), [OTHER, THIRD]);
 }
 
 #[test]

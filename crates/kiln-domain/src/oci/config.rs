@@ -1,8 +1,10 @@
 //! The image config: platform, diff ids, and how the container is meant to run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::document::{DocumentError, check_size, null_as_default, shown};
 use super::{MAX_LAYERS, PlatformWords, json};
@@ -83,21 +85,65 @@ pub struct ContainerConfig {
     /// Ports it listens on, such as `80/tcp`.
     #[serde(
         deserialize_with = "null_as_default",
-        skip_serializing_if = "BTreeMap::is_empty"
+        skip_serializing_if = "Names::is_empty"
     )]
-    pub exposed_ports: BTreeMap<String, serde_json::Value>,
+    pub exposed_ports: Names,
     /// Directories meant to be volumes.
     #[serde(
         deserialize_with = "null_as_default",
-        skip_serializing_if = "BTreeMap::is_empty"
+        skip_serializing_if = "Names::is_empty"
     )]
-    pub volumes: BTreeMap<String, serde_json::Value>,
+    pub volumes: Names,
     /// Notes.
     #[serde(
         deserialize_with = "null_as_default",
         skip_serializing_if = "BTreeMap::is_empty"
     )]
     pub labels: BTreeMap<String, String>,
+}
+
+/// A set as OCI writes one: a map with `{}` behind every member.
+///
+/// Whatever a config has in that place is passed over, so that what is kept of a config is never
+/// much longer than the config, however deep somebody nested what means nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names(pub BTreeSet<String>);
+
+impl Names {
+    /// Tells whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Names {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Empty {}
+        serializer.collect_map(self.0.iter().map(|name| (name, Empty {})))
+    }
+}
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Names;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+                let mut names = BTreeSet::new();
+                while let Some((name, _)) = map.next_entry::<String, IgnoredAny>()? {
+                    names.insert(name);
+                }
+                Ok(Names(names))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
 }
 
 impl ImageConfig {
@@ -183,8 +229,22 @@ mod tests {
         assert_eq!(config.config.entrypoint, Vec::<String>::new());
         assert_eq!(config.config.user, "app:app");
         assert_eq!(config.config.stop_signal, "SIGINT");
-        assert!(config.config.exposed_ports.contains_key("80/tcp"));
+        assert!(config.config.exposed_ports.0.contains("80/tcp"));
         assert!(config.history.is_some());
+    }
+
+    #[test]
+    fn sets_keep_their_keys_alone() {
+        let nested = format!("{}{}", "[".repeat(40), "]".repeat(40));
+        let bytes = config(&format!(
+            r#","config":{{"ExposedPorts":{{"80/tcp":{nested},"81/udp":null}},"Volumes":{{"/v":{{"a":1}}}}}}"#
+        ));
+
+        let config = ImageConfig::parse(&bytes, 1, LIMIT).unwrap();
+
+        let written = serde_json::to_string(&config.config).unwrap();
+        let want = r#"{"ExposedPorts":{"80/tcp":{},"81/udp":{}},"Volumes":{"/v":{}}}"#;
+        assert_eq!(written, want);
     }
 
     #[test]

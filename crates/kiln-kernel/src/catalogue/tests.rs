@@ -263,6 +263,29 @@ fn a_sweep_removes_leftovers_and_nothing_else() {
 }
 
 #[test]
+fn an_announced_removal_is_told_until_it_is_withdrawn_or_done() {
+    let (_root, catalogue) = in_a_new_directory();
+    let image = testing::packed_kernel(Compression::Gzip);
+    for name in ["stays", "goes"] {
+        catalogue.import(name, files(&image), &GO_ON).unwrap();
+    }
+    for name in ["stays", "goes", "gone"] {
+        catalogue.announce_removal(name).unwrap();
+        catalogue.announce_removal(name).unwrap();
+    }
+
+    let swept = catalogue.sweep().unwrap();
+
+    assert_eq!(swept.unwanted, ["goes", "stays"]);
+    assert_eq!(swept.foreign, Vec::<OsString>::new());
+    let all = [".goes.unwanted", ".stays.unwanted", "goes", "stays"];
+    assert_eq!(kernels_of(&catalogue), all);
+    catalogue.remove("goes").unwrap();
+    catalogue.withdraw_removal("stays").unwrap();
+    assert_eq!(kernels_of(&catalogue), ["stays"]);
+}
+
+#[test]
 fn planted_links_are_not_followed() {
     let (root, catalogue) = in_a_new_directory();
     let victim = root.path().join("victim");

@@ -1,11 +1,10 @@
-//! What fetching an image will write at least.
+//! What fetching an image will write at least: its missing blobs.
 //!
 //! Whether there is room for it is not here.
 
 use std::collections::HashSet;
 
 use kiln_cache::Cache;
-use kiln_domain::oci::LayerCompression;
 use kiln_registry::Layer;
 
 use super::error::FetchError;
@@ -27,7 +26,7 @@ pub(super) fn of_layers(
         ..FetchNeeds::default()
     };
     let mut seen: HashSet<_> = in_flight.layers().into_iter().collect();
-    let top = layers.last().map(|layer| layer.diff_id);
+    let mut counted = HashSet::new();
     for layer in layers {
         if !seen.insert(layer.diff_id) {
             continue;
@@ -36,20 +35,98 @@ pub(super) fn of_layers(
         if is_linked(cache, layer)? && cache.pack(&layer.diff_id)?.is_some() {
             continue;
         }
-        if cache.blob(&descriptor.digest)?.is_none() {
-            add(&mut needs.blob_bytes, descriptor.size_bytes);
-        }
-        if layer.compression != LayerCompression::None {
-            add(&mut needs.pack_bytes, descriptor.size_bytes);
-            if Some(layer.diff_id) == top {
-                needs.image_bytes = descriptor.size_bytes;
-            }
+        let is_missing = cache.blob(&descriptor.digest)?.is_none();
+        // A manifest may name one blob for two layers.
+        if is_missing && counted.insert(descriptor.digest) {
+            // Sizes are what a manifest claims: they may add up to anything.
+            needs.blob_bytes = needs.blob_bytes.saturating_add(descriptor.size_bytes);
         }
     }
     Ok(needs)
 }
 
-/// Sizes are what a manifest claims: they may add up to anything.
-fn add(sum: &mut u64, bytes: u64) {
-    *sum = sum.saturating_add(bytes);
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use kiln_domain::Digest;
+    use kiln_domain::oci::Descriptor;
+    use kiln_domain::oci::LayerCompression;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::space::{RESERVE_BYTES, Storing};
+
+    const BLOB_BYTES: u64 = 1000;
+
+    fn layer(blob: &[u8], size_bytes: u64, diff_id: &[u8]) -> Layer {
+        Layer {
+            descriptor: Descriptor {
+                media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
+                digest: Digest::of(blob),
+                size_bytes,
+                platform: None,
+                annotations: std::collections::BTreeMap::new(),
+            },
+            compression: LayerCompression::Gzip,
+            diff_id: Digest::of(diff_id),
+        }
+    }
+
+    fn cache() -> (TempDir, Cache) {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        (folder, cache)
+    }
+
+    /// A compressed layer may unpack to next to nothing, so its own bytes are all that counts.
+    #[test]
+    fn a_pull_whose_missing_blobs_just_fit_is_not_refused() {
+        let (_folder, cache) = cache();
+        let layers = [
+            layer(b"one", BLOB_BYTES, b"1"),
+            layer(b"two", BLOB_BYTES, b"2"),
+        ];
+        let needs = of_layers(&cache, &InFlight::default(), &layers).unwrap();
+        let edge = 2 * BLOB_BYTES + RESERVE_BYTES;
+
+        for (free_bytes, fits) in [(edge, true), (edge - 1, false)] {
+            let space = Space {
+                directory: cache.directory().to_owned(),
+                free_bytes,
+                device: 1,
+                storing: Storing::Everything,
+            };
+            let needs = FetchNeeds {
+                cache: Some(space),
+                ..needs.clone()
+            };
+            assert_eq!(needs.check().is_ok(), fits, "{free_bytes} bytes free");
+        }
+    }
+
+    #[test]
+    fn what_is_there_or_on_its_way_or_named_twice_counts_once_at_most() {
+        let (_folder, cache) = cache();
+        let here = b"here";
+        let mut ingest = cache.ingest(&Digest::of(here), here.len() as u64).unwrap();
+        ingest.write_all(here).unwrap();
+        ingest.commit().unwrap();
+        let in_flight = InFlight::default();
+        let _flight = in_flight.begin(Digest::of(b"flying"));
+        let layers = [
+            layer(here, here.len() as u64, b"1"),
+            layer(b"other", BLOB_BYTES, b"flying"),
+            layer(b"twice", BLOB_BYTES, b"2"),
+            layer(b"twice", BLOB_BYTES, b"2"),
+            layer(b"twice", BLOB_BYTES, b"3"),
+        ];
+
+        let needs = of_layers(&cache, &in_flight, &layers).unwrap();
+
+        assert_eq!(needs.blob_bytes, BLOB_BYTES);
+        let boundless = [layer(b"a", u64::MAX, b"4"), layer(b"b", u64::MAX, b"5")];
+        let needs = of_layers(&cache, &in_flight, &boundless).unwrap();
+        assert_eq!(needs.blob_bytes, u64::MAX);
+    }
 }

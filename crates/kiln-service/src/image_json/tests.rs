@@ -70,6 +70,7 @@ fn what_a_directory_says_of_itself_comes_back() {
 
     let digest = Digest::of(b"content");
     let want = Recorded {
+        document_bytes: document().to_string().len(),
         image_id: "1b8f2c34-5f2e-4d0a-9a44-3a1c55d2a7e1".parse().unwrap(),
         version_id: version_id(),
         number: VersionNumber::FIRST,
@@ -123,7 +124,7 @@ fn a_document_that_breaks_a_rule_is_refused() {
         ("/source/kind", json!("a\nb"), "kind of its source"),
         (
             "/source/reference",
-            json!("r".repeat(5000)),
+            json!("r".repeat(MAX_TEXT_BYTES + 1)),
             "its source is too long",
         ),
         (

@@ -132,24 +132,31 @@ impl Records {
     pub(super) async fn publish(
         &self,
         staging: Staging,
-        finished: Finished,
+        mut finished: Finished,
         running: &Arc<Running>,
     ) -> Result<Image, Failure> {
         running.enter(Stage::Publish);
-        let document = to_json(&finished, self.clock.now().to_string())
-            .map_err(|error| Failure::from_error(codes::daemon::INTERNAL, &error))?;
-        let published = self
+        let created_at = self.clock.now().to_string();
+        let reference = &mut finished.origin.source_reference;
+        *reference = image_json::printable(reference);
+        let publish = move || {
+            let document = to_json(&finished, created_at)
+                .map_err(|error| Failure::from_error(codes::daemon::INTERNAL, &error))?;
+            staging
+                .write(IMAGE_JSON, &document)
+                .and_then(|()| staging.publish())
+                .map(|published| (published, finished))
+                .map_err(|error| artifact_failure(&error))
+        };
+        let (published, finished) = self
             .build_pool
-            .run(move || {
-                staging.write(IMAGE_JSON, &document)?;
-                staging.publish()
-            })
+            .run(publish)
             .await
-            .map_err(|error| pool_failure(&error))?
-            .map_err(|error| artifact_failure(&error))?;
+            .map_err(|error| pool_failure(&error))??;
         // What is told from here on happens now: publishing may have taken a while.
         let now = self.clock.now();
         let images = self.images.clone();
+        let version_id = finished.version_id;
         let entry = running.clone();
         let progress = running.progress();
         let committed = self
@@ -164,11 +171,19 @@ impl Records {
             })
             .await;
         match committed {
-            Ok(image) => Ok(image),
+            Ok(image) => {
+                // The rows may be lost one day; this stays with the directory.
+                let settled = self.look_pool.run(move || published.settle()).await;
+                if !matches!(settled, Ok(Ok(()))) {
+                    // The next start does it, for the row is there.
+                    tracing::error!(%version_id, ?settled, "cannot note that an image was answered");
+                }
+                Ok(image)
+            }
             Err(error) => {
                 let removed = self.build_pool.run(move || published.remove()).await;
                 if !matches!(removed, Ok(Ok(_))) {
-                    // The next start removes a directory that no row knows.
+                    // The next start removes a directory that is noted as unanswered.
                     tracing::error!(
                         ?removed,
                         "cannot remove an image that could not be recorded"
@@ -204,7 +219,20 @@ enum CommitError {
     Claim(#[from] ClaimError),
 }
 
-fn to_json(finished: &Finished, created_at: String) -> Result<Vec<u8>, serde_json::Error> {
+/// Why a version cannot say what it is. Both are defects.
+#[derive(Debug, thiserror::Error)]
+enum DocumentError {
+    #[error("image.json cannot be written")]
+    Write(#[from] serde_json::Error),
+    /// It could not be adopted, should the database be lost.
+    #[error(
+        "image.json would have {found} bytes; at most {} are read back",
+        image_json::MAX_BYTES
+    )]
+    TooLong { found: usize },
+}
+
+fn to_json(finished: &Finished, created_at: String) -> Result<Vec<u8>, DocumentError> {
     let Finished { origin, kernel, .. } = finished;
     let derived = origin.derivation.as_ref();
     let document = ImageJson {
@@ -249,8 +277,11 @@ fn to_json(finished: &Finished, created_at: String) -> Result<Vec<u8>, serde_jso
         },
         config: origin.image_config.as_ref(),
     };
-    let mut text = serde_json::to_vec_pretty(&document)?;
+    let mut text = serde_json::to_vec(&document)?;
     text.push(b'\n');
+    if text.len() as u64 > image_json::MAX_BYTES {
+        return Err(DocumentError::TooLong { found: text.len() });
+    }
     Ok(text)
 }
 

@@ -12,7 +12,10 @@ use kiln_kernel::{
 };
 
 use super::Pulls;
-use crate::failures::{catalogue_failure, host_file_failure, kernel_failure, stage_failure};
+use crate::cancel::Cancel;
+use crate::failures::{
+    catalogue_failure, host_file_failure, kernel_failure, pool_failure, stage_failure,
+};
 use crate::host_files::{Claim, HostFileError, HostFiles, Opened};
 use crate::patient_reader::PatientReader;
 
@@ -136,14 +139,31 @@ impl Pulls {
     }
 
     /// Opens the files that were claimed for a kernel, and looks whether it is one.
+    ///
+    /// That reads and unpacks all of it, so it has threads of its own: short looks do not wait
+    /// for it. It ends when the caller hangs up.
     async fn open_files(&self, claimed: ClaimedKernel) -> Result<Found, Failure> {
-        let look = move || {
-            let files = claimed.open().map_err(|error| host_file_failure(&error))?;
-            let facts = kiln_kernel::inspect(&files.kernel, &AtomicBool::new(false))
+        let open = move || claimed.open().map_err(|error| host_file_failure(&error));
+        let files = self.look(open).await?;
+        let cancel = Cancel::default();
+        let gone = cancel.clone();
+        let _caller = CancelOnDrop(cancel);
+        let inspect = move || {
+            let facts = kiln_kernel::inspect(&files.kernel, gone.flag())
                 .map_err(|error| choice_failure(&error.into()))?;
             Ok((ChosenKernel::Files(files), facts.architecture))
         };
-        self.look(look).await
+        let found = self.inspections.run(inspect).await;
+        found.map_err(|error| pool_failure(&error))?
+    }
+}
+
+/// Stops blocking work when the future that waits for it is dropped.
+struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
     }
 }
 

@@ -303,13 +303,8 @@ impl Pulls {
 
     /// Refuses a pull that has no room, before anything of it is fetched.
     async fn check_room(&self, resolved: &Resolved, running: &Running) -> Result<(), Failure> {
-        let images = self.records.images.clone();
-        let measure = move || Ok(Space::of_directory(&images));
-        let state = self.look(measure).await?;
         let needs = or_cancelled(running, self.fetch.needs(resolved), fetch_failure).await?;
-        needs
-            .check(state.as_ref())
-            .map_err(|error| room_failure(&error, &error))
+        needs.check().map_err(|error| room_failure(&error, &error))
     }
 
     async fn build_rootfs(

@@ -19,9 +19,12 @@ use crate::digests;
 use crate::failures::with_causes;
 use crate::image_json::{self, Recorded};
 
-/// Images adopted in one transaction: enough to spare most syncs, few enough that their
-/// documents, a few kilobytes each, take little memory.
+/// Images adopted in one transaction: enough to spare most syncs.
 const AT_A_TIME: usize = 200;
+
+/// Bytes of documents after which a transaction ends, too: a few kilobytes each as a rule, but
+/// they may be megabytes, and are held all at once.
+const BYTES_AT_A_TIME: usize = 16 << 20;
 
 /// The user adopted images belong to: root.
 const OWNER: u32 = 0;
@@ -60,20 +63,12 @@ pub(super) async fn adopt(
 ) -> Result<Adopted, AdoptionError> {
     let mut done = Adopted::default();
     let mut numbers = Numbers::default();
-    for chunk in candidates.chunks(AT_A_TIME) {
-        let mut read = Vec::new();
-        for id in chunk {
-            match image_json::read(artifacts, *id) {
-                Ok(recorded) => read.push(recorded),
-                Err(error) => {
-                    done.left += 1;
-                    let error = with_causes(&error);
-                    tracing::error!(
-                        %id, error,
-                        "the database does not know this image and it cannot be adopted; it is left in place"
-                    );
-                }
-            }
+    let mut candidates = candidates.iter();
+    loop {
+        let (read, left) = next_batch(artifacts, &mut candidates);
+        done.left += left;
+        if read.is_empty() {
+            return Ok(done);
         }
         done.adopted += read.len() as u64;
         numbers = store
@@ -87,7 +82,36 @@ pub(super) async fn adopt(
             })
             .await?;
     }
-    Ok(done)
+}
+
+/// Reads as many of the next directories as belong into one transaction, none only at the end;
+/// counts those that cannot be read.
+fn next_batch(
+    artifacts: &Artifacts,
+    candidates: &mut std::slice::Iter<'_, VersionId>,
+) -> (Vec<Recorded>, u64) {
+    let mut read: Vec<Recorded> = Vec::new();
+    let (mut left, mut bytes) = (0, 0);
+    while read.len() < AT_A_TIME
+        && bytes < BYTES_AT_A_TIME
+        && let Some(id) = candidates.next()
+    {
+        match image_json::read(artifacts, *id) {
+            Ok(recorded) => {
+                bytes += recorded.document_bytes;
+                read.push(recorded);
+            }
+            Err(error) => {
+                left += 1;
+                let error = with_causes(&error);
+                tracing::error!(
+                    %id, error,
+                    "the database does not know this image and it cannot be adopted; it is left in place"
+                );
+            }
+        }
+    }
+    (read, left)
 }
 
 /// Writes every row of an adopted image and its event; returns the name it got.
@@ -214,7 +238,54 @@ fn recovered_name(name: &ImageName, number: u32) -> ImageName {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use kiln_artifacts::names::{IMAGE_JSON, KERNEL, ROOTFS};
+
     use super::*;
+
+    /// Documents of six megabytes: three of them are enough for one transaction.
+    #[test]
+    fn a_batch_ends_with_its_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let artifacts = Artifacts::open(folder.path()).unwrap();
+        let candidates: Vec<VersionId> = (0..4)
+            .map(|n| {
+                format!("0b8f2c34-5f2e-4d0a-9a44-3a1c55d2a7e{n}")
+                    .parse()
+                    .unwrap()
+            })
+            .collect();
+        let digest = kiln_domain::Digest::of(b"");
+        for id in &candidates {
+            let place = folder.path().join(id.to_string());
+            fs::create_dir(&place).unwrap();
+            fs::write(place.join(ROOTFS), "").unwrap();
+            fs::write(place.join(KERNEL), "").unwrap();
+            let document = serde_json::json!({
+                "format": 1, "image_id": id, "version_id": id, "version": "v1.0.0", "name": "web",
+                "owner_uid": 0, "created_at": "2024-03-01T00:00:00.000000Z",
+                "platform": "linux/amd64",
+                "source": {"kind": "file", "reference": "web", "blobs": []},
+                "rootfs": {"size_bytes": 0},
+                "kernel": {"sha256": digest, "has_modules": false},
+                "config": {"User": "u".repeat(6 << 20)},
+            });
+            fs::write(place.join(IMAGE_JSON), document.to_string()).unwrap();
+        }
+        let torn = folder.path().join(candidates[0].to_string());
+        fs::write(torn.join(IMAGE_JSON), "{").unwrap();
+        let mut candidates = [candidates.clone(), candidates].concat();
+        candidates.swap(0, 4);
+        let mut rest = candidates.iter();
+
+        let batches: Vec<_> = std::iter::repeat_with(|| next_batch(&artifacts, &mut rest))
+            .map(|(read, left)| (read.len(), left))
+            .take(3)
+            .collect();
+
+        assert_eq!(batches, [(3, 1), (3, 1), (0, 0)]);
+    }
 
     #[test]
     fn a_recovered_name_is_a_name_whatever_it_was_made_of() {

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use kiln_api::daemon::{Recovered, ReplacedDatabase};
 use kiln_artifacts::Artifacts;
-use kiln_domain::Timestamp;
+use kiln_domain::{Timestamp, VersionId};
 use kiln_kernel::Catalogue;
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::meta::{self, Replacement};
@@ -53,12 +53,11 @@ pub(super) async fn drop_lost_kernels(
     Ok(dropped.await?)
 }
 
-/// Reports versions whose directory is gone, and counts them.
-pub(super) async fn report_missing(
+/// Finds the versions whose directory is gone.
+pub(super) async fn find_missing(
     store: &Store,
     artifacts: &Artifacts,
-    now: Timestamp,
-) -> Result<u64, RecoveryError> {
+) -> Result<Vec<VersionId>, RecoveryError> {
     let mut missing = Vec::new();
     for id in store.read(versions::known_ids).await? {
         if !artifacts.is_published(&id.to_string())? {
@@ -66,25 +65,32 @@ pub(super) async fn report_missing(
             missing.push(id);
         }
     }
-    let count = missing.len() as u64;
-    let reported = store.write(move |tx| {
-        for id in missing {
-            let data = serde_json::json!({});
-            append(tx, now, "version.missing", Object::version(id), data)?;
-        }
-        Ok::<_, StoreError>(())
-    });
-    reported.await?;
-    Ok(count)
+    Ok(missing)
 }
 
-/// Tells of the replacement, in the log and as an event, and owes nothing any more.
+/// Tells of the replacement, in the log and as events, and owes nothing any more.
+///
+/// What was adopted is counted by the events since the replacement: an earlier start may have
+/// died after it had adopted some.
 pub(super) async fn settle(
     store: &Store,
     replacement: Replacement,
+    missing: Vec<VersionId>,
     recovered: Recovered,
     now: Timestamp,
 ) -> Result<Recovered, RecoveryError> {
+    let adopted = store.read(|tx| {
+        let since = meta::foreign_events(tx)?;
+        let count = |kind| events::count_of_kind(tx, since, kind);
+        Ok::<_, StoreError>((count("image.adopted")?, count("kernel.adopted")?))
+    });
+    let (adopted_images, adopted_kernels) = adopted.await?;
+    let recovered = Recovered {
+        adopted_images,
+        adopted_kernels,
+        missing_versions: missing.len() as u64,
+        ..recovered
+    };
     let replaced = ReplacedDatabase {
         cause: replacement.cause.to_string(),
         damaged: replacement.damaged,
@@ -112,6 +118,10 @@ pub(super) async fn settle(
         "missing_versions": recovered.missing_versions,
     });
     let settled = store.write(move |tx| {
+        for id in missing {
+            let data = serde_json::json!({});
+            append(tx, now, "version.missing", Object::version(id), data)?;
+        }
         let object = Object::new(ObjectKind::Daemon, "database");
         append(tx, now, "database.replaced", object, data)?;
         meta::settle_reconciliation(tx)

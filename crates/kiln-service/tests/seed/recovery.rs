@@ -3,21 +3,28 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, Result};
 use kiln_api::image::{ForgetParams, GetParams, Image, ListParams};
 use kiln_artifacts::Artifacts;
-use kiln_domain::{Architecture, ImageState, OperationId, OperationKind, Timestamp, VersionId};
+use kiln_domain::{
+    Architecture, ImageState, OperationId, OperationKind, OperationState, Timestamp, VersionId,
+};
+use kiln_kernel::{Catalogue, Import, KernelFiles};
 use kiln_service::{Images, SystemClock, open_database};
-use kiln_store::events::{self, EventFilter, EventRow};
+use kiln_store::events::{self, EventActor, EventFilter, EventRow, NewEvent};
 use kiln_store::operations::{self, NewOperation};
-use kiln_store::{Object, Store, StoreOptions, version_blobs, versions};
+use kiln_store::{Object, Store, StoreOptions, kernels, version_blobs, versions};
 use tempfile::TempDir;
 
-use crate::house::{House, root};
-use crate::stand_ins::OneLayer;
+use crate::house::{House, eventually, root};
+use crate::stand_ins::{Act, OneLayer};
 
 const REFERENCE: &str = "debian:bookworm";
+
+/// A version that no database knows.
+const STRAY: &str = "0b8f2c34-5f2e-4d0a-9a44-3a1c55d2a7e1";
 
 async fn with_an_image() -> Result<(House, Image, Arc<OneLayer>)> {
     let source = OneLayer::new(&[("marker", "ok")])?;
@@ -312,6 +319,107 @@ async fn what_was_running_in_the_snapshot_is_adopted_not_removed() -> Result<()>
     Ok(())
 }
 
+/// A config may be as long as any, and nest what means nothing as deep as it likes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_with_an_extravagant_config_is_adopted() -> Result<()> {
+    let source = OneLayer::new(&[("marker", "ok")])?;
+    let nested = (0..60).fold(serde_json::json!([]), |inner, _| serde_json::json!([inner]));
+    let ports: serde_json::Map<_, _> = (0..4_000)
+        .map(|port| (format!("{port}"), nested.clone()))
+        .collect();
+    source.set_container(serde_json::json!({"ExposedPorts": ports}));
+    let house = House::new(source.clone())?;
+    let was = house.pull(house.params(REFERENCE)).await?;
+    let document = fs::metadata(Path::new(&was.artifact_dir).join("image.json"))?;
+    let folder = house.leave().await?;
+    lose_database(&folder)?;
+
+    let (house, recovered) = House::enter(folder, source).await?;
+
+    assert!(document.len() < 1 << 20, "{} bytes", document.len());
+    assert_eq!(
+        (recovered.adopted_images, recovered.left_unrecorded),
+        (1, 0)
+    );
+    let now = get(&house, "debian-bookworm-recovered").await?;
+    assert_eq!(now.config, was.config);
+    let ports = now.config.context("no config")?;
+    assert_eq!(ports["ExposedPorts"]["3999"], serde_json::json!({}));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_registered_from_a_path_with_a_new_line_is_adopted() -> Result<()> {
+    let (house, was, source) = with_an_image().await?;
+    fs::copy(&was.rootfs.path, house.path("root\nfs"))?;
+    let params = kiln_api::image::RegisterParams {
+        name: "odd".parse()?,
+        rootfs_path: house.file("root\nfs"),
+        kernel_ref: None,
+        kernel_path: Some(house.file("vmlinux")),
+        initrd_path: None,
+        modules_dir: None,
+        architecture: None,
+        detach: false,
+    };
+    house.pulls.register(&root(), params).await?;
+    let odd = get(&house, "odd").await?;
+    let folder = house.leave().await?;
+    lose_database(&folder)?;
+
+    let (house, recovered) = House::enter(folder, source).await?;
+
+    assert_eq!(
+        (recovered.adopted_images, recovered.left_unrecorded),
+        (2, 0)
+    );
+    let now = get(&house, "odd-recovered").await?;
+    assert_eq!(now.source, odd.source);
+    let shown = format!("{:?}", now.source);
+    assert!(shown.contains(r"root\\nfs"), "{shown}");
+    Ok(())
+}
+
+/// Somebody puts a copy back by hand that was made while a pull ran: what that pull published and
+/// answered afterwards stays, though the copy calls the pull interrupted.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_running_in_a_copy_put_back_by_hand_stays() -> Result<()> {
+    let source = OneLayer::new(&[("marker", "ok")])?;
+    let (until, gate) = tokio::sync::oneshot::channel();
+    source.then(Act::Wait(gate));
+    let house = House::new(source.clone())?;
+    let started = house.start(house.params(REFERENCE)).await?;
+    eventually("the layers are asked for", async || {
+        Ok(source.calls().1 == 1)
+    })
+    .await?;
+    let copy = house.path("copy.db");
+    house.store.snapshot_to(&copy).await?;
+    assert!(until.send(()).is_ok());
+    eventually("the pull is done", async || {
+        let done = house.operations_in(OperationState::Succeeded).await?;
+        Ok(done.iter().any(|operation| operation.id == started.id))
+    })
+    .await?;
+    let image = get(&house, REFERENCE).await?;
+    let mut folder = house.leave().await?;
+    lose_database(&folder)?;
+    fs::rename(&copy, database(&folder))?;
+
+    for interrupted in [1, 0] {
+        let (house, recovered) = House::enter(folder, source.clone()).await?;
+
+        assert_eq!(recovered.interrupted_operations, interrupted);
+        assert_eq!(
+            (recovered.left_unrecorded, recovered.removed_unrecorded),
+            (1, 0)
+        );
+        assert!(Path::new(&image.rootfs.path).exists());
+        folder = house.leave().await?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_torn_directory_stays_until_it_can_be_read() -> Result<()> {
     let (house, was, source) = with_an_image().await?;
@@ -347,9 +455,7 @@ async fn a_torn_directory_stays_until_it_can_be_read() -> Result<()> {
 async fn a_healthy_database_adopts_nothing() -> Result<()> {
     let (house, was, source) = with_an_image().await?;
     let folder = house.leave().await?;
-    let stray = folder
-        .path()
-        .join("images/0b8f2c34-5f2e-4d0a-9a44-3a1c55d2a7e1");
+    let stray = folder.path().join("images").join(STRAY);
     fs::create_dir(&stray)?;
     fs::copy(
         Path::new(&was.artifact_dir).join("image.json"),
@@ -375,7 +481,7 @@ async fn a_replaced_database_still_removes_what_its_own_operations_left() -> Res
     let folder = house.leave().await?;
     lose_database(&folder)?;
     let (house, _) = House::enter(folder, source.clone()).await?;
-    let left: VersionId = "0b8f2c34-5f2e-4d0a-9a44-3a1c55d2a7e1".parse()?;
+    let left: VersionId = STRAY.parse()?;
     let operation = NewOperation {
         id: OperationId::new(uuid::Uuid::new_v4()),
         kind: OperationKind::ImagePull,
@@ -392,6 +498,7 @@ async fn a_replaced_database_still_removes_what_its_own_operations_left() -> Res
     let folder = house.leave().await?;
     let stray = folder.path().join("images").join(left.to_string());
     fs::create_dir(&stray)?;
+    fs::write(stray.with_extension("unanswered"), "")?;
 
     let (_house, recovered) = House::enter(folder, source).await?;
 
@@ -400,5 +507,114 @@ async fn a_replaced_database_still_removes_what_its_own_operations_left() -> Res
         (1, 0)
     );
     assert!(!stray.exists());
+    Ok(())
+}
+
+/// An image that an earlier start adopted counts, though that start died before it could tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_start_that_died_adopted_is_told_by_the_next() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    fs::write(database(&folder), "noise")?;
+    let artifacts = Artifacts::open(&folder.path().join("images"))?;
+    let store = open_database(&database(&folder), &StoreOptions::default(), &artifacts)?;
+    let adopted = store.write(|tx| {
+        let event = NewEvent {
+            at: Timestamp::EPOCH,
+            actor: EventActor::Daemon,
+            kind: "image.adopted",
+            object: Object::version(STRAY.parse().unwrap()),
+            data: serde_json::json!({}),
+        };
+        events::append(tx, &event)
+    });
+    adopted.await?;
+    store.close().await?;
+
+    let (house, recovered) = House::enter(folder, OneLayer::new(&[])?).await?;
+
+    assert_eq!(recovered.adopted_images, 1);
+    let told = events_of(&house.store, "database.replaced").await?;
+    assert_eq!(told[0].data["adopted_images"], 1);
+    Ok(())
+}
+
+/// Puts a kernel called `linux` into a catalogue, and the row when it is asked for.
+async fn with_a_kernel(is_recorded: bool) -> Result<(TempDir, Arc<OneLayer>)> {
+    let source = OneLayer::new(&[])?;
+    let (house, _) = House::enter(tempfile::tempdir()?, source.clone()).await?;
+    let kernel = KernelFiles {
+        kernel: fs::File::open(house.path("vmlinux"))?,
+        initrd: None,
+        modules: None,
+    };
+    let catalogue = catalogue(&house.path("kernels"))?;
+    catalogue.import("linux", Import::Files(kernel), &AtomicBool::new(false))?;
+    let mut folder = house.leave().await?;
+    if is_recorded {
+        let (house, recovered) = House::enter(folder, source.clone()).await?;
+        assert_eq!(recovered.adopted_kernels, 1);
+        let told = events_of(&house.store, "kernel.").await?;
+        let kinds: Vec<_> = told.iter().map(|event| event.kind.as_str()).collect();
+        assert_eq!(kinds, ["kernel.adopted"]);
+        folder = house.leave().await?;
+    }
+    Ok((folder, source))
+}
+
+fn catalogue(path: &Path) -> Result<Catalogue> {
+    Ok(Catalogue::open(path)?)
+}
+
+async fn kernels_of(store: &Store) -> Result<usize> {
+    Ok(store.read(kernels::list).await?.len())
+}
+
+/// The row goes first: a daemon that is killed then must not bring the kernel back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_was_cut_short_is_finished() -> Result<()> {
+    let (folder, source) = with_a_kernel(true).await?;
+    let kernels_folder = folder.path().join("kernels");
+    catalogue(&kernels_folder)?.announce_removal("linux")?;
+    let store = Store::open(&database(&folder), &StoreOptions::default())?;
+    let removed = store.write(|tx| {
+        let name = "linux".parse().unwrap();
+        kernels::delete(tx, &name)?;
+        let event = NewEvent {
+            at: Timestamp::EPOCH,
+            actor: EventActor::Unix(0),
+            kind: "kernel.removed",
+            object: Object::kernel(&name),
+            data: serde_json::json!({}),
+        };
+        events::append(tx, &event)
+    });
+    removed.await?;
+    store.close().await?;
+
+    let (house, recovered) = House::enter(folder, source).await?;
+
+    assert_eq!(recovered.adopted_kernels, 0);
+    assert_eq!(kernels_of(&house.store).await?, 0);
+    assert_eq!(fs::read_dir(kernels_folder)?.count(), 0);
+    Ok(())
+}
+
+/// Announced is not removed: with its row, or in a database that never heard of it, a kernel stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_was_only_announced_is_withdrawn() -> Result<()> {
+    for is_recorded in [true, false] {
+        let (folder, source) = with_a_kernel(is_recorded).await?;
+        let kernels_folder = folder.path().join("kernels");
+        catalogue(&kernels_folder)?.announce_removal("linux")?;
+
+        let (house, recovered) = House::enter(folder, source).await?;
+
+        assert_eq!(recovered.adopted_kernels, u64::from(!is_recorded));
+        assert_eq!(kernels_of(&house.store).await?, 1);
+        let names: Vec<_> = fs::read_dir(kernels_folder)?
+            .map(|entry| Ok(entry?.file_name()))
+            .collect::<Result<_>>()?;
+        assert_eq!(names, ["linux"]);
+    }
     Ok(())
 }

@@ -154,8 +154,6 @@ async fn a_pull_without_room_is_refused_before_anything_is_fetched() -> Result<(
     source.set_needs(FetchNeeds {
         cache: Some(cache),
         blob_bytes: 1_000_000,
-        pack_bytes: 0,
-        image_bytes: 0,
     });
 
     let failed = house.pull(house.params("debian:bookworm")).await;

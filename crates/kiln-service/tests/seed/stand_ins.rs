@@ -28,6 +28,8 @@ pub(crate) enum Act {
     Fail(&'static str),
     /// Panics.
     Panic,
+    /// Gives the layer, after the other end has spoken or is gone.
+    Wait(tokio::sync::oneshot::Receiver<()>),
     /// Never comes to an end by itself.
     Block,
     /// Never comes to an end by itself, and has a thread that goes on for a while when it is
@@ -47,6 +49,7 @@ pub(crate) struct OneLayer {
     diff_id: Digest,
     acts: Mutex<VecDeque<Act>>,
     needs: Mutex<FetchNeeds>,
+    container: Mutex<serde_json::Value>,
     resolved: AtomicUsize,
     fetched: AtomicUsize,
 }
@@ -65,6 +68,7 @@ impl OneLayer {
             diff_id: Digest::from_bytes(diff_id),
             acts: Mutex::default(),
             needs: Mutex::default(),
+            container: Mutex::default(),
             resolved: AtomicUsize::new(0),
             fetched: AtomicUsize::new(0),
         }))
@@ -78,6 +82,14 @@ impl OneLayer {
     /// Says what fetching the layer takes.
     pub(crate) fn set_needs(&self, needs: FetchNeeds) {
         *self.needs.lock().unwrap_or_else(PoisonError::into_inner) = needs;
+    }
+
+    /// Says how the image's config says that its container runs.
+    pub(crate) fn set_container(&self, container: serde_json::Value) {
+        *self
+            .container
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = container;
     }
 
     /// Counts the references looked up, and the times layers were asked for.
@@ -118,11 +130,12 @@ impl FetchTree for OneLayer {
         Box::pin(async move {
             self.resolved.fetch_add(1, Ordering::SeqCst);
             let config = serde_json::json!({
+                "config": *self.container.lock().unwrap_or_else(PoisonError::into_inner),
                 "os": "linux", "architecture": "amd64", "created": "2023-11-14T22:13:20Z",
                 "rootfs": {"type": "layers", "diff_ids": [self.diff_id]},
             });
             let config = config.to_string();
-            let parsed = ImageConfig::parse(config.as_bytes(), 1, 1 << 20)
+            let parsed = ImageConfig::parse(config.as_bytes(), 1, 4 << 20)
                 .map_err(|error| stand_in(error.into()))?;
             let blob = |role, digest, size: usize, diff_id| SourceBlob {
                 digest,
@@ -180,6 +193,7 @@ impl FetchTree for OneLayer {
                 Act::Serve => {}
                 Act::Fail(text) => return Err(FetchError::StandIn(text.into())),
                 Act::Panic => panic!("a stand-in panics on purpose"),
+                Act::Wait(until) => drop(until.await),
                 Act::Block => std::future::pending().await,
                 Act::Linger(has_ended) => {
                     linger(running.clone(), has_ended);

@@ -185,6 +185,7 @@ CREATE TABLE events (
 ) STRICT;
 
 CREATE INDEX events_by_object ON events (object_kind, object_id);
+CREATE INDEX events_by_actor ON events (actor);
 
 -- Work to be done at a time; the clock that drives it is not here.
 CREATE TABLE jobs (

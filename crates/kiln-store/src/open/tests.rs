@@ -190,3 +190,20 @@ fn a_page_that_cannot_be_read_is_no_damage() {
         assert_eq!(unreadable_page(finding), want, "{finding}");
     }
 }
+
+/// In a mode that leaves a log beside the file, what is written would not move along with it.
+#[test]
+fn a_database_that_somebody_else_has_open_is_not_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kiln.db");
+    let (other, _) = open_writer(&path, &StoreOptions::default()).unwrap();
+
+    let refused = alone(&path).map(drop);
+
+    assert!(refused.is_err());
+    drop(other);
+    alone(&path).unwrap();
+    let mut beside = path.into_os_string();
+    beside.push("-wal");
+    assert!(!Path::new(&beside).exists());
+}

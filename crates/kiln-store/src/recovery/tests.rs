@@ -128,6 +128,36 @@ fn without_a_snapshot_an_empty_database_takes_the_place() {
     assert_eq!(newest_event(&path), (0, Opened::Existing { schema: 1 }));
 }
 
+/// An empty database would hide what the newer build still has.
+#[test]
+fn a_newer_snapshot_is_never_traded_for_an_empty_database() {
+    let (folder, path) = damaged();
+    for suffix in [".before-2", ".snapshot-daily"] {
+        let connection = Connection::open(with_suffix(&path, suffix)).unwrap();
+        connection.pragma_update(None, "user_version", 999).unwrap();
+    }
+    fs::remove_file(&path).unwrap();
+    let before = names(&folder);
+
+    for _ in 0..2 {
+        let error = replace(&path, Cause::Lost).unwrap_err();
+
+        let is_newer = matches!(
+            &error,
+            ReplaceError::Newer(OpenError::Newer { found: 999, .. })
+        );
+        assert!(is_newer, "{error:?}");
+        assert_eq!(names(&folder), before);
+    }
+    // One healthy snapshot is enough.
+    let connection = Connection::open(with_suffix(&path, ".before-2")).unwrap();
+    connection.pragma_update(None, "user_version", 1).unwrap();
+    drop(connection);
+    let replacement = replace(&path, Cause::Lost).unwrap();
+    assert_eq!(replacement.snapshot.as_deref(), Some("kiln.db.before-2"));
+    assert_eq!(replacement.unusable, ["kiln.db.snapshot-daily"]);
+}
+
 #[test]
 fn a_lost_database_comes_back_without_the_log_of_the_old_one() {
     let (folder, path) = damaged();
