@@ -3,9 +3,9 @@
 //! The caller holds the lock on the state directory, so nothing of a living daemon is touched.
 //! An image's directory without a row goes when it is noted beside it that nobody was told of it,
 //! and one of this database's own operations left it: each alone proves nothing, for a database
-//! may have been put back, and a log lost. Otherwise it is adopted when this database took the place of one that
-//! was lost or damaged, and left and reported when it did not: then somebody put it back from a
-//! backup. A whole kernel without a row is adopted.
+//! may have been put back, and a log lost. Any other is adopted, and left and reported when it
+//! cannot be read. A whole kernel without a row is adopted. Versions whose directory is gone are
+//! reported.
 //!
 //! Replacing the database is in [`crate::database`].
 
@@ -76,8 +76,9 @@ pub async fn recover(
     }
     let unwanted = remove_unwanted(store, catalogue, swept_kernels.unwanted).await?;
     recovered.adopted_kernels = adopt_kernels(store, catalogue, now).await?;
+    let missing = comparison::find_missing(store, artifacts).await?;
+    recovered.missing_versions = missing.len() as u64;
     if let Some(replacement) = owed {
-        let missing = comparison::find_missing(store, artifacts).await?;
         recovered = comparison::settle(store, replacement, missing, recovered, now).await?;
     }
     for failure in swept_kernels.failures {
@@ -130,7 +131,6 @@ async fn sweep_images(
         removed_staging: (swept.staging.len() + swept.removing.len()) as u64,
         ..Recovered::default()
     };
-    let is_replacement = store.read(meta::is_replacement).await?;
     let unanswered: HashSet<String> = swept.unanswered.into_iter().collect();
     // The sweep names version ids only; what could not be parsed would stay in place.
     let unknown = swept.unknown.iter().filter_map(|id| id.parse().ok());
@@ -151,15 +151,7 @@ async fn sweep_images(
             // Kept once in doubt, it is kept for good, whichever database comes next.
             artifacts.settle(&id)?;
         }
-        if is_replacement {
-            candidates.push(version);
-        } else {
-            recovered.left_unrecorded += 1;
-            tracing::error!(
-                id,
-                "the database does not know this image; it is left in place"
-            );
-        }
+        candidates.push(version);
     }
     let adopted = adoption::adopt(store, artifacts, &candidates, now).await?;
     recovered.adopted_images = adopted.adopted;

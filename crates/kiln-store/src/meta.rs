@@ -79,14 +79,6 @@ pub fn reconciliation_owed(tx: &ReadTransaction<'_>) -> Result<Option<Replacemen
     .transpose()
 }
 
-/// Tells whether this database ever took the place of another. Then a directory that it does not
-/// know may well be older than it.
-pub fn is_replacement(tx: &ReadTransaction<'_>) -> Result<bool, StoreError> {
-    let sql = "SELECT value FROM meta WHERE key = ?1";
-    let last: Option<String> = tx.value("read what came before", sql, [FOREIGN_OPERATIONS])?;
-    Ok(last.is_some())
-}
-
 /// Returns the place of the last event that came from the database whose place this one took; 0
 /// when there is none.
 pub fn foreign_events(tx: &ReadTransaction<'_>) -> Result<i64, StoreError> {
@@ -202,17 +194,14 @@ mod tests {
         ];
         let mut db = Database::new();
         assert_eq!(db.read(reconciliation_owed).unwrap(), None);
-        assert!(!db.read(is_replacement).unwrap());
         for replacement in replacements {
             owe_reconciliation(&db.connection, &replacement).unwrap();
             assert_eq!(db.read(reconciliation_owed).unwrap(), Some(replacement));
         }
 
-        assert!(db.read(is_replacement).unwrap());
         assert!(db.write(settle_reconciliation).unwrap());
         assert!(!db.write(settle_reconciliation).unwrap());
         assert_eq!(db.read(reconciliation_owed).unwrap(), None);
-        assert!(db.read(is_replacement).unwrap(), "it stays one");
     }
 
     #[test]

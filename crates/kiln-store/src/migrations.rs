@@ -3,6 +3,7 @@
 //! The schema's number is SQLite's `user_version`. What was released is never edited; a change is
 //! a new file at the end of the list.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, TransactionBehavior};
@@ -82,6 +83,35 @@ fn apply(connection: &mut Connection, number: i64, sql: &str) -> Result<(), Stor
         .and_then(|()| transaction.pragma_update(None, "application_id", APPLICATION_ID))
         .map_err(at(STEP))?;
     transaction.commit().map_err(at(STEP))
+}
+
+/// Names the first table, column or index of the newest schema that a database of that schema
+/// lacks: the text of a schema can be damaged where no check of SQLite looks.
+///
+/// Names are compared, not texts, which differ between releases of SQLite.
+pub(crate) fn first_missing(connection: &Connection) -> Result<Option<String>, StoreError> {
+    if schema(connection)? != newest() {
+        return Ok(None);
+    }
+    let mut model = Connection::open_in_memory().map_err(at("make a model of the schema"))?;
+    for (number, sql) in (1..).zip(MIGRATIONS) {
+        apply(&mut model, number, sql)?;
+    }
+    let found = names(connection)?;
+    let wanted = names(&model)?;
+    Ok(wanted.into_iter().find(|name| !found.contains(name)))
+}
+
+fn names(connection: &Connection) -> Result<BTreeSet<String>, StoreError> {
+    const SQL: &str = "SELECT 'column ' || tables.name || '.' || columns.name \
+         FROM sqlite_schema AS tables, pragma_table_info(tables.name) AS columns \
+         WHERE tables.type = 'table' \
+         UNION ALL SELECT 'index ' || name FROM sqlite_schema \
+         WHERE type = 'index' AND sql IS NOT NULL";
+    connection
+        .prepare(SQL)
+        .and_then(|mut names| names.query_map([], |row| row.get(0))?.collect())
+        .map_err(at("read the schema"))
 }
 
 fn schema(connection: &Connection) -> Result<i64, StoreError> {

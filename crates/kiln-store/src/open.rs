@@ -146,6 +146,7 @@ pub(crate) fn open_writer(
     prepare_for_writing(&connection).map_err(|error| opening(path, error))?;
     if opened != Opened::Fresh {
         check_health(path, &connection)?;
+        check_schema(path, &connection)?;
     }
     migrations::bring_up_to_date(path, &mut connection)?;
     connection
@@ -174,6 +175,7 @@ pub(crate) fn check(path: &Path) -> Result<Connection, OpenError> {
         }),
         Opened::Existing { .. } => {
             check_health(path, &connection)?;
+            check_schema(path, &connection)?;
             Ok(connection)
         }
     }
@@ -323,6 +325,15 @@ fn check_health(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     }
     let path = path.to_owned();
     Err(OpenError::Corrupt { path, finding })
+}
+
+/// Checks that a database of the newest schema has all of it.
+fn check_schema(path: &Path, connection: &Connection) -> Result<(), OpenError> {
+    let missing = migrations::first_missing(connection).map_err(|error| opening(path, error))?;
+    missing.map_or(Ok(()), |name| {
+        let (path, finding) = (path.to_owned(), format!("its schema lacks the {name}"));
+        Err(OpenError::Corrupt { path, finding })
+    })
 }
 
 /// Returns the code of an input error that a check reports among its findings (`btree.c`,

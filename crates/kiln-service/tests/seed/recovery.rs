@@ -406,13 +406,13 @@ async fn what_was_running_in_a_copy_put_back_by_hand_stays() -> Result<()> {
     lose_database(&folder)?;
     fs::rename(&copy, database(&folder))?;
 
-    for interrupted in [1, 0] {
+    for (interrupted, adopted) in [(1, 1), (0, 0)] {
         let (house, recovered) = House::enter(folder, source.clone()).await?;
 
         assert_eq!(recovered.interrupted_operations, interrupted);
         assert_eq!(
-            (recovered.left_unrecorded, recovered.removed_unrecorded),
-            (1, 0)
+            (recovered.adopted_images, recovered.removed_unrecorded),
+            (adopted, 0)
         );
         assert!(Path::new(&image.rootfs.path).exists());
         folder = house.leave().await?;

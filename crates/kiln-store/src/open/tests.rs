@@ -120,6 +120,27 @@ fn what_is_no_database_at_all_is_damaged() {
 }
 
 #[test]
+fn a_schema_that_lacks_something_is_damaged() {
+    for change in [
+        "DROP TABLE holders",
+        "ALTER TABLE users RENAME COLUMN first_seen_at TO first_seen_au",
+        "DROP INDEX events_by_actor",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kiln.db");
+        filled(&path);
+        Connection::open(&path)
+            .and_then(|connection| connection.execute_batch(change))
+            .unwrap();
+
+        let error = open(&path).unwrap_err();
+
+        assert!(matches!(error, OpenError::Corrupt { .. }), "{error:?}");
+        assert!(check(&path).is_err(), "{change}");
+    }
+}
+
+#[test]
 fn a_page_of_noise_is_found_at_opening() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kiln.db");
