@@ -7,6 +7,7 @@ use crate::rooms::{self, Room};
 
 /// Where each room stands. A room that is not listed may not exist.
 const FLOORS: &[(&str, u8)] = &[
+    ("kiln-boot", 0),
     ("kiln-domain", 0),
     ("kiln-tree", 0),
     ("kiln-files", 1),
