@@ -11,6 +11,7 @@ help:
 	@echo 'make bench      figures, side by side with other tools, into docs/benchmarks.md'
 	@echo 'make doc        the API documentation of the crates, and docs/api.md, docs/errors.md'
 	@echo 'make dist       release binaries in dist/'
+	@echo "make init       the guest's init, one static file; prints where it is"
 	@echo 'make deps       the Debian packages that demo, test and bench use, which they install too'
 
 demo: linker
@@ -38,6 +39,9 @@ dist: linker
 	cp "$${CARGO_TARGET_DIR:-target}/release/kiln" "$${CARGO_TARGET_DIR:-target}/release/kilnd" dist/
 	cd dist && sha256sum kiln kilnd > SHA256SUMS
 
+init: linker
+	$(RUNNER) init
+
 deps: linker
 	$(RUNNER) deps
 
@@ -46,4 +50,4 @@ linker:
 	@command -v cc > /dev/null || { apt-get -qq update && \
 		apt-get -qq install --yes --no-install-recommends gcc libc6-dev; }
 
-.PHONY: help demo test test-unit lint bench doc dist deps linker
+.PHONY: help demo test test-unit lint bench doc dist init deps linker

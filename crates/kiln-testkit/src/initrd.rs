@@ -129,25 +129,29 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 ///
 /// Source: the kernel's `Documentation/driver-api/early-userspace/buffer-format.rst`.
 #[derive(Debug, Default)]
-struct Cpio {
+pub struct Cpio {
     bytes: Vec<u8>,
     entries: u32,
 }
 
 impl Cpio {
-    fn directory(&mut self, name: &str) -> Result<()> {
+    /// Adds a directory of mode 0755.
+    pub fn directory(&mut self, name: &str) -> Result<()> {
         self.entry(name, 0o040_755, (0, 0), &[])
     }
 
-    fn file(&mut self, name: &str, mode: u32, body: &[u8]) -> Result<()> {
+    /// Adds a file of root's.
+    pub fn file(&mut self, name: &str, mode: u32, body: &[u8]) -> Result<()> {
         self.entry(name, 0o100_000 | mode, (0, 0), body)
     }
 
-    fn character_device(&mut self, name: &str, major: u32, minor: u32) -> Result<()> {
+    /// Adds a device node of root's.
+    pub fn character_device(&mut self, name: &str, major: u32, minor: u32) -> Result<()> {
         self.entry(name, 0o020_600, (major, minor), &[])
     }
 
-    fn finish(mut self) -> Result<Vec<u8>> {
+    /// Ends the archive and returns its bytes.
+    pub fn finish(mut self) -> Result<Vec<u8>> {
         self.entry("TRAILER!!!", 0, (0, 0), &[])?;
         Ok(self.bytes)
     }

@@ -14,6 +14,7 @@
 //! - [`daemon`], [`measure`]: a built `kilnd` with a root of its own; what things cost.
 //! - [`peers`]: the programs Kiln is compared with, measured.
 //! - [`debs`], [`initrd`], [`qemu`]: Debian's kernel, and a machine that boots it.
+//! - [`guest_init`]: the guest's init, built as it is shipped.
 //! - [`elf`]: the smallest file that is a kernel by its format.
 
 pub mod certificates;
@@ -22,6 +23,7 @@ pub mod daemon;
 pub mod debs;
 pub mod elf;
 pub mod fixtures;
+pub mod guest_init;
 pub mod http;
 pub mod images;
 pub mod initrd;

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use kiln_testkit::guest_init;
 
 use bench::Keep;
 use suites::Suite;
@@ -39,6 +40,8 @@ enum Task {
         #[arg(value_enum)]
         suites: Vec<Suite>,
     },
+    /// Build the guest's init, one static file, and print its path
+    Init,
     /// Install what is missing; pull a real image from a real registry, build it, boot it
     Demo,
     /// Install what is missing; measure Kiln on a large real image, beside other programs
@@ -53,6 +56,10 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Deps => packages::install().map(|()| true),
         Task::Test { suites } => Ok(suites::run(&suites)),
+        Task::Init => guest_init::build().map(|path| {
+            console::line(path.display());
+            true
+        }),
         Task::Demo => packages::install()
             .and_then(|()| journey::demo())
             .map(|()| true),

@@ -1,0 +1,80 @@
+//! Builds the guest's init as it is shipped: one static program, small.
+//!
+//! It is linked against the C library's archive that every C compiler's development package
+//! has, so no further toolchain is needed. The flags name a target, which keeps them away from
+//! build scripts and procedural macros.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process;
+
+/// Name of the package, and of the program.
+const PACKAGE: &str = "kiln-init";
+
+/// The profile of the workspace it is built in, which is also the name of cargo's folder.
+const PROFILE: &str = "init";
+
+/// Longest time a build may take, cold and on two shared cores.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// Builds it for this machine's processor, unless it is built already, and returns its path.
+pub fn build() -> Result<PathBuf> {
+    let target = host_target()?;
+    let mut command = cargo();
+    command.args(["build", "--locked", "--quiet", "--package", PACKAGE]);
+    command.args(["--profile", PROFILE, "--target", &target]);
+    // No folder of cargo's own: that of the running program may be the tests' alone.
+    let folder = target_folder()?;
+    command.arg("--target-dir").arg(&folder);
+    // Flags of the caller's would replace these.
+    command.env_remove("CARGO_ENCODED_RUSTFLAGS");
+    command.env(
+        "RUSTFLAGS",
+        "-C target-feature=+crt-static -C relocation-model=static",
+    );
+    process::run(command, LIMIT)?;
+    let program = folder.join(target).join(PROFILE).join(PACKAGE);
+    if !program.is_file() {
+        bail!("cargo built no {}", program.display());
+    }
+    Ok(program)
+}
+
+/// Cargo's target folder, in which the running program lies.
+fn target_folder() -> Result<PathBuf> {
+    let profile = crate::fixtures::profile_folder()?;
+    let folder = profile
+        .parent()
+        .context("the program is in no target folder")?;
+    Ok(folder.to_owned())
+}
+
+fn host_target() -> Result<String> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc"));
+    let mut command = process::command(rustc);
+    command.arg("-vV").current_dir(workspace());
+    let about = process::run(command, LIMIT)?.text();
+    let host = about.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host
+        .context("rustc does not say what it builds for")?
+        .to_owned())
+}
+
+fn cargo() -> Command {
+    // Cargo tells the programs it runs which cargo it is.
+    let program = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut command = process::command(program);
+    command.current_dir(workspace());
+    command
+}
+
+fn workspace() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
+    folder.unwrap_or(Path::new("/")).to_owned()
+}
