@@ -108,6 +108,7 @@ fn document_code(error: &DocumentError) -> Code {
         | DocumentError::MediaTypesDisagree { .. }
         | DocumentError::Ambiguous { .. }
         | DocumentError::TooManyLayers { .. }
+        | DocumentError::LayerTooLarge { .. }
         | DocumentError::LayerCount { .. } => codes::source::MALFORMED_MANIFEST,
     }
 }
