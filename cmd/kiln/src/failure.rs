@@ -59,6 +59,19 @@ impl From<HostError> for CommandError {
     }
 }
 
+/// Refuses an environment variable that names a daemon and is not UTF-8.
+pub(crate) fn not_text(variable: &str) -> CommandError {
+    Failure::new(
+        codes::request::INVALID_PARAMS,
+        format!("the environment variable {variable} is not UTF-8 text"),
+    )
+    .with_hint(
+        "name the daemon's socket by its absolute path:",
+        Some("kiln --host unix:///run/kiln/kiln.sock info".to_owned()),
+    )
+    .into()
+}
+
 impl From<io::Error> for CommandError {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {

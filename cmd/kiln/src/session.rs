@@ -80,10 +80,26 @@ impl Session {
     pub(crate) fn host(&self) -> Result<(Host, HostOrigin), CommandError> {
         let surroundings = kiln_client::Surroundings {
             named: self.globals.host.clone(),
-            kiln_host: self.surroundings.kiln_host.clone(),
+            kiln_host: self.kiln_host()?,
             xdg_runtime_dir: self.surroundings.xdg_runtime_dir.clone(),
         };
         Ok(Host::discover(&surroundings, Path::exists)?)
+    }
+
+    /// Returns `KILN_HOST`, unless a flag makes it moot.
+    fn kiln_host(&self) -> Result<Option<String>, CommandError> {
+        let is_named = self
+            .globals
+            .host
+            .as_ref()
+            .is_some_and(|named| !named.is_empty());
+        match &self.surroundings.kiln_host {
+            Some(value) if !is_named => match value.to_str() {
+                Some(text) => Ok(Some(text.to_owned())),
+                None => Err(failure::not_text("KILN_HOST")),
+            },
+            _ => Ok(None),
+        }
     }
 
     /// Connects to the daemon.
@@ -154,5 +170,41 @@ fn written(exchange: &Exchange<'_>) -> String {
         },
         Exchange::Passed { descriptors } => format!("> {descriptors} descriptors\n"),
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::arguments::Cli;
+
+    #[test]
+    fn an_address_that_is_no_text_is_refused_unless_a_flag_makes_it_moot() {
+        let find = |words: &[&str], kiln_host: &[u8]| {
+            let cli = Cli::try_parse_from(words).unwrap();
+            let surroundings = Surroundings {
+                kiln_host: Some(OsString::from_vec(kiln_host.to_vec())),
+                ..Surroundings::default()
+            };
+            let found = Session::new(cli.globals, surroundings).host();
+            found.map(|(host, origin)| (host.to_string(), origin))
+        };
+
+        let refused = find(&["kiln", "info"], b"unix:///a\xff").unwrap_err();
+
+        assert_eq!(refused.exit_code(), 2);
+        let CommandError::Failed(failure) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(failure.message.contains("KILN_HOST"), "{failure:?}");
+        let named = find(&["kiln", "--host", "unix:///b", "info"], b"\xff").unwrap();
+        assert_eq!(named, ("unix:///b".to_owned(), HostOrigin::Named));
+        let told = find(&["kiln", "info"], b"unix:///c").unwrap();
+        assert_eq!(told, ("unix:///c".to_owned(), HostOrigin::Environment));
     }
 }

@@ -13,8 +13,8 @@ use std::path::PathBuf;
     reason = "each is one fact about the outside"
 )]
 pub(crate) struct Surroundings {
-    /// `KILN_HOST`.
-    pub(crate) kiln_host: Option<String>,
+    /// `KILN_HOST`, whatever bytes it holds: one that is no text must not pass for absent.
+    pub(crate) kiln_host: Option<OsString>,
     /// `XDG_RUNTIME_DIR`.
     pub(crate) xdg_runtime_dir: Option<PathBuf>,
     /// `XDG_CONFIG_HOME`.
@@ -46,7 +46,7 @@ pub(crate) struct Surroundings {
 impl Surroundings {
     /// Reads environment and terminals.
     pub(crate) fn read() -> Self {
-        let stated = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        let stated = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
         let place = |name: &str| env::var_os(name).map(PathBuf::from);
         Self {
             kiln_host: stated("KILN_HOST"),

@@ -171,7 +171,7 @@ codes! {
         REQUIRED = "kernel.required", Invalid, never,
             "An image needs a kernel and none was named.", "Name one with --kernel, or import one with `kiln kernel import`.";
         CHOICE_CONFLICT = "kernel.choice_conflict", Invalid, never,
-            "A kernel of the catalogue and kernel files were both named.", "Choose one of --kernel and --kernel-path.";
+            "A kernel was named in two ways, or with files that do not go with it.", "Name a kernel of the catalogue, or a kernel file and what goes with it.";
         NOT_FOUND = "kernel.not_found", NotFound, never,
             "The catalogue has no kernel of that name.", "List them with `kiln kernel ls`.";
         ALREADY_EXISTS = "kernel.already_exists", Conflict, never,
@@ -179,7 +179,7 @@ codes! {
         NAME_INVALID = "kernel.name_invalid", Invalid, never,
             "The name does not follow the grammar of kernel names.", "Use lower-case letters, digits and single separators.";
         UNRECOGNISED = "kernel.unrecognised", Invalid, never,
-            "The file is not a kernel of a format Kiln knows, or is damaged.", "Use an ELF vmlinux, a bzImage or an arm64 Image.";
+            "The file is not a kernel of a format Kiln knows, is damaged, or is for another architecture than the image.", "Use an ELF vmlinux, a bzImage or an arm64 Image for the image's architecture.";
         BROKEN_PACKAGE = "kernel.broken_package", Invalid, never,
             "The file is not a Debian kernel package.", "Use a linux-image-*.deb file.";
         BROKEN_MODULES = "kernel.broken_modules", Invalid, never,

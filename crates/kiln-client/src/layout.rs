@@ -47,6 +47,14 @@ pub enum LayoutError {
         /// The directory.
         directory: PathBuf,
     },
+    /// The path names something else.
+    #[error("{} is {found}, not a directory", directory.display())]
+    NotADirectory {
+        /// The path.
+        directory: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
     /// A file of the layout cannot be read with the caller's rights, or is no regular file.
     #[error(transparent)]
     File(#[from] FileError),
@@ -57,6 +65,11 @@ impl LayoutError {
         match self {
             Self::NoIndex { .. } => Failure::from_error(codes::source::UNREADABLE, self),
             Self::NotFound { .. } => Failure::from_error(codes::file::NOT_FOUND, self),
+            Self::NotADirectory { .. } => Failure::from_error(codes::file::WRONG_KIND, self)
+                .with_hint(
+                    "an archive is named by oci-archive: or docker-archive:",
+                    None,
+                ),
             Self::File(error) => error.to_failure(),
         }
     }
@@ -69,12 +82,7 @@ pub(crate) fn needed_files(
     wanted: Platform,
 ) -> Result<Vec<String>, LayoutError> {
     let Some(bytes) = read(&directory.join(INDEX))? else {
-        let directory = directory.to_owned();
-        return Err(if directory.is_dir() {
-            LayoutError::NoIndex { directory }
-        } else {
-            LayoutError::NotFound { directory }
-        });
+        return Err(without_index(directory));
     };
     let mut walk = Walk {
         directory,
@@ -89,6 +97,23 @@ pub(crate) fn needed_files(
     }
     let blobs = walk.digests.iter().map(blob_name);
     Ok(std::iter::once(INDEX.to_owned()).chain(blobs).collect())
+}
+
+/// Says why a path has no index below it.
+fn without_index(path: &Path) -> LayoutError {
+    let directory = path.to_owned();
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => LayoutError::NoIndex { directory },
+        Ok(metadata) => LayoutError::NotADirectory {
+            directory,
+            found: if metadata.is_file() {
+                "a regular file"
+            } else {
+                "a pipe, a socket or a device"
+            },
+        },
+        Err(_) => LayoutError::NotFound { directory },
+    }
 }
 
 /// Keeps the entries of a tag. Without one, a layout of several tags is ambiguous, which the

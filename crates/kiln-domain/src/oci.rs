@@ -22,5 +22,9 @@ pub use json::JsonError;
 pub use media_type::{DocumentType, LayerCompression, LayerError, document_media_types};
 pub use select::{PlatformNotFound, select_platform};
 
+/// Longest layer a manifest may announce, compressed, in bytes: far above any that is pulled, and
+/// so low that the sizes of all layers of an image can be added up.
+pub const MAX_LAYER_BYTES: u64 = 1 << 40;
+
 /// Most layers an image may have. Container runtimes stop near 128.
 pub const MAX_LAYERS: usize = 1024;

@@ -216,4 +216,11 @@ pub enum Malformation {
     /// An attribute's name or value cannot be decoded.
     #[error("an extended attribute is malformed")]
     Xattr,
+    /// An access control list that came as text is none.
+    #[error("an access control list is malformed")]
+    Acl,
+    /// A list that new files of a directory begin with belongs to something else, where the
+    /// kernel has no place for it.
+    #[error("a default access control list belongs to an entry that is no directory")]
+    DefaultAcl,
 }

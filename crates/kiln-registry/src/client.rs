@@ -413,7 +413,8 @@ impl Registry {
             Scheme::Probed => {
                 let plain = root("http")?;
                 match self.transport().probe(&plain).await {
-                    Ok(StatusCode::BAD_REQUEST) => root("https"),
+                    // Servers of TLS answer a plain request so, or with an alert, which is no HTTP.
+                    Ok(StatusCode::BAD_REQUEST) | Err(FetchError::NotHttp { .. }) => root("https"),
                     Ok(_) => Ok(plain),
                     Err(FetchError::Unreachable { source, .. }) if !source.is_connect() => {
                         root("https")

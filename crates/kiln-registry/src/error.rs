@@ -30,6 +30,24 @@ pub enum FetchError {
         #[source]
         source: reqwest::Error,
     },
+    /// The answer has more or longer headers than are read.
+    #[error("{host} answered with too many or too long headers")]
+    HeadersTooLarge {
+        /// The host.
+        host: String,
+        /// What the reader said, without the URL.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// What the server sends is no HTTP.
+    #[error("{host} does not answer in HTTP")]
+    NotHttp {
+        /// The host.
+        host: String,
+        /// What the reader said, without the URL.
+        #[source]
+        source: reqwest::Error,
+    },
     /// The server was silent, or slower than allowed, for too long.
     #[error("{host} did not deliver {what} in {} seconds", after.as_secs_f32())]
     Timeout {

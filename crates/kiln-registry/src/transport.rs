@@ -331,7 +331,13 @@ impl Transport {
         if find::<rustls::Error>(&source).is_some() {
             return FetchError::Tls { host, source };
         }
-        FetchError::Unreachable { host, source }
+        match find::<hyper::Error>(&source) {
+            Some(error) if error.is_parse_too_large() => {
+                FetchError::HeadersTooLarge { host, source }
+            }
+            Some(error) if error.is_parse() => FetchError::NotHttp { host, source },
+            _ => FetchError::Unreachable { host, source },
+        }
     }
 
     fn is_own_host(&self, host: &str) -> bool {

@@ -41,6 +41,7 @@ pub(crate) enum Transport {
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     pub(crate) methods: Vec<&'static str>,
+    /// What begins subscriptions and what ends them.
     pub(crate) subscriptions: Vec<&'static str>,
 }
 
@@ -148,7 +149,7 @@ impl<S> Door<S> {
     fn refusal(&self, method: &str) -> Option<(i32, Failure)> {
         if self.names.subscriptions.contains(&method) && self.transport == Transport::Http {
             let code = codes::request::NEEDS_WEBSOCKET;
-            let failure = Failure::new(code, format!("{method} is a subscription"));
+            let failure = Failure::new(code, format!("{method} is about a subscription"));
             return Some((code.class.rpc_number(), failure));
         }
         if self.names.methods.contains(&method) {

@@ -82,11 +82,12 @@ impl Table {
         let document = Arc::new(openrpc::document(&self.descriptions));
         self.module
             .register_method("rpc.discover", move |_, (), _| document.as_ref().clone())?;
+        // Beginning one needs a WebSocket, and so does ending it.
         let subscriptions: Vec<_> = self
             .descriptions
             .iter()
-            .filter(|description| description.subscription.is_some())
-            .map(|description| description.name)
+            .filter_map(|description| Some((description.name, description.subscription?)))
+            .flat_map(|(name, subscription)| [name, subscription.unsubscribe])
             .collect();
         let methods: Methods = self.module.into();
         let names = Names {
@@ -133,8 +134,39 @@ pub(crate) fn decode<T: DeserializeOwned>(params: &Params<'_>) -> Result<T, Fail
 /// Says what is wrong without serde's position, which means nothing to a caller.
 fn describe(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    match text.rfind(" at line ") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
+    let text = match text.rfind(" at line ") {
+        Some(end) => &text[..end],
+        None => &text,
+    };
+    // The name of a type behind it is a name of the source code; all of them come as objects.
+    match text.rsplit_once("expected struct ") {
+        Some((found, name)) if !name.contains([' ', '"', '`']) => {
+            format!("{found}expected an object")
+        }
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln_api::daemon::InfoParams;
+    use kiln_api::image::PullParams;
+
+    use super::*;
+
+    #[test]
+    fn parameters_that_do_not_decode_are_told_in_words_of_the_wire() {
+        let told = |text: &str| {
+            let params = Params::new(Some(text));
+            decode::<PullParams>(&params).unwrap_err().message
+        };
+        let own = decode::<InfoParams>(&Params::new(Some("7"))).unwrap_err();
+
+        assert_eq!(own.message, "invalid type: integer `7`, expected an object");
+        let want = "invalid type: string \"expected struct X\", expected an object";
+        assert_eq!(told("\"expected struct X\""), want);
+        assert!(told("{\"expected struct X\": 1}").contains("unknown field `expected struct X`"));
+        let list = told("[]");
+        assert_eq!(list, "parameters are one object with names, not a list");
     }
 }

@@ -170,10 +170,15 @@ impl Kernels {
             (Some(_), Some(_)) => Err(Failure::new(
                 codes::kernel::CHOICE_CONFLICT,
                 "a kernel file and a Debian package were both named",
-            )),
+            )
+            .with_hint("choose one of --kernel and --deb", None)),
             (None, Some(_)) if params.modules_dir.is_some() => Err(Failure::new(
                 codes::kernel::CHOICE_CONFLICT,
                 "a Debian package brings its own modules",
+            )
+            .with_hint(
+                "leave out --modules, or name a kernel file in place of the package",
+                None,
             )),
             (None, Some(deb)) => {
                 let claim = |named| {

@@ -153,3 +153,28 @@ fn a_directory_without_an_index_is_no_layout() {
     assert_eq!(code(directory.path()), "source.unreadable");
     assert_eq!(code(&directory.path().join("none")), "file.not_found");
 }
+
+#[test]
+fn a_path_that_is_no_layout_is_told_by_what_it_is() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("image.tar");
+    fs::write(&file, b"x").unwrap();
+    let cases = [
+        (place.path().to_owned(), "source.unreadable", "index.json"),
+        (file, "file.wrong_kind", "is a regular file"),
+        (
+            PathBuf::from("/dev/null"),
+            "file.wrong_kind",
+            "is a pipe, a socket or a device",
+        ),
+        (place.path().join("absent"), "file.not_found", "absent"),
+    ];
+    for (path, code, words) in cases {
+        let error = needed_files(&path, None, "linux/amd64".parse().unwrap()).unwrap_err();
+
+        let failure = error.to_failure();
+
+        assert_eq!(failure.code, code, "{}", path.display());
+        assert!(failure.message.contains(words), "{}", failure.message);
+    }
+}

@@ -10,7 +10,10 @@ use serde::{Deserialize, Deserializer};
 
 use super::json::JsonError;
 use super::media_type::{is_image_config, is_schema1};
-use super::{Descriptor, DocumentType, LayerCompression, LayerError, MAX_LAYERS, json};
+use super::{
+    Descriptor, DocumentType, LayerCompression, LayerError, MAX_LAYER_BYTES, MAX_LAYERS, json,
+};
+use crate::digest::Digest;
 
 /// What others say a document is, before it is opened. Absent statements do not count.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,7 +40,7 @@ pub struct Manifest {
     pub document_type: DocumentType,
     /// The image config; its media type is that of an image.
     pub config: Descriptor,
-    /// The layers, bottom first, at most 1,024, of any media type.
+    /// The layers, bottom first, at most 1,024, each of at most 1 TiB, of any media type.
     pub layers: Vec<Descriptor>,
     /// Notes.
     pub annotations: BTreeMap<String, String>,
@@ -115,6 +118,14 @@ pub enum DocumentError {
     TooManyLayers {
         /// Their number.
         count: usize,
+    },
+    /// A layer is announced longer than any layer is.
+    #[error("the layer {digest} has {size_bytes} bytes, {MAX_LAYER_BYTES} are allowed")]
+    LayerTooLarge {
+        /// Which one.
+        digest: Digest,
+        /// Its length in bytes, compressed, as the manifest has it.
+        size_bytes: u64,
     },
     /// The config counts other layers than the manifest.
     #[error("the manifest has {layers} layers, the config has {diff_ids} diff ids")]
@@ -227,6 +238,13 @@ impl Manifest {
         if layers.len() > MAX_LAYERS {
             return Err(DocumentError::TooManyLayers {
                 count: layers.len(),
+            });
+        }
+        let too_large = |layer: &&Descriptor| layer.size_bytes > MAX_LAYER_BYTES;
+        if let Some(layer) = layers.iter().find(too_large) {
+            return Err(DocumentError::LayerTooLarge {
+                digest: layer.digest,
+                size_bytes: layer.size_bytes,
             });
         }
         Ok(Self {

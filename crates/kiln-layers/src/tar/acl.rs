@@ -43,9 +43,35 @@ impl Use {
     }
 }
 
-/// Converts a list; nothing when it names somebody by name alone, when it is no list, and when
-/// it says no more than the file's mode.
-pub(crate) fn from_text(text: &[u8], role: Use) -> Option<Vec<u8>> {
+/// What a list comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// The attribute's value.
+    List(Vec<u8>),
+    /// It has no entries, or says no more than the file's mode.
+    Nothing,
+    /// It names somebody by name alone, and has to be left out.
+    Named {
+        /// What the owning group may do: its own entry as far as the mask lets it. Where there is
+        /// a list, the mode's bits of the group are the mask instead, which can be more.
+        group: u16,
+    },
+}
+
+/// Whom an entry is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Whom<'a> {
+    Id(u32),
+    Name(&'a str),
+}
+
+/// The key of an entry that names nobody.
+const fn unnamed(tag: u16) -> (u16, Whom<'static>) {
+    (tag, Whom::Id(NOBODY))
+}
+
+/// Converts a list; nothing comes of what is no list, which the kernel would refuse as well.
+pub(crate) fn from_text(text: &[u8], role: Use) -> Option<Reading> {
     let text = std::str::from_utf8(text).ok()?;
     // Sorted by tag, then by id: the order the kernel wants them in.
     let mut entries = BTreeMap::new();
@@ -59,30 +85,42 @@ pub(crate) fn from_text(text: &[u8], role: Use) -> Option<Vec<u8>> {
             return None;
         }
     }
-    let has = |tag| entries.contains_key(&(tag, NOBODY));
-    let is_extended = entries.len() > 3;
+    if entries.is_empty() {
+        return Some(Reading::Nothing);
+    }
+    let has = |tag| entries.contains_key(&unnamed(tag));
     let is_whole = [OWNER, OWNING_GROUP, OTHER].into_iter().all(has);
     let is_named = entries.keys().any(|(tag, _)| [USER, GROUP].contains(tag));
-    if !is_whole || is_named && !has(MASK) || role == Use::Access && !is_extended {
+    if !is_whole || is_named && !has(MASK) {
         return None;
     }
+    if role == Use::Access && entries.len() == 3 {
+        return Some(Reading::Nothing);
+    }
     let mut binary = VERSION.to_le_bytes().to_vec();
-    for ((tag, id), permissions) in entries {
+    for ((tag, whom), permissions) in &entries {
+        let Whom::Id(id) = whom else {
+            let of = |tag| entries.get(&unnamed(tag)).copied().unwrap_or_default();
+            let group = of(OWNING_GROUP) & of(MASK);
+            return Some(Reading::Named { group });
+        };
         binary.extend(tag.to_le_bytes());
         binary.extend(permissions.to_le_bytes());
         binary.extend(id.to_le_bytes());
     }
-    Some(binary)
+    Some(Reading::List(binary))
 }
 
-/// Reads `tag:whom:permissions`, and the id that some write behind it.
-fn parse(entry: &str) -> Option<((u16, u32), u16)> {
-    let mut fields = entry.split(':');
-    let (tag, whom, permissions) = (fields.next()?, fields.next()?, fields.next()?);
-    let stated_id = fields.next();
-    if fields.next().is_some() {
-        return None;
-    }
+/// Reads `tag:whom:permissions`, and the id that some write behind it. Solaris leaves the empty
+/// field of `mask` and `other` out, and acl(5) readers let it.
+fn parse(entry: &str) -> Option<((u16, Whom<'_>), u16)> {
+    let fields: Vec<&str> = entry.split(':').collect();
+    let (tag, whom, permissions, stated_id) = match fields[..] {
+        [tag @ ("mask" | "m" | "other" | "o"), permissions] => (tag, "", permissions, None),
+        [tag, whom, permissions] => (tag, whom, permissions, None),
+        [tag, whom, permissions, id] => (tag, whom, permissions, Some(id)),
+        _ => return None,
+    };
     let tag = match (tag, whom.is_empty()) {
         ("user" | "u", true) => OWNER,
         ("user" | "u", false) => USER,
@@ -92,12 +130,23 @@ fn parse(entry: &str) -> Option<((u16, u32), u16)> {
         ("other" | "o", true) => OTHER,
         _ => return None,
     };
-    let id = match (whom.is_empty(), stated_id) {
-        (true, None) => NOBODY,
-        (false, stated) => number(stated.unwrap_or(whom))?,
+    let whom = match (whom.is_empty(), stated_id) {
+        (true, None) => Whom::Id(NOBODY),
+        (false, Some(id)) => Whom::Id(number(id)?),
+        (false, None) => named(whom)?,
         (true, Some(_)) => return None,
     };
-    Some(((tag, id), bits(permissions)?))
+    Some(((tag, whom), bits(permissions)?))
+}
+
+/// Tells ids from names. No name is a number, with a sign or without one.
+fn named(whom: &str) -> Option<Whom<'_>> {
+    let digits = whom.strip_prefix(['+', '-']).unwrap_or(whom);
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number {
+        return number(whom).map(Whom::Id);
+    }
+    (!whom.contains('\0')).then_some(Whom::Name(whom))
 }
 
 /// Reads an id; the largest number stands for nobody and is none.
@@ -149,10 +198,11 @@ mod tests {
             "user::rw-\nuser:1234:rw-\nuser:7777:r--\ngroup::r--\ngroup:5678:r-x\nmask::rw-\nother::r--\n",
             "user::rw-,user:lisa:r--:7777,user:1234:rw-:1234,group::r--,group:toolies:r-x:5678,mask::rw-,other::r--",
             "u::rw-,u:7777:r--,u:1234:rw-,g::r--,g:5678:r-x #effective:r--\nm::rw-,o::r--",
+            "u::rw-,u:7777:r--,u:1234:rw-,g::r--,g:5678:r-x,mask:rw-,other:r--",
         ] {
             assert_eq!(
                 from_text(text.as_bytes(), Use::Access),
-                Some(want.clone()),
+                Some(Reading::List(want.clone())),
                 "{text}"
             );
         }
@@ -162,52 +212,79 @@ mod tests {
     fn a_list_that_is_the_mode_again_counts_as_a_default_only() {
         let text = b"user::rwx\ngroup::r-x\nother::---\n";
 
-        assert_eq!(from_text(text, Use::Access), None);
+        assert_eq!(from_text(text, Use::Access), Some(Reading::Nothing));
         let want = binary(&[
             (OWNER, 7, NOBODY),
             (OWNING_GROUP, 5, NOBODY),
             (OTHER, 0, NOBODY),
         ]);
-        assert_eq!(from_text(text, Use::Default), Some(want));
+        assert_eq!(from_text(text, Use::Default), Some(Reading::List(want)));
+        for nothing in [&b""[..], b"\n", b"# nobody\n"] {
+            assert_eq!(from_text(nothing, Use::Default), Some(Reading::Nothing));
+        }
     }
 
     #[test]
-    fn what_is_no_list_or_names_somebody_by_name_alone_is_nothing() {
+    fn a_list_with_a_name_alone_leaves_what_the_owning_group_may_do() {
+        let cases = [
+            ("user::rw-,user:bob:rw-,group::---,mask::rw-,other::---", 0),
+            (
+                "user::rw-,group:wheel:rwx,group::rwx,mask::r-x,other::---",
+                5,
+            ),
+            (
+                "user::rw-,user:1:rw-,user:a-1:r--,group::r--,mask::rw-,other::---",
+                4,
+            ),
+        ];
+        for (text, group) in cases {
+            for role in [Use::Access, Use::Default] {
+                let reading = from_text(text.as_bytes(), role);
+                assert_eq!(reading, Some(Reading::Named { group }), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_is_refused() {
         let around = |entry: &str| format!("user::rwx\ngroup::r-x\nmask::rwx\nother::r-x\n{entry}");
         from_text(around("user:1:rwx").as_bytes(), Use::Access).unwrap();
         for entry in [
-            "user:root:rwx",
-            "group:wheel:rwx",
             "user:lisa:rwx:lisa",
             "user:1:rwx:1:1",
             "user:1:rwx\nuser:1:r--",
+            "user:lisa:rwx\nuser:lisa:r--",
+            "user:lisa:rwx:1\nuser:1:r--",
             "user::rwx",
             "user:4294967295:rwx",
             "user:4294967296:rwx",
             "user:+1:rwx",
+            "user:-1:rwx",
+            "user:li\0sa:rwx",
             "user:1:rw",
             "user:1:wrx",
             "user:1:rwxx",
             "user:1",
+            "user",
+            "user:rwx",
             "mask:1:rwx",
             "other::rwx:1",
+            "other:rwx",
             "owner@::rwx",
         ] {
             let text = around(entry);
             assert_eq!(from_text(text.as_bytes(), Use::Access), None, "{text}");
         }
         for text in [
-            &b""[..],
-            b"user::rwx\nuser:1:rwx\ngroup::r-x\nother::r-x\n",
+            &b"user::rwx\nuser:1:rwx\ngroup::r-x\nother::r-x\n"[..],
+            b"user::rwx\nuser:lisa:rwx\ngroup::r-x\nother::r-x\n",
             b"user:1:rwx\ngroup::r-x\nmask::rwx\nother::r-x\n",
+            b"user::rwx\ngroup::r-x\n",
+            b"\0",
             b"\xff",
         ] {
-            assert_eq!(
-                from_text(text, Use::Access),
-                None,
-                "{}",
-                text.escape_ascii()
-            );
+            let shown = text.escape_ascii();
+            assert_eq!(from_text(text, Use::Access), None, "{shown}");
         }
     }
 }

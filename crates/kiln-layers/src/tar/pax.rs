@@ -36,6 +36,8 @@ pub(crate) struct Records {
     /// Access control lists that came as text (`SCHILY.acl.`), as attributes; they count where
     /// the attribute itself is absent.
     pub(crate) text_acls: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// What the owning group may do (`rwx`) after the access list that came as text was left out.
+    pub(crate) group_permissions: Option<u16>,
     pub(crate) sparse: SparseRecords,
 }
 
@@ -96,8 +98,8 @@ impl Records {
             b"uid" => self.uid = parsed(value, number::decimal)?,
             b"gid" => self.gid = parsed(value, number::decimal)?,
             b"mtime" => self.mtime = parsed(value, number::time)?,
-            b"SCHILY.acl.access" => self.apply_acl(acl::Use::Access, value),
-            b"SCHILY.acl.default" => self.apply_acl(acl::Use::Default, value),
+            b"SCHILY.acl.access" => self.apply_acl(acl::Use::Access, value)?,
+            b"SCHILY.acl.default" => self.apply_acl(acl::Use::Default, value)?,
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     insert_xattr(&mut self.xattrs, name.to_vec(), value.to_vec())?;
@@ -114,13 +116,24 @@ impl Records {
         Ok(())
     }
 
-    /// A list that cannot be converted is left out, and takes an earlier one back.
-    fn apply_acl(&mut self, role: acl::Use, text: &[u8]) {
+    /// A list that names somebody by name alone is left out, and takes an earlier one back.
+    fn apply_acl(&mut self, role: acl::Use, text: &[u8]) -> Result<(), Malformation> {
+        let reading = acl::from_text(text, role).ok_or(Malformation::Acl)?;
         let attribute = role.attribute().to_vec();
-        match acl::from_text(text, role) {
-            Some(list) => self.text_acls.insert(attribute, list),
-            None => self.text_acls.remove(&attribute),
-        };
+        self.text_acls.remove(&attribute);
+        if role == acl::Use::Access {
+            self.group_permissions = None;
+        }
+        match reading {
+            acl::Reading::List(list) => {
+                self.text_acls.insert(attribute, list);
+            }
+            acl::Reading::Named { group } if role == acl::Use::Access => {
+                self.group_permissions = Some(group);
+            }
+            acl::Reading::Named { .. } | acl::Reading::Nothing => {}
+        }
+        Ok(())
     }
 }
 
@@ -313,7 +326,22 @@ mod tests {
         let named = b"user::rwx\nuser:lisa:rwx\ngroup::r-x\nmask::rwx\nother::r-x\n";
         for later in [&b""[..], named] {
             let body = pax_body(&[("SCHILY.acl.access", text), ("SCHILY.acl.access", later)]);
-            assert_eq!(read(&body).unwrap(), Records::default());
+            let records = read(&body).unwrap();
+            assert_eq!(records.text_acls, BTreeMap::new());
+            let group = (!later.is_empty()).then_some(5);
+            assert_eq!(records.group_permissions, group);
+        }
+        let body = pax_body(&[("SCHILY.acl.access", named), ("SCHILY.acl.access", text)]);
+        assert_eq!(read(&body).unwrap().group_permissions, None);
+        let body = pax_body(&[("SCHILY.acl.default", named)]);
+        assert_eq!(read(&body).unwrap(), Records::default());
+    }
+
+    #[test]
+    fn a_text_that_is_no_list_is_refused() {
+        for key in ["SCHILY.acl.access", "SCHILY.acl.default"] {
+            let got = read(&pax_body(&[(key, b"user::rwx\nowner@::rwx\n")]));
+            assert_eq!(got, Err(Malformation::Acl), "{key}");
         }
     }
 

@@ -404,3 +404,29 @@ fn the_end_may_be_missing_and_anything_may_follow_it() {
     assert!(show(&[]).is_empty());
     assert!(show(&Tar::new().end()).is_empty());
 }
+
+#[test]
+fn a_list_that_is_left_out_gives_the_group_no_more_than_it_had() {
+    let named: &[u8] = b"user::rw-,user:bob:rw-,group::---,mask::rw-,other::---";
+    let masked: &[u8] = b"user::rw-,user:bob:rw-,group::rwx,mask::r--,other::---";
+    let numeric: &[u8] = b"user::rw-,user:7:rw-,group::---,mask::rw-,other::---";
+    let raw = ("SCHILY.xattr.system.posix_acl_access", &b"\x02\0\0\0"[..]);
+    let list = |text| ("SCHILY.acl.access", text);
+    let cases = [
+        (vec![list(named)], 0o4600, 0),
+        (vec![list(masked)], 0o4640, 0),
+        (vec![list(numeric)], 0o4660, 1),
+        // The attribute itself counts, whatever the text says.
+        (vec![list(named), raw], 0o4660, 1),
+    ];
+    for (records, mode, attributes) in cases {
+        let got = only(
+            Tar::new()
+                .pax(&records)
+                .edited(b'0', "f", b"", |header| put(header, 100, b"0004660\0")),
+        );
+
+        assert_eq!(got.mode, mode, "{records:?}");
+        assert_eq!(got.xattrs.len(), attributes, "{records:?}");
+    }
+}

@@ -423,3 +423,31 @@ fn announced_lengths_cost_nothing() {
         .end();
     assert_eq!(reason(&archive), Some(Malformation::SparseMap));
 }
+
+#[test]
+fn access_control_lists_that_the_kernel_would_refuse_are_refused() {
+    use Malformation as M;
+    check(&[
+        (
+            "an access control list that is none",
+            Tar::new()
+                .pax(&[("SCHILY.acl.access", b"user::rw-,owner@::rw-")])
+                .file("n", b""),
+            M::Acl,
+        ),
+        (
+            "a default list of a file",
+            Tar::new()
+                .pax(&[("SCHILY.acl.default", b"user::rw-,group::r--,other::---")])
+                .file("n", b""),
+            M::DefaultAcl,
+        ),
+        (
+            "a default list of a file, as an attribute",
+            Tar::new()
+                .pax(&[("SCHILY.xattr.system.posix_acl_default", b"\x02\0\0\0")])
+                .file("n", b""),
+            M::DefaultAcl,
+        ),
+    ]);
+}

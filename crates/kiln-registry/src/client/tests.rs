@@ -1,3 +1,6 @@
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
 use super::*;
 use crate::testing::{ADA, Asked, OCI_MANIFEST, Reply, Server, ada, impatient, manifest};
 
@@ -438,6 +441,49 @@ async fn silence_ends_in_a_timeout() {
     .await;
 
     assert_eq!(name, "Timeout");
+}
+
+#[tokio::test]
+async fn endless_headers_are_an_unexpected_answer_from_the_first_request_on() {
+    let long = "x".repeat(1 << 20);
+    let server = Server::start(move |_, _| Reply::ok("{}").with("x-long", &long)).await;
+
+    let answer = server.registry(None).manifest(&server.reference()).await;
+
+    let error = answer.unwrap_err();
+    assert!(
+        matches!(error, FetchError::HeadersTooLarge { .. }),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_answers_plain_text_with_an_alert_is_asked_with_tls() {
+    // What OpenSSL sends to who speaks no TLS: a fatal alert, unexpected message.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let authority = listener.local_addr().unwrap().to_string();
+    let serving = tokio::spawn(async move {
+        let mut first_bytes = Vec::new();
+        while first_bytes.len() < 2 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 16];
+            let count = stream.read(&mut request).await.unwrap();
+            first_bytes.extend(request[..count].first().copied());
+            stream
+                .write_all(b"\x15\x03\x03\0\x02\x02\x0a")
+                .await
+                .unwrap();
+        }
+        first_bytes
+    });
+    let reference: Reference = format!("{authority}/app:1").parse().unwrap();
+    let registry = Registry::new(&reference, None, impatient()).unwrap();
+
+    let error = registry.manifest(&reference).await.unwrap_err();
+
+    assert!(matches!(error, FetchError::Tls { .. }), "{error:?}");
+    // A plain request begins with GET, one of TLS with a handshake record.
+    assert_eq!(serving.await.unwrap(), [b'G', 0x16]);
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{Reply, Server, impatient};
+use crate::testing::{Asked, Reply, Server, impatient};
 
 const ASK: Ask<'static> = Ask {
     accept: None,
@@ -52,6 +52,34 @@ async fn a_private_registry_reaches_its_network_but_not_this_host() {
     ] {
         let client = transport.client_for(&Url::parse(url).unwrap()).await;
         assert_eq!(client.is_ok(), want, "reaching {url}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_read_is_not_a_host_that_cannot_be_reached() {
+    let long = "x".repeat(1 << 20);
+    let many = |_: &Asked, _: usize| {
+        let reply = Reply::ok("x");
+        (0..200).fold(reply, |reply, n| reply.with(&format!("x-{n}"), "y"))
+    };
+    let servers = [
+        (
+            Server::start(move |_, _| Reply::ok("x").with("x-long", &long)).await,
+            "HeadersTooLarge",
+        ),
+        (Server::start(many).await, "HeadersTooLarge"),
+        (
+            Server::start(|_, _| Reply::ok("x").with("no header\x01", "y")).await,
+            "NotHttp",
+        ),
+    ];
+    let transport = transport_of("127.0.0.1");
+    for (server, want) in servers {
+        let url = Url::parse(&format!("http://{}/x", server.authority())).unwrap();
+
+        let error = transport.get(&url, ASK, None).await.unwrap_err();
+
+        assert!(format!("{error:?}").starts_with(want), "{error:?}");
     }
 }
 

@@ -71,7 +71,9 @@ fn source_failure(error: &SourceError) -> Failure {
         | SourceError::TokenMalformed { .. }
         | SourceError::RealmRefused { .. }
         | SourceError::RedirectRefused { .. }
-        | SourceError::AddressRefused { .. } => codes::registry::UNEXPECTED_ANSWER,
+        | SourceError::AddressRefused { .. }
+        | SourceError::HeadersTooLarge { .. }
+        | SourceError::NotHttp { .. } => codes::registry::UNEXPECTED_ANSWER,
         SourceError::ReferenceNotFound { .. }
         | SourceError::BlobNotFound { .. }
         | SourceError::TagMissing { .. } => codes::source::NOT_FOUND,
@@ -106,6 +108,7 @@ fn document_code(error: &DocumentError) -> Code {
         | DocumentError::MediaTypesDisagree { .. }
         | DocumentError::Ambiguous { .. }
         | DocumentError::TooManyLayers { .. }
+        | DocumentError::LayerTooLarge { .. }
         | DocumentError::LayerCount { .. } => codes::source::MALFORMED_MANIFEST,
     }
 }

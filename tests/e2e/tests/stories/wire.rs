@@ -91,6 +91,21 @@ fn what_is_no_good_call_is_refused_with_a_code() -> Result<()> {
             "request.needs_websocket",
             "operation.watch",
         ),
+        (
+            call("operation.unwatch", "[1]"),
+            "request.needs_websocket",
+            "operation.unwatch",
+        ),
+        (
+            call("daemon.info", "7"),
+            "request.invalid_params",
+            "expected an object",
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":-1,"method":"image.list","params":{}}"#.to_owned(),
+            "request.malformed",
+            "JSON-RPC",
+        ),
         ("{no json".to_owned(), "request.malformed", "JSON"),
         (String::new(), "request.malformed", ""),
         (r#"{"id":1}"#.to_owned(), "request.malformed", "JSON-RPC"),

@@ -1,7 +1,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::Digest;
 
 const LIMIT: u64 = 4 << 20;
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -169,6 +168,24 @@ fn artifacts_and_too_many_layers_are_refused() {
     assert_eq!(parse(&helm, None, None), Err("NotAnImage".to_owned()));
     assert_eq!(parse(&full, None, None), Ok(DocumentType::OciManifest));
     assert_eq!(parse(&over, None, None), Err("TooManyLayers".to_owned()));
+}
+
+#[test]
+fn layers_longer_than_any_are_refused() {
+    let of = |size: u64| {
+        let text = manifest(None);
+        let (before, after) = text.rsplit_once(r#""size":"#).unwrap();
+        let end = after.find(['}', ',']).unwrap();
+        format!(r#"{before}"size":{size}{}"#, &after[end..])
+    };
+
+    let longest = parse(&of(MAX_LAYER_BYTES), None, None);
+
+    assert_eq!(longest, Ok(DocumentType::OciManifest));
+    for size in [MAX_LAYER_BYTES + 1, 1 << 62, u64::MAX] {
+        let got = parse(&of(size), None, None);
+        assert_eq!(got, Err("LayerTooLarge".to_owned()), "{size}");
+    }
 }
 
 #[test]

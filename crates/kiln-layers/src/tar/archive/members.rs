@@ -9,6 +9,7 @@ use tar::Header;
 
 use super::{Archive, Member, MemberKind, header_name, until_nul};
 use crate::error::{Cap, DecodeError, Malformation};
+use crate::tar::acl;
 use crate::tar::name::{self, BadName};
 use crate::tar::pax::{Records, SparseRecords};
 
@@ -47,11 +48,20 @@ impl<R: BufRead> Archive<'_, R> {
         };
         let xattrs = records.take_xattrs();
         let kind = self.kind(header, &raw_name, &raw_link, &records)?;
+        if kind != MemberKind::Directory && xattrs.contains_key(acl::Use::Default.attribute()) {
+            return Err(self.malformed(Malformation::DefaultAcl));
+        }
+        // Only the low bits are kept, which no sign or type bit reaches.
+        let mut mode = u16::try_from(mode & 0o7777).unwrap_or_default();
+        if let Some(group) = records.group_permissions
+            && !xattrs.contains_key(acl::Use::Access.attribute())
+        {
+            mode &= !0o070 | (group << 3);
+        }
         Ok(Member {
             path,
             kind,
-            // Only the low bits are kept, which no sign or type bit reaches.
-            mode: u16::try_from(mode & 0o7777).unwrap_or_default(),
+            mode,
             uid,
             gid,
             mtime,
