@@ -102,9 +102,19 @@ fn write_image(layers: &mut [&mut (dyn Read + Send)], size: Size, path: &Path) -
         packs.push(Pack::open(output)?);
     }
     let indexes = packs.iter().map(|pack| pack.index().clone()).collect();
-    let tree = Tree::merge(indexes, &kiln_tree::Limits::default())?;
+    let tree = Tree::merge(
+        indexes,
+        &kiln_tree::Limits::default(),
+        &AtomicBool::new(false),
+    )?;
     let identity = Identity::derive(&[7; 32], 1_700_000_000);
-    let plan = Plan::new(&tree, Profile::RwV1, &identity, size)?;
+    let plan = Plan::new(
+        &tree,
+        Profile::RwV1,
+        &identity,
+        size,
+        &AtomicBool::new(false),
+    )?;
     let image = File::options()
         .read(true)
         .write(true)
