@@ -254,6 +254,15 @@ pub fn known_ids(tx: &ReadTransaction<'_>) -> Result<Vec<VersionId>, StoreError>
     })
 }
 
+/// Returns the ids of the versions whose image is not forgotten: their directories must be there.
+pub fn ids_in_use(tx: &ReadTransaction<'_>) -> Result<Vec<VersionId>, StoreError> {
+    let sql = "SELECT versions.id AS id FROM versions \
+               JOIN images ON images.id = versions.image_id WHERE images.deleted_at IS NULL";
+    tx.all("list version ids in use", sql, [], |row| {
+        Columns::of("versions", "id", row).parsed("id")
+    })
+}
+
 /// Records the root filesystem's checksum and tells whether there is such a version.
 pub fn set_rootfs_sha256(
     tx: &WriteTransaction<'_>,

@@ -121,7 +121,7 @@ fn database(recovered: &Recovered) -> Finding {
         ),
         (
             recovered.missing_versions,
-            "images have no files any more; the log names them",
+            "versions of images have no files any more; the log names them: forget those images and pull them again",
         ),
     ];
     let told = counts.iter().filter(|(count, _)| *count > 0);

@@ -53,13 +53,13 @@ pub(super) async fn drop_lost_kernels(
     Ok(dropped.await?)
 }
 
-/// Finds the versions whose directory is gone.
+/// Finds the versions whose directory is gone, but for those of forgotten images.
 pub(super) async fn find_missing(
     store: &Store,
     artifacts: &Artifacts,
 ) -> Result<Vec<VersionId>, RecoveryError> {
     let mut missing = Vec::new();
-    for id in store.read(versions::known_ids).await? {
+    for id in store.read(versions::ids_in_use).await? {
         if !artifacts.is_published(&id.to_string())? {
             tracing::error!(%id, "the directory of this version is missing");
             missing.push(id);

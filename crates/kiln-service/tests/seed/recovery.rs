@@ -421,6 +421,22 @@ async fn what_was_running_in_a_copy_put_back_by_hand_stays() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_gone_are_told_until_their_image_is_forgotten() -> Result<()> {
+    let (house, was, source) = with_an_image().await?;
+    fs::remove_dir_all(&was.artifact_dir)?;
+    let folder = house.leave().await?;
+
+    let (house, recovered) = House::enter(folder, source.clone()).await?;
+    assert_eq!(recovered.missing_versions, 1);
+    forget(&house, "debian-bookworm").await?;
+    let folder = house.leave().await?;
+
+    let (_house, recovered) = House::enter(folder, source).await?;
+    assert_eq!(recovered.missing_versions, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_torn_directory_stays_until_it_can_be_read() -> Result<()> {
     let (house, was, source) = with_an_image().await?;
     let folder = house.leave().await?;

@@ -160,6 +160,7 @@ fn forgotten_images_keep_their_versions_known() {
 
     known.sort();
     assert_eq!(known, [version_id(1), version_id(2)]);
+    assert_eq!(db.read(ids_in_use).unwrap(), [version_id(2)]);
     let of_image = db.read(|tx| of_image(tx, image_id(1))).unwrap();
     assert_eq!(ids(&of_image), [version_id(1)]);
 }
