@@ -4,8 +4,7 @@
 //! zeros is never written: the file was extended first, so it reads as zeros already, and stays
 //! a hole.
 //!
-//! Not here: file bodies, which never pass through memory if the kernel can copy them; see
-//! `bodies`. No `fsync` either: the caller knows when that pays.
+//! Not here: file bodies; see `bodies`. No `fsync` either: the caller knows when that pays.
 
 use std::fs::File;
 use std::io;

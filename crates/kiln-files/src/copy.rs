@@ -107,6 +107,8 @@ fn next_extent(source: &File, from: u64, size_bytes: u64) -> io::Result<Option<(
 struct Mover<'a> {
     source: &'a File,
     target: &'a File,
+    from: Passing<'a>,
+    to: Passing<'a>,
     cancelled: &'a AtomicBool,
     kernel_copies: bool,
     buffer: Vec<u8>,
@@ -117,6 +119,8 @@ impl<'a> Mover<'a> {
         Self {
             source,
             target,
+            from: Passing::new(source),
+            to: Passing::new(target),
             cancelled,
             kernel_copies: kernel_copies_pay(target),
             buffer: Vec::new(),
@@ -150,8 +154,8 @@ impl<'a> Mover<'a> {
         self.buffer.resize(BUFFER_BYTES, 0);
         let length = usize::try_from(length).map_or(BUFFER_BYTES, |len| len.min(BUFFER_BYTES));
         let bytes = &mut self.buffer[..length];
-        Passing::new(self.source).read_exact_at(bytes, offset)?;
-        Passing::new(self.target).write_all_at(bytes, offset)?;
+        self.from.read_exact_at(bytes, offset)?;
+        self.to.write_all_at(bytes, offset)?;
         Ok(length as u64)
     }
 

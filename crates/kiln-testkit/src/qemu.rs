@@ -187,7 +187,8 @@ impl Machine {
     }
 }
 
-fn pieces(mut stdout: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+/// Sends what comes from a console, piece by piece, until it ends or nobody takes it.
+pub fn pieces(mut stdout: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
         let mut buffer = [0_u8; 4096];

@@ -5,8 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +16,7 @@ use kiln_testkit::debs::{self, CloudKernel};
 use kiln_testkit::fixtures::Fixtures;
 use kiln_testkit::initrd::{Cpio, MODULES};
 use kiln_testkit::process::{self, Running};
+use kiln_testkit::qemu::pieces;
 use kiln_testkit::{guest_init, tools, wait};
 use tempfile::TempDir;
 
@@ -353,18 +353,4 @@ pub(crate) fn assert_lines(console: &str, lines: &[&str]) {
         let is_there = console.lines().any(|known| known == *line);
         assert!(is_there, "no {line:?} in:\n{console}");
     }
-}
-
-fn pieces(mut stdout: impl std::io::Read + Send + 'static) -> Receiver<Vec<u8>> {
-    let (sender, receiver) = channel();
-    thread::spawn(move || {
-        let mut buffer = [0_u8; 4096];
-        while let Ok(length @ 1..) = stdout.read(&mut buffer) {
-            let piece = buffer.get(..length).unwrap_or_default().to_vec();
-            if sender.send(piece).is_err() {
-                break;
-            }
-        }
-    });
-    receiver
 }
