@@ -95,6 +95,8 @@ codes! {
             "An image of that name already exists.", "Choose another name with --name, or forget the old one.";
         NAME_RESERVED = "image.name_reserved", Conflict, later,
             "A running operation has reserved that name.", "Wait for the operation with `kiln op wait`.";
+        IN_USE = "image.in_use", Conflict, later,
+            "Machines that run the image are registered.", "Stop them with `kiln stop`, or use --force.";
         NAME_INVALID = "image.name_invalid", Invalid, never,
             "The name does not follow the grammar of image names.", "Use lower-case letters, digits and single separators.";
     }
@@ -184,6 +186,25 @@ codes! {
             "The file is not a Debian kernel package.", "Use a linux-image-*.deb file.";
         BROKEN_MODULES = "kernel.broken_modules", Invalid, never,
             "The modules directory holds something that cannot be staged.", "Name the directory below lib/modules of the kernel's version.";
+    }
+    /// Machines that run images.
+    instance {
+        NOT_FOUND = "instance.not_found", NotFound, never,
+            "No machine answers to the id or name, or it is another user's.", "List yours with `kiln ps --all`.";
+        AMBIGUOUS = "instance.ambiguous", Conflict, never,
+            "Several machines answer to the name or the beginning of an id.", "Name one by its whole id.";
+        ALREADY_EXISTS = "instance.already_exists", Conflict, never,
+            "A machine of that id is registered already.", "Choose another id at random.";
+        NAME_TAKEN = "instance.name_taken", Conflict, never,
+            "A machine of that name is running.", "Choose another name with --name, or stop the other one.";
+        NAME_INVALID = "instance.name_invalid", Invalid, never,
+            "The name does not follow the grammar of machine names.", "Use lower-case letters, digits and single separators.";
+        NO_PROCESS = "instance.no_process", Invalid, never,
+            "The daemon cannot see the process that calls, so it cannot watch it.", "Call from a process of the daemon's host, in a PID namespace it can see.";
+        RUNNING = "instance.running", Conflict, later,
+            "The machine is still running.", "Stop it first with `kiln stop`.";
+        ENDED = "instance.ended", Conflict, never,
+            "The machine has ended.", "Run the image again with `kiln run`.";
     }
     /// Operations.
     operation {

@@ -10,6 +10,7 @@ pub mod event;
 pub mod failure;
 pub mod host_file;
 pub mod image;
+pub mod instance;
 pub mod kernel;
 pub mod method;
 pub mod openrpc;

@@ -66,6 +66,10 @@ id! {
     /// Names one operation: a long piece of work that the daemon owns.
     OperationId
 }
+id! {
+    /// Names one instance: a machine that runs an image, and its directory.
+    InstanceId
+}
 
 #[cfg(test)]
 mod tests {

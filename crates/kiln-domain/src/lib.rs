@@ -21,7 +21,7 @@ mod version;
 pub use credentials::{Credentials, Secret};
 pub use derivation::Derivation;
 pub use digest::{Digest, DigestError};
-pub use id::{IdError, ImageId, OperationId, VersionId};
+pub use id::{IdError, ImageId, InstanceId, OperationId, VersionId};
 pub use name::{ImageName, KernelName, NameError, TagName};
 pub use platform::{Architecture, Platform, PlatformError};
 pub use reference::{Reference, ReferenceError};

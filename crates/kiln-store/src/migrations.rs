@@ -15,7 +15,10 @@ use crate::open::{APPLICATION_ID, opening};
 use crate::snapshot;
 
 /// Migration n, counted from one, makes schema n of schema n - 1.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_frame.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_frame.sql"),
+    include_str!("migrations/0002_boot.sql"),
+];
 
 /// Returns the number of the newest schema this build knows.
 pub(crate) fn newest() -> i64 {
@@ -138,11 +141,16 @@ mod tests {
     use crate::StoreOptions;
     use crate::open::{open_reader, open_writer};
 
-    const SECOND: &str = "ALTER TABLE users ADD COLUMN shell TEXT;
+    const FURTHER: &str = "ALTER TABLE users ADD COLUMN shell TEXT;
         INSERT INTO users (uid, first_seen_at, shell) VALUES (7, 0, 'sh');";
 
     fn opened(path: &Path) -> Connection {
         open_writer(path, &StoreOptions::default()).unwrap().0
+    }
+
+    /// All there are, and one more.
+    fn followed_by(migration: &'static str) -> Vec<&'static str> {
+        [MIGRATIONS, &[migration]].concat()
     }
 
     fn count_users(connection: &Connection) -> i64 {
@@ -167,12 +175,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kiln.db");
         let mut connection = opened(&path);
-        let list = [MIGRATIONS[0], SECOND];
+        let list = followed_by(FURTHER);
 
         run(&path, &mut connection, &list).unwrap();
         run(&path, &mut connection, &list).unwrap();
 
-        assert_eq!(schema(&connection).unwrap(), 2);
+        assert_eq!(schema(&connection).unwrap(), newest() + 1);
         assert_eq!(count_users(&connection), 1);
     }
 
@@ -182,10 +190,11 @@ mod tests {
         let path = folder.path().join("kiln.db");
         let mut connection = opened(&path);
 
-        run(&path, &mut connection, &[MIGRATIONS[0], SECOND]).unwrap();
+        run(&path, &mut connection, &followed_by(FURTHER)).unwrap();
 
-        let copy = open_reader(&copy_path(&path, 2), &StoreOptions::default()).unwrap();
-        assert_eq!(schema(&copy).unwrap(), 1);
+        let copy = copy_path(&path, newest() + 1);
+        let copy = open_reader(&copy, &StoreOptions::default()).unwrap();
+        assert_eq!(schema(&copy).unwrap(), newest());
         assert_eq!(count_users(&copy), 0);
         let names: Vec<_> = fs::read_dir(folder.path())
             .unwrap()
@@ -202,10 +211,10 @@ mod tests {
         let mut connection = opened(&path);
         let bad = "CREATE TABLE half (x INTEGER) STRICT; CREATE TABLE users (x INTEGER);";
 
-        let error = run(&path, &mut connection, &[MIGRATIONS[0], bad]).unwrap_err();
+        let error = run(&path, &mut connection, &followed_by(bad)).unwrap_err();
 
         assert!(matches!(error, OpenError::Database { .. }), "{error:?}");
-        assert_eq!(schema(&connection).unwrap(), 1);
+        assert_eq!(schema(&connection).unwrap(), newest());
         connection.prepare("SELECT * FROM half").unwrap_err();
     }
 }

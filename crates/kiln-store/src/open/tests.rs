@@ -1,6 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::migrations::newest;
 use crate::testing::{Database, image_id};
 use crate::{ReadTransaction, images};
 
@@ -25,12 +26,13 @@ fn filled(path: &Path) -> Vec<u8> {
 #[test]
 fn the_pragmas_that_durability_rests_on_are_set() {
     let db = Database::new();
+    let schema = newest().to_string();
     let cases = [
         ("journal_mode", "wal"),
         ("synchronous", "2"),
         ("foreign_keys", "1"),
         ("application_id", "1263094862"),
-        ("user_version", "1"),
+        ("user_version", schema.as_str()),
         ("trusted_schema", "0"),
     ];
     for (pragma, want) in cases {
@@ -61,7 +63,7 @@ fn a_file_others_could_read_is_closed_to_them() {
     let (_connection, opened) = open(&path).unwrap();
 
     assert_eq!(mode(&path), 0o600);
-    assert_eq!(opened, Opened::Existing { schema: 1 });
+    assert_eq!(opened, Opened::Existing { schema: newest() });
 }
 
 #[test]

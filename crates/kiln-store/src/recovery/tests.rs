@@ -3,6 +3,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::events::{EventActor, NewEvent};
+use crate::migrations::newest;
 use crate::open::open_writer;
 use crate::testing::{Database, image_id, operation, time, version_id};
 use crate::{Object, OpenError, Opened, StoreOptions, operations, snapshot, writer};
@@ -86,7 +87,10 @@ fn the_snapshot_with_the_most_events_takes_the_place() {
     ];
     assert_eq!(names(&folder), files);
     assert_eq!(owed(&path), Some(want));
-    assert_eq!(newest_event(&path), (4, Opened::Existing { schema: 1 }));
+    assert_eq!(
+        newest_event(&path),
+        (4, Opened::Existing { schema: newest() })
+    );
     let evidence = fs::read(folder.path().join("kiln.db.damaged-1")).unwrap();
     assert_eq!(evidence, b"noise");
 }
@@ -125,7 +129,10 @@ fn without_a_snapshot_an_empty_database_takes_the_place() {
     };
     assert_eq!(replacement, want);
     assert_eq!(owed(&path), Some(want));
-    assert_eq!(newest_event(&path), (0, Opened::Existing { schema: 1 }));
+    assert_eq!(
+        newest_event(&path),
+        (0, Opened::Existing { schema: newest() })
+    );
 }
 
 /// An empty database would hide what the newer build still has.
@@ -151,7 +158,9 @@ fn a_newer_snapshot_is_never_traded_for_an_empty_database() {
     }
     // One healthy snapshot is enough.
     let connection = Connection::open(with_suffix(&path, ".before-2")).unwrap();
-    connection.pragma_update(None, "user_version", 1).unwrap();
+    connection
+        .pragma_update(None, "user_version", newest())
+        .unwrap();
     drop(connection);
     let replacement = replace(&path, Cause::Lost).unwrap();
     assert_eq!(replacement.snapshot.as_deref(), Some("kiln.db.before-2"));

@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
+use crate::migrations::newest;
 use crate::names::{NameHolder, ReserveError};
 use crate::testing::{image, image_id, name, operation_id, time};
 use crate::{images, meta, names, users};
@@ -240,7 +241,7 @@ async fn opening_again_finds_what_was_written() {
 
     let again = Store::open(&folder.path().join("kiln.db"), &options()).unwrap();
 
-    assert_eq!(again.opened(), Opened::Existing { schema: 1 });
+    assert_eq!(again.opened(), Opened::Existing { schema: newest() });
     assert_eq!(count_users(&again).await, 1);
     assert_eq!(again.read(meta::store_id).await.unwrap(), id);
 }
@@ -328,7 +329,7 @@ async fn a_killed_daemon_leaves_what_was_answered_and_nothing_of_what_was_not() 
     writing.await.unwrap().unwrap();
 
     let revived = Store::open(&left.join("kiln.db"), &options()).unwrap();
-    assert_eq!(revived.opened(), Opened::Existing { schema: 1 });
+    assert_eq!(revived.opened(), Opened::Existing { schema: newest() });
     assert_eq!(count_users(&revived).await, 1);
     assert_eq!(count_users(&store).await, 3);
 }
