@@ -16,9 +16,9 @@ use kiln_domain::Architecture;
 use kiln_kernel::Catalogue;
 use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Limits, Server, bind};
 use kiln_service::{
-    Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, HostFiles, Identity, Images, Kernels,
-    Operations, Pool, Pulls, Records, RootfsDigests, SnapshotSchedule, Snapshots, SystemClock,
-    open_database, recover,
+    Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, HostFiles, Identity, ImageFiles,
+    Images, Kernels, Operations, Pool, Pulls, Records, RootfsDigests, SnapshotSchedule, Snapshots,
+    SystemClock, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use rustix::fs::FlockOperation;
@@ -35,7 +35,7 @@ pub(crate) enum StartError {
     AlreadyRunning { path: PathBuf },
 }
 
-/// How many callers' kernels are looked at at a time.
+/// How many files are looked at at a time.
 const LOOKS_AT_A_TIME: usize = 4;
 
 /// How long connections may last behind the grace of the operations: those that were cancelled
@@ -142,6 +142,7 @@ fn desks(
     let state = &config.state_dir.value;
     let (images, kernels) = (state.join("images"), state.join("kernels"));
     let architecture = host_architecture();
+    let look_pool = Pool::new("look", LOOKS_AT_A_TIME);
     let build_pool = Pool::new("build", config.build_threads.value);
     let fetcher = Fetcher::new(
         cache,
@@ -156,7 +157,7 @@ fn desks(
         architecture,
         images: images.clone(),
         build_pool: build_pool.clone(),
-        look_pool: Pool::new("look", LOOKS_AT_A_TIME),
+        look_pool: look_pool.clone(),
     };
     let identity = Identity {
         version: env!("CARGO_PKG_VERSION"),
@@ -174,7 +175,7 @@ fn desks(
             Arc::new(fetcher),
             Arc::new(Ext4Builder),
             catalogue.clone(),
-            artifacts,
+            artifacts.clone(),
             host_files.clone(),
         )),
         images: Arc::new(Images::new(
@@ -183,6 +184,7 @@ fn desks(
             images,
             architecture,
             config.retention_days.value,
+            ImageFiles::new(artifacts, host_files.clone(), look_pool),
         )),
         kernels: Arc::new(Kernels::new(
             store.clone(),

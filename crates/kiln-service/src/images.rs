@@ -1,4 +1,6 @@
-//! Images that exist: the desk that lists, shows and forgets them.
+//! Images that exist: the desk that lists, shows, opens and forgets them.
+
+mod open;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,10 +21,12 @@ use crate::events::{cursor, page_limit};
 use crate::failures::store_failure;
 use crate::views;
 
+pub use open::ImageFiles;
+
 /// Microseconds of a day.
 const DAY_MICROS: i64 = 86_400_000_000;
 
-/// Lists, shows and forgets images.
+/// Lists, shows, opens and forgets images.
 #[derive(Clone, Debug)]
 pub struct Images {
     store: Store,
@@ -30,6 +34,7 @@ pub struct Images {
     directory: PathBuf,
     architecture: Architecture,
     retention_days: u32,
+    files: ImageFiles,
 }
 
 /// Why an image could not be found, or not be changed.
@@ -54,6 +59,7 @@ impl Images {
         directory: PathBuf,
         architecture: Architecture,
         retention_days: u32,
+        files: ImageFiles,
     ) -> Self {
         Self {
             store,
@@ -61,6 +67,7 @@ impl Images {
             directory,
             architecture,
             retention_days,
+            files,
         }
     }
 

@@ -41,7 +41,7 @@ pub use digests::RootfsDigests;
 pub use events::Events;
 pub use fetch::{FetchError, FetchRequest, Fetcher, LayerLimits, RegistryConfig, SourceFiles};
 pub use host_files::{Claim, HostFileError, HostFiles, Opened};
-pub use images::Images;
+pub use images::{ImageFiles, Images};
 pub use kernels::Kernels;
 pub use operations::{Operations, Watcher};
 pub use pulls::{Pulls, Records};

@@ -16,8 +16,8 @@ use kiln_domain::access::Actor;
 use kiln_domain::{Architecture, ImageName, OperationState};
 use kiln_kernel::Catalogue;
 use kiln_service::{
-    Board, BuildRootfs, Clock as _, Ext4Builder, FetchTree, HostFiles, Operations, Pool, Pulls,
-    Records, SystemClock, open_database, recover,
+    Board, BuildRootfs, Clock as _, Ext4Builder, FetchTree, HostFiles, ImageFiles, Operations,
+    Pool, Pulls, Records, SystemClock, open_database, recover,
 };
 use kiln_store::names::{self, NameHolder};
 use kiln_store::{Store, StoreOptions};
@@ -33,6 +33,7 @@ pub(crate) struct House {
     pub(crate) board: Arc<Board>,
     pub(crate) store: Store,
     images: PathBuf,
+    artifacts: Artifacts,
     folder: TempDir,
 }
 
@@ -95,12 +96,13 @@ impl House {
             build_pool: Pool::new("build", 2),
             look_pool: Pool::new("look", 2),
         };
+        let artifacts = Artifacts::open(&images)?;
         let pulls = Pulls::new(
             records,
             fetch,
             build,
             Catalogue::open(&folder.path().join("kernels"))?,
-            Artifacts::open(&images)?,
+            artifacts.clone(),
             Arc::new(HostFiles::default()),
         );
         let operations = Operations::new(store.clone(), board.clone());
@@ -110,6 +112,7 @@ impl House {
             board,
             store,
             images,
+            artifacts,
             folder,
         };
         fs::write(house.path("vmlinux"), elf::smallest(elf::X86_64))?;
@@ -123,6 +126,15 @@ impl House {
 
     pub(crate) fn images(&self) -> &Path {
         &self.images
+    }
+
+    /// Returns what files of images are opened with.
+    pub(crate) fn image_files(&self) -> ImageFiles {
+        ImageFiles::new(
+            self.artifacts.clone(),
+            Arc::new(HostFiles::default()),
+            Pool::new("look", 2),
+        )
     }
 
     /// Returns what a call names a caller's file with.
