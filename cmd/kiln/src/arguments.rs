@@ -11,7 +11,9 @@ use crate::output::Format;
 use crate::progress::Style;
 use crate::session::Session;
 use crate::time_span::TimeSpan;
-use crate::{daemon, doctor, event, image, kernel, operation, pull, reference, register, rpc};
+use crate::{
+    checkout, daemon, doctor, event, image, kernel, operation, pull, reference, register, rpc,
+};
 
 /// Turns OCI images into bootable microVM images and looks after them.
 ///
@@ -81,6 +83,8 @@ pub(crate) enum Command {
     Image(image::Command),
     /// Print everything about images as JSON
     Inspect(image::ShowArguments),
+    /// Make a private, writable copy of an image's root filesystem in a file
+    Checkout(checkout::Arguments),
     /// Hide images and free their names
     Forget(image::ForgetArguments),
     /// Import, list and remove kernels
@@ -122,6 +126,7 @@ impl Command {
             Self::Images(arguments) => image::list(arguments, session).await,
             Self::Image(command) => command.run(session).await,
             Self::Inspect(arguments) => image::inspect(arguments, session).await,
+            Self::Checkout(arguments) => checkout::run(arguments, session).await,
             Self::Forget(arguments) => image::forget(arguments, session).await,
             Self::Kernel(command) => command.run(session).await,
             Self::Operation(command) => command.run(session).await,
@@ -199,6 +204,8 @@ mod tests {
             "ls",
             "image ls",
             "image inspect",
+            "checkout",
+            "image checkout",
             "kernel ls",
             "kernel rm",
             "kernels ls",
