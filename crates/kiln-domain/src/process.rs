@@ -53,8 +53,8 @@ mod tests {
         let fields = "S 1 9 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 77123 90 91";
         for name in ["sh", "a b", "x) S 1 (", ") 1 2 3 4 5 6 7 8 9"] {
             let stat = format!("9 ({name}) {fields}\n");
-            let start = ProcessStart::from_stat(&stat);
-            assert_eq!(start, Ok(ProcessStart::new(77_123)), "{name}");
+            let found = ProcessStart::from_stat(&stat);
+            assert_eq!(found, Ok(ProcessStart::new(77_123)), "{name}");
         }
     }
 
