@@ -1,7 +1,9 @@
 //! `kiln image …`, `kiln images`, `kiln inspect` and `kiln forget`.
 
 use clap::{Args, Subcommand};
-use kiln_api::image::{Forget, ForgetParams, Forgotten, Get, GetParams, Image, List, ListParams};
+use kiln_api::image::{
+    Boot, BootChoice, Forget, ForgetParams, Forgotten, Get, GetParams, Image, List, ListParams,
+};
 use kiln_client::Client;
 
 use crate::batch::{self, Item};
@@ -68,6 +70,9 @@ pub(crate) struct ForgetArguments {
     /// Only tell what would happen
     #[arg(long)]
     dry_run: bool,
+    /// Also while machines run the image; they go on
+    #[arg(long)]
+    force: bool,
 }
 
 impl Command {
@@ -198,6 +203,7 @@ pub(crate) async fn forget(
         let params = ForgetParams {
             image: image.clone(),
             dry_run: arguments.dry_run,
+            force: arguments.force,
         };
         let result = session.call::<Forget>(&client, &params).await;
         items.push(Item::new(image.clone(), result)?);
@@ -216,6 +222,17 @@ fn forgotten_line(_: &str, forgotten: &Forgotten) -> String {
         cell(forgotten.image.name.as_str()),
         forgotten.image.id
     )
+}
+
+/// Says how an image boots and why.
+fn boot(boot: &Boot) -> String {
+    let mode = match (boot.mode, &boot.init_path) {
+        (BootChoice::Init, Some(path)) => format!("its init {}", cell(path)),
+        (BootChoice::Init, None) => "its init".to_owned(),
+        (BootChoice::Entrypoint | BootChoice::Auto, _) => "its entrypoint".to_owned(),
+        (BootChoice::None, _) => "without Kiln's init".to_owned(),
+    };
+    format!("{mode}: {}", cell(&boot.reason))
 }
 
 fn lines(image: &Image) -> String {
@@ -250,11 +267,16 @@ fn lines(image: &Image) -> String {
         ("kernel", cell(&kernel.path)),
         ("kernel name", or_dash(kernel.name.as_deref())),
         ("initrd", or_dash(kernel.initrd_path.as_deref())),
+        (
+            "boot",
+            image.boot.as_ref().map_or_else(|| "-".to_owned(), boot),
+        ),
         ("modules", or_dash(kernel.modules_path.as_deref())),
         (
             "owner",
             format!("uid {}, {}", image.owner_uid, image.visibility),
         ),
+        ("in use", in_use(image.in_use)),
         ("created", time(&image.created_at)),
         ("updated", time(&image.updated_at)),
     ];
@@ -262,4 +284,13 @@ fn lines(image: &Image) -> String {
         pairs.push(("forgotten", time(at)));
     }
     output::pairs(&pairs)
+}
+
+fn in_use(machines: Option<u64>) -> String {
+    match machines {
+        None => "-".to_owned(),
+        Some(0) => "no".to_owned(),
+        Some(1) => "by 1 machine".to_owned(),
+        Some(machines) => format!("by {machines} machines"),
+    }
 }
