@@ -173,6 +173,7 @@ mod tests {
             image::Forget::NAME,
             image::Get::NAME,
             image::List::NAME,
+            image::Open::NAME,
             image::Pull::NAME,
             image::Register::NAME,
             kernel::Check::NAME,

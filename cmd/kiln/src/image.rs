@@ -11,7 +11,7 @@ use crate::failure::CommandError;
 use crate::output::{self, Columns, Format};
 use crate::session::Session;
 use crate::text::{cell, or_dash, size, time};
-use crate::{pages, pull, register};
+use crate::{image_open, pages, pull, register};
 
 /// What there is to do with images.
 #[derive(Debug, Subcommand)]
@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Show(ShowArguments),
     /// Print everything about images as JSON
     Inspect(ShowArguments),
+    /// Write a file of an image to standard output
+    Open(image_open::Arguments),
     /// Hide images and free their names
     Forget(ForgetArguments),
     /// Pull an OCI image and build a bootable image from it
@@ -78,6 +80,7 @@ impl Command {
             Self::List(arguments) => list(arguments, session).await,
             Self::Show(arguments) => show(arguments, session).await,
             Self::Inspect(arguments) => inspect(arguments, session).await,
+            Self::Open(arguments) => image_open::run(arguments, session).await,
             Self::Forget(arguments) => forget(arguments, session).await,
             Self::Pull(arguments) => pull::run(arguments, session).await,
             Self::Register(arguments) => register::run(arguments, session).await,

@@ -12,6 +12,7 @@ mod event;
 mod failure;
 mod follow;
 mod image;
+mod image_open;
 mod kernel;
 mod kernel_choice;
 mod mistakes;

@@ -104,6 +104,13 @@ pub(crate) fn write(text: &str) -> Result<(), CommandError> {
     written.and_then(|()| stdout.flush()).map_err(not_written)
 }
 
+/// Copies bytes to stdout.
+pub(crate) fn write_from(bytes: &mut impl io::Read) -> Result<(), CommandError> {
+    let mut stdout = io::stdout().lock();
+    let written = io::copy(bytes, &mut stdout);
+    written.and_then(|_| stdout.flush()).map_err(not_written)
+}
+
 fn not_written(error: io::Error) -> CommandError {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return error.into();

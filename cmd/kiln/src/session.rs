@@ -169,6 +169,7 @@ fn written(exchange: &Exchange<'_>) -> String {
             Err(error) => format!("< {method} failed {error}\n"),
         },
         Exchange::Passed { descriptors } => format!("> {descriptors} descriptors\n"),
+        Exchange::Taken { descriptors } => format!("< {descriptors} descriptors\n"),
         _ => String::new(),
     }
 }

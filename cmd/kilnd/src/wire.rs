@@ -17,8 +17,8 @@ use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Limits, Server, bind};
 use kiln_service::{
     Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles, Identity,
-    Images, InstanceWatch, Instances, Kernels, Operations, Pool, Pulls, Records, RootfsDigests,
-    SnapshotSchedule, Snapshots, SystemClock, open_database, recover,
+    ImageFiles, Images, InstanceWatch, Instances, Kernels, Operations, Pool, Pulls, Records,
+    RootfsDigests, SnapshotSchedule, Snapshots, SystemClock, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use rustix::fs::FlockOperation;
@@ -35,7 +35,7 @@ pub(crate) enum StartError {
     AlreadyRunning { path: PathBuf },
 }
 
-/// How many callers' kernels are looked at at a time.
+/// How many files are looked at at a time.
 const LOOKS_AT_A_TIME: usize = 4;
 
 /// How many machines may run at a time: a descriptor each, of which root's limit leaves far more.
@@ -175,6 +175,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
     let images = state.join("images");
     let initrds = GuestInitrds::new(config.guest_init.value.clone(), bases);
     let architecture = host_architecture();
+    let look_pool = Pool::new("look", LOOKS_AT_A_TIME);
     let build_pool = Pool::new("build", config.build_threads.value);
     let fetcher = Fetcher::new(
         cache,
@@ -189,7 +190,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         architecture,
         images: images.clone(),
         build_pool: build_pool.clone(),
-        look_pool: Pool::new("look", LOOKS_AT_A_TIME),
+        look_pool: look_pool.clone(),
     };
     let identity = Identity {
         version: env!("CARGO_PKG_VERSION"),
@@ -208,7 +209,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             Arc::new(Ext4Builder),
             catalogue.clone(),
             initrds.clone(),
-            artifacts,
+            artifacts.clone(),
             host_files.clone(),
         )),
         images: Arc::new(Images::new(
@@ -217,6 +218,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             images,
             architecture,
             config.retention_days.value,
+            ImageFiles::new(artifacts, host_files.clone(), look_pool),
         )),
         instances: Arc::new(Instances::new(
             store.clone(),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 /// A single-use name for a descriptor passed over `kiln-files.sock`: 128 random bits.
 ///
+/// Calls and answers write it as `fd:` and 32 hex digits, the second socket as the digits alone.
 /// Its `Debug` form is hidden: whoever knows it may use the descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HandleId([u8; 16]);
@@ -32,6 +33,48 @@ impl fmt::Display for HandleId {
 impl fmt::Debug for HandleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("HandleId(…)")
+    }
+}
+
+/// Why a text is no handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a handle is 32 hexadecimal digits")]
+pub struct HandleError;
+
+impl FromStr for HandleId {
+    type Err = HandleError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse_handle(text).ok_or(HandleError)
+    }
+}
+
+impl Serialize for HandleId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        HostFile::Handle(*self).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for HandleId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match HostFile::deserialize(deserializer)? {
+            HostFile::Handle(handle) => Ok(handle),
+            HostFile::Path(_) => Err(serde::de::Error::custom(HandleError)),
+        }
+    }
+}
+
+impl JsonSchema for HandleId {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "HandleId".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "`fd:` and the handle of a descriptor that waits to be taken",
+            "pattern": "^fd:[0-9a-f]{32}$",
+        })
     }
 }
 
@@ -138,5 +181,19 @@ mod tests {
                 assert_eq!(file.to_string(), text);
             }
         }
+    }
+
+    #[test]
+    fn a_handle_is_bare_as_text_and_marked_in_json() {
+        let hex = "000102030405060708090a0b0c0d0e0f";
+        let handle: HandleId = hex.parse().unwrap();
+
+        assert_eq!(handle.to_string(), hex);
+        let json = serde_json::to_value(handle).unwrap();
+        assert_eq!(json, format!("fd:{hex}"));
+        assert_eq!(serde_json::from_value::<HandleId>(json).unwrap(), handle);
+        let path = serde_json::json!("/boot/vmlinuz");
+        assert!(serde_json::from_value::<HandleId>(path).is_err());
+        assert_eq!(format!("fd:{hex}").parse::<HandleId>(), Err(HandleError));
     }
 }

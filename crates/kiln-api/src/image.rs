@@ -1,6 +1,6 @@
 //! Images: `image.*`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use kiln_domain::{
@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::codes;
-use crate::host_file::HostFile;
+use crate::host_file::{HandleId, HostFile};
 use crate::method::method;
 use crate::operation::Operation;
 use crate::page::Page;
@@ -77,6 +77,17 @@ method! {
     Get = "image.get",
     "Tells everything about one image.",
     (GetParams) -> Image, [codes::image::NOT_FOUND, codes::image::AMBIGUOUS]
+}
+
+method! {
+    /// See [`OpenedImage`].
+    Open = "image.open",
+    "Opens files of an image for reading; their descriptors wait at the second socket.",
+    (OpenParams) -> OpenedImage,
+    [
+        codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::source::INVALID_PLATFORM,
+        codes::storage::FAILED, codes::daemon::BUSY,
+    ]
 }
 
 method! {
@@ -276,6 +287,64 @@ pub struct GetParams {
     /// One architecture of it; the host's when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
+}
+
+/// Which files of which image to open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OpenParams {
+    /// An id, a name with an optional tag or version, or a source reference.
+    pub image: String,
+    /// One architecture of it; the host's when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
+    /// Which files; all that there are when left out.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub files: BTreeSet<ImageFile>,
+}
+
+/// A file of an image that can be opened.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageFile {
+    /// The root filesystem.
+    Rootfs,
+    /// The kernel.
+    Kernel,
+    /// The initial ramdisk, which not every image has.
+    Initrd,
+}
+
+impl ImageFile {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Rootfs, Self::Kernel, Self::Initrd];
+
+    /// Returns the word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rootfs => "rootfs",
+            Self::Kernel => "kernel",
+            Self::Initrd => "initrd",
+        }
+    }
+}
+
+impl fmt::Display for ImageFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An image with files of it that are open.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OpenedImage {
+    /// The image, with the version whose files they are.
+    pub image: Image,
+    /// A handle for each file: it is taken once, at the second socket, within a minute, by the
+    /// user who called. An initrd that was asked for and is not there is left out.
+    pub handles: BTreeMap<ImageFile, HandleId>,
 }
 
 /// Which image to forget.

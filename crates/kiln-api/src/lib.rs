@@ -20,5 +20,5 @@ pub mod reference_docs;
 
 pub use code::{Class, Code};
 pub use failure::{Failure, Hint};
-pub use host_file::{HandleId, HostFile};
+pub use host_file::{HandleError, HandleId, HostFile};
 pub use method::{Description, Method};

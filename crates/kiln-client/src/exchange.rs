@@ -36,6 +36,11 @@ pub enum Exchange<'a> {
         /// How many.
         descriptors: usize,
     },
+    /// Descriptors came from the daemon.
+    Taken {
+        /// How many.
+        descriptors: usize,
+    },
 }
 
 /// Somebody who looks on.

@@ -1,5 +1,5 @@
 //! Files of the host that a call names: opened here, with the caller's rights, and passed to the
-//! daemon as descriptors.
+//! daemon as descriptors; and files of images, taken from it.
 //!
 //! A daemon without a second socket gets absolute paths instead, which it takes from root and its
 //! own user only. What the files hold is the daemon's to judge.
@@ -24,7 +24,7 @@ use crate::tar_stream::{self, Directory};
 /// What the file of an archive is called in a pull.
 const ARCHIVE: &str = "archive";
 
-/// Why a file of the host could not be passed.
+/// Why a file could not be passed or taken.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// It does not exist.
@@ -71,7 +71,7 @@ impl FileError {
     }
 }
 
-/// The way by which files of the host reach one daemon.
+/// The way by which files of the host reach one daemon, and files of its images their callers.
 ///
 /// Handles serve one call and a minute: pass files right before the call that names them.
 #[derive(Clone, Debug)]
@@ -120,6 +120,26 @@ impl HostFiles {
             let absent = || files.failed("connect to", io::ErrorKind::NotFound.into());
             let handles = files.pass_batch(&mut connection.ok_or_else(absent)?, &[copy])?;
             first(&files.socket, handles)
+        })
+        .await
+    }
+
+    /// Takes the descriptors behind handles that a call answered, in their order: all or none.
+    /// They are open for reading alone.
+    pub async fn take(&self, handles: &[HandleId]) -> Result<Vec<File>, ClientError> {
+        let handles = handles.to_vec();
+        self.blocking(move |files| {
+            let absent = || files.failed("connect to", io::ErrorKind::NotFound.into());
+            let mut connection = files.connect()?.ok_or_else(absent)?;
+            let mut taken = Vec::with_capacity(handles.len());
+            for batch in handles.chunks(BATCH) {
+                taken.extend(connection.take(batch).map_err(not_passed)?);
+            }
+            if let Some(tap) = &files.tap {
+                let descriptors = taken.len();
+                tap.show(Exchange::Taken { descriptors });
+            }
+            Ok(taken)
         })
         .await
     }

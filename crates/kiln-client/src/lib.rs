@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Host files that a call names are opened here, with the caller's rights, and travel as
-//! descriptors ([`HostFiles`]). Not here: the environment, terminals, printing.
+//! descriptors ([`HostFiles`]); files of images come the same way ([`Client::open_image`]). Not here: the environment, terminals, printing.
 
 mod answer;
 mod client;
@@ -20,6 +20,7 @@ mod error;
 mod exchange;
 mod files;
 mod host;
+mod images;
 mod layout;
 mod passing;
 mod tar_stream;
@@ -30,6 +31,7 @@ pub use error::ClientError;
 pub use exchange::{Exchange, Tap, masked};
 pub use files::{FileError, HostFiles, PassedSource};
 pub use host::{Host, HostError, HostOrigin, Surroundings};
+pub use images::OpenedImage;
 pub use layout::LayoutError;
 pub use tar_stream::{Directory, DirectoryError};
 pub use watch::Watch;

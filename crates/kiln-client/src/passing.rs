@@ -1,21 +1,28 @@
-//! Passes descriptors to the daemon over the second socket.
+//! Passes descriptors to the daemon over the second socket, and takes descriptors from it.
 //!
 //! ```text
 //! client ─▶ length (4 bytes, big endian)  {"files":N}       N descriptors attached, 1 to 4
 //! daemon ─▶ length (4 bytes, big endian)  {"handles":[..]}  or {"error":{..}}
+//!
+//! client ─▶ length (4 bytes, big endian)  {"take":[..]}     1 to 4 handles
+//! daemon ─▶ length (4 bytes, big endian)  {"taken":N}       N descriptors attached, or {"error":{..}}
 //! ```
 //! Any number of such pairs may follow each other on one connection. What the descriptors are is
 //! not here.
 
-use std::io::{self, IoSlice, Read as _, Write as _};
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kiln_api::{Failure, HandleId, HostFile};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use kiln_api::{Failure, HandleId};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use serde::Deserialize;
 
 /// Most descriptors in one message.
@@ -27,7 +34,7 @@ const ANSWER_LIMIT_BYTES: u32 = 64 << 10;
 /// How long the daemon may take for one answer; it only has to note the descriptors down.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why descriptors did not reach the daemon.
+/// Why descriptors did not get through.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PassingError {
     /// The daemon does not want them.
@@ -53,6 +60,7 @@ pub(crate) struct Connection {
 #[serde(rename_all = "snake_case")]
 enum Answer {
     Handles(Vec<String>),
+    Taken(usize),
     Error(Box<Failure>),
 }
 
@@ -81,15 +89,36 @@ impl Connection {
     pub(crate) fn pass(&mut self, files: &[BorrowedFd<'_>]) -> Result<Vec<HandleId>, PassingError> {
         self.send(files)
             .map_err(|source| self.failed("send descriptors to", source))?;
-        let answer = self
+        let (answer, _) = self
             .receive()
             .map_err(|source| self.failed("read the answer of", source))?;
         let texts = match answer {
             Answer::Handles(texts) => texts,
+            Answer::Taken(_) => Vec::new(),
             Answer::Error(failure) => return Err(PassingError::Refused(failure)),
         };
         handles(&texts, files.len())
             .ok_or_else(|| self.failed("read the handles of", io::ErrorKind::InvalidData.into()))
+    }
+
+    /// Takes the descriptors behind one to four handles, in their order.
+    pub(crate) fn take(&mut self, handles: &[HandleId]) -> Result<Vec<File>, PassingError> {
+        let texts: Vec<String> = handles.iter().map(ToString::to_string).collect();
+        let body = serde_json::json!({ "take": texts }).to_string();
+        framed(&body)
+            .and_then(|message| self.stream.write_all(&message))
+            .map_err(|source| self.failed("ask for descriptors of", source))?;
+        let (answer, files) = self
+            .receive()
+            .map_err(|source| self.failed("read the answer of", source))?;
+        match answer {
+            Answer::Taken(count) if count == handles.len() && files.len() == count => Ok(files),
+            Answer::Error(failure) => Err(PassingError::Refused(failure)),
+            // Too few arrive where this process may open no more files.
+            Answer::Taken(_) | Answer::Handles(_) => {
+                Err(self.failed("take descriptors from", io::ErrorKind::InvalidData.into()))
+            }
+        }
     }
 
     fn failed(&self, step: &'static str, source: io::Error) -> PassingError {
@@ -101,9 +130,7 @@ impl Connection {
     }
 
     fn send(&mut self, files: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let body = format!(r#"{{"files":{}}}"#, files.len());
-        let length = u32::try_from(body.len()).map_err(io::Error::other)?;
-        let message = [&length.to_be_bytes()[..], body.as_bytes()].concat();
+        let message = framed(&format!(r#"{{"files":{}}}"#, files.len()))?;
 
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -117,9 +144,12 @@ impl Connection {
             .write_all(message.get(sent..).unwrap_or_default())
     }
 
-    fn receive(&mut self) -> io::Result<Answer> {
+    /// Receives one answer with the descriptors that come with its first bytes.
+    fn receive(&mut self) -> io::Result<(Answer, Vec<File>)> {
         let mut length = [0; 4];
-        self.stream.read_exact(&mut length)?;
+        let (received, files) = self.receive_first(&mut length)?;
+        self.stream
+            .read_exact(length.get_mut(received..).unwrap_or_default())?;
         let length = u32::from_be_bytes(length);
         if length > ANSWER_LIMIT_BYTES {
             return Err(io::ErrorKind::InvalidData.into());
@@ -127,24 +157,43 @@ impl Connection {
         let mut body = Vec::new();
         let mut limited = (&mut self.stream).take(u64::from(length));
         limited.read_to_end(&mut body)?;
-        serde_json::from_slice(&body).map_err(io::Error::from)
+        Ok((serde_json::from_slice(&body)?, files))
+    }
+
+    fn receive_first(&self, bytes: &mut [u8]) -> io::Result<(usize, Vec<File>)> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut slices = [IoSliceMut::new(bytes)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = rustix::io::retry_on_intr(|| {
+            recvmsg(&self.stream, &mut slices, &mut ancillary, flags)
+        })?;
+        if received.bytes == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut files = Vec::new();
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                files.extend(descriptors.map(File::from));
+            }
+        }
+        Ok((received.bytes, files))
     }
 }
 
+fn framed(body: &str) -> io::Result<Vec<u8>> {
+    let length = u32::try_from(body.len()).map_err(io::Error::other)?;
+    Ok([&length.to_be_bytes()[..], body.as_bytes()].concat())
+}
+
 fn handles(texts: &[String], expected: usize) -> Option<Vec<HandleId>> {
-    let parsed: Vec<HandleId> = texts
-        .iter()
-        .filter_map(|text| match format!("fd:{text}").parse() {
-            Ok(HostFile::Handle(handle)) => Some(handle),
-            _ => None,
-        })
-        .collect();
-    (parsed.len() == expected && texts.len() == expected).then_some(parsed)
+    let parsed: Result<Vec<HandleId>, _> = texts.iter().map(|text| text.parse()).collect();
+    parsed.ok().filter(|handles| handles.len() == expected)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, File};
+    use std::fs;
     use std::os::fd::{AsFd as _, OwnedFd};
     use std::os::unix::net::UnixListener;
     use std::thread;
@@ -247,6 +296,71 @@ mod tests {
             assert!(
                 matches!(results[..], [Err(PassingError::Socket { .. })]),
                 "{results:?}"
+            );
+        }
+    }
+
+    /// Takes what is behind two handles from a daemon that answers `answer` with `descriptors`
+    /// descriptors; returns what the files hold, and what was asked.
+    fn take(answer: &str, descriptors: usize) -> (Result<Vec<String>, PassingError>, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("kiln-files.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let files: Vec<File> = (0..descriptors)
+            .map(|number| {
+                let path = directory.path().join(number.to_string());
+                fs::write(&path, format!("file {number}")).unwrap();
+                File::open(path).unwrap()
+            })
+            .collect();
+        let message = framed(answer).unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut length = [0; 4];
+            stream.read_exact(&mut length).unwrap();
+            let mut asked = vec![0; u32::from_be_bytes(length) as usize];
+            stream.read_exact(&mut asked).unwrap();
+            let descriptors: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+            // In two parts: an answer need not arrive at once.
+            let slices = [IoSlice::new(&message[..2])];
+            sendmsg(&stream, &slices, &mut ancillary, SendFlags::empty()).unwrap();
+            stream.write_all(&message[2..]).unwrap();
+            String::from_utf8(asked).unwrap()
+        });
+
+        let mut connection = Connection::open(&socket).unwrap().unwrap();
+        let handles = [[1; 16], [2; 16]].map(HandleId::from_bytes);
+        let taken = connection.take(&handles).map(|files| {
+            let read = |file| io::read_to_string(file).unwrap();
+            files.into_iter().map(read).collect()
+        });
+        (taken, server.join().unwrap())
+    }
+
+    #[test]
+    fn descriptors_are_taken_in_the_order_of_their_handles() {
+        let (taken, asked) = take(r#"{"taken":2}"#, 2);
+
+        assert_eq!(taken.unwrap(), ["file 0", "file 1"]);
+        let (one, two) = ("01".repeat(16), "02".repeat(16));
+        assert_eq!(asked, format!(r#"{{"take":["{one}","{two}"]}}"#));
+    }
+
+    #[test]
+    fn an_answer_without_its_descriptors_is_none() {
+        for (answer, descriptors) in [
+            (r#"{"taken":2}"#, 1),
+            (r#"{"taken":1}"#, 1),
+            (r#"{"handles":[]}"#, 2),
+        ] {
+            let (taken, _) = take(answer, descriptors);
+
+            assert!(
+                matches!(taken, Err(PassingError::Socket { .. })),
+                "{answer}: {taken:?}"
             );
         }
     }

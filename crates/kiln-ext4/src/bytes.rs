@@ -25,6 +25,13 @@ pub(crate) fn put_u32_big_endian(bytes: &mut [u8], offset: usize, value: u32) {
 }
 
 /// Reads the little-endian number at `offset`.
+pub(crate) fn get_u16(bytes: &[u8], offset: usize) -> u16 {
+    let mut field = [0; 2];
+    field.copy_from_slice(&bytes[offset..offset + 2]);
+    u16::from_le_bytes(field)
+}
+
+/// Reads the little-endian number at `offset`.
 pub(crate) fn get_u32(bytes: &[u8], offset: usize) -> u32 {
     let mut field = [0; 4];
     field.copy_from_slice(&bytes[offset..offset + 4]);

@@ -19,7 +19,8 @@ pub(crate) const SUPERBLOCK_BYTES: usize = 1024;
 /// Where the primary copy begins inside block 0.
 pub(crate) const PRIMARY_OFFSET: usize = 1024;
 
-const CHECKSUM_OFFSET: usize = 0x3fc;
+/// Where a copy's own checksum is, over everything before it.
+pub(crate) const CHECKSUM_OFFSET: usize = 0x3fc;
 
 const COMPAT_EXT_ATTR: u32 = 0x8;
 const COMPAT_DIR_INDEX: u32 = 0x20;

@@ -22,6 +22,8 @@ const BUFFER_BYTES: usize = 1 << 20;
 pub struct Copied {
     /// Length of the copy, holes included, in bytes.
     pub size_bytes: u64,
+    /// Bytes that were read and written; holes and shared blocks are not.
+    pub moved_bytes: u64,
     /// How the bytes got there.
     pub method: CopyMethod,
 }
@@ -68,19 +70,22 @@ pub(crate) fn copy(
     if rustix::fs::ioctl_ficlone(target, source).is_ok() {
         return Ok(Copied {
             size_bytes: target.metadata()?.len(),
+            moved_bytes: 0,
             method: CopyMethod::Cloned,
         });
     }
     let size_bytes = metadata.len();
     target.set_len(size_bytes)?;
     let mut mover = Mover::new(source, target, cancelled);
-    let mut from = 0;
+    let (mut from, mut moved_bytes) = (0, 0);
     while let Some((start, end)) = next_extent(source, from, size_bytes)? {
         mover.move_range(start, end)?;
+        moved_bytes += end - start;
         from = end;
     }
     Ok(Copied {
         size_bytes,
+        moved_bytes,
         method: CopyMethod::Moved,
     })
 }
@@ -211,6 +216,13 @@ mod tests {
         let copied = copy(&source, &target, &AtomicBool::new(false)).unwrap();
 
         assert_eq!(copied.size_bytes, GIB);
+        if copied.method == CopyMethod::Moved {
+            // Whole blocks: the file system knows its holes no finer.
+            assert!(
+                (10_005..1 << 20).contains(&copied.moved_bytes),
+                "{copied:?}"
+            );
+        }
         check_sparse_copy(&target);
     }
 

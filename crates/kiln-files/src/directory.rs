@@ -5,7 +5,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::panic::resume_unwind;
@@ -54,6 +54,16 @@ impl Directory {
     pub fn open(path: &Path) -> Result<Self, FileError> {
         let fd = rustix::fs::openat(CWD, path, OPEN_DIRECTORY, Mode::empty())
             .map_err(at("open", path))?;
+        Ok(Self {
+            fd,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Opens a directory that its caller named for work of their own, through links too.
+    pub(crate) fn open_through_links(path: &Path) -> Result<Self, FileError> {
+        let flags = OPEN_DIRECTORY.difference(OFlags::NOFOLLOW);
+        let fd = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(at("open", path))?;
         Ok(Self {
             fd,
             path: path.to_owned(),
@@ -142,12 +152,12 @@ impl Directory {
     ) -> Result<(File, Copied), FileError> {
         let target = self.create_file(name)?;
         let path = self.child_path(name);
-        let copied = copy(source, &target, cancelled).map_err(|error| match error {
-            CopyError::NotRegular => FileError::NotRegular { path },
-            CopyError::Cancelled => FileError::Cancelled { path },
-            CopyError::Io(source) => at("copy to", path)(source),
-        })?;
+        let copied = copy(source, &target, cancelled).map_err(|error| copy_error(error, path))?;
         Ok((target, copied))
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// Opens a regular file for reading; `None` when there is none.
@@ -327,6 +337,15 @@ impl Directory {
             return Err(at("descend into", &self.path)(Errno::LOOP));
         }
         Ok(())
+    }
+}
+
+/// Gives the end of a copy the path it was made at.
+pub(crate) fn copy_error(error: CopyError, path: PathBuf) -> FileError {
+    match error {
+        CopyError::NotRegular => FileError::NotRegular { path },
+        CopyError::Cancelled => FileError::Cancelled { path },
+        CopyError::Io(source) => at("copy to", path)(source),
     }
 }
 

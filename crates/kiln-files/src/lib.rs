@@ -6,15 +6,19 @@
 //!                   clone → copy in the kernel → read and write
 //! ```
 //!
+//! A caller's own file, in a directory of theirs, is made by [`NewFile`].
+//!
 //! Not here: which names are used and what they mean. The tools that keep images and kernels stand
 //! on this room, since they may not stand on each other.
 
 mod copy;
 mod directory;
 mod error;
+mod new_file;
 mod passing;
 
 pub use copy::{Copied, CopyMethod};
 pub use directory::Directory;
 pub use error::{FileError, at, is_no_space};
+pub use new_file::{Existing, NewFile};
 pub use passing::{Passing, kernel_copies_pay};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jsonrpsee::core::RegisterMethodError;
-use kiln_api::image::{Forget, Get, List, Pull, Register};
+use kiln_api::image::{Forget, Get, List, Open, Pull, Register};
 use kiln_service::{Images, Pulls};
 
 use crate::table::Table;
@@ -24,6 +24,9 @@ pub(crate) fn register(
     })?;
     table.method::<Get, _, _, _>(images, |desk, caller, params| async move {
         desk.get(&caller.actor, params).await
+    })?;
+    table.method::<Open, _, _, _>(images, |desk, caller, params| async move {
+        desk.open(&caller.actor, params).await
     })?;
     table.method::<Forget, _, _, _>(images, |desk, caller, params| async move {
         desk.forget(&caller.actor, params).await

@@ -1,14 +1,15 @@
-//! Files of the host that callers name: passed descriptors, and paths from those who share the
-//! daemon's rights.
+//! Descriptors between callers and the daemon: files of the host that callers name, and files of
+//! images that callers get.
 //!
-//! A descriptor was opened with its caller's rights, so nobody makes the daemon read what they
-//! could not. How descriptors travel is not here.
+//! A descriptor that came in was opened with its caller's rights, so nobody makes the daemon read
+//! what they could not. One that waits to go out never counts as one that came in, nor the other
+//! way round. How descriptors travel is not here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kiln_api::{HandleId, HostFile};
@@ -22,17 +23,33 @@ const HANDLE_LIFE: Duration = Duration::from_secs(60);
 /// Most handles one user may have waiting: eight images of the most layers Kiln takes.
 const HANDLES_PER_USER: usize = 8_192;
 
-/// Descriptors that were passed and not used yet.
+/// Descriptors that were passed, or are to be taken, and were not yet.
 #[derive(Debug, Default)]
 pub struct HostFiles {
-    passed: Mutex<HashMap<HandleId, Passed>>,
+    kept: Mutex<HashMap<HandleId, Kept>>,
 }
 
 #[derive(Debug)]
-struct Passed {
+struct Kept {
     file: File,
     uid: u32,
+    direction: Direction,
     at: Instant,
+}
+
+/// Where a descriptor is going.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    /// From a caller to a call.
+    In,
+    /// From the daemon to a caller.
+    Out,
+}
+
+impl Kept {
+    fn serves(&self, uid: u32, direction: Direction) -> bool {
+        self.uid == uid && self.direction == direction
+    }
 }
 
 /// What a call's file turned out to be.
@@ -103,27 +120,74 @@ impl HostFiles {
     /// would be walked with the daemon's rights, a socket or device could do anything.
     pub fn keep(&self, uid: u32, file: File) -> Result<HandleId, HostFileError> {
         check_passed(&file)?;
-        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
-        passed.retain(|_, kept| kept.at.elapsed() < HANDLE_LIFE);
-        if passed.values().filter(|kept| kept.uid == uid).count() >= HANDLES_PER_USER {
+        self.insert(uid, Direction::In, file)
+    }
+
+    /// Lays a file of the daemon out for one user and returns its handle, which serves once, for
+    /// one minute.
+    ///
+    /// Only regular files open for reading alone go out. The receiver can make no more of it:
+    /// opening it anew through `/proc/self/fd` takes the rights its mode gives, and files of
+    /// images are the daemon's own with mode 0400. `file` must have been opened for this, since
+    /// whoever takes it shares its position.
+    pub fn lay_out(&self, uid: u32, file: File) -> Result<HandleId, HostFileError> {
+        check_passed(&file)?;
+        if file_type(&file) != Some(FileType::RegularFile) {
+            let name = "the descriptor".to_owned();
+            return Err(wrong_kind(name, "a pipe", "a regular file"));
+        }
+        self.insert(uid, Direction::Out, file)
+    }
+
+    /// Hands out what was laid out for a user: all of it, or nothing when a handle is not theirs,
+    /// not one to go out, or named twice.
+    pub fn hand_out(&self, uid: u32, handles: &[HandleId]) -> Result<Vec<File>, HostFileError> {
+        let mut kept = self.fresh();
+        let mut distinct = HashSet::new();
+        let all_serve = handles.iter().all(|handle| {
+            let found = kept.get(handle);
+            distinct.insert(handle) && found.is_some_and(|kept| kept.serves(uid, Direction::Out))
+        });
+        if !all_serve {
+            return Err(HostFileError::HandleUnknown);
+        }
+        let taken = handles.iter().filter_map(|handle| kept.remove(handle));
+        Ok(taken.map(|kept| kept.file).collect())
+    }
+
+    /// Closes descriptors whose handles were not used in time.
+    pub fn sweep(&self) {
+        drop(self.fresh());
+    }
+
+    fn insert(
+        &self,
+        uid: u32,
+        direction: Direction,
+        file: File,
+    ) -> Result<HandleId, HostFileError> {
+        let mut kept = self.fresh();
+        if kept.values().filter(|kept| kept.uid == uid).count() >= HANDLES_PER_USER {
             return Err(HostFileError::TooMany { uid });
         }
         let handle = HandleId::from_bytes(*uuid::Uuid::new_v4().as_bytes());
-        passed.insert(
+        kept.insert(
             handle,
-            Passed {
+            Kept {
                 file,
                 uid,
+                direction,
                 at: Instant::now(),
             },
         );
         Ok(handle)
     }
 
-    /// Closes descriptors whose handles were not used in time.
-    pub fn sweep(&self) {
-        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
-        passed.retain(|_, kept| kept.at.elapsed() < HANDLE_LIFE);
+    /// Locks what is kept and closes what was kept too long.
+    fn fresh(&self) -> MutexGuard<'_, HashMap<HandleId, Kept>> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|_, kept| kept.at.elapsed() < HANDLE_LIFE);
+        kept
     }
 
     /// Takes what a call names, at once and without touching the file system: a handle lives a
@@ -140,14 +204,14 @@ impl HostFiles {
     }
 
     fn take(&self, actor: &Actor, handle: HandleId) -> Result<File, HostFileError> {
-        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
-        passed.retain(|_, kept| kept.at.elapsed() < HANDLE_LIFE);
+        let mut kept = self.fresh();
         // Another user's handle stays where it is: guessing must not destroy it either.
-        let is_own = passed
+        let is_own = kept
             .get(&handle)
-            .is_some_and(|kept| kept.uid == actor.uid);
-        let kept = if is_own { passed.remove(&handle) } else { None };
-        kept.map(|kept| kept.file)
+            .is_some_and(|kept| kept.serves(actor.uid, Direction::In));
+        let taken = if is_own { kept.remove(&handle) } else { None };
+        taken
+            .map(|kept| kept.file)
             .ok_or(HostFileError::HandleUnknown)
     }
 }
@@ -302,6 +366,63 @@ mod tests {
         let stolen = file(&files, 1001, &handle);
 
         assert!(matches!(stolen, Err(HostFileError::HandleUnknown)));
+    }
+
+    #[test]
+    fn what_goes_out_goes_once_to_its_user_and_all_or_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = HostFiles::default();
+        let lay_out = || files.lay_out(1000, readable(folder.path())).unwrap();
+        let (one, two) = (lay_out(), lay_out());
+        let unknown = |uid, handles: &[HandleId]| {
+            let got = files.hand_out(uid, handles);
+            assert!(matches!(got, Err(HostFileError::HandleUnknown)), "{got:?}");
+        };
+
+        unknown(1001, &[one]);
+        unknown(0, &[one]);
+        unknown(1000, &[one, HandleId::from_bytes([0; 16])]);
+        unknown(1000, &[one, one]);
+        assert_eq!(files.hand_out(1000, &[one, two]).unwrap().len(), 2);
+        unknown(1000, &[one]);
+        unknown(1000, &[two]);
+    }
+
+    #[test]
+    fn a_handle_serves_in_its_own_direction_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = HostFiles::default();
+        let going_in = files.keep(1000, readable(folder.path())).unwrap();
+        let going_out = files.lay_out(1000, readable(folder.path())).unwrap();
+
+        let taken = files.hand_out(1000, &[going_in]);
+        let claimed = file(&files, 1000, &HostFile::Handle(going_out));
+
+        assert!(matches!(taken, Err(HostFileError::HandleUnknown)));
+        assert!(matches!(claimed, Err(HostFileError::HandleUnknown)));
+        // Trying the wrong way used neither up.
+        drop(file(&files, 1000, &HostFile::Handle(going_in)).unwrap());
+        assert_eq!(files.hand_out(1000, &[going_out]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn only_regular_files_open_for_reading_go_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = HostFiles::default();
+        let writable = File::create(folder.path().join("w")).unwrap();
+        let (reading, _writing) = rustix::pipe::pipe().unwrap();
+
+        let written = files.lay_out(1000, writable);
+        let piped = files.lay_out(1000, File::from(reading));
+
+        assert!(matches!(written, Err(HostFileError::NotReadOnly)));
+        assert!(matches!(
+            piped,
+            Err(HostFileError::WrongKind {
+                found: "a pipe",
+                ..
+            })
+        ));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,6 @@
-//! Images that exist: the desk that lists, shows and forgets them.
+//! Images that exist: the desk that lists, shows, opens and forgets them.
+
+mod open;
 
 mod in_use;
 
@@ -25,10 +27,12 @@ use crate::find_image::{
 };
 use crate::views;
 
+pub use open::ImageFiles;
+
 /// Microseconds of a day.
 const DAY_MICROS: i64 = 86_400_000_000;
 
-/// Lists, shows and forgets images.
+/// Lists, shows, opens and forgets images.
 #[derive(Clone, Debug)]
 pub struct Images {
     store: Store,
@@ -36,6 +40,7 @@ pub struct Images {
     directory: PathBuf,
     architecture: Architecture,
     retention_days: u32,
+    files: ImageFiles,
 }
 
 /// Why an image could not be found, or not be changed.
@@ -60,6 +65,7 @@ impl Images {
         directory: PathBuf,
         architecture: Architecture,
         retention_days: u32,
+        files: ImageFiles,
     ) -> Self {
         Self {
             store,
@@ -67,6 +73,7 @@ impl Images {
             directory,
             architecture,
             retention_days,
+            files,
         }
     }
 

@@ -47,7 +47,7 @@ pub use events::Events;
 pub use fetch::{FetchError, FetchRequest, Fetcher, LayerLimits, RegistryConfig, SourceFiles};
 pub use guest_initrds::GuestInitrds;
 pub use host_files::{Claim, HostFileError, HostFiles, Opened};
-pub use images::Images;
+pub use images::{ImageFiles, Images};
 pub use instances::{InstanceWatch, Instances};
 pub use kernels::Kernels;
 pub use operations::{Operations, Watcher};

@@ -19,6 +19,7 @@ mod changed;
 mod directories;
 mod files;
 mod golden;
+mod identity;
 mod kinds;
 mod mounted;
 mod property;

@@ -9,13 +9,14 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use kiln_ext4::{Identity, Plan, Profile, Size};
+use kiln_ext4::{Identity, Plan, Profile, Size, set_uuid, uuid};
 use kiln_tree::InodeKind;
 use tempfile::TempDir;
 
 use crate::attributes::acl;
 use crate::compare::expected;
 use crate::fixture::{Attributes, Image, LayerBuilder, Stack, What, identity};
+use crate::identity::{OTHER, open};
 use crate::kinds::sample;
 use crate::tools::{e2fsck, run, run_ok, text};
 
@@ -104,6 +105,21 @@ fn torture() -> Stack {
     }
     layer.add("sparse", &What::Sparse(3 << 30, &[(5, 1), (700_000, 2)]));
     Stack::new(vec![layer.finish()])
+}
+
+#[test]
+fn the_kernel_takes_another_uuid() {
+    let image = sample().build(Profile::RwV1, Size::Bytes(400 << 20));
+    set_uuid(&open(&image.path), OTHER).expect("the UUID can be changed");
+
+    let Some(mount) = Mount::new(&image.path, "rw") else {
+        return;
+    };
+    fs::write(mount.path(b"written"), "new").expect("it can be written");
+    mount.unmount();
+
+    e2fsck(&image.path);
+    assert_eq!(uuid(&open(&image.path)).expect("it is ext4"), OTHER);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use crate::compare::{assert_holds, assert_read_by_ext4_view};
 use crate::fixture::{Attributes, LayerBuilder, Stack, What};
+use crate::identity::assert_only_superblocks_change;
 use crate::tools::e2fsck;
 
 /// What a test makes of a path; bodies are given by length and seed.
@@ -206,6 +207,20 @@ proptest! {
         let image = stack.build(profile, size);
 
         e2fsck(&image.path);
+        assert_holds(&image.path, &stack);
+    }
+
+    #[test]
+    fn any_image_gets_another_uuid(
+        layers in vec(vec(made(any::<i64>()), 0..20), 1..2),
+        size in size(),
+        profile in profile(),
+    ) {
+        let stack = stack(&layers);
+        let image = stack.build(profile, size);
+
+        assert_only_superblocks_change(&image.path);
+
         assert_holds(&image.path, &stack);
     }
 

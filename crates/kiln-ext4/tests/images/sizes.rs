@@ -4,6 +4,7 @@ use kiln_ext4::{PlanError, Profile, Size};
 
 use crate::compare::{assert_backups_match, assert_holds, assert_read_by_ext4_view};
 use crate::fixture::{Image, Stack, What};
+use crate::identity::assert_only_superblocks_change;
 use crate::kinds::sample;
 use crate::tools::{allocated_bytes, backups, e2fsck, e2fsck_backups};
 
@@ -71,6 +72,8 @@ fn an_image_without_an_unused_group_is_clean_from_every_backup() {
     let image = check(&stack, Profile::RwV1, Size::Bytes(3 * GROUP));
 
     assert_eq!(backups(&image.path).len(), 1);
+    e2fsck_backups(&image.path);
+    assert_only_superblocks_change(&image.path);
     e2fsck_backups(&image.path);
 }
 

@@ -210,6 +210,7 @@ fn add_image(tx: &WriteTransaction<'_>) -> Result<(), StoreError> {
         has_modules: false,
         kernel_name: None,
         image_config: None,
+        boot: None,
         created_at: now,
         created_by: own_uid(),
     };

@@ -16,8 +16,8 @@ use kiln_domain::access::Actor;
 use kiln_domain::{Architecture, ImageName, OperationState};
 use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_service::{
-    Board, BuildRootfs, Clock as _, Ext4Builder, FetchTree, GuestInitrds, HostFiles, Operations,
-    Pool, Pulls, Records, SystemClock, open_database, recover,
+    Board, BuildRootfs, Clock as _, Ext4Builder, FetchTree, GuestInitrds, HostFiles, ImageFiles,
+    Operations, Pool, Pulls, Records, SystemClock, open_database, recover,
 };
 use kiln_store::names::{self, NameHolder};
 use kiln_store::{Store, StoreOptions};
@@ -33,6 +33,7 @@ pub(crate) struct House {
     pub(crate) board: Arc<Board>,
     pub(crate) store: Store,
     images: PathBuf,
+    artifacts: Artifacts,
     folder: TempDir,
 }
 
@@ -97,13 +98,14 @@ impl House {
         };
         let bases = BaseInitrds::open(&folder.path().join("initrds"))?;
         let initrds = GuestInitrds::new(vec![folder.path().join("init")], bases);
+        let artifacts = Artifacts::open(&images)?;
         let pulls = Pulls::new(
             records,
             fetch,
             build,
             Catalogue::open(&folder.path().join("kernels"))?,
             initrds,
-            Artifacts::open(&images)?,
+            artifacts.clone(),
             Arc::new(HostFiles::default()),
         );
         let operations = Operations::new(store.clone(), board.clone());
@@ -113,6 +115,7 @@ impl House {
             board,
             store,
             images,
+            artifacts,
             folder,
         };
         for name in ["vmlinux", "init"] {
@@ -128,6 +131,15 @@ impl House {
 
     pub(crate) fn images(&self) -> &Path {
         &self.images
+    }
+
+    /// Returns what files of images are opened with.
+    pub(crate) fn image_files(&self) -> ImageFiles {
+        ImageFiles::new(
+            self.artifacts.clone(),
+            Arc::new(HostFiles::default()),
+            Pool::new("look", 2),
+        )
     }
 
     /// Returns what a call names a caller's file with.

@@ -40,6 +40,7 @@ fn images(house: &House) -> Images {
         house.images().to_owned(),
         Architecture::Amd64,
         30,
+        house.image_files(),
     )
 }
 

@@ -21,10 +21,10 @@ use crate::source::{self, oci};
 use crate::stage::{KERNEL, LIMIT, Stage, code, pull, text};
 
 /// Only root can become somebody else.
-const NEEDS: &[Need] = &[Need::Root];
+pub(crate) const NEEDS: &[Need] = &[Need::Root];
 
 /// The user without rights.
-const NOBODY: u32 = 65_534;
+pub(crate) const NOBODY: u32 = 65_534;
 
 /// Makes a stage whose sockets everybody may open.
 pub(crate) fn open_stage() -> Result<Stage> {
@@ -81,7 +81,7 @@ fn pass_announcing(stage: &Stage, announced: usize, files: &[BorrowedFd<'_>]) ->
 }
 
 /// Passes one descriptor and returns what a call names it with.
-fn pass(stage: &Stage, file: impl AsFd) -> Result<String> {
+pub(crate) fn pass(stage: &Stage, file: impl AsFd) -> Result<String> {
     let answer = pass_announcing(stage, 1, &[file.as_fd()])?;
     let handle = answer["handles"][0].as_str();
     let handle = handle.with_context(|| format!("no handle: {answer}"))?;

@@ -13,6 +13,7 @@ mod documents;
 mod input;
 mod lifetime;
 mod names;
+mod opening;
 mod operations;
 mod recovery;
 mod registries;
