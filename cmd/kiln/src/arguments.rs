@@ -11,7 +11,10 @@ use crate::output::Format;
 use crate::progress::Style;
 use crate::session::Session;
 use crate::time_span::TimeSpan;
-use crate::{daemon, doctor, event, image, kernel, operation, pull, reference, register, rpc};
+use crate::{
+    daemon, doctor, event, image, instance, kernel, logs, operation, pull, reference, register,
+    rpc, stop,
+};
 
 /// Turns OCI images into bootable microVM images and looks after them.
 ///
@@ -83,6 +86,15 @@ pub(crate) enum Command {
     Inspect(image::ShowArguments),
     /// Hide images and free their names
     Forget(image::ForgetArguments),
+    /// List machines that run images
+    Ps(instance::ListArguments),
+    /// Stop machines
+    Stop(stop::Arguments),
+    /// Print what a machine wrote to its console
+    Logs(logs::Arguments),
+    /// List, show and remove machines that run images
+    #[command(subcommand, alias = "instances")]
+    Instance(instance::Command),
     /// Import, list and remove kernels
     #[command(subcommand, alias = "kernels")]
     Kernel(kernel::Command),
@@ -123,6 +135,10 @@ impl Command {
             Self::Image(command) => command.run(session).await,
             Self::Inspect(arguments) => image::inspect(arguments, session).await,
             Self::Forget(arguments) => image::forget(arguments, session).await,
+            Self::Ps(arguments) => instance::list(arguments, session).await,
+            Self::Stop(arguments) => stop::run(arguments, session).await,
+            Self::Logs(arguments) => logs::run(arguments, session).await,
+            Self::Instance(command) => command.run(session).await,
             Self::Kernel(command) => command.run(session).await,
             Self::Operation(command) => command.run(session).await,
             Self::Events(arguments) | Self::Event(event::Command::List(arguments)) => {
@@ -144,7 +160,7 @@ impl Command {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
-    use kiln_api::{Method, daemon, event, image, kernel, operation};
+    use kiln_api::{Method, daemon, event, image, instance, kernel, operation};
 
     use super::*;
 
@@ -177,6 +193,12 @@ mod tests {
             image::Pull::NAME,
             image::Register::NAME,
             kernel::Check::NAME,
+            instance::Finish::NAME,
+            instance::Get::NAME,
+            instance::List::NAME,
+            instance::Register::NAME,
+            instance::Remove::NAME,
+            instance::Start::NAME,
             kernel::Get::NAME,
             kernel::GetDefault::NAME,
             kernel::SetDefault::NAME,
@@ -202,6 +224,13 @@ mod tests {
             "ls",
             "image ls",
             "image inspect",
+            "ps",
+            "stop",
+            "logs",
+            "instance ls",
+            "instance show",
+            "instance inspect",
+            "instance rm",
             "kernel ls",
             "kernel rm",
             "kernels ls",

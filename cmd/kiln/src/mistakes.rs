@@ -19,11 +19,7 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "to hide an image and free its name:",
         "kiln forget IMAGE",
     ),
-    (
-        &["list", "ps", "image-list"],
-        "to list images:",
-        "kiln images",
-    ),
+    (&["list", "image-list"], "to list images:", "kiln images"),
     (
         &["load", "import"],
         "to take an image from a file:",
@@ -55,12 +51,22 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "kiln pull REFERENCE --creds USER",
     ),
     (
-        &["log", "logs", "history", "audit"],
+        &["log", "console", "attach"],
+        "to see what a machine wrote:",
+        "kiln logs NAME",
+    ),
+    (
+        &["history", "audit"],
         "to see what happened:",
         "kiln events",
     ),
     (
-        &["wait", "cancel", "kill", "stop", "watch"],
+        &["kill", "down", "shutdown"],
+        "to stop a machine:",
+        "kiln stop NAME",
+    ),
+    (
+        &["wait", "cancel", "watch"],
         "long work is listed by:",
         "kiln op ls",
     ),

@@ -11,6 +11,7 @@ mod correctness;
 mod descriptors;
 mod documents;
 mod input;
+mod instances;
 mod lifetime;
 mod names;
 mod opening;
