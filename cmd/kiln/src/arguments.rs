@@ -12,8 +12,8 @@ use crate::progress::Style;
 use crate::session::Session;
 use crate::time_span::TimeSpan;
 use crate::{
-    daemon, doctor, event, image, instance, kernel, logs, operation, pull, reference, register,
-    rpc, stop,
+    checkout, daemon, doctor, event, image, instance, kernel, logs, operation, pull, reference,
+    register, rpc, stop,
 };
 
 /// Turns OCI images into bootable microVM images and looks after them.
@@ -84,6 +84,8 @@ pub(crate) enum Command {
     Image(image::Command),
     /// Print everything about images as JSON
     Inspect(image::ShowArguments),
+    /// Make a private, writable copy of an image's root filesystem in a file
+    Checkout(checkout::Arguments),
     /// Hide images and free their names
     Forget(image::ForgetArguments),
     /// List machines that run images
@@ -134,6 +136,7 @@ impl Command {
             Self::Images(arguments) => image::list(arguments, session).await,
             Self::Image(command) => command.run(session).await,
             Self::Inspect(arguments) => image::inspect(arguments, session).await,
+            Self::Checkout(arguments) => checkout::run(arguments, session).await,
             Self::Forget(arguments) => image::forget(arguments, session).await,
             Self::Ps(arguments) => instance::list(arguments, session).await,
             Self::Stop(arguments) => stop::run(arguments, session).await,
@@ -231,6 +234,8 @@ mod tests {
             "instance show",
             "instance inspect",
             "instance rm",
+            "checkout",
+            "image checkout",
             "kernel ls",
             "kernel rm",
             "kernels ls",

@@ -11,7 +11,7 @@ use crate::failure::CommandError;
 use crate::output::{self, Columns, Format};
 use crate::session::Session;
 use crate::text::{cell, or_dash, size, time};
-use crate::{image_open, pages, pull, register};
+use crate::{checkout, image_open, pages, pull, register};
 
 /// What there is to do with images.
 #[derive(Debug, Subcommand)]
@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Inspect(ShowArguments),
     /// Write a file of an image to standard output
     Open(image_open::Arguments),
+    /// Make a private, writable copy of an image's root filesystem in a file
+    Checkout(checkout::Arguments),
     /// Hide images and free their names
     Forget(ForgetArguments),
     /// Pull an OCI image and build a bootable image from it
@@ -81,6 +83,7 @@ impl Command {
             Self::Show(arguments) => show(arguments, session).await,
             Self::Inspect(arguments) => inspect(arguments, session).await,
             Self::Open(arguments) => image_open::run(arguments, session).await,
+            Self::Checkout(arguments) => checkout::run(arguments, session).await,
             Self::Forget(arguments) => forget(arguments, session).await,
             Self::Pull(arguments) => pull::run(arguments, session).await,
             Self::Register(arguments) => register::run(arguments, session).await,

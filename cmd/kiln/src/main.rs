@@ -4,6 +4,7 @@
 
 mod arguments;
 mod batch;
+mod checkout;
 mod colour;
 mod credentials;
 mod daemon;

@@ -84,6 +84,8 @@ codes! {
             "A descriptor handle is unknown, used, expired, or another user's.", "Pass the descriptor again; a handle serves once, for a minute.";
         TOO_LARGE = "file.too_large", Invalid, never,
             "A file is larger than its kind may be.", "Check that it is the file you mean.";
+        ALREADY_EXISTS = "file.already_exists", Conflict, never,
+            "There is something where a file is to be made.", "Choose another path, or replace a regular file with --force.";
     }
     /// Images and their names.
     image {
@@ -167,6 +169,8 @@ codes! {
             "Something in the image is beyond what ext4 can hold.", "Change what the message names.";
         NOT_EXT4 = "rootfs.not_ext4", Invalid, never,
             "The file to register is not a raw ext4 filesystem.", "Convert it to a raw ext4 image first.";
+        UUID_FIXED = "rootfs.uuid_fixed", Invalid, never,
+            "The root filesystem cannot be given another UUID as it stands.", "Keep the image's UUID, or check the copy with e2fsck and use `tune2fs -U`.";
     }
     /// Kernels.
     kernel {

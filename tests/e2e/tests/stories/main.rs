@@ -6,6 +6,7 @@
 
 mod archives;
 mod booting;
+mod checkout;
 mod command_line;
 mod correctness;
 mod descriptors;

@@ -48,7 +48,7 @@ fn ask(stage: &Stage, body: &Value) -> Result<(Value, Vec<File>)> {
 }
 
 /// Pulls an image whose root filesystem is read quickly.
-fn small(stage: &Stage, name: &str) -> Result<Value> {
+pub(crate) fn small(stage: &Stage, name: &str) -> Result<Value> {
     let layout = source::small(&stage.path("layout"))?;
     let mut params = pull(&oci(&layout, "1"), name);
     params["size_bytes"] = json!(16 << 20);
