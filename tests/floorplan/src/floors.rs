@@ -20,6 +20,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("kiln-layers", 2),
     ("kiln-registry", 2),
     ("kiln-store", 2),
+    ("kiln-vmm", 2),
     ("kiln-service", 3),
     ("kiln-client", 4),
     ("kiln-rpc", 4),
