@@ -23,6 +23,7 @@ mod pull;
 mod reference;
 mod register;
 mod rpc;
+mod run;
 mod session;
 mod surroundings;
 mod text;

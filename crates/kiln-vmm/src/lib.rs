@@ -24,6 +24,6 @@ pub use kernel_arguments::{Console, KernelWords, generic_kernel_arguments, kerne
 pub use machine::{Access, Disk, DiskSource, Machine, MachineError, Network};
 pub use machine::{CPUS_MAX, MEMORY_MAX_MIB, MEMORY_MIN_MIB};
 pub use monitor::{Accelerator, Architecture, Monitor, UnknownWord};
-pub use order::{Forward, ForwardError, NetworkChoice, RunOrder, Volume};
+pub use order::{Announcement, Forward, ForwardError, NetworkChoice, RunOrder, Volume};
 pub use probe::{KVM, Probe, ProbeError, Verdicts};
 pub use shell::shell_line;

@@ -65,6 +65,16 @@ impl fmt::Debug for RunOrder {
     }
 }
 
+/// How a run in the background begins: one line of JSON from the runner to the client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Announcement<I, F> {
+    /// The machine runs, as this instance.
+    Started(I),
+    /// It came to nothing, for this reason.
+    Failed(F),
+}
+
 /// The network that a caller chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -26,6 +26,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("kiln-rpc", 4),
     ("kiln", 5),
     ("kiln-init", 5),
+    ("kiln-runner", 5),
     ("kilnd", 5),
 ];
 
