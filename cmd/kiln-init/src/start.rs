@@ -48,7 +48,8 @@ pub(crate) fn run() -> ExitCode {
 /// Runs what the image has. An init of the image's own takes this process over, and never
 /// returns from here.
 fn run_image(boot: &Boot, leftovers: &mut Leftovers) -> Result<Outcome, Failure> {
-    modules::load(&boot.modules);
+    modules::load_base();
+    modules::load(boot.modules.iter().map(String::as_str));
     let mut mounted = root::mount(boot)?;
     leftovers.upper = mounted.upper.take();
     let learnt = network::set_up(&boot.network);

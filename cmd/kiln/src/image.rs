@@ -1,7 +1,9 @@
 //! `kiln image …`, `kiln images`, `kiln inspect` and `kiln forget`.
 
 use clap::{Args, Subcommand};
-use kiln_api::image::{Forget, ForgetParams, Forgotten, Get, GetParams, Image, List, ListParams};
+use kiln_api::image::{
+    Boot, BootChoice, Forget, ForgetParams, Forgotten, Get, GetParams, Image, List, ListParams,
+};
 use kiln_client::Client;
 
 use crate::batch::{self, Item};
@@ -212,6 +214,17 @@ fn forgotten_line(_: &str, forgotten: &Forgotten) -> String {
     )
 }
 
+/// Says how an image boots and why.
+fn boot(boot: &Boot) -> String {
+    let mode = match (boot.mode, &boot.init_path) {
+        (BootChoice::Init, Some(path)) => format!("its init {}", cell(path)),
+        (BootChoice::Init, None) => "its init".to_owned(),
+        (BootChoice::Entrypoint | BootChoice::Auto, _) => "its entrypoint".to_owned(),
+        (BootChoice::None, _) => "without Kiln's init".to_owned(),
+    };
+    format!("{mode}: {}", cell(&boot.reason))
+}
+
 fn lines(image: &Image) -> String {
     let rootfs = &image.rootfs;
     let kernel = &image.kernel;
@@ -244,6 +257,10 @@ fn lines(image: &Image) -> String {
         ("kernel", cell(&kernel.path)),
         ("kernel name", or_dash(kernel.name.as_deref())),
         ("initrd", or_dash(kernel.initrd_path.as_deref())),
+        (
+            "boot",
+            image.boot.as_ref().map_or_else(|| "-".to_owned(), boot),
+        ),
         ("modules", or_dash(kernel.modules_path.as_deref())),
         (
             "owner",

@@ -1,9 +1,14 @@
 //! `kiln kernel …`: the kernel catalogue.
 
+mod check;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use kiln_api::kernel::{Get, Import, ImportParams, Kernel, KernelParams, List, ListParams, Remove};
+use kiln_api::kernel::{
+    Default, Get, GetDefault, Import, ImportParams, Kernel, KernelParams, List, ListParams, Remove,
+    SetDefault, SetDefaultParams,
+};
 use kiln_domain::KernelName;
 
 use crate::batch::{self, Item};
@@ -27,6 +32,16 @@ pub(crate) enum Command {
     /// Remove kernels from the catalogue; images keep their copies
     #[command(visible_alias = "rm")]
     Remove(RemoveArguments),
+    /// Tell which monitors boot a kernel, and why or why not
+    Check(check::Arguments),
+    /// Tell which kernel is used where none is named, or choose it
+    Default(DefaultArguments),
+    /// Choose the default kernel
+    #[command(name = "set_default", hide = true)]
+    SetDefault(DefaultArguments),
+    /// Tell the default kernel
+    #[command(name = "get_default", hide = true)]
+    GetDefault,
 }
 
 /// What to import.
@@ -46,6 +61,20 @@ pub(crate) struct ImportArguments {
     /// Debian kernel package, in place of --kernel and --modules
     #[arg(long, value_name = "FILE")]
     deb: Option<PathBuf>,
+    /// Use it from now on where no kernel is named
+    #[arg(long)]
+    default: bool,
+}
+
+/// Which kernel is to be the default.
+#[derive(Debug, Args)]
+pub(crate) struct DefaultArguments {
+    /// Name in the catalogue; without one the default is told
+    #[arg(conflicts_with = "none")]
+    name: Option<KernelName>,
+    /// Have no default any more
+    #[arg(long)]
+    none: bool,
 }
 
 /// Which kernel to show.
@@ -71,6 +100,17 @@ impl Command {
             Self::List => list(session).await,
             Self::Show(arguments) => show(arguments, session).await,
             Self::Remove(arguments) => remove(arguments, session).await,
+            Self::Check(arguments) => check::run(arguments, session).await,
+            Self::Default(arguments) | Self::SetDefault(arguments) => {
+                default(arguments, session).await
+            }
+            Self::GetDefault => {
+                let arguments = DefaultArguments {
+                    name: None,
+                    none: false,
+                };
+                default(arguments, session).await
+            }
         }
     }
 }
@@ -97,8 +137,44 @@ async fn import(arguments: ImportArguments, session: &Session) -> Result<(), Com
         deb_path,
     };
     let imported = session.call::<Import>(&client, &params).await;
-    let kernel = imported.map_err(|error| passed.explain(error))?;
+    let mut kernel = imported.map_err(|error| passed.explain(error))?;
+    if arguments.default {
+        let params = SetDefaultParams {
+            name: Some(kernel.name.clone()),
+        };
+        let chosen = session.call::<SetDefault>(&client, &params).await?;
+        kernel = chosen.kernel.unwrap_or(kernel);
+    }
     session.output().one(&kernel, kernel.name.as_str(), lines)
+}
+
+async fn default(arguments: DefaultArguments, session: &Session) -> Result<(), CommandError> {
+    let client = session.connect().await?;
+    let is_change = arguments.name.is_some() || arguments.none;
+    let told = if is_change {
+        let params = SetDefaultParams {
+            name: arguments.name,
+        };
+        session.call::<SetDefault>(&client, &params).await?
+    } else {
+        let params = ListParams::default();
+        session.call::<GetDefault>(&client, &params).await?
+    };
+    let name = told.kernel.as_ref().map(|kernel| kernel.name.to_string());
+    session
+        .output()
+        .one(&told, name.as_deref().unwrap_or_default(), default_line)
+}
+
+fn default_line(told: &Default) -> String {
+    match &told.kernel {
+        Some(kernel) => format!(
+            "{} is the default kernel ({})\n",
+            cell(kernel.name.as_str()),
+            or_dash(kernel.version.as_deref())
+        ),
+        None => "no kernel is the default; choose one:  kiln kernel default NAME\n".to_owned(),
+    }
 }
 
 async fn list(session: &Session) -> Result<(), CommandError> {
@@ -110,7 +186,8 @@ async fn list(session: &Session) -> Result<(), CommandError> {
         &kernels.items,
         &Columns {
             header: &[
-                "NAME", "VERSION", "ARCH", "FORMAT", "SIZE", "INITRD", "MODULES", "IMPORTED",
+                "NAME", "DEFAULT", "VERSION", "ARCH", "FORMAT", "SIZE", "INITRD", "MODULES",
+                "IMPORTED",
             ],
             row: &row,
             name: &|kernel: &Kernel| kernel.name.to_string(),
@@ -122,6 +199,7 @@ fn row(kernel: &Kernel) -> Vec<String> {
     let yes_or_no = |path: &Option<String>| if path.is_some() { "yes" } else { "no" }.to_owned();
     vec![
         cell(kernel.name.as_str()),
+        if kernel.is_default { "yes" } else { "" }.to_owned(),
         or_dash(kernel.version.as_deref()),
         cell(&kernel.architecture),
         cell(&kernel.format),
@@ -170,6 +248,10 @@ fn lines(kernel: &Kernel) -> String {
         ("elf", or_dash(kernel.elf_path.as_deref())),
         ("initrd", or_dash(kernel.initrd_path.as_deref())),
         ("modules", or_dash(kernel.modules_path.as_deref())),
+        (
+            "default",
+            if kernel.is_default { "yes" } else { "no" }.to_owned(),
+        ),
         ("owner", format!("uid {}", kernel.owner_uid)),
         ("imported", time(&kernel.created_at)),
     ])

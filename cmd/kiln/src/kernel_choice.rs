@@ -4,8 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use kiln_api::HostFile;
+use kiln_api::image::BootChoice;
 use kiln_client::{ClientError, Directory, HostFiles};
 use kiln_domain::KernelName;
 
@@ -14,7 +15,7 @@ use crate::failure::CommandError;
 /// The flags.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct KernelArguments {
-    /// Kernel of the catalogue to boot with
+    /// Kernel of the catalogue to boot with; the default one when no kernel is named
     #[arg(long, value_name = "NAME")]
     pub(crate) kernel: Option<KernelName>,
     /// Kernel file to boot with, in place of --kernel
@@ -26,6 +27,33 @@ pub(crate) struct KernelArguments {
     /// Directory of modules to go with --kernel-path
     #[arg(long, value_name = "DIR")]
     pub(crate) modules_dir: Option<PathBuf>,
+    /// Whose program a guest runs
+    #[arg(long, value_enum, default_value_t = Boot::Auto)]
+    pub(crate) boot: Boot,
+}
+
+/// Whose program a guest runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Boot {
+    /// As the image's config suggests: its init where its command is one, else its entrypoint
+    Auto,
+    /// The image's entrypoint, under Kiln's init
+    Entrypoint,
+    /// The image's own init
+    Init,
+    /// Nothing of Kiln's: no initrd is made
+    None,
+}
+
+impl From<Boot> for BootChoice {
+    fn from(boot: Boot) -> Self {
+        match boot {
+            Boot::Auto => Self::Auto,
+            Boot::Entrypoint => Self::Entrypoint,
+            Boot::Init => Self::Init,
+            Boot::None => Self::None,
+        }
+    }
 }
 
 /// The files as a call names them.
@@ -87,7 +115,26 @@ impl PassedKernel {
     }
 }
 
+/// The word by which the daemon's default kernel is meant.
+#[expect(
+    clippy::expect_used,
+    reason = "the word follows the grammar of kernel names"
+)]
+fn default_kernel() -> KernelName {
+    "default".parse().expect("a kernel name")
+}
+
 impl KernelArguments {
+    /// Returns the kernel of the catalogue to name: the one that was, else the default, unless
+    /// files were named.
+    pub(crate) fn kernel_ref(&self) -> Option<KernelName> {
+        let files = [&self.kernel_path, &self.initrd_path, &self.modules_dir];
+        if self.kernel.is_none() && files.iter().all(|file| file.is_none()) {
+            return Some(default_kernel());
+        }
+        self.kernel.clone()
+    }
+
     /// Passes the files that are named.
     pub(crate) async fn pass(&self, files: &HostFiles) -> Result<PassedKernel, ClientError> {
         PassedKernel::pass(

@@ -59,10 +59,11 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
     let params = PullParams {
         reference: source.reference,
         name: arguments.name,
-        kernel_ref: arguments.kernel.kernel,
+        kernel_ref: arguments.kernel.kernel_ref(),
         kernel_path: kernel.kernel.clone(),
         initrd_path: kernel.initrd.clone(),
         modules_dir: kernel.modules_file(),
+        boot: arguments.kernel.boot.into(),
         size_bytes: arguments.size.map(|size| size.0),
         platform: arguments.platform,
         credentials,

@@ -38,10 +38,11 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
     let params = RegisterParams {
         name: arguments.name,
         rootfs_path,
-        kernel_ref: arguments.kernel.kernel,
+        kernel_ref: arguments.kernel.kernel_ref(),
         kernel_path: kernel.kernel.clone(),
         initrd_path: kernel.initrd.clone(),
         modules_dir: kernel.modules_file(),
+        boot: arguments.kernel.boot.into(),
         architecture: arguments.architecture,
         detach: true,
     };

@@ -23,6 +23,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 
+    /// The program that is process 1 of guests, in place of the kiln-init that is installed with
+    /// this daemon: one static file.
+    #[arg(long, value_name = "FILE", env = "KILN_GUEST_INIT")]
+    pub(crate) guest_init: Option<PathBuf>,
+
     /// How much to log: error, warn, info, debug, trace, or a filter such as `kiln_rpc=debug`.
     #[arg(long, value_name = "FILTER", env = "KILN_LOG")]
     pub(crate) log: Option<String>,

@@ -51,6 +51,8 @@ pub(crate) struct Config {
     /// What the CA files hold, read once at start.
     pub(crate) ca_pem: Vec<Vec<u8>>,
     pub(crate) retention_days: Valued<u32>,
+    /// Files in which the init of guests may be; the first that fits wins.
+    pub(crate) guest_init: Valued<Vec<PathBuf>>,
     pub(crate) snapshot_interval_seconds: Valued<u64>,
     pub(crate) snapshot_events: Valued<u32>,
     pub(crate) log_level: Valued<String>,
@@ -81,6 +83,7 @@ struct File {
     limits: LimitsTable,
     registry: RegistryTable,
     images: ImagesTable,
+    guest: GuestTable,
     database: DatabaseTable,
     log: LogTable,
 }
@@ -118,6 +121,12 @@ struct ImagesTable {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+struct GuestTable {
+    init: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct DatabaseTable {
     snapshot_interval_seconds: Option<u64>,
     snapshot_events: Option<u32>,
@@ -136,6 +145,7 @@ pub(crate) struct Given {
     pub(crate) root: Option<PathBuf>,
     pub(crate) file: Option<PathBuf>,
     pub(crate) socket: Option<PathBuf>,
+    pub(crate) guest_init: Option<PathBuf>,
     pub(crate) log_level: Option<String>,
 }
 
@@ -188,6 +198,10 @@ impl Config {
                 .set(Some(SocketAccess::Owner), "--root");
         }
         config.socket.set(given.socket.clone(), "--socket");
+        let init = given.guest_init.clone().map(|path| vec![path]);
+        config
+            .guest_init
+            .set(init, "--guest-init or KILN_GUEST_INIT");
         config
             .log_level
             .set(given.log_level.clone(), "--log or KILN_LOG");
@@ -214,6 +228,7 @@ impl Config {
             ca_files: Valued::default(Vec::new()),
             ca_pem: Vec::new(),
             retention_days: Valued::default(30),
+            guest_init: Valued::default(places.guest_init),
             snapshot_interval_seconds: Valued::default(86_400),
             snapshot_events: Valued::default(1_000),
             log_level: Valued::default("info".to_owned()),
@@ -248,6 +263,8 @@ impl Config {
             .set(file.registry.insecure, &origin);
         self.ca_files.set(file.registry.ca_files, &origin);
         self.retention_days.set(file.images.retention_days, &origin);
+        let init = file.guest.init.map(|path| vec![path]);
+        self.guest_init.set(init, &origin);
         self.snapshot_interval_seconds
             .set(file.database.snapshot_interval_seconds, &origin);
         self.snapshot_events
@@ -295,10 +312,10 @@ impl Config {
             ("daemon.socket", &self.socket),
         ];
         for (key, valued) in paths {
-            if !valued.value.is_absolute() {
-                let (origin, path) = (valued.origin.clone(), valued.value.clone());
-                return Err(ConfigError::Relative { key, origin, path });
-            }
+            absolute(key, valued, &valued.value)?;
+        }
+        for path in &self.guest_init.value {
+            absolute("guest.init", &self.guest_init, path)?;
         }
         Ok(())
     }
@@ -358,6 +375,14 @@ impl Config {
                 &self.retention_days,
                 u32::to_string,
             ),
+            row("guest.init", &self.guest_init, |paths| {
+                list(
+                    paths
+                        .iter()
+                        .map(|path| path.display().to_string())
+                        .collect(),
+                )
+            }),
             row(
                 "database.snapshot_interval_seconds",
                 &self.snapshot_interval_seconds,
@@ -374,6 +399,15 @@ impl Config {
             }),
         ]
     }
+}
+
+/// Refuses a path that depends on where the daemon was started.
+fn absolute<T>(key: &'static str, valued: &Valued<T>, path: &Path) -> Result<(), ConfigError> {
+    if path.is_absolute() {
+        return Ok(());
+    }
+    let (origin, path) = (valued.origin.clone(), path.to_owned());
+    Err(ConfigError::Relative { key, origin, path })
 }
 
 /// Refuses a count below 1 or above `most`; `range` says so in words.
@@ -445,6 +479,7 @@ mod tests {
             "[database]\nsnapshot_interval_seconds = 0\n",
             "[database]\nsnapshot_events = 0\n",
             "[daemon]\nsocket = \"relative.sock\"\n",
+            "[guest]\ninit = \"kiln-init\"\n",
             "[daemon]\nsocket_access = \"everybody\"\n",
             "not toml",
         ];
@@ -459,7 +494,7 @@ mod tests {
 
         let shown = config.settings();
 
-        assert_eq!(shown.len(), 15);
+        assert_eq!(shown.len(), 16);
         assert!(shown.iter().all(|setting| setting.origin == "default"));
     }
 

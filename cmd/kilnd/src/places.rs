@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// Name of the program that is process 1 of guests.
+const GUEST_INIT: &str = "kiln-init";
+
 /// Directories and the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Places {
@@ -9,6 +12,8 @@ pub(crate) struct Places {
     pub(crate) cache: PathBuf,
     pub(crate) socket: PathBuf,
     pub(crate) is_system: bool,
+    /// Where the init of guests may be.
+    pub(crate) guest_init: Vec<PathBuf>,
 }
 
 /// What of the environment decides a user's places (XDG base directory specification 0.8).
@@ -28,7 +33,21 @@ impl Places {
             cache: root.join("cache"),
             socket: root.join("kiln.sock"),
             is_system: false,
+            guest_init: Vec::new(),
         }
+    }
+
+    /// Adds the places in which a program beside this one may be installed: its own folder, and
+    /// those that packages use.
+    pub(crate) fn with_programs(mut self, own: &Path) -> Self {
+        let folder = own.parent().unwrap_or(Path::new("/"));
+        let prefix = folder.parent().unwrap_or(Path::new("/"));
+        self.guest_init = vec![
+            folder.join(GUEST_INIT),
+            prefix.join("libexec/kiln").join(GUEST_INIT),
+            prefix.join("lib/kiln").join(GUEST_INIT),
+        ];
+        self
     }
 
     /// Chooses the system's places for root, and a user's own for others.
@@ -41,6 +60,7 @@ impl Places {
                 cache: "/var/cache/kiln".into(),
                 socket: "/run/kiln/kiln.sock".into(),
                 is_system: true,
+                guest_init: Vec::new(),
             });
         }
         let below_home = |rest: &str| environment.home.as_ref().map(|home| home.join(rest));
@@ -62,6 +82,7 @@ impl Places {
             cache: cache.join("kiln"),
             socket: runtime.join("kiln/kiln.sock"),
             is_system: false,
+            guest_init: Vec::new(),
         })
     }
 }
@@ -83,6 +104,18 @@ mod tests {
         assert_eq!(places.state, Path::new("/home/ann/.local/share/kiln"));
         assert_eq!(places.cache, Path::new("/home/ann/.cache/kiln"));
         assert_eq!(places.socket, Path::new("/run/user/1000/kiln/kiln.sock"));
+    }
+
+    #[test]
+    fn the_init_of_guests_is_looked_for_beside_the_daemon_and_where_packages_put_it() {
+        let places = Places::below(Path::new("/r")).with_programs(Path::new("/usr/sbin/kilnd"));
+
+        let want = [
+            "/usr/sbin/kiln-init",
+            "/usr/libexec/kiln/kiln-init",
+            "/usr/lib/kiln/kiln-init",
+        ];
+        assert_eq!(places.guest_init, want.map(PathBuf::from));
     }
 
     #[test]

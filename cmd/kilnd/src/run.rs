@@ -78,6 +78,7 @@ fn load(arguments: &Arguments) -> Result<Config> {
         root: arguments.root.as_deref().map(absolute).transpose()?,
         file: arguments.config.clone(),
         socket: arguments.socket.as_deref().map(absolute).transpose()?,
+        guest_init: arguments.guest_init.as_deref().map(absolute).transpose()?,
         log_level: arguments.log.clone(),
     };
     let cores = available_parallelism().map_or(1, usize::from);
@@ -85,7 +86,8 @@ fn load(arguments: &Arguments) -> Result<Config> {
         Some(root) => Places::below(root),
         None => user_places()?,
     };
-    Ok(Config::load(&given, places, cores)?)
+    let own = env::current_exe().context("cannot tell where this program is")?;
+    Ok(Config::load(&given, places.with_programs(&own), cores)?)
 }
 
 fn user_places() -> Result<Places> {

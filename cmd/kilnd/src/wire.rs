@@ -13,12 +13,12 @@ use kiln_api::daemon::{Places, Recovered};
 use kiln_artifacts::Artifacts;
 use kiln_cache::Cache;
 use kiln_domain::Architecture;
-use kiln_kernel::Catalogue;
+use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Limits, Server, bind};
 use kiln_service::{
-    Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, HostFiles, Identity, Images, Kernels,
-    Operations, Pool, Pulls, Records, RootfsDigests, SnapshotSchedule, Snapshots, SystemClock,
-    open_database, recover,
+    Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles, Identity,
+    Images, Kernels, Operations, Pool, Pulls, Records, RootfsDigests, SnapshotSchedule, Snapshots,
+    SystemClock, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use rustix::fs::FlockOperation;
@@ -108,6 +108,7 @@ struct Opened {
     artifacts: Artifacts,
     catalogue: Catalogue,
     cache: Cache,
+    bases: BaseInitrds,
 }
 
 fn open(config: &Config) -> Result<Opened> {
@@ -122,7 +123,15 @@ fn open(config: &Config) -> Result<Opened> {
         artifacts,
         catalogue: Catalogue::open(&state.join("kernels")).context("cannot open the kernels")?,
         cache: Cache::open(&config.cache_dir.value).context("cannot open the cache")?,
+        bases: open_bases(&config.cache_dir.value.join("initrds"))?,
     })
+}
+
+/// Opens the stock of base initrds, without what a crash left in it.
+fn open_bases(folder: &Path) -> Result<BaseInitrds> {
+    let bases = BaseInitrds::open(folder).context("cannot open the base initrds")?;
+    bases.sweep().context("cannot sweep the base initrds")?;
+    Ok(bases)
 }
 
 fn desks(
@@ -138,9 +147,11 @@ fn desks(
         artifacts,
         catalogue,
         cache,
+        bases,
     } = opened;
     let state = &config.state_dir.value;
-    let (images, kernels) = (state.join("images"), state.join("kernels"));
+    let images = state.join("images");
+    let initrds = GuestInitrds::new(config.guest_init.value.clone(), bases);
     let architecture = host_architecture();
     let build_pool = Pool::new("build", config.build_threads.value);
     let fetcher = Fetcher::new(
@@ -174,6 +185,7 @@ fn desks(
             Arc::new(fetcher),
             Arc::new(Ext4Builder),
             catalogue.clone(),
+            initrds.clone(),
             artifacts,
             host_files.clone(),
         )),
@@ -188,7 +200,7 @@ fn desks(
             store.clone(),
             clock,
             catalogue,
-            kernels,
+            initrds,
             host_files.clone(),
             build_pool,
         )),

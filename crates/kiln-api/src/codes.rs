@@ -182,10 +182,23 @@ codes! {
             "The name does not follow the grammar of kernel names.", "Use lower-case letters, digits and single separators.";
         UNRECOGNISED = "kernel.unrecognised", Invalid, never,
             "The file is not a kernel of a format Kiln knows, is damaged, or is for another architecture than the image.", "Use an ELF vmlinux, a bzImage or an arm64 Image for the image's architecture.";
+        CANNOT_BOOT = "kernel.cannot_boot", Invalid, never,
+            "The kernel is known not to reach a root filesystem, or takes no initrd.", "Ask `kiln kernel check` what it lacks, name another kernel, or make the image with --boot none.";
+        NO_DEFAULT = "kernel.no_default", NotFound, never,
+            "No kernel was named, and none is the default.", "Name one with --kernel, or choose a default with `kiln kernel default`.";
         BROKEN_PACKAGE = "kernel.broken_package", Invalid, never,
             "The file is not a Debian kernel package.", "Use a linux-image-*.deb file.";
         BROKEN_MODULES = "kernel.broken_modules", Invalid, never,
             "The modules directory holds something that cannot be staged.", "Name the directory below lib/modules of the kernel's version.";
+    }
+    /// How an image boots.
+    boot {
+        NOTHING_TO_RUN = "boot.nothing_to_run", Invalid, never,
+            "The image has neither an entrypoint nor a command.", "Boot its own init with --boot init, or make the image with --boot none.";
+        INVALID_CONFIG = "boot.invalid_config", Invalid, never,
+            "The image's config says something about its program that cannot be.", "Build the image again, or make it with --boot none.";
+        NO_INIT = "boot.no_init", Unavailable, later,
+            "Kiln's own init for guests of that architecture is not installed.", "Install kiln-init beside kilnd, or name it in the configuration (guest.init).";
     }
     /// Machines that run images.
     instance {

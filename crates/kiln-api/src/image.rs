@@ -39,6 +39,8 @@ method! {
         codes::layer::BROKEN_COMPRESSION, codes::layer::MALFORMED, codes::layer::LIMIT_EXCEEDED,
         codes::layer::DIFF_ID_MISMATCH, codes::layer::CANNOT_BE_APPLIED,
         codes::rootfs::TOO_SMALL, codes::rootfs::CANNOT_HOLD,
+        codes::boot::NOTHING_TO_RUN, codes::boot::INVALID_CONFIG, codes::boot::NO_INIT,
+        codes::kernel::NO_DEFAULT, codes::kernel::CANNOT_BOOT,
         codes::operation::CANCELLED, codes::storage::FULL, codes::storage::FAILED,
         codes::daemon::BUSY, codes::daemon::STOPPING,
     ]
@@ -54,6 +56,8 @@ method! {
         codes::kernel::REQUIRED, codes::kernel::CHOICE_CONFLICT, codes::kernel::NOT_FOUND,
         codes::kernel::UNRECOGNISED, codes::kernel::BROKEN_MODULES,
         codes::source::INVALID_PLATFORM,
+        codes::boot::NOTHING_TO_RUN, codes::boot::NO_INIT,
+        codes::kernel::NO_DEFAULT, codes::kernel::CANNOT_BOOT,
         codes::file::NOT_FOUND, codes::file::WRONG_KIND, codes::file::UNREADABLE,
         codes::file::PATH_NOT_ALLOWED, codes::file::HANDLE_UNKNOWN, codes::file::TOO_LARGE,
         codes::operation::CANCELLED, codes::storage::FULL, codes::storage::FAILED,
@@ -95,7 +99,8 @@ pub struct PullParams {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub name: Option<ImageName>,
-    /// A kernel of the catalogue to boot with.
+    /// A kernel of the catalogue to boot with; `default` is the one that was chosen for calls that
+    /// name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub kernel_ref: Option<KernelName>,
@@ -108,6 +113,9 @@ pub struct PullParams {
     /// A modules directory to go with `kernel_path`: a path, or a pipe that gives it as tar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modules_dir: Option<HostFile>,
+    /// How it boots; as its config suggests when left out.
+    #[serde(default, skip_serializing_if = "BootChoice::is_auto")]
+    pub boot: BootChoice,
     /// The size of the root filesystem; the larger of 1.25 times the content and 1 GiB when left
     /// out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -136,7 +144,8 @@ pub struct RegisterParams {
     pub name: ImageName,
     /// The root filesystem: a raw ext4 image.
     pub rootfs_path: HostFile,
-    /// A kernel of the catalogue to boot with.
+    /// A kernel of the catalogue to boot with; `default` is the one that was chosen for calls that
+    /// name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub kernel_ref: Option<KernelName>,
@@ -149,12 +158,54 @@ pub struct RegisterParams {
     /// A modules directory to go with `kernel_path`: a path, or a pipe that gives it as tar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modules_dir: Option<HostFile>,
+    /// How it boots; as its config suggests when left out.
+    #[serde(default, skip_serializing_if = "BootChoice::is_auto")]
+    pub boot: BootChoice,
     /// What it runs on; the host's architecture when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
     /// Answer with the operation at once and go on in the background.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub detach: bool,
+}
+
+/// Whose program a guest runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BootChoice {
+    /// As the image's config suggests: its init where its command is one, else its entrypoint.
+    #[default]
+    Auto,
+    /// The image's entrypoint, under Kiln's init.
+    Entrypoint,
+    /// The image's own init, after Kiln's has mounted its root.
+    Init,
+    /// Nothing of Kiln's: no initrd is made, and the kernel starts what the image has.
+    None,
+}
+
+impl BootChoice {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde asks with a reference"
+    )]
+    fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+}
+
+/// How a version boots, and why. It is decided when the version is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Boot {
+    /// What was asked for.
+    pub choice: BootChoice,
+    /// What it came to; never `auto`. With `none` the initrd, if there is one, is the caller's.
+    pub mode: BootChoice,
+    /// The image's own init, where it is started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_path: Option<String>,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// A user name and a password or token for a registry.
@@ -281,6 +332,9 @@ pub struct Image {
     pub rootfs: Rootfs,
     /// The kernel.
     pub kernel: ImageKernel,
+    /// How it boots, and why; absent for a version that an older Kiln made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Boot>,
     /// Where it came from.
     pub source: Source,
     /// The version shown.

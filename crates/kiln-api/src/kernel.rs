@@ -42,6 +42,27 @@ method! {
     (KernelParams) -> Kernel, [codes::kernel::NOT_FOUND, codes::request::DENIED]
 }
 
+method! {
+    /// See [`SetDefaultParams`].
+    SetDefault = "kernel.set_default",
+    "Chooses the kernel that calls mean by `default`, or none.",
+    (SetDefaultParams) -> Default, [codes::kernel::NOT_FOUND, codes::request::DENIED]
+}
+
+method! {
+    /// See [`Default`].
+    GetDefault = "kernel.get_default",
+    "Tells which kernel calls mean by `default`.",
+    (ListParams) -> Default, []
+}
+
+method! {
+    /// See [`Checked`].
+    Check = "kernel.check",
+    "Tells which virtual machine monitors boot a kernel, and why or why not.",
+    (KernelParams) -> Checked, [codes::kernel::NOT_FOUND, codes::kernel::BROKEN_MODULES]
+}
+
 /// What to import. Either `kernel_path` or `deb_path`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -75,6 +96,70 @@ pub struct KernelParams {
     /// Its name in the catalogue.
     #[schemars(with = "String")]
     pub name: KernelName,
+}
+
+/// Which kernel is to be the default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetDefaultParams {
+    /// Its name in the catalogue; null for none.
+    #[schemars(with = "Option<String>")]
+    pub name: Option<KernelName>,
+}
+
+/// The kernel that is the default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Default {
+    /// The kernel, where one was chosen.
+    pub kernel: Option<Kernel>,
+}
+
+/// What is known about booting a kernel. Nothing was started to find it out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Checked {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Where its options were read: `file`, `embedded` or `none`.
+    pub configuration: String,
+    /// One for each monitor.
+    pub verdicts: Vec<Verdict>,
+    /// Drivers that guests want, and where this kernel has them.
+    pub drivers: Vec<Driver>,
+}
+
+/// Whether a monitor boots a kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Verdict {
+    /// `qemu-microvm`, `qemu-q35`, `firecracker` or `cloud-hypervisor`.
+    pub monitor: String,
+    /// `yes`; `with_initrd`, which Kiln makes; `no`; or `unknown`.
+    pub boots: String,
+    /// Why, and what else to know; what decides comes first.
+    pub reasons: Vec<Reason>,
+    /// Modules that the initrd must have, without those they need.
+    pub modules: Vec<String>,
+}
+
+/// One thing to know about a kernel and a monitor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Reason {
+    /// `blocks`, `unknown`, `needs_module` or `note`.
+    pub weight: String,
+    /// What it is.
+    pub text: String,
+}
+
+/// A driver that guests want.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Driver {
+    /// Its module.
+    pub module: String,
+    /// The option that builds it, without `CONFIG_`.
+    pub option: String,
+    /// `built_in`, `module`, `missing` or `unknown`.
+    pub place: String,
+    /// What happens without it.
+    pub without: String,
 }
 
 /// The kernels of the catalogue.
@@ -112,6 +197,8 @@ pub struct Kernel {
     /// The modules directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modules_path: Option<String>,
+    /// Whether it is what calls mean by `default`.
+    pub is_default: bool,
     /// Who imported it.
     pub owner_uid: u32,
     /// When it was imported.

@@ -84,7 +84,8 @@ pub struct Boot {
     /// How the machine ends.
     #[serde(default)]
     pub end: End,
-    /// Kernel modules in load order, as paths in the initrd.
+    /// Kernel modules in load order, as paths in the initrd, besides those of its base
+    /// ([`crate::MODULES_FILE`]), which come first.
     #[serde(default)]
     pub modules: Vec<String>,
 }

@@ -43,6 +43,10 @@ pub const BOOT_FILE: &str = "/kiln/boot.json";
 /// The document of one instance; it may be missing.
 pub const INSTANCE_FILE: &str = "/kiln/instance.json";
 
+/// The kernel modules that the base of the initrd brings along: one absolute path a line, in load
+/// order. It may be missing.
+pub const MODULES_FILE: &str = "/kiln/modules.order";
+
 /// The vsock port on the host to which the end of the program is reported, unless another is
 /// given.
 pub const DEFAULT_REPORT_PORT: u32 = 1024;

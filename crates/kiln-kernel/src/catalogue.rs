@@ -167,6 +167,11 @@ impl Catalogue {
         })
     }
 
+    /// Returns where the kernels are.
+    pub fn path(&self) -> &Path {
+        self.kernels.path()
+    }
+
     /// Takes a kernel in under a new name. It must be one that [`inspect`] understands.
     ///
     /// Returns once everything is on the disk. On failure nothing is left behind.

@@ -146,6 +146,18 @@ impl Monitor {
     }
 }
 
+impl Monitor {
+    /// Returns its name for programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::QemuMicrovm => "qemu-microvm",
+            Self::QemuQ35 => "qemu-q35",
+            Self::Firecracker => "firecracker",
+            Self::CloudHypervisor => "cloud-hypervisor",
+        }
+    }
+}
+
 impl fmt::Display for Monitor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

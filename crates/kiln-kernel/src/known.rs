@@ -1,25 +1,47 @@
-//! What a kernel of the catalogue tells about itself beyond its record: options and modules.
+//! What a kernel tells about itself beyond its record: options and modules.
 //!
 //! It is read from the kernel's files when somebody asks. The record and the verdicts are not here.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use kiln_files::{Directory, FileError, at};
 
 use crate::catalogue::Kernel;
 use crate::config::{ConfigError, KernelConfig};
+use crate::facts::KernelFacts;
 use crate::load_order::ModuleHost;
 use crate::module_tree::{ModuleTree, ModuleTreeError};
 use crate::name::{CONFIG, KERNEL, MODULES};
 
-/// Why a kernel of the catalogue did not tell.
+/// A kernel that lies in a directory under the names of the catalogue, with what belongs to it.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelFolder<'a> {
+    /// The directory.
+    pub path: &'a Path,
+    /// What the file `kernel` is.
+    pub facts: &'a KernelFacts,
+    /// Whether its modules lie beside it.
+    pub modules: Beside,
+}
+
+/// Whether something lies beside a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// It does.
+    There,
+    /// It does not.
+    Missing,
+}
+
+/// Why a kernel did not tell.
 #[derive(Debug, thiserror::Error)]
 pub enum KnownError {
     /// Its configuration is damaged.
-    #[error("the configuration of the kernel {name} is not understood")]
+    #[error("the configuration in {} is not understood", path.display())]
     Config {
-        /// The kernel.
-        name: String,
+        /// The directory.
+        path: PathBuf,
         /// Why not.
         source: ConfigError,
     },
@@ -32,12 +54,26 @@ pub enum KnownError {
 }
 
 impl Kernel {
+    /// Returns where it lies, to be asked for more than its record says.
+    pub fn folder(&self) -> KernelFolder<'_> {
+        KernelFolder {
+            path: &self.directory,
+            facts: &self.facts,
+            modules: match self.modules {
+                Some(_) => Beside::There,
+                None => Beside::Missing,
+            },
+        }
+    }
+}
+
+impl<'a> KernelFolder<'a> {
     /// Reads the configuration: the file that came with the kernel, or what is embedded in it.
     /// `None` when there is neither.
     pub fn read_config(&self, cancelled: &AtomicBool) -> Result<Option<KernelConfig>, KnownError> {
-        let directory = Directory::open(&self.directory)?;
+        let directory = Directory::open(self.path)?;
         let damaged = |source| KnownError::Config {
-            name: self.name.clone(),
+            path: self.path.to_owned(),
             source,
         };
         if let Some(file) = directory.open_file(CONFIG.as_ref())? {
@@ -50,15 +86,15 @@ impl Kernel {
 
     /// Opens the modules; `None` when the kernel came without.
     pub fn open_modules(&self, cancelled: &AtomicBool) -> Result<Option<ModuleTree>, KnownError> {
-        if self.modules.is_none() {
+        if self.modules == Beside::Missing {
             return Ok(None);
         }
-        let tree = ModuleTree::open(&self.directory.join(MODULES), cancelled)?;
+        let tree = ModuleTree::open(&self.path.join(MODULES), cancelled)?;
         Ok(Some(tree))
     }
 
     /// Returns what modules must fit to be loaded into this kernel.
-    pub fn module_host(&self) -> ModuleHost<'_> {
+    pub fn module_host(&self) -> ModuleHost<'a> {
         ModuleHost {
             architecture: self.facts.architecture,
             release: self.facts.release.as_deref(),
@@ -102,8 +138,8 @@ mod tests {
             initrd: None,
         });
 
-        let config = kernel.read_config(&GO_ON).unwrap().unwrap();
-        let modules = kernel.open_modules(&GO_ON).unwrap().unwrap();
+        let config = kernel.folder().read_config(&GO_ON).unwrap().unwrap();
+        let modules = kernel.folder().open_modules(&GO_ON).unwrap().unwrap();
 
         assert_eq!(config.feature("EXT4_FS"), Feature::BuiltIn);
         assert!(matches!(
@@ -111,7 +147,10 @@ mod tests {
             Presence::File(_)
         ));
         assert_eq!(modules.names().presence("crc16"), Presence::BuiltIn);
-        assert_eq!(kernel.module_host().release, Some(testing::RELEASE));
+        assert_eq!(
+            kernel.folder().module_host().release,
+            Some(testing::RELEASE)
+        );
     }
 
     #[test]
@@ -123,17 +162,17 @@ mod tests {
         let payload = testing::packed_payload(Compression::Xz, &elf);
         let (_state, kernel) = import(bare(&testing::bz_image(&payload)));
 
-        let config = kernel.read_config(&GO_ON).unwrap().unwrap();
+        let config = kernel.folder().read_config(&GO_ON).unwrap().unwrap();
 
         assert_eq!(config.feature("VIRTIO_BLK"), Feature::BuiltIn);
-        assert!(kernel.open_modules(&GO_ON).unwrap().is_none());
+        assert!(kernel.folder().open_modules(&GO_ON).unwrap().is_none());
     }
 
     #[test]
     fn a_kernel_may_tell_nothing() {
         let (_state, kernel) = import(bare(&testing::elf(&Elf::default())));
 
-        assert_eq!(kernel.read_config(&GO_ON).unwrap(), None);
-        assert!(kernel.open_modules(&GO_ON).unwrap().is_none());
+        assert_eq!(kernel.folder().read_config(&GO_ON).unwrap(), None);
+        assert!(kernel.folder().open_modules(&GO_ON).unwrap().is_none());
     }
 }

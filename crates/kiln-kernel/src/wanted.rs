@@ -130,15 +130,22 @@ impl DriverPlan {
     /// Says whether a guest reaches its root file system, as far as drivers go: nothing required
     /// is known to be missing, and not every transport is.
     pub fn reaches_root(&self) -> bool {
-        let known = |missing: &&MissingDriver| missing.why != Lack::Unknown;
+        self.in_the_way().next().is_none()
+    }
+
+    /// Returns the missing drivers that keep a guest from its root file system.
+    pub fn in_the_way(&self) -> impl Iterator<Item = &MissingDriver> {
         let is_transport = |driver: &WantedDriver| driver.need == Need::Transport;
-        let lacks = |need| {
-            let mut missing = self.missing.iter().filter(known);
-            missing.any(|missing| missing.driver.need == need)
-        };
         let has_transport =
             self.built_in.iter().any(is_transport) || self.as_modules.iter().any(is_transport);
-        !lacks(Need::Required) && (has_transport || !lacks(Need::Transport))
+        self.missing.iter().filter(move |missing| {
+            missing.why != Lack::Unknown
+                && match missing.driver.need {
+                    Need::Required => true,
+                    Need::Transport => !has_transport,
+                    Need::Optional => false,
+                }
+        })
     }
 }
 

@@ -220,13 +220,19 @@ fn a_base_from_the_package_file_is_the_same_bytes() -> Result<()> {
     };
     let kernel = catalogue.import("debian", import, &go_on)?;
 
-    let config = kernel.read_config(&go_on)?.context("no configuration")?;
-    let mut tree = kernel.open_modules(&go_on)?.context("no modules")?;
+    let config = kernel
+        .folder()
+        .read_config(&go_on)?
+        .context("no configuration")?;
+    let mut tree = kernel
+        .folder()
+        .open_modules(&go_on)?
+        .context("no modules")?;
     let plan = plan_drivers(
         WANTED_DRIVERS,
         Some(&mut tree),
         Some(&config),
-        kernel.module_host(),
+        kernel.folder().module_host(),
     )?;
     let gzip = InitrdCompression::Gzip;
     let from_package = BaseInitrd::read(b"init", &tree, &plan.load, gzip)?;

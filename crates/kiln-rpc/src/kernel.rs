@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jsonrpsee::core::RegisterMethodError;
-use kiln_api::kernel::{Get, Import, List, Remove};
+use kiln_api::kernel::{Check, Get, GetDefault, Import, List, Remove, SetDefault};
 use kiln_service::Kernels;
 
 use crate::table::Table;
@@ -15,6 +15,13 @@ pub(crate) fn register(table: &mut Table, desk: &Arc<Kernels>) -> Result<(), Reg
     table.method::<List, _, _, _>(desk, |desk, _, _| async move { desk.list().await })?;
     table.method::<Get, _, _, _>(desk, |desk, _, params| async move {
         desk.get(&params.name).await
+    })?;
+    table.method::<GetDefault, _, _, _>(desk, |desk, _, _| async move { desk.default().await })?;
+    table.method::<SetDefault, _, _, _>(desk, |desk, caller, params| async move {
+        desk.set_default(&caller.actor, params).await
+    })?;
+    table.method::<Check, _, _, _>(desk, |desk, _, params| async move {
+        desk.check(&params.name).await
     })?;
     table.method::<Remove, _, _, _>(desk, |desk, caller, params| async move {
         desk.remove(&caller.actor, &params.name).await

@@ -7,6 +7,7 @@
 
 use std::io::{self, Read as _};
 
+use kiln_api::image::Boot;
 use kiln_artifacts::names::{IMAGE_JSON, INITRD, KERNEL, MODULES, ROOTFS};
 use kiln_artifacts::{ArtifactError, Artifacts};
 use kiln_domain::oci::MAX_LAYERS;
@@ -58,6 +59,8 @@ pub(crate) struct Recorded {
     pub(crate) kernel_sha256: Digest,
     pub(crate) initrd_sha256: Option<Digest>,
     pub(crate) has_modules: bool,
+    /// How it boots; an older Kiln did not say.
+    pub(crate) boot: Option<Boot>,
     pub(crate) config: Option<Value>,
 }
 
@@ -108,6 +111,7 @@ struct Document {
     source: SourceDocument,
     rootfs: RootfsDocument,
     kernel: KernelDocument,
+    boot: Option<Boot>,
     config: Option<Value>,
 }
 
@@ -209,7 +213,17 @@ fn parse(bytes: &[u8], version_id: VersionId) -> Result<Recorded, UnreadableImag
         kernel_sha256: kernel.sha256,
         initrd_sha256: kernel.initrd_sha256,
         has_modules: kernel.has_modules,
+        boot: document.boot.map(printable_boot).transpose()?,
         config: document.config,
+    })
+}
+
+fn printable_boot(boot: Boot) -> Result<Boot, UnreadableImage> {
+    let path = boot.init_path.map(|path| text("its init", path));
+    Ok(Boot {
+        init_path: path.transpose()?,
+        reason: text("how it boots", boot.reason)?,
+        ..boot
     })
 }
 

@@ -1,12 +1,16 @@
-//! The kernel catalogue: the desk that imports, lists, shows and removes kernels.
+//! The kernel catalogue: the desk that imports, lists, shows, checks and removes kernels, and knows
+//! which is the default.
 
-use std::path::PathBuf;
+mod check;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use kiln_api::kernel::{ImportParams, Kernel, Kernels as KernelList};
+use kiln_api::kernel::{
+    Checked, Default, ImportParams, Kernel, Kernels as KernelList, SetDefaultParams,
+};
 use kiln_api::{Failure, codes};
-use kiln_domain::access::{Actor, may_change};
+use kiln_domain::access::{Actor, Role, may_change};
 use kiln_domain::{KernelName, Timestamp};
 use kiln_kernel::{Catalogue, CatalogueError, Import, Removal};
 use kiln_store::events::{self, EventActor, NewEvent};
@@ -16,18 +20,19 @@ use kiln_store::{Object, Store, StoreError, users};
 use crate::blocking::Pool;
 use crate::clock::Clock;
 use crate::failures::{catalogue_failure, host_file_failure, pool_failure, store_failure};
+use crate::guest_initrds::{GuestInitrds, guest_initrd_failure};
 use crate::host_files::{Claim, HostFileError, HostFiles};
 use crate::keyed_lock::KeyedLock;
-use crate::pulls::{ClaimedKernel, KernelWords};
+use crate::pulls::{ClaimedKernel, DEFAULT, KernelWords};
 use crate::views;
 
-/// Imports, lists, shows and removes kernels.
+/// Imports, lists, shows, checks and removes kernels.
 #[derive(Clone, Debug)]
 pub struct Kernels {
     store: Store,
     clock: Arc<dyn Clock>,
     catalogue: Catalogue,
-    directory: PathBuf,
+    initrds: GuestInitrds,
     files: Arc<HostFiles>,
     work: Work,
 }
@@ -63,12 +68,12 @@ impl ClaimedImport {
 }
 
 impl Kernels {
-    /// Makes the desk. `directory` is where the catalogue is.
+    /// Makes the desk.
     pub fn new(
         store: Store,
         clock: Arc<dyn Clock>,
         catalogue: Catalogue,
-        directory: PathBuf,
+        initrds: GuestInitrds,
         files: Arc<HostFiles>,
         pool: Pool,
     ) -> Self {
@@ -80,7 +85,7 @@ impl Kernels {
             store,
             clock,
             catalogue,
-            directory,
+            initrds,
             files,
             work,
         }
@@ -89,6 +94,11 @@ impl Kernels {
     /// Takes a kernel into the catalogue.
     pub async fn import(&self, actor: &Actor, params: ImportParams) -> Result<Kernel, Failure> {
         let name = params.name.clone();
+        if name.as_str() == DEFAULT {
+            let message = format!("{DEFAULT} stands for whichever kernel is the default");
+            return Err(Failure::new(codes::kernel::NAME_INVALID, message)
+                .with_hint("choose another name", None));
+        }
         // Taken before anything is awaited: a handle lives a minute.
         let import = self.claim(actor, params)?;
         let desk = self.clone();
@@ -111,11 +121,14 @@ impl Kernels {
             ClaimedImport::Deb { .. } => "deb",
         };
         let (catalogue, asked) = (self.catalogue.clone(), name.clone());
+        let initrds = self.initrds.clone();
         let work = move || {
             let import = import.open().map_err(|error| host_file_failure(&error))?;
-            catalogue
+            let imported = catalogue
                 .import(asked.as_str(), import, &AtomicBool::new(false))
-                .map_err(|error| catalogue_failure(&error))
+                .map_err(|error| catalogue_failure(&error))?;
+            make_ready(&initrds, &imported);
+            Ok(imported)
         };
         let imported = self.work.pool.run(work).await;
         let imported = imported.map_err(|error| pool_failure(&error))??;
@@ -142,7 +155,7 @@ impl Kernels {
             })
             .await;
         match recorded {
-            Ok(()) => Ok(views::kernel(&self.directory, row)),
+            Ok(()) => Ok(views::kernel(self.catalogue.path(), row)),
             Err(error) => {
                 let (catalogue, name) = (self.catalogue.clone(), row.name);
                 let removed = self
@@ -218,14 +231,74 @@ impl Kernels {
             .map_err(|error| store_failure(&error))?;
         let items = rows
             .into_iter()
-            .map(|row| views::kernel(&self.directory, row))
+            .map(|row| views::kernel(self.catalogue.path(), row))
             .collect();
         Ok(KernelList { items })
     }
 
     /// Shows one kernel.
     pub async fn get(&self, name: &KernelName) -> Result<Kernel, Failure> {
-        Ok(views::kernel(&self.directory, self.find(name).await?))
+        Ok(views::kernel(self.catalogue.path(), self.find(name).await?))
+    }
+
+    /// Tells which kernel is the default.
+    pub async fn default(&self) -> Result<Default, Failure> {
+        let row = self.store.read(kernels::default).await;
+        let row = row.map_err(|error| store_failure(&error))?;
+        Ok(self.shown_default(row))
+    }
+
+    /// Makes a kernel the default, or none: a choice for everybody on this host.
+    pub async fn set_default(
+        &self,
+        actor: &Actor,
+        params: SetDefaultParams,
+    ) -> Result<Default, Failure> {
+        if actor.role != Role::Superadmin {
+            let message =
+                "the default kernel is everybody's; only root and the daemon's own user choose it";
+            return Err(Failure::new(codes::request::DENIED, message));
+        }
+        let name = params.name;
+        if let Some(name) = &name {
+            // A name that is not there must not leave the host without a default.
+            self.find(name).await?;
+        }
+        let (now, actor) = (self.clock.now(), *actor);
+        let chosen = self.store.write(move |tx| {
+            users::see(tx, actor.uid, now)?;
+            let before = kernels::default(tx)?;
+            kernels::set_default(tx, name.as_ref())?;
+            let after = kernels::default(tx)?;
+            let data = serde_json::json!({ "before": before.as_ref().map(|row| &row.name) });
+            // The event stands with the kernel that it is about: the new one, else the old one.
+            if let Some(about) = after.as_ref().or(before.as_ref()) {
+                let kind = match &after {
+                    Some(_) => "kernel.made_default",
+                    None => "kernel.no_longer_default",
+                };
+                append(tx, now, actor, kind, &about.name, data)?;
+            }
+            Ok::<_, StoreError>(after)
+        });
+        let row = chosen.await.map_err(|error| store_failure(&error))?;
+        Ok(self.shown_default(row))
+    }
+
+    fn shown_default(&self, row: Option<KernelRow>) -> Default {
+        let kernel = row.map(|row| views::kernel(self.catalogue.path(), row));
+        Default { kernel }
+    }
+
+    /// Tells which monitors boot a kernel.
+    pub async fn check(&self, name: &KernelName) -> Result<Checked, Failure> {
+        let row = self.find(name).await?;
+        let (catalogue, asked) = (self.catalogue.clone(), name.clone());
+        let look = move || check::look(&catalogue, &asked);
+        let known = self.work.pool.run(look).await;
+        let known = known.map_err(|error| pool_failure(&error))??;
+        let kernel = views::kernel(self.catalogue.path(), row);
+        Ok(known.checked(kernel))
     }
 
     /// Removes a kernel: its row first, so that nobody starts to use what is going away. That it
@@ -269,7 +342,7 @@ impl Kernels {
             return Err(store_failure(&error));
         }
         self.in_catalogue(name, Catalogue::remove).await?;
-        Ok(views::kernel(&self.directory, row))
+        Ok(views::kernel(self.catalogue.path(), row))
     }
 
     /// Does one step with a kernel's directory, off the runtime's threads.
@@ -292,6 +365,18 @@ impl Kernels {
             let message = format!("the catalogue has no kernel named {name}");
             Failure::new(codes::kernel::NOT_FOUND, message)
         })
+    }
+}
+
+/// Makes the base of a kernel's initrds now, so that no pull waits for it. What stands in its way
+/// is told by the pull that needs it, and by a check of the kernel.
+fn make_ready(initrds: &GuestInitrds, kernel: &kiln_kernel::Kernel) {
+    if kernel.initrd.is_some() {
+        return;
+    }
+    if let Err(error) = initrds.base(kernel.folder(), &AtomicBool::new(false)) {
+        let error = guest_initrd_failure(&error);
+        tracing::info!(kernel = %kernel.name, error = %error.message, "no initrd could be made");
     }
 }
 
@@ -335,6 +420,7 @@ pub(crate) fn kernel_row(
         has_modules: kernel.modules.is_some(),
         has_elf: kernel.vmlinux.is_some(),
         source: source.to_owned(),
+        is_default: false,
         owner_id,
         created_at,
     })

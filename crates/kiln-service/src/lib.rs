@@ -6,6 +6,7 @@
 
 mod blocking;
 mod board;
+mod boot;
 mod build;
 mod cancel;
 mod clock;
@@ -15,6 +16,7 @@ mod digests;
 mod events;
 mod failures;
 mod fetch;
+mod guest_initrds;
 mod host_files;
 mod image_json;
 mod images;
@@ -40,6 +42,7 @@ pub use database::{DatabaseError, open_database};
 pub use digests::RootfsDigests;
 pub use events::Events;
 pub use fetch::{FetchError, FetchRequest, Fetcher, LayerLimits, RegistryConfig, SourceFiles};
+pub use guest_initrds::GuestInitrds;
 pub use host_files::{Claim, HostFileError, HostFiles, Opened};
 pub use images::Images;
 pub use kernels::Kernels;

@@ -29,11 +29,12 @@ use kiln_store::Store;
 use crate::blocking::Pool;
 use crate::board::Board;
 use crate::clock::Clock;
+use crate::guest_initrds::GuestInitrds;
 use crate::host_files::HostFiles;
 use crate::operations::Operations;
 use crate::seams::{BuildRootfs, FetchTree};
 
-pub(crate) use kernel_choice::{ClaimedKernel, KernelWords};
+pub(crate) use kernel_choice::{ClaimedKernel, DEFAULT, KernelWords};
 pub(crate) use rootfs_probe::ProbeError;
 
 /// Pulls images and registers existing root filesystems.
@@ -43,6 +44,7 @@ pub struct Pulls {
     fetch: Arc<dyn FetchTree>,
     build: Arc<dyn BuildRootfs>,
     kernels: Catalogue,
+    initrds: GuestInitrds,
     artifacts: Artifacts,
     files: Arc<HostFiles>,
     /// Threads that look through callers' kernels, all of each.
@@ -79,6 +81,7 @@ impl Pulls {
         fetch: Arc<dyn FetchTree>,
         build: Arc<dyn BuildRootfs>,
         kernels: Catalogue,
+        initrds: GuestInitrds,
         artifacts: Artifacts,
         files: Arc<HostFiles>,
     ) -> Self {
@@ -87,6 +90,7 @@ impl Pulls {
             fetch,
             build,
             kernels,
+            initrds,
             artifacts,
             files,
             inspections: Pool::new("inspect", INSPECTIONS_AT_A_TIME),

@@ -54,6 +54,10 @@ pub(crate) fn image(
             initrd_path: version.initrd_sha256.map(|_| below(INITRD)),
             modules_path: version.has_modules.then(|| below(MODULES)),
         },
+        // What cannot be read was written by another Kiln: it is left out, not made up.
+        boot: version
+            .boot
+            .and_then(|boot| serde_json::from_value(boot).ok()),
         source: Source {
             kind: version.source_kind,
             reference: version.source_reference.unwrap_or_default(),
@@ -136,6 +140,7 @@ pub(crate) fn kernel(kernels: &Path, row: KernelRow) -> kernel::Kernel {
         elf_path: row.has_elf.then(|| below("vmlinux")),
         initrd_path: row.initrd_sha256.map(|_| below(INITRD)),
         modules_path: row.has_modules.then(|| below(MODULES)),
+        is_default: row.is_default,
         owner_uid: row.owner_id,
         created_at: row.created_at.to_string(),
         name: row.name,

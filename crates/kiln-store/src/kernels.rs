@@ -32,6 +32,8 @@ pub struct KernelRow {
     pub has_elf: bool,
     /// Where it came from, for people.
     pub source: String,
+    /// Whether calls that name no kernel mean this one. A kernel is entered as one that is not.
+    pub is_default: bool,
     /// The user it belongs to.
     pub owner_id: u32,
     /// When it was imported.
@@ -55,7 +57,7 @@ pub enum InsertKernelError {
 macro_rules! columns {
     () => {
         "name, architecture, format, version, sha256, size_bytes, initrd_sha256, has_modules, \
-         has_elf, source, owner_id, created_at"
+         has_elf, source, is_default, owner_id, created_at"
     };
 }
 
@@ -66,7 +68,7 @@ pub fn insert(tx: &WriteTransaction<'_>, kernel: &KernelRow) -> Result<(), Inser
         "INSERT INTO kernels (",
         columns!(),
         ") VALUES (:name, :architecture, :format, :version, :sha256, :size_bytes, \
-         :initrd_sha256, :has_modules, :has_elf, :source, :owner_id, :created_at)"
+         :initrd_sha256, :has_modules, :has_elf, :source, FALSE, :owner_id, :created_at)"
     );
     let params = named_params! {
         ":name": kernel.name.as_str(),
@@ -103,6 +105,30 @@ pub fn list(tx: &ReadTransaction<'_>) -> Result<Vec<KernelRow>, StoreError> {
     tx.all("list kernels", sql, [], read)
 }
 
+/// Returns the kernel that is the default, if there is one.
+pub fn default(tx: &ReadTransaction<'_>) -> Result<Option<KernelRow>, StoreError> {
+    let sql = concat!("SELECT ", columns!(), " FROM kernels WHERE is_default = 1");
+    tx.first("read the default kernel", sql, [], read)
+}
+
+/// Makes a kernel the default, or none, and tells whether there is such a kernel.
+pub fn set_default(
+    tx: &WriteTransaction<'_>,
+    name: Option<&KernelName>,
+) -> Result<bool, StoreError> {
+    const STEP: &str = "choose the default kernel";
+    tx.execute(
+        STEP,
+        "UPDATE kernels SET is_default = 0 WHERE is_default = 1",
+        [],
+    )?;
+    let Some(name) = name else {
+        return Ok(true);
+    };
+    let sql = "UPDATE kernels SET is_default = 1 WHERE name = ?1";
+    Ok(tx.execute(STEP, sql, [name.as_str()])? == 1)
+}
+
 /// Removes a kernel and tells whether there was one. Images keep their own copies.
 pub fn delete(tx: &WriteTransaction<'_>, name: &KernelName) -> Result<bool, StoreError> {
     let sql = "DELETE FROM kernels WHERE name = ?1";
@@ -122,6 +148,7 @@ fn read(row: &Row<'_>) -> Result<KernelRow, StoreError> {
         has_modules: columns.raw("has_modules")?,
         has_elf: columns.raw("has_elf")?,
         source: columns.raw("source")?,
+        is_default: columns.raw("is_default")?,
         owner_id: columns.integer("owner_id")?,
         created_at: columns.time("created_at")?,
     })
@@ -144,6 +171,7 @@ mod tests {
             has_modules: true,
             has_elf: false,
             source: "linux-image-cloud-amd64".to_owned(),
+            is_default: false,
             owner_id: 1000,
             created_at: time(3),
         }
@@ -175,6 +203,35 @@ mod tests {
         assert!(db.write(|tx| delete(tx, &kernel.name)).unwrap());
         assert!(!db.write(|tx| delete(tx, &kernel.name)).unwrap());
         db.write(|tx| insert(tx, &kernel)).unwrap();
+    }
+
+    #[test]
+    fn one_kernel_at_most_is_the_default() {
+        let mut db = Database::new();
+        let kernels = [kernel("debian"), kernel("alpine")];
+        for kernel in &kernels {
+            db.write(|tx| insert(tx, kernel)).unwrap();
+        }
+        let name_of_default = |db: &mut Database| {
+            let found = db.read(default).unwrap();
+            found.map(|kernel| (kernel.name.to_string(), kernel.is_default))
+        };
+        assert_eq!(name_of_default(&mut db), None);
+
+        for kernel in &kernels {
+            assert!(db.write(|tx| set_default(tx, Some(&kernel.name))).unwrap());
+            let want = (kernel.name.to_string(), true);
+            assert_eq!(name_of_default(&mut db), Some(want));
+        }
+        let unknown = "nosuch".parse().unwrap();
+        assert!(!db.write(|tx| set_default(tx, Some(&unknown))).unwrap());
+        assert_eq!(name_of_default(&mut db), None);
+        assert!(
+            db.write(|tx| set_default(tx, Some(&kernels[0].name)))
+                .unwrap()
+        );
+        assert!(db.write(|tx| set_default(tx, None)).unwrap());
+        assert_eq!(name_of_default(&mut db), None);
     }
 
     #[test]

@@ -174,6 +174,7 @@ pub(crate) fn version(image: u128, n: u128, architecture: &str) -> NewVersion {
         has_modules: false,
         kernel_name: None,
         image_config: Some(json!({"Entrypoint": ["/bin/sh"]})),
+        boot: Some(json!({"mode": "entrypoint"})),
         created_at: time(200),
         created_by: OWNER,
     }

@@ -47,6 +47,8 @@ pub struct NewVersion {
     pub kernel_name: Option<KernelName>,
     /// The OCI image config, as far as it says how to run the image.
     pub image_config: Option<Value>,
+    /// How it boots and why.
+    pub boot: Option<Value>,
     /// When it was made.
     pub created_at: Timestamp,
     /// The user who had it made.
@@ -92,6 +94,8 @@ pub struct VersionRow {
     pub kernel_name: Option<KernelName>,
     /// The OCI image config, as far as it was kept.
     pub image_config: Option<Value>,
+    /// How it boots and why; nothing is known of what an older Kiln made.
+    pub boot: Option<Value>,
     /// When it was made.
     pub created_at: Timestamp,
     /// The user who had it made.
@@ -103,7 +107,7 @@ macro_rules! columns {
         "versions.seq, versions.id, versions.image_id, major, minor, patch, architecture, \
          versions.kind, source_kind, source_reference, manifest_digest, config_digest, \
          derivation, rootfs_size_bytes, rootfs_sha256, kernel_sha256, initrd_sha256, \
-         has_modules, kernel_name, image_config, versions.created_at, created_by"
+         has_modules, kernel_name, image_config, boot, versions.created_at, created_by"
     };
 }
 
@@ -115,11 +119,11 @@ pub fn insert(tx: &WriteTransaction<'_>, version: &NewVersion) -> Result<i64, St
     let sql = "INSERT INTO versions (id, image_id, major, minor, patch, architecture, kind, \
                source_kind, source_reference, manifest_digest, config_digest, derivation, \
                rootfs_size_bytes, rootfs_sha256, kernel_sha256, initrd_sha256, has_modules, \
-               kernel_name, image_config, created_at, created_by) \
+               kernel_name, image_config, boot, created_at, created_by) \
                VALUES (:id, :image_id, :major, :minor, :patch, :architecture, :kind, \
                :source_kind, :source_reference, :manifest_digest, :config_digest, :derivation, \
                :rootfs_size_bytes, :rootfs_sha256, :kernel_sha256, :initrd_sha256, \
-               :has_modules, :kernel_name, :image_config, :created_at, :created_by)";
+               :has_modules, :kernel_name, :image_config, :boot, :created_at, :created_by)";
     let params = named_params! {
         ":id": Text(version.id),
         ":image_id": Text(version.image_id),
@@ -140,6 +144,7 @@ pub fn insert(tx: &WriteTransaction<'_>, version: &NewVersion) -> Result<i64, St
         ":has_modules": version.has_modules,
         ":kernel_name": version.kernel_name.as_ref().map(KernelName::as_str),
         ":image_config": version.image_config.as_ref().map(Text),
+        ":boot": version.boot.as_ref().map(Text),
         ":created_at": Micros(version.created_at),
         ":created_by": version.created_by,
     };
@@ -302,6 +307,7 @@ fn read(row: &Row<'_>) -> Result<VersionRow, StoreError> {
         has_modules: columns.raw("has_modules")?,
         kernel_name: columns.parsed_option("kernel_name")?,
         image_config: columns.json_option("image_config")?,
+        boot: columns.json_option("boot")?,
         created_at: columns.time("created_at")?,
         created_by: columns.integer("created_by")?,
     })

@@ -8,6 +8,7 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -22,6 +23,16 @@ const PROFILE: &str = "init";
 
 /// Longest time a build may take, cold and on two shared cores.
 const LIMIT: Duration = Duration::from_secs(900);
+
+/// Returns where it lies, built at the first call of a process.
+pub fn built() -> Result<&'static Path> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    match built {
+        Ok(path) => Ok(path),
+        Err(error) => bail!("{error}"),
+    }
+}
 
 /// Builds it for this machine's processor, unless it is built already, and returns its path.
 pub fn build() -> Result<PathBuf> {

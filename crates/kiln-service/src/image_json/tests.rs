@@ -1,5 +1,6 @@
 use std::fs;
 
+use kiln_api::image::BootChoice;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -32,6 +33,9 @@ fn document() -> Value {
         },
         "rootfs": {"size_bytes": 6, "derivation": digest, "epoch": 0},
         "kernel": {"name": "debian", "sha256": digest, "initrd_sha256": digest, "has_modules": true},
+        "boot": {
+            "choice": "auto", "mode": "init", "init_path": "/sbin/init", "reason": "it is one",
+        },
         "config": {"Entrypoint": ["/bin/sh"]},
     })
 }
@@ -95,9 +99,23 @@ fn what_a_directory_says_of_itself_comes_back() {
         kernel_sha256: digest,
         initrd_sha256: Some(digest),
         has_modules: true,
+        boot: Some(Boot {
+            choice: BootChoice::Auto,
+            mode: BootChoice::Init,
+            init_path: Some("/sbin/init".to_owned()),
+            reason: "it is one".to_owned(),
+        }),
         config: Some(json!({"Entrypoint": ["/bin/sh"]})),
     };
     assert_eq!(recorded, want);
+}
+
+#[test]
+fn what_an_older_kiln_wrote_does_not_say_how_it_boots() {
+    let mut old = document();
+    old.as_object_mut().unwrap().remove("boot");
+
+    assert_eq!(parsed(&old).map(|recorded| recorded.boot), Ok(None));
 }
 
 #[test]
@@ -108,6 +126,8 @@ fn a_document_that_breaks_a_rule_is_refused() {
     let mut huge = blob.clone();
     huge["size_bytes"] = json!(u64::MAX);
     let cases = [
+        ("/boot/reason", json!("a\nb"), "how it boots"),
+        ("/boot/mode", json!("magic"), "not what Kiln writes"),
         ("/format", json!(2), "format 2"),
         ("/format", json!(0), "no format 0"),
         ("/format", json!("1"), "not what Kiln writes"),

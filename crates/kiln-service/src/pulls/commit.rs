@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use kiln_api::image::Image;
+use kiln_api::image::{Boot, Image};
 use kiln_api::operation::Stage;
 use kiln_api::{Failure, codes};
 use kiln_artifacts::Staging;
@@ -46,6 +46,7 @@ pub(super) struct Finished {
     pub(super) architecture: Architecture,
     pub(super) rootfs_size_bytes: u64,
     pub(super) kernel: StagedKernel,
+    pub(super) boot: Boot,
     pub(super) origin: Origin,
 }
 
@@ -86,6 +87,7 @@ struct ImageJson<'a> {
     source: SourceJson<'a>,
     rootfs: RootfsJson,
     kernel: KernelJson<'a>,
+    boot: &'a Boot,
     config: Option<&'a Value>,
 }
 
@@ -275,6 +277,7 @@ fn to_json(finished: &Finished, created_at: String) -> Result<Vec<u8>, DocumentE
             initrd_sha256: kernel.initrd_sha256,
             has_modules: kernel.has_modules,
         },
+        boot: &finished.boot,
         config: origin.image_config.as_ref(),
     };
     let mut text = serde_json::to_vec(&document)?;
@@ -336,6 +339,7 @@ fn commit(
             has_modules: kernel.has_modules,
             kernel_name: kernel.name.clone(),
             image_config: origin.image_config.clone(),
+            boot: serde_json::to_value(&finished.boot).ok(),
             created_at: now,
             created_by: finished.actor.uid,
         },

@@ -11,6 +11,7 @@ use super::Pulls;
 use super::commit::cancelled;
 use super::kernel_choice::{ChosenKernel, StagedKernel, choice_failure};
 use crate::board::Running;
+use crate::boot::BootPlan;
 use crate::failures::{artifact_failure, pool_failure};
 
 /// The ids of an image that is being made; the version's names its directory.
@@ -48,17 +49,19 @@ impl Pulls {
         looked.map_err(|error| pool_failure(&error))?
     }
 
-    /// Copies the kernel into staging on the build pool.
+    /// Copies the kernel into staging and composes its initrd, on the build pool.
     pub(super) async fn stage_kernel(
         &self,
         staging: Staging,
         kernel: ChosenKernel,
+        plan: BootPlan,
         running: &Arc<Running>,
     ) -> Result<(Staging, StagedKernel), Failure> {
         running.enter(Stage::Stage);
         let cancel = running.work().clone();
+        let initrds = self.initrds.clone();
         let work = move || {
-            let staged = kernel.stage(&staging, cancel.flag());
+            let staged = kernel.stage(&staging, &plan, &initrds, cancel.flag());
             staged.map(|staged| (staging, staged))
         };
         let staged = self.on_build_pool(running, work).await?;

@@ -3,19 +3,26 @@
 
 use std::sync::atomic::AtomicBool;
 
+use kiln_api::image::BootChoice;
 use kiln_api::{Failure, HostFile, codes};
-use kiln_artifacts::Staging;
+use kiln_artifacts::names::INITRD;
+use kiln_artifacts::{ArtifactError, Staging};
 use kiln_domain::access::Actor;
 use kiln_domain::{Architecture, Digest, KernelName};
 use kiln_kernel::{
-    CatalogueError, KernelError, KernelFiles, KernelForm, ModulesSource, StageError,
+    Beside, CatalogueError, Kernel, KernelError, KernelFiles, KernelFolder, KernelForm,
+    ModulesSource, StageError, Staged,
 };
+use kiln_store::kernels;
 
 use super::Pulls;
+use crate::boot::{BootPlan, OwnInitrd, boot_failure, check_choice};
 use crate::cancel::Cancel;
 use crate::failures::{
-    catalogue_failure, host_file_failure, kernel_failure, pool_failure, stage_failure,
+    artifact_failure, catalogue_failure, host_file_failure, kernel_failure, pool_failure,
+    stage_failure, store_failure,
 };
+use crate::guest_initrds::{Base, GuestInitrdError, GuestInitrds, guest_initrd_failure};
 use crate::host_files::{Claim, HostFileError, HostFiles, Opened};
 use crate::patient_reader::PatientReader;
 
@@ -28,13 +35,25 @@ pub(crate) struct KernelWords {
     pub(crate) modules_dir: Option<HostFile>,
 }
 
+/// The word that stands for the catalogue's default kernel. No kernel can be imported under it.
+pub(crate) const DEFAULT: &str = "default";
+
 /// A kernel that was found good, with everything open that will be copied.
 #[derive(Debug)]
 pub(super) enum ChosenKernel {
-    /// One of the catalogue.
-    Catalogue(Box<kiln_kernel::Kernel>),
+    /// One of the catalogue, with the base of its initrds where ours is wanted.
+    Catalogue(Box<Kernel>, Option<Base>),
     /// Files the caller named.
     Files(KernelFiles),
+}
+
+/// What is chosen by, besides what a call names.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// What the image runs on.
+    pub(super) architecture: Architecture,
+    /// How it is to boot.
+    pub(super) boot: BootChoice,
 }
 
 /// What was staged.
@@ -68,6 +87,12 @@ pub(crate) enum ChoiceError {
     Staging(#[from] StageError),
     #[error("the catalogue cannot be read")]
     Catalogue(#[from] CatalogueError),
+    #[error("no kernel was named, and no kernel is the default")]
+    NoDefault,
+    #[error(transparent)]
+    Initrd(#[from] GuestInitrdError),
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
 }
 
 impl KernelWords {
@@ -108,26 +133,43 @@ impl Pulls {
             .ok_or_else(|| choice_failure(&ChoiceError::Required))
     }
 
-    /// Finds the kernel and checks that it is one, for `architecture`.
+    /// Finds the kernel and checks that it is one for what is wanted, and that our init boots on it
+    /// where it is wanted. Of files of a caller's the last is not known before they are staged.
     pub(super) async fn choose_kernel(
         &self,
         claimed: ClaimedChoice,
-        architecture: Architecture,
+        wanted: Wanted,
     ) -> Result<ChosenKernel, Failure> {
         let (chosen, found) = match claimed {
             ClaimedChoice::Catalogue(name) => self.find_in_catalogue(name).await?,
             ClaimedChoice::Files(claimed) => self.open_files(claimed).await?,
         };
+        let architecture = wanted.architecture;
         if found.to_string().parse() != Ok(architecture) {
             return Err(choice_failure(&ChoiceError::Architecture {
                 found,
                 wanted: architecture,
             }));
         }
-        Ok(chosen)
+        check_choice(wanted.boot, chosen.own_initrd()).map_err(|error| boot_failure(&error))?;
+        if wanted.boot == BootChoice::None || chosen.own_initrd() == OwnInitrd::Given {
+            return Ok(chosen);
+        }
+        match chosen {
+            ChosenKernel::Catalogue(kernel, _) => self.with_base(kernel).await,
+            files @ ChosenKernel::Files(_) => Ok(files),
+        }
     }
 
     async fn find_in_catalogue(&self, name: KernelName) -> Result<Found, Failure> {
+        let name = if name.as_str() == DEFAULT {
+            let row = self.records.store.read(kernels::default).await;
+            let row = row.map_err(|error| store_failure(&error))?;
+            let no_default = || choice_failure(&ChoiceError::NoDefault);
+            row.ok_or_else(no_default)?.name
+        } else {
+            name
+        };
         let (catalogue, asked) = (self.kernels.clone(), name.clone());
         let get = move || catalogue.get(asked.as_str());
         let kernel = self
@@ -135,7 +177,26 @@ impl Pulls {
             .await?
             .ok_or_else(|| choice_failure(&ChoiceError::NotFound { kernel: name }))?;
         let architecture = kernel.facts.architecture;
-        Ok((ChosenKernel::Catalogue(Box::new(kernel)), architecture))
+        Ok((
+            ChosenKernel::Catalogue(Box::new(kernel), None),
+            architecture,
+        ))
+    }
+
+    /// Finds the base of the initrds of a kernel of the catalogue, or makes it, on the threads for
+    /// long looks. It ends when the caller hangs up.
+    async fn with_base(&self, kernel: Box<Kernel>) -> Result<ChosenKernel, Failure> {
+        let cancel = Cancel::default();
+        let gone = cancel.clone();
+        let _caller = CancelOnDrop(cancel);
+        let initrds = self.initrds.clone();
+        let make = move || {
+            let base = initrds.base(kernel.folder(), gone.flag());
+            let base = base.map_err(|error| guest_initrd_failure(&error))?;
+            Ok(ChosenKernel::Catalogue(kernel, Some(base)))
+        };
+        let ready = self.inspections.run(make).await;
+        ready.map_err(|error| pool_failure(&error))?
     }
 
     /// Opens the files that were claimed for a kernel, and looks whether it is one.
@@ -225,29 +286,83 @@ impl ClaimedKernel {
 }
 
 impl ChosenKernel {
-    /// Copies everything into the staging directory, by reference where the filesystem can. It
-    /// blocks.
+    /// Tells whether an initrd comes along that is not ours to change.
+    pub(super) fn own_initrd(&self) -> OwnInitrd {
+        let has_one = match self {
+            Self::Catalogue(kernel, _) => kernel.initrd.is_some(),
+            Self::Files(files) => files.initrd.is_some(),
+        };
+        if has_one {
+            OwnInitrd::Given
+        } else {
+            OwnInitrd::None
+        }
+    }
+
+    /// Copies everything into the staging directory, by reference where the filesystem can, and
+    /// composes the initrd where ours is wanted. It blocks.
     pub(super) fn stage(
         self,
         staging: &Staging,
+        plan: &BootPlan,
+        initrds: &GuestInitrds,
         cancelled: &AtomicBool,
     ) -> Result<StagedKernel, ChoiceError> {
         let into = staging.path();
-        let (name, staged) = match self {
-            Self::Catalogue(kernel) => {
-                let staged = kiln_kernel::stage(&kernel, KernelForm::AsGiven, into, cancelled)?;
-                (kernel.name.parse().ok(), staged)
+        let (name, base, staged) = match self {
+            Self::Catalogue(kernel, base) => {
+                let form = best_form(&kernel);
+                let staged = kiln_kernel::stage(&kernel, form, into, cancelled)?;
+                (kernel.name.parse().ok(), base, staged)
             }
-            Self::Files(files) => (None, kiln_kernel::stage_files(files, into, cancelled)?),
+            Self::Files(files) => (
+                None,
+                None,
+                kiln_kernel::stage_files(files, into, cancelled)?,
+            ),
         };
+        let Staged {
+            kernel,
+            recognised,
+            initrd,
+            modules,
+        } = staged;
         // The file may have changed since it was looked at: what was copied is what counts.
-        staged.recognised?;
+        let facts = recognised?;
+        let mut initrd_sha256 = initrd.map(|initrd| initrd.sha256);
+        if let Some(boot) = &plan.document {
+            let folder = KernelFolder {
+                path: into,
+                facts: &facts,
+                modules: match modules {
+                    Some(_) => Beside::There,
+                    None => Beside::Missing,
+                },
+            };
+            let base = match base {
+                Some(base) => base,
+                None => initrds.base(folder, cancelled)?,
+            };
+            let composed = base.with(boot)?;
+            staging.write(INITRD, &composed)?;
+            initrd_sha256 = Some(Digest::of(&composed));
+        }
         Ok(StagedKernel {
             name,
-            kernel_sha256: staged.kernel.sha256,
-            initrd_sha256: staged.initrd.map(|initrd| initrd.sha256),
-            has_modules: staged.modules.is_some(),
+            kernel_sha256: kernel.sha256,
+            initrd_sha256,
+            has_modules: modules.is_some(),
         })
+    }
+}
+
+/// Chooses the one file that every monitor boots: the ELF file inside, where it has the entry point
+/// by which QEMU and Cloud Hypervisor start one, else the kernel as it was given.
+fn best_form(kernel: &Kernel) -> KernelForm {
+    if kernel.facts.has_pvh_note {
+        KernelForm::Unpacked
+    } else {
+        KernelForm::AsGiven
     }
 }
 
@@ -266,5 +381,11 @@ pub(super) fn choice_failure(error: &ChoiceError) -> Failure {
         ChoiceError::Kernel(error) => kernel_failure(error),
         ChoiceError::Staging(error) => stage_failure(error),
         ChoiceError::Catalogue(error) => catalogue_failure(error),
+        ChoiceError::NoDefault => Failure::from_error(codes::kernel::NO_DEFAULT, error).with_hint(
+            "import a kernel and make it the default, or name one with --kernel",
+            Some("kiln kernel default NAME".to_owned()),
+        ),
+        ChoiceError::Initrd(error) => guest_initrd_failure(error),
+        ChoiceError::Artifact(error) => artifact_failure(error),
     }
 }

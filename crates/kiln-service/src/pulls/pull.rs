@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use kiln_api::image::{Image, Outcome, PullParams};
+use kiln_api::image::{BootChoice, Image, Outcome, PullParams};
 use kiln_api::operation::Stage;
 use kiln_api::{Failure, codes};
 use kiln_artifacts::names::{ROOTFS, ROOTFS_SUMS};
@@ -22,8 +22,9 @@ use super::Pulls;
 use super::begin::{Attendance, Opening};
 use super::commit::{Derived, Finished, Origin};
 use super::job::{Ids, or_cancelled, unless_cancelled};
-use super::kernel_choice::{ChosenKernel, KernelWords, choice_failure};
+use super::kernel_choice::{ChosenKernel, KernelWords, Wanted, choice_failure};
 use crate::board::Running;
+use crate::boot::{self, boot_failure};
 use crate::build::{BuildError, BuildRequest};
 use crate::failures::{
     artifact_failure, build_failure, fetch_failure, host_file_failure, room_failure, store_failure,
@@ -40,6 +41,7 @@ struct Checked {
     name: ImageName,
     platform: Platform,
     kernel: KernelWords,
+    boot: BootChoice,
     size_bytes: Option<u64>,
 }
 
@@ -67,6 +69,7 @@ struct Job {
     name: ImageName,
     actor: Actor,
     kernel: ChosenKernel,
+    boot: BootChoice,
     size_bytes: Option<u64>,
 }
 
@@ -117,9 +120,11 @@ impl Pulls {
         let files = self
             .look(move || source.open().map_err(|error| host_file_failure(&error)))
             .await?;
-        let kernel = self
-            .choose_kernel(kernel, checked.platform.architecture())
-            .await?;
+        let wanted = Wanted {
+            architecture: checked.platform.architecture(),
+            boot: checked.boot,
+        };
+        let kernel = self.choose_kernel(kernel, wanted).await?;
         let ids = Ids::random();
         let opening = Opening {
             version_id: ids.version_id,
@@ -141,6 +146,7 @@ impl Pulls {
             name: checked.name,
             actor: *actor,
             kernel,
+            boot: checked.boot,
             size_bytes: checked.size_bytes,
         };
         self.launch(
@@ -172,6 +178,7 @@ impl Pulls {
             name,
             platform,
             kernel,
+            boot: params.boot,
             size_bytes: params.size_bytes,
         })
     }
@@ -220,6 +227,10 @@ impl Pulls {
         running.enter(Stage::Resolve);
         let resolving = self.fetch.resolve(&job.request, &running);
         let resolved = or_cancelled(&running, resolving, fetch_failure).await?;
+        let container = &resolved.config.config;
+        let plan = boot::plan(job.boot, job.kernel.own_initrd(), Some(container))
+            .map_err(|error| boot_failure(&error))?;
+        let view = plan.view.clone();
         let derived = derive(&resolved, job.size_bytes);
         let ids = job.ids;
         let staging = self.stage(ids).await?;
@@ -236,7 +247,8 @@ impl Pulls {
                     .await?
             }
         };
-        let (staging, kernel) = self.stage_kernel(staging, job.kernel, &running).await?;
+        let staged = self.stage_kernel(staging, job.kernel, plan, &running);
+        let (staging, kernel) = staged.await?;
         let config_blob = resolved
             .blobs
             .iter()
@@ -250,6 +262,7 @@ impl Pulls {
             architecture: resolved.platform.architecture(),
             rootfs_size_bytes,
             kernel,
+            boot: view,
             origin: Origin {
                 source_kind: resolved.source_kind,
                 source_reference: resolved.source_reference.clone(),
@@ -450,6 +463,7 @@ fn recorded(params: &PullParams) -> serde_json::Value {
         "ref": params.reference,
         "name": params.name,
         "kernel_ref": params.kernel_ref,
+        "boot": params.boot,
         "size_bytes": params.size_bytes,
         "platform": params.platform,
     })

@@ -14,9 +14,10 @@ use super::Pulls;
 use super::begin::{Attendance, Opening};
 use super::commit::{Finished, Origin};
 use super::job::{Ids, unless_cancelled};
-use super::kernel_choice::{ChosenKernel, KernelWords, choice_failure};
+use super::kernel_choice::{ChosenKernel, KernelWords, Wanted, choice_failure};
 use super::rootfs_probe::probe;
 use crate::board::Running;
+use crate::boot::{self, BootPlan, boot_failure};
 use crate::failures::{artifact_failure, host_file_failure, probe_failure};
 
 /// What the job takes along.
@@ -29,6 +30,7 @@ struct Job {
     rootfs: File,
     reference: String,
     kernel: ChosenKernel,
+    plan: BootPlan,
 }
 
 impl Pulls {
@@ -57,7 +59,13 @@ impl Pulls {
             .claim(actor, &params.rootfs_path)
             .map_err(|error| host_file_failure(&error))?;
         let kernel = self.claim_kernel(actor, words)?;
-        let kernel = self.choose_kernel(kernel, architecture).await?;
+        let wanted = Wanted {
+            architecture,
+            boot: params.boot,
+        };
+        let kernel = self.choose_kernel(kernel, wanted).await?;
+        let plan = boot::plan(params.boot, kernel.own_initrd(), None)
+            .map_err(|error| boot_failure(&error))?;
         let look = move || {
             let rootfs = rootfs.file().map_err(|error| host_file_failure(&error))?;
             probe(&rootfs).map_err(|error| probe_failure(&error))?;
@@ -85,6 +93,7 @@ impl Pulls {
             rootfs,
             reference,
             kernel,
+            plan,
         };
         self.launch(
             opening,
@@ -111,7 +120,9 @@ impl Pulls {
         let copied = self.on_build_pool(&running, work).await?;
         let (staging, copied) =
             copied.map_err(|error| unless_cancelled(&running, artifact_failure(&error)))?;
-        let (staging, kernel) = self.stage_kernel(staging, job.kernel, &running).await?;
+        let view = job.plan.view.clone();
+        let staged = self.stage_kernel(staging, job.kernel, job.plan, &running);
+        let (staging, kernel) = staged.await?;
         let finished = Finished {
             operation_id: id,
             image_id: ids.image_id,
@@ -121,6 +132,7 @@ impl Pulls {
             architecture: job.architecture,
             rootfs_size_bytes: copied.size_bytes,
             kernel,
+            boot: view,
             origin: Origin {
                 source_kind: "file",
                 source_reference: job.reference,

@@ -190,6 +190,9 @@ fn version(image_id: ImageId, recorded: Recorded) -> NewVersion {
         has_modules: recorded.has_modules,
         kernel_name: recorded.kernel_name,
         image_config: recorded.config,
+        boot: recorded
+            .boot
+            .and_then(|boot| serde_json::to_value(boot).ok()),
         created_at: recorded.created_at,
         created_by: recorded.owner_uid,
     }

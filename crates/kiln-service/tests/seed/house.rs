@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use kiln_api::daemon::Recovered;
-use kiln_api::image::{Image, Outcome, PullParams};
+use kiln_api::image::{BootChoice, Image, Outcome, PullParams};
 use kiln_api::operation::{ListParams, Operation};
 use kiln_api::{Failure, HostFile};
 use kiln_artifacts::Artifacts;
 use kiln_cache::Cache;
 use kiln_domain::access::Actor;
 use kiln_domain::{Architecture, ImageName, OperationState};
-use kiln_kernel::Catalogue;
+use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_service::{
-    Board, BuildRootfs, Clock as _, Ext4Builder, FetchTree, HostFiles, Operations, Pool, Pulls,
-    Records, SystemClock, open_database, recover,
+    Board, BuildRootfs, Clock as _, Ext4Builder, FetchTree, GuestInitrds, HostFiles, Operations,
+    Pool, Pulls, Records, SystemClock, open_database, recover,
 };
 use kiln_store::names::{self, NameHolder};
 use kiln_store::{Store, StoreOptions};
@@ -95,11 +95,14 @@ impl House {
             build_pool: Pool::new("build", 2),
             look_pool: Pool::new("look", 2),
         };
+        let bases = BaseInitrds::open(&folder.path().join("initrds"))?;
+        let initrds = GuestInitrds::new(vec![folder.path().join("init")], bases);
         let pulls = Pulls::new(
             records,
             fetch,
             build,
             Catalogue::open(&folder.path().join("kernels"))?,
+            initrds,
             Artifacts::open(&images)?,
             Arc::new(HostFiles::default()),
         );
@@ -112,7 +115,9 @@ impl House {
             images,
             folder,
         };
-        fs::write(house.path("vmlinux"), elf::smallest(elf::X86_64))?;
+        for name in ["vmlinux", "init"] {
+            fs::write(house.path(name), elf::smallest(elf::X86_64))?;
+        }
         Ok(house)
     }
 
@@ -200,6 +205,7 @@ pub(crate) fn bare(reference: &str) -> PullParams {
         kernel_path: None,
         initrd_path: None,
         modules_dir: None,
+        boot: BootChoice::Auto,
         size_bytes: None,
         platform: None,
         credentials: None,

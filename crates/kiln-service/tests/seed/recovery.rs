@@ -327,7 +327,7 @@ async fn an_image_with_an_extravagant_config_is_adopted() -> Result<()> {
     let ports: serde_json::Map<_, _> = (0..4_000)
         .map(|port| (format!("{port}"), nested.clone()))
         .collect();
-    source.set_container(serde_json::json!({"ExposedPorts": ports}));
+    source.set_container(serde_json::json!({"Cmd": ["/bin/sh"], "ExposedPorts": ports}));
     let house = House::new(source.clone())?;
     let was = house.pull(house.params(REFERENCE)).await?;
     let document = fs::metadata(Path::new(&was.artifact_dir).join("image.json"))?;
@@ -359,6 +359,7 @@ async fn an_image_registered_from_a_path_with_a_new_line_is_adopted() -> Result<
         kernel_path: Some(house.file("vmlinux")),
         initrd_path: None,
         modules_dir: None,
+        boot: kiln_api::image::BootChoice::Auto,
         architecture: None,
         detach: false,
     };

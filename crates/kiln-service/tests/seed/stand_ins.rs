@@ -68,7 +68,7 @@ impl OneLayer {
             diff_id: Digest::from_bytes(diff_id),
             acts: Mutex::default(),
             needs: Mutex::default(),
-            container: Mutex::default(),
+            container: Mutex::new(serde_json::json!({"Cmd": ["/bin/sh"]})),
             resolved: AtomicUsize::new(0),
             fetched: AtomicUsize::new(0),
         }))

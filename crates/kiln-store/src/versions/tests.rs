@@ -58,6 +58,7 @@ fn a_version_comes_back_as_it_went_in() {
         has_modules: true,
         kernel_name: new.kernel_name,
         image_config: new.image_config,
+        boot: new.boot,
         created_at: new.created_at,
         created_by: new.created_by,
     };
@@ -196,6 +197,7 @@ fn every_damaged_column_is_an_error_that_names_it() {
         ("rootfs_sha256", "''"),
         ("kernel_name", "'../x'"),
         ("image_config", "'{'"),
+        ("boot", "'{'"),
         ("created_at", "9223372036854775807"),
     ];
     for (column, value) in cases {

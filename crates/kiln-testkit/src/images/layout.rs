@@ -194,13 +194,23 @@ impl Layout {
         })
     }
 
-    /// Adds an image of `layers`, lowest first.
+    /// Adds an image of `layers`, lowest first, that runs a shell.
     pub fn add_image(&self, layers: &[Layer], platform: &Platform) -> Result<Descriptor> {
+        let shell = json!({"Cmd": ["/bin/sh"], "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]});
+        self.add_image_with(layers, platform, shell)
+    }
+
+    /// Adds an image of `layers`, lowest first, whose config says how it runs.
+    pub fn add_image_with(
+        &self,
+        layers: &[Layer],
+        platform: &Platform,
+        container: Value,
+    ) -> Result<Descriptor> {
         let diff_ids: Vec<&String> = layers.iter().map(|layer| &layer.diff_id).collect();
         let mut config = platform.to_json();
         config["created"] = json!("2023-11-14T22:13:20Z");
-        config["config"] =
-            json!({"Cmd": ["/bin/sh"], "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]});
+        config["config"] = container;
         config["rootfs"] = json!({"type": "layers", "diff_ids": diff_ids});
         let config = self.add_blob(CONFIG, &serde_json::to_vec(&config)?)?;
         let blobs: Vec<Value> = layers.iter().map(|layer| layer.blob.to_json()).collect();

@@ -89,7 +89,7 @@ fn an_index_gives_another_platforms_image_with_a_kernel_of_that_platform() -> Re
     fs::write(stage.path("arm64"), elf::smallest(elf::AARCH64))?;
     let params = json!({
         "ref": reference, "name": "arm64", "platform": "linux/arm64",
-        "kernel_path": stage.path("arm64"),
+        "kernel_path": stage.path("arm64"), "boot": "none",
     });
 
     let mut wrong_kernel = pull(&reference, "arm64");

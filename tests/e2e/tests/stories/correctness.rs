@@ -250,7 +250,13 @@ fn a_published_image_describes_itself() -> Result<()> {
     names.sort();
     assert_eq!(
         names,
-        ["image.json", "kernel", "rootfs.ext4", "rootfs.sums"]
+        [
+            "image.json",
+            "initrd.img",
+            "kernel",
+            "rootfs.ext4",
+            "rootfs.sums"
+        ]
     );
     let told: Value = serde_json::from_slice(&fs::read(folder.join("image.json"))?)?;
     assert_eq!(told["format"], 1);

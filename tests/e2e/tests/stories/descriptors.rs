@@ -27,7 +27,7 @@ const NEEDS: &[Need] = &[Need::Root];
 const NOBODY: u32 = 65_534;
 
 /// Makes a stage whose sockets everybody may open.
-fn open_stage() -> Result<Stage> {
+pub(crate) fn open_stage() -> Result<Stage> {
     let stage = Stage::new()?;
     for (path, mode) in [
         (stage.path(""), 0o755),
@@ -42,7 +42,7 @@ fn open_stage() -> Result<Stage> {
 }
 
 /// Does something as the user without rights: on Linux a thread has credentials of its own.
-fn as_nobody<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+pub(crate) fn as_nobody<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
         let nobody = scope.spawn(|| {
             let uid = Uid::from_raw(NOBODY);

@@ -50,7 +50,7 @@ fn one_blob(
     let layer = layout.add_blob(media_type, blob)?;
     let diff_id = diff_id.unwrap_or(&layer.digest);
     let config = json!({
-        "os": "linux", "architecture": "amd64",
+        "os": "linux", "architecture": "amd64", "config": {"Cmd": ["/bin/sh"]},
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},
     });
     let config = layout.add_blob(CONFIG, config.to_string().as_bytes())?;
@@ -271,6 +271,7 @@ fn sources_that_are_not_what_their_name_says_are_refused() -> Result<()> {
     let mut other = pull(&path("layout:1"), "bad");
     other["platform"] = json!("linux/arm64");
     other["kernel_ref"] = json!("arm");
+    other["boot"] = json!("none");
     assert_refused(
         &stage,
         "image.pull",
