@@ -66,6 +66,9 @@ pub(crate) struct ForgetArguments {
     /// Only tell what would happen
     #[arg(long)]
     dry_run: bool,
+    /// Also while machines run the image; they go on
+    #[arg(long)]
+    force: bool,
 }
 
 impl Command {
@@ -194,6 +197,7 @@ pub(crate) async fn forget(
         let params = ForgetParams {
             image: image.clone(),
             dry_run: arguments.dry_run,
+            force: arguments.force,
         };
         let result = session.call::<Forget>(&client, &params).await;
         items.push(Item::new(image.clone(), result)?);
@@ -266,6 +270,7 @@ fn lines(image: &Image) -> String {
             "owner",
             format!("uid {}, {}", image.owner_uid, image.visibility),
         ),
+        ("in use", in_use(image.in_use)),
         ("created", time(&image.created_at)),
         ("updated", time(&image.updated_at)),
     ];
@@ -273,4 +278,13 @@ fn lines(image: &Image) -> String {
         pairs.push(("forgotten", time(at)));
     }
     output::pairs(&pairs)
+}
+
+fn in_use(machines: Option<u64>) -> String {
+    match machines {
+        None => "-".to_owned(),
+        Some(0) => "no".to_owned(),
+        Some(1) => "by 1 machine".to_owned(),
+        Some(machines) => format!("by {machines} machines"),
+    }
 }

@@ -17,8 +17,8 @@ use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Limits, Server, bind};
 use kiln_service::{
     Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles, Identity,
-    Images, Kernels, Operations, Pool, Pulls, Records, RootfsDigests, SnapshotSchedule, Snapshots,
-    SystemClock, open_database, recover,
+    Images, InstanceWatch, Instances, Kernels, Operations, Pool, Pulls, Records, RootfsDigests,
+    SnapshotSchedule, Snapshots, SystemClock, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use rustix::fs::FlockOperation;
@@ -37,6 +37,9 @@ pub(crate) enum StartError {
 
 /// How many callers' kernels are looked at at a time.
 const LOOKS_AT_A_TIME: usize = 4;
+
+/// How many machines may run at a time: a descriptor each, of which root's limit leaves far more.
+const MACHINES_AT_A_TIME: usize = 4_096;
 
 /// How long connections may last behind the grace of the operations: those that were cancelled
 /// clean up for ten seconds at most, then their callers are answered.
@@ -71,14 +74,25 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         clock.clone(),
     );
     let snapshots = Snapshots::new(store.clone(), clock.clone(), snapshot_schedule(&config));
-    let told = recovered.clone();
-    let desks = desks(&config, opened, &board, clock, &host_files, told);
+    let machines = InstanceWatch::new(store.clone(), clock.clone(), MACHINES_AT_A_TIME);
+    machines
+        .resume()
+        .await
+        .context("cannot look for machines of before")?;
+    let shared = Shared {
+        board: board.clone(),
+        clock,
+        host_files: host_files.clone(),
+        machines: machines.clone(),
+    };
+    let desks = desks(&config, opened, shared, recovered.clone());
     let uid = rustix::process::geteuid().as_raw();
     let server = Server::new(desks.table()?, Limits::default(), uid)?;
     let (stop, stopped) = watch::channel(false);
     let files = files_socket.serve(host_files, stopped.clone());
     let digests = digests.run(stopped.clone());
     let snapshots = snapshots.run(stopped.clone());
+    let machines = machines.run(stopped.clone());
     tracing::info!(socket = %socket.path().display(), ?recovered, "ready");
     let grace = Duration::from_secs(config.shutdown_grace_seconds.value);
     let (drain, drained) = watch::channel(false);
@@ -95,7 +109,8 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         grace: grace + DRAIN,
     };
     let serving = server.serve(socket, closing);
-    let (ended, (), (), (), ()) = tokio::join!(stopping, serving, files, digests, snapshots);
+    let (ended, (), (), (), (), ()) =
+        tokio::join!(stopping, serving, files, digests, snapshots, machines);
     ended.context("cannot listen for signals")?;
     store.close().await.context("cannot close the database")?;
     tracing::info!("stopped");
@@ -134,14 +149,21 @@ fn open_bases(folder: &Path) -> Result<BaseInitrds> {
     Ok(bases)
 }
 
-fn desks(
-    config: &Config,
-    opened: Opened,
-    board: &Arc<Board>,
+/// What desks share with others that work beside them.
+struct Shared {
+    board: Arc<Board>,
     clock: Arc<dyn Clock>,
-    host_files: &Arc<HostFiles>,
-    recovered: Recovered,
-) -> Desks {
+    host_files: Arc<HostFiles>,
+    machines: InstanceWatch,
+}
+
+fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) -> Desks {
+    let Shared {
+        board,
+        clock,
+        host_files,
+        machines,
+    } = shared;
     let Opened {
         store,
         artifacts,
@@ -196,15 +218,21 @@ fn desks(
             architecture,
             config.retention_days.value,
         )),
+        instances: Arc::new(Instances::new(
+            store.clone(),
+            clock.clone(),
+            machines,
+            architecture,
+        )),
         kernels: Arc::new(Kernels::new(
             store.clone(),
             clock,
             catalogue,
             initrds,
-            host_files.clone(),
+            host_files,
             build_pool,
         )),
-        operations: Arc::new(Operations::new(store.clone(), board.clone())),
+        operations: Arc::new(Operations::new(store.clone(), board)),
         events: Arc::new(Events::new(store)),
     }
 }
@@ -222,17 +250,15 @@ pub(crate) fn descriptions() -> Result<Vec<Description>> {
         crate::places::Places::below(&folder),
         1,
     )?;
-    let board = Arc::new(Board::new(1));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let opened = open(&config)?;
-    let desks = desks(
-        &config,
-        opened,
-        &board,
-        clock,
-        &Arc::default(),
-        Recovered::default(),
-    );
+    let shared = Shared {
+        board: Arc::new(Board::new(1)),
+        clock: clock.clone(),
+        host_files: Arc::default(),
+        machines: InstanceWatch::new(opened.store.clone(), clock, 1),
+    };
+    let desks = desks(&config, opened, shared, Recovered::default());
     Ok(desks.table()?.descriptions().to_vec())
 }
 

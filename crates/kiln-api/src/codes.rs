@@ -64,7 +64,7 @@ codes! {
         INCOMPATIBLE = "daemon.incompatible", Invalid, never,
             "The daemon speaks another major version of the API than the client.", "Install kiln and kilnd of the same release.";
         BUSY = "daemon.busy", Unavailable, later,
-            "As many operations or connections are open as the daemon allows.", "Wait for one to end and call again.";
+            "As many operations, connections or machines are open as the daemon allows.", "Wait for one to end and call again.";
         STOPPING = "daemon.stopping", Unavailable, later,
             "The daemon is stopping and takes no new work.", "Call again when it has started anew.";
         INTERNAL = "daemon.internal", Internal, never,
@@ -213,7 +213,7 @@ codes! {
         NAME_INVALID = "instance.name_invalid", Invalid, never,
             "The name does not follow the grammar of machine names.", "Use lower-case letters, digits and single separators.";
         NO_PROCESS = "instance.no_process", Invalid, never,
-            "The daemon cannot see the process that calls, so it cannot watch it.", "Call from a process of the daemon's host, in a PID namespace it can see.";
+            "The process that runs a machine, or is about to, cannot be seen from here.", "Call from a process of the daemon's host, as the user the process belongs to, and in a PID namespace both can see.";
         RUNNING = "instance.running", Conflict, later,
             "The machine is still running.", "Stop it first with `kiln stop`.";
         ENDED = "instance.ended", Conflict, never,

@@ -84,7 +84,10 @@ method! {
     Forget = "image.forget",
     "Hides an image and frees its name; it can be restored until its retention ends.",
     (ForgetParams) -> Forgotten,
-    [codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::request::DENIED]
+    [
+        codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::image::IN_USE,
+        codes::request::DENIED,
+    ]
 }
 
 /// What to pull, and what to make of it.
@@ -284,6 +287,9 @@ pub struct ForgetParams {
     /// Only tell what would happen.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
+    /// Hide it also while machines run it; they go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// What came of forgetting.
@@ -342,6 +348,9 @@ pub struct Image {
     /// The tags that point to the version shown.
     #[schemars(with = "Vec<String>")]
     pub tags: Vec<TagName>,
+    /// How many machines run it; only where one image is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_use: Option<u64>,
     /// The OCI config's `config` object: entrypoint, environment, user, …
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<serde_json::Value>,

@@ -3,7 +3,7 @@
 //! The daemon starts none. Whoever runs a machine registers it, says when it runs and how it
 //! ended, and the daemon watches the process that registered.
 
-use kiln_domain::{ImageId, ImageName, InstanceId, VersionId};
+use kiln_domain::{ImageId, ImageName, InstanceId, InstanceName, InstanceState, VersionId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ method! {
     [
         codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::instance::NAME_TAKEN,
         codes::instance::NAME_INVALID, codes::instance::NO_PROCESS,
-        codes::instance::ALREADY_EXISTS,
+        codes::instance::ALREADY_EXISTS, codes::daemon::BUSY,
     ]
 }
 
@@ -158,9 +158,11 @@ pub struct Instance {
     #[schemars(with = "String")]
     pub id: InstanceId,
     /// Its name.
-    pub name: String,
+    #[schemars(with = "String")]
+    pub name: InstanceName,
     /// `starting`, `running` or `ended`.
-    pub state: String,
+    #[schemars(with = "String")]
+    pub state: InstanceState,
     /// Who runs it.
     pub owner_uid: u32,
     /// The image it runs.

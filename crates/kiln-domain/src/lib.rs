@@ -10,6 +10,7 @@ mod id;
 mod name;
 pub mod oci;
 mod platform;
+mod process;
 mod reference;
 mod size;
 mod source;
@@ -22,11 +23,14 @@ pub use credentials::{Credentials, Secret};
 pub use derivation::Derivation;
 pub use digest::{Digest, DigestError};
 pub use id::{IdError, ImageId, InstanceId, OperationId, VersionId};
-pub use name::{ImageName, KernelName, NameError, TagName};
+pub use name::{ImageName, InstanceName, KernelName, NameError, TagName};
 pub use platform::{Architecture, Platform, PlatformError};
+pub use process::{ProcessStart, ProcessStartError};
 pub use reference::{Reference, ReferenceError};
 pub use size::{ByteSize, ByteSizeError};
 pub use source::{Source, SourceError};
-pub use states::{ImageState, OperationKind, OperationState, VersionKind, Visibility, WordError};
+pub use states::{
+    ImageState, InstanceState, OperationKind, OperationState, VersionKind, Visibility, WordError,
+};
 pub use timestamp::{Timestamp, TimestampError};
 pub use version::{VersionNumber, VersionNumberError};

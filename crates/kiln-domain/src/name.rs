@@ -1,9 +1,11 @@
-//! Names people give: images, kernels and tags.
+//! Names people give: images, kernels, tags and instances.
 //!
 //! Whether a name is taken is not here; the store's unique index decides that.
 
 use std::fmt;
 use std::str::FromStr;
+
+use crate::InstanceId;
 
 /// Longest image name with its namespace, in bytes. It leaves room for suffixes such as
 /// `-recovered` in any list and log line.
@@ -18,6 +20,10 @@ const TAG_MAX: usize = 128;
 /// Longest kernel name, in bytes. It becomes a directory entry, whose limit is 255; the rest
 /// leaves room for suffixes such as `.staging`.
 const KERNEL_NAME_MAX: usize = 128;
+
+/// Longest instance name, in bytes: it may become the guest's host name, whose labels end there
+/// (RFC 1035, section 2.3.4).
+const INSTANCE_NAME_MAX: usize = 63;
 
 /// Why a text is not a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -172,6 +178,60 @@ impl FromStr for TagName {
     }
 }
 
+/// A machine's name, such as `web`, unique among those of its owner that have not ended.
+///
+/// Invariant: one component of the image-name grammar, at most 63 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InstanceName(String);
+
+impl InstanceName {
+    /// Borrows the name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Names a machine after the image it runs: by the image's own name without its namespace, cut
+    /// to fit.
+    pub fn after(image: &ImageName) -> Self {
+        let own = image.0.rsplit('/').next().unwrap_or(&image.0);
+        Self(cut(own, INSTANCE_NAME_MAX).to_owned())
+    }
+
+    /// Makes another name of this one that ends with the first `length` digits of a machine's id,
+    /// cut to fit.
+    #[must_use]
+    pub fn with_digits_of(&self, id: InstanceId, length: usize) -> Self {
+        let digits: String = id.to_string().chars().filter(|c| *c != '-').collect();
+        let digits: String = digits.chars().take(length.max(1)).collect();
+        // An id has 32 digits, so half of the name is left at least.
+        let own = cut(&self.0, INSTANCE_NAME_MAX - 1 - digits.len());
+        Self(format!("{own}-{digits}"))
+    }
+}
+
+impl FromStr for InstanceName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const NOUN: &str = "instance name";
+        check_length(NOUN, text, INSTANCE_NAME_MAX)?;
+        if is_path_component(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(NameError::Grammar {
+            noun: NOUN,
+            text: text.to_owned(),
+            grammar: COMPONENT_GRAMMAR,
+        })
+    }
+}
+
+/// Cuts a component of the grammar to `limit` bytes; what is left follows the grammar too.
+fn cut(component: &str, limit: usize) -> &str {
+    let start = component.get(..limit).unwrap_or(component);
+    start.trim_end_matches(['.', '_', '-'])
+}
+
 macro_rules! text_forms {
     ($($name:ident),*) => {$(
         impl fmt::Display for $name {
@@ -184,7 +244,7 @@ macro_rules! text_forms {
     )*};
 }
 
-text_forms!(ImageName, KernelName, TagName);
+text_forms!(ImageName, KernelName, TagName, InstanceName);
 
 const COMPONENT_GRAMMAR: &str =
     "lower-case letters and digits, joined by '.', '_', '__' or hyphens";
@@ -264,6 +324,34 @@ mod tests {
         );
         assert!(matches!(
             "a/b".parse::<KernelName>(),
+            Err(NameError::Grammar { .. })
+        ));
+    }
+
+    #[test]
+    fn machines_are_named_after_their_image_and_told_apart_by_digits() {
+        let long = format!("{}-{}", "a".repeat(62), "b".repeat(20));
+        let id: InstanceId = "3f2b8c1e-5d0a-4c1f-9c57-0d3f0a6f2b11".parse().unwrap();
+        let cases = [
+            ("team/web", "web", "web-3f2b"),
+            ("debian-bookworm", "debian-bookworm", "debian-bookworm-3f2b"),
+            (&long, &"a".repeat(62), &format!("{}-3f2b", "a".repeat(58))),
+        ];
+        for (image, want, want_other) in cases {
+            let name = InstanceName::after(&image.parse().unwrap());
+            let other = name.with_digits_of(id, 4);
+
+            assert_eq!((name.as_str(), other.as_str()), (want, want_other));
+            for made in [&name, &other, &name.with_digits_of(id, 32)] {
+                assert_eq!(made.as_str().parse().as_ref(), Ok(made));
+            }
+        }
+        assert!(matches!(
+            "a".repeat(64).parse::<InstanceName>(),
+            Err(NameError::TooLong { limit: 63, .. })
+        ));
+        assert!(matches!(
+            "a/b".parse::<InstanceName>(),
             Err(NameError::Grammar { .. })
         ));
     }

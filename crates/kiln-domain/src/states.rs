@@ -6,6 +6,8 @@
 //!            (adopted) ──▶ inactive ──forget──▶ deleted
 //! operation  running ──▶ succeeded | failed | cancelled
 //!               └──the daemon went away──▶ interrupted
+//! instance   starting ──▶ running ──▶ ended
+//!               └─────────────────────▶ ended
 //! ```
 //! Who moves them is not here.
 
@@ -139,6 +141,18 @@ impl OperationState {
     /// Tells whether nothing more can happen to the operation.
     pub fn is_final(self) -> bool {
         self != Self::Running
+    }
+}
+
+words! {
+    /// Where a machine that runs an image stands.
+    InstanceState, "an instance state" {
+        /// It is registered; its process is about to run it.
+        Starting = "starting",
+        /// It runs.
+        Running = "running",
+        /// It has ended, or the process that ran it has.
+        Ended = "ended",
     }
 }
 

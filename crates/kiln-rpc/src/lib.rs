@@ -10,6 +10,7 @@ mod event;
 mod files;
 mod frames;
 mod image;
+mod instance;
 mod kernel;
 mod operation;
 mod refusal;

@@ -13,7 +13,9 @@ use jsonrpsee::server::{
     stop_channel,
 };
 use kiln_domain::access::Actor;
-use kiln_service::{ConnectionId, DaemonDesk, Events, Images, Kernels, Operations, Pulls};
+use kiln_service::{
+    ConnectionId, DaemonDesk, Events, Images, Instances, Kernels, Operations, Pulls,
+};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -26,7 +28,7 @@ use crate::door::{Door, Names, Transport};
 use crate::socket::BoundSocket;
 use crate::table::Table;
 use crate::upload::{Appetite, Fate, Upload};
-use crate::{connection, daemon, event, image, kernel, operation, refusal};
+use crate::{connection, daemon, event, image, instance, kernel, operation, refusal};
 
 /// How much the door takes, and how long it waits. Every default of jsonrpsee is set on purpose.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +82,8 @@ pub struct Desks {
     pub pulls: Arc<Pulls>,
     /// Images that exist.
     pub images: Arc<Images>,
+    /// Machines that run images.
+    pub instances: Arc<Instances>,
     /// The kernel catalogue.
     pub kernels: Arc<Kernels>,
     /// Long work.
@@ -100,6 +104,7 @@ impl Desks {
         let mut table = Table::default();
         daemon::register(&mut table, &self.daemon)?;
         image::register(&mut table, &self.pulls, &self.images)?;
+        instance::register(&mut table, &self.instances)?;
         kernel::register(&mut table, &self.kernels)?;
         operation::register(&mut table, &self.operations)?;
         event::register(&mut table, &self.events)?;

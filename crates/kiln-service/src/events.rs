@@ -60,6 +60,7 @@ fn of_object(
         ObjectKind::Operation,
         ObjectKind::Kernel,
         ObjectKind::Version,
+        ObjectKind::Instance,
     ];
     for kind in kinds {
         let filter = EventFilter {

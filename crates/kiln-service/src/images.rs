@@ -1,22 +1,28 @@
 //! Images that exist: the desk that lists, shows and forgets them.
 
+mod in_use;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use kiln_api::image::{ForgetParams, Forgotten, GetParams, Image, ListParams};
 use kiln_api::page::Page;
 use kiln_api::{Failure, codes};
-use kiln_domain::access::{Actor, Grant, Role, Write, may_change};
-use kiln_domain::{Architecture, ImageId, ImageState, Reference, TagName, Timestamp};
+use kiln_domain::access::{Actor, Grant, Write, may_change};
+use kiln_domain::{Architecture, ImageId, ImageState, TagName, Timestamp};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::images::{self, ImageFilter, ImageRow, NameMatch};
-use kiln_store::resolve::{self, Candidate, ResolveError};
+use kiln_store::resolve::{Candidate, ResolveError};
 use kiln_store::versions::{self, VersionRow};
-use kiln_store::{Object, ReadTransaction, Store, StoreError, WriteTransaction, tags};
+use kiln_store::{Object, ReadTransaction, Store, StoreError, WriteTransaction, holders, tags};
 
+use self::in_use::{ImageInUse, refuse_in_use};
 use crate::clock::Clock;
 use crate::events::{cursor, page_limit};
 use crate::failures::store_failure;
+use crate::find_image::{
+    FindImageError, Named, architecture, find_image, find_image_failure, visible_to,
+};
 use crate::views;
 
 /// Microseconds of a day.
@@ -35,10 +41,10 @@ pub struct Images {
 /// Why an image could not be found, or not be changed.
 #[derive(Debug, thiserror::Error)]
 enum ImageError {
-    #[error("there is no image {named:?}")]
-    NotFound { named: String },
     #[error(transparent)]
-    Unresolved(#[from] ResolveError),
+    Find(#[from] FindImageError),
+    #[error(transparent)]
+    InUse(#[from] ImageInUse),
     #[error(transparent)]
     Denied(#[from] kiln_domain::access::Denied),
     #[error(transparent)]
@@ -106,37 +112,37 @@ impl Images {
 
     /// Shows one image.
     pub async fn get(&self, actor: &Actor, params: GetParams) -> Result<Image, Failure> {
-        let wanted = params
-            .architecture
-            .as_deref()
-            .map(str::parse::<Architecture>);
-        let architecture = wanted
-            .transpose()
-            .map_err(|error| Failure::from_error(codes::source::INVALID_PLATFORM, &error))?;
-        let (desk, actor) = (self.clone(), *actor);
+        let architecture = architecture(params.architecture.as_deref())?;
+        let (desk, actor, now) = (self.clone(), *actor, self.clock.now());
         let found = self
             .store
             .read(move |tx| {
                 let (row, version) = desk.find(tx, &actor, &params.image, architecture)?;
-                Ok::<_, ImageError>(desk.view(tx, row, version)?)
+                let in_use = holders::count_of_versions_of(tx, row.id, now)?;
+                let image = desk.view(tx, row, version)?;
+                Ok::<_, ImageError>(Image {
+                    in_use: Some(in_use),
+                    ..image
+                })
             })
             .await;
         found.map_err(|error| failure(&error))
     }
 
-    /// Hides an image and frees its name. Forgetting twice succeeds and says so.
+    /// Hides an image and frees its name, unless machines run it and it is not forced. Forgetting
+    /// twice succeeds and says so.
     pub async fn forget(&self, actor: &Actor, params: ForgetParams) -> Result<Forgotten, Failure> {
         let (desk, actor, now) = (self.clone(), *actor, self.clock.now());
         if params.dry_run {
             let told = self
                 .store
-                .read(move |tx| desk.foresee(tx, &actor, &params.image))
+                .read(move |tx| desk.foresee(tx, &actor, &params, now))
                 .await;
             return told.map_err(|error| failure(&error));
         }
         let forgotten = self
             .store
-            .write(move |tx| desk.forget_in(tx, &actor, &params.image, now))
+            .write(move |tx| desk.forget_in(tx, &actor, &params, now))
             .await;
         forgotten.map_err(|error| failure(&error))
     }
@@ -145,9 +151,10 @@ impl Images {
         &self,
         tx: &ReadTransaction<'_>,
         actor: &Actor,
-        named: &str,
+        params: &ForgetParams,
+        now: Timestamp,
     ) -> Result<Forgotten, ImageError> {
-        let (row, version, _grant) = self.find_to_change(tx, actor, named)?;
+        let (row, version, _grant) = self.find_to_forget(tx, actor, params, now)?;
         let already_forgotten = row.state == ImageState::Deleted;
         let image = self.view(tx, row, version)?;
         Ok(Forgotten {
@@ -161,10 +168,10 @@ impl Images {
         &self,
         tx: &WriteTransaction<'_>,
         actor: &Actor,
-        named: &str,
+        params: &ForgetParams,
         now: Timestamp,
     ) -> Result<Forgotten, ImageError> {
-        let (row, version, grant) = self.find_to_change(tx, actor, named)?;
+        let (row, version, grant) = self.find_to_forget(tx, actor, params, now)?;
         let already_forgotten = row.state == ImageState::Deleted;
         let id = row.id;
         if !already_forgotten {
@@ -179,6 +186,22 @@ impl Images {
         })
     }
 
+    /// Finds an image to forget; one that is in use only when that was said not to matter, or when
+    /// it is forgotten already.
+    fn find_to_forget(
+        &self,
+        tx: &ReadTransaction<'_>,
+        actor: &Actor,
+        params: &ForgetParams,
+        now: Timestamp,
+    ) -> Result<(ImageRow, VersionRow, Grant<Write>), ImageError> {
+        let (row, version, grant) = self.find_to_change(tx, actor, &params.image)?;
+        if !params.force && row.state != ImageState::Deleted {
+            refuse_in_use(tx, actor, &row, now)?;
+        }
+        Ok((row, version, grant))
+    }
+
     fn find_to_change(
         &self,
         tx: &ReadTransaction<'_>,
@@ -186,12 +209,13 @@ impl Images {
         named: &str,
     ) -> Result<(ImageRow, VersionRow, Grant<Write>), ImageError> {
         let (row, version) = match self.find(tx, actor, named, None) {
-            Err(ImageError::Unresolved(ResolveError::Ambiguous { candidates, text })) => {
-                match newest_forgotten(tx, &candidates)? {
-                    Some(found) => found,
-                    None => return Err(ResolveError::Ambiguous { candidates, text }.into()),
-                }
-            }
+            Err(ImageError::Find(FindImageError::Unresolved(ResolveError::Ambiguous {
+                candidates,
+                text,
+            }))) => newest_forgotten(tx, &candidates)?.ok_or_else(|| {
+                let ambiguous = ResolveError::Ambiguous { candidates, text };
+                FindImageError::from(ambiguous)
+            })?,
             found => found?,
         };
         let grant = may_change(actor, row.owner_id)?;
@@ -202,43 +226,15 @@ impl Images {
         &self,
         tx: &ReadTransaction<'_>,
         actor: &Actor,
-        named: &str,
+        text: &str,
         architecture: Option<Architecture>,
     ) -> Result<(ImageRow, VersionRow), ImageError> {
-        let not_found = || ImageError::NotFound {
-            named: named.chars().take(300).collect(),
+        let named = Named {
+            text,
+            architecture,
+            host: self.architecture,
         };
-        let canonical = named
-            .parse::<Reference>()
-            .ok()
-            .map(|reference| reference.to_string());
-        let query = resolve::Query {
-            text: named,
-            architecture: architecture.unwrap_or(self.architecture).as_str(),
-            canonical_reference: canonical.as_deref(),
-            visible_to: visible_to(actor),
-            forgotten: images::Forgotten::Shown,
-        };
-        let found = match resolve::image(tx, &query) {
-            // What exists for one other architecture alone is meant by its bare name.
-            Err(ResolveError::NotFound {
-                other_architectures,
-                ..
-            }) if architecture.is_none() && other_architectures.len() == 1 => {
-                let architecture = &other_architectures[0];
-                resolve::image(
-                    tx,
-                    &resolve::Query {
-                        architecture,
-                        ..query
-                    },
-                )?
-            }
-            found => found?,
-        };
-        let row = images::get(tx, found.image_id)?.ok_or_else(not_found)?;
-        let version = versions::get(tx, found.version_id)?.ok_or_else(not_found)?;
-        Ok((row, version))
+        Ok(find_image(tx, actor, named)?)
     }
 
     fn current_version(
@@ -301,11 +297,6 @@ fn newest_forgotten(
     Ok(newest)
 }
 
-/// Superadmins see every image; others see their own and public ones.
-fn visible_to(actor: &Actor) -> Option<u32> {
-    (actor.role != Role::Superadmin).then_some(actor.uid)
-}
-
 fn mark_forgotten(
     tx: &WriteTransaction<'_>,
     _grant: Grant<Write>,
@@ -335,22 +326,8 @@ fn mark_forgotten(
 
 fn failure(error: &ImageError) -> Failure {
     match error {
-        ImageError::NotFound { .. } => Failure::from_error(codes::image::NOT_FOUND, error),
-        ImageError::Unresolved(unresolved) => match unresolved {
-            ResolveError::NotFound { .. } => Failure::from_error(codes::image::NOT_FOUND, error),
-            ResolveError::Ambiguous { candidates, .. } => {
-                let ids: Vec<_> = candidates
-                    .iter()
-                    .map(|one| one.meant.image_id.to_string())
-                    .collect();
-                let hint = format!("name one by its id: {}", ids.join(", "));
-                Failure::from_error(codes::image::AMBIGUOUS, error).with_hint(hint, None)
-            }
-            ResolveError::AliasTooDeep { .. } => {
-                Failure::from_error(codes::image::AMBIGUOUS, error)
-            }
-            ResolveError::Store(error) => store_failure(error),
-        },
+        ImageError::Find(error) => find_image_failure(error),
+        ImageError::InUse(in_use) => in_use.to_failure(),
         ImageError::Denied(denied) => Failure::from_error(codes::request::DENIED, denied),
         ImageError::Store(error) => store_failure(error),
     }

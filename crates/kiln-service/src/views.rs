@@ -5,12 +5,14 @@
 use std::path::Path;
 
 use kiln_api::image::{Image, ImageKernel, Rootfs, Source, Version};
+use kiln_api::instance::Instance;
 use kiln_api::operation::Operation;
 use kiln_api::{Failure, codes, event, kernel};
 use kiln_artifacts::names::{INITRD, KERNEL, MODULES, ROOTFS};
 use kiln_domain::{OperationId, OperationState, TagName};
 use kiln_store::events::{EventActor, EventRow};
 use kiln_store::images::{Custody, ImageRow};
+use kiln_store::instances::InstanceRow;
 use kiln_store::kernels::KernelRow;
 use kiln_store::operations::OperationRow;
 use kiln_store::versions::VersionRow;
@@ -68,6 +70,7 @@ pub(crate) fn image(
             number: version.number,
         },
         tags,
+        in_use: None,
         config: version.image_config,
         created_at: row.created_at.to_string(),
         updated_at: row.updated_at.to_string(),
@@ -108,6 +111,38 @@ fn interruption(id: OperationId, state: OperationState) -> Option<Failure> {
         let message = format!("the daemon ended while operation {id} was running");
         Failure::new(codes::operation::INTERRUPTED, message).with_operation(id)
     })
+}
+
+/// Shows a machine.
+pub(crate) fn instance(row: InstanceRow) -> Instance {
+    let (monitor, accelerator) = row
+        .running
+        .map(|under| (under.monitor, under.accelerator))
+        .unzip();
+    Instance {
+        id: row.id,
+        name: row.name,
+        state: row.state,
+        owner_uid: row.owner_uid,
+        image_id: row.image_id,
+        image_name: row.image_name,
+        version_id: row.version_id,
+        pid: row.process.pid,
+        pid_started: row.process.started.ticks(),
+        monitor,
+        accelerator,
+        directory: row.directory,
+        console_path: row.console_path,
+        cpus: row.cpus,
+        memory_bytes: row.memory_bytes,
+        // Ports that an older daemon wrote differently are left out, not made up.
+        ports: serde_json::from_value(row.ports).unwrap_or_default(),
+        exit_code: row.end.exit_code,
+        reason: row.end.reason,
+        created_at: row.created_at.to_string(),
+        started_at: row.started_at.map(|at| at.to_string()),
+        ended_at: row.ended_at.map(|at| at.to_string()),
+    }
 }
 
 /// Shows an event.

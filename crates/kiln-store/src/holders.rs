@@ -3,10 +3,10 @@
 //! Refusing to remove what is in use is not here; the caller asks and decides, in the transaction
 //! of the removal.
 
-use kiln_domain::Timestamp;
+use kiln_domain::{ImageId, InstanceId, Timestamp};
 use rusqlite::Row;
 
-use crate::columns::{Columns, Micros};
+use crate::columns::{Columns, Micros, Text};
 use crate::words::words;
 use crate::{Object, ReadTransaction, StoreError, WriteTransaction};
 
@@ -33,6 +33,16 @@ pub struct Holder {
     pub kind: HolderKind,
     /// Its key among its kind.
     pub id: String,
+}
+
+impl Holder {
+    /// Names a virtual machine.
+    pub fn instance(id: InstanceId) -> Self {
+        Self {
+            kind: HolderKind::Instance,
+            id: id.to_string(),
+        }
+    }
 }
 
 /// One hold on an object.
@@ -115,6 +125,37 @@ pub fn of_object(
     tx.all("list holders", sql, params, read)
 }
 
+/// Returns who holds any version of an image at a time, oldest hold first.
+pub fn of_versions_of(
+    tx: &ReadTransaction<'_>,
+    image: ImageId,
+    now: Timestamp,
+) -> Result<Vec<HolderRow>, StoreError> {
+    let sql = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM holders WHERE object_kind = 'version' \
+         AND object_id IN (SELECT id FROM versions WHERE image_id = ?1) \
+         AND (expires_at IS NULL OR expires_at > ?2) ORDER BY created_at, holder_kind, holder_id"
+    );
+    let params = (Text(image), Micros(now));
+    tx.all("list holders of an image", sql, params, read)
+}
+
+/// Counts the holds on any version of an image at a time.
+pub fn count_of_versions_of(
+    tx: &ReadTransaction<'_>,
+    image: ImageId,
+    now: Timestamp,
+) -> Result<u64, StoreError> {
+    let sql = "SELECT count(*) FROM holders WHERE object_kind = 'version' \
+               AND object_id IN (SELECT id FROM versions WHERE image_id = ?1) \
+               AND (expires_at IS NULL OR expires_at > ?2)";
+    let params = (Text(image), Micros(now));
+    let count: Option<u32> = tx.value("count holders of an image", sql, params)?;
+    Ok(count.unwrap_or(0).into())
+}
+
 /// Removes the holds that have ended by a time and returns how many there were.
 pub fn drop_expired(tx: &WriteTransaction<'_>, now: Timestamp) -> Result<usize, StoreError> {
     let sql = "DELETE FROM holders WHERE expires_at <= ?1";
@@ -140,7 +181,8 @@ fn read(row: &Row<'_>) -> Result<HolderRow, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Database, time, version_id};
+    use crate::testing::{Database, image_id, time, version, version_id};
+    use crate::versions;
 
     fn lease(id: &str, expires_at: Option<i64>) -> HolderRow {
         HolderRow {
@@ -188,6 +230,37 @@ mod tests {
         let object = Object::version(version_id(1));
         let rows = db.read(|tx| of_object(tx, &object, time(20))).unwrap();
         assert_eq!(rows, [lease("a", Some(30))]);
+    }
+
+    #[test]
+    fn an_image_is_held_by_who_holds_any_of_its_versions() {
+        let mut db = Database::new();
+        db.add_image(1, "web");
+        db.add_image(2, "other");
+        db.write(|tx| {
+            for (image, n) in [(1, 1), (1, 2), (2, 3)] {
+                versions::insert(tx, &version(image, n, "amd64"))?;
+            }
+            for (n, created_at, holder) in [(2, 5, "b"), (1, 9, "a"), (3, 1, "c")] {
+                let hold = HolderRow {
+                    object: Object::version(version_id(n)),
+                    created_at: time(created_at),
+                    ..lease(holder, Some(20))
+                };
+                add(tx, &hold)?;
+            }
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+
+        for (now, want) in [(19, "ba"), (20, "")] {
+            let rows = db.read(|tx| of_versions_of(tx, image_id(1), time(now)));
+            let rows = rows.unwrap();
+            let ids: String = rows.into_iter().map(|row| row.holder.id).collect();
+            assert_eq!(ids, want, "at {now}");
+            let count = db.read(|tx| count_of_versions_of(tx, image_id(1), time(now)));
+            assert_eq!(count.unwrap(), want.len() as u64, "at {now}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod error;
 pub mod events;
 pub mod holders;
 pub mod images;
+pub mod instances;
 pub mod jobs;
 pub mod kernels;
 pub mod meta;

@@ -18,6 +18,7 @@ use crate::snapshot;
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_frame.sql"),
     include_str!("migrations/0002_boot.sql"),
+    include_str!("migrations/0003_instances.sql"),
 ];
 
 /// Returns the number of the newest schema this build knows.

@@ -6,12 +6,14 @@ use kiln_domain::{Digest, OperationState, TagName, VersionNumber};
 use crate::events::{EventActor, EventFilter};
 use crate::holders::{Holder, HolderKind};
 use crate::images::{Forgotten, ImageFilter, NameMatch};
+use crate::instances::{InstanceEnd, InstanceFilter, RunningUnder};
 use crate::operations::{OperationFilter, Outcome};
 use crate::testing::{
-    Database, image, image_id, name, operation, operation_id, time, version, version_id,
+    Database, image, image_id, instance, instance_id, name, operation, operation_id, time, version,
+    version_id,
 };
 use crate::{
-    Object, StoreError, WriteTransaction, events, holders, images, jobs, kernels, names,
+    Object, StoreError, WriteTransaction, events, holders, images, instances, jobs, kernels, names,
     operations, outbox, resolve, tags, users, version_blobs, versions,
 };
 
@@ -22,6 +24,7 @@ const TABLES: &[&str] = &[
     "tags",
     "events",
     "operations",
+    "instances",
     "holders",
     "jobs",
     "outbox",
@@ -56,6 +59,13 @@ fn large() -> Database {
              SELECT id, 'image.pull', 'succeeded', uid, '', '{}', 0, 0, i FROM n;
          INSERT INTO events (at, actor, kind, object_kind, object_id, data)
              SELECT i, 'unix:' || uid, 'image.created', 'image', id, '{}' FROM n;
+         INSERT INTO instances (id, name, state, owner_uid, image_id, image_name, version_id, pid,
+                                pid_started, boot_id, directory, console_path, cpus, memory_bytes,
+                                ports, created_at, ended_at)
+             SELECT id, iif(i > 90000, 'l-' || i, 'm-' || (i % 500)),
+                    iif(i > 90000, 'running', 'ended'), uid, id,
+                    'image-' || i, id, i, i, '', '', '', 1, 1, '[]', 0, iif(i > 90000, NULL, i)
+             FROM n;
          DROP TABLE n;",
     );
     db
@@ -153,7 +163,7 @@ fn no_page_of_images_scans_or_sorts() {
 }
 
 #[test]
-fn no_page_of_operations_or_events_scans_or_sorts() {
+fn no_page_of_operations_machines_or_events_scans_or_sorts() {
     let mut db = large();
     let states = [
         None,
@@ -167,6 +177,12 @@ fn no_page_of_operations_or_events_scans_or_sorts() {
             for owner_uid in [None, Some(1)] {
                 let filter = OperationFilter { state, owner_uid };
                 check_page(&mut db, |tx| operations::page(tx, 50_000, 100, &filter));
+            }
+        }
+        for ended in [false, true] {
+            for owner_uid in [None, Some(1)] {
+                let filter = InstanceFilter { ended, owner_uid };
+                check_page(&mut db, |tx| instances::page(tx, 50_000, 100, filter));
             }
         }
         let own = EventFilter {
@@ -232,6 +248,10 @@ fn no_lookup_scans() {
         id: "l".to_owned(),
     };
     let object = Object::image(image_id(1));
+    let under = RunningUnder {
+        monitor: "qemu-q35".to_owned(),
+        accelerator: "tcg".to_owned(),
+    };
     for statistics in ["", "ANALYZE"] {
         db.damage(statistics);
         check(&mut db, |tx| {
@@ -251,6 +271,13 @@ fn no_lookup_scans() {
             names::aliases_of(tx, "image-50")?;
             operations::get(tx, operation_id(1))?;
             holders::of_object(tx, &object, time(1))?;
+            holders::of_versions_of(tx, image_id(1), time(1))?;
+            holders::count_of_versions_of(tx, image_id(1), time(1))?;
+            instances::get(tx, instance_id(1))?;
+            instances::named(tx, &"web".parse().unwrap(), Some(1))?;
+            instances::named(tx, &"web".parse().unwrap(), None)?;
+            instances::beginning_with(tx, "0000", Some(1), 3)?;
+            instances::live(tx)?;
             jobs::due(tx, time(1), 10)?;
             users::get(tx, 1)?;
             kernels::get(tx, &"debian".parse().unwrap())?;
@@ -263,6 +290,9 @@ fn no_lookup_scans() {
             names::release_reservation(tx, operation_id(1))?;
             names::clear_reservations(tx)?;
             operations::interrupt_running(tx, time(1))?;
+            instances::start(tx, instance_id(1), &under, time(1))?;
+            instances::finish(tx, instance_id(1), &InstanceEnd::default(), time(1))?;
+            instances::delete(tx, instance_id(1))?;
             operations::set_progress(tx, operation_id(1), &1.into(), time(1))?;
             images::touch(tx, image_id(1), time(1))?;
             images::mark_deleted(tx, image_id(1), time(1), time(2))?;
@@ -286,5 +316,16 @@ fn what_a_pull_records_scans_nothing() {
         tags::set(tx, image_id(1), &TagName::latest(), version_id(1), time(1))?;
         let outcome = Outcome::Succeeded { result: 1.into() };
         operations::finish(tx, operation_id(1), &outcome, time(1))
+    });
+}
+
+#[test]
+fn what_a_machine_records_scans_nothing() {
+    let mut db = large();
+
+    check(&mut db, |tx| {
+        instances::insert(tx, &instance(1, "web")).unwrap();
+        let end = InstanceEnd::default();
+        instances::finish(tx, instance_id(1), &end, time(1))
     });
 }

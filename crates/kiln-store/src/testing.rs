@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use kiln_domain::{
-    Digest, ImageId, ImageName, OperationId, OperationKind, Timestamp, VersionId, VersionKind,
-    VersionNumber, Visibility,
+    Digest, ImageId, ImageName, InstanceId, OperationId, OperationKind, ProcessStart, Timestamp,
+    VersionId, VersionKind, VersionNumber, Visibility,
 };
 use rusqlite::Connection;
 use serde_json::json;
@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::images::{self, Custody, NewImage};
+use crate::instances::{NewInstance, ProcessRow};
 use crate::open::open_writer;
 use crate::operations::NewOperation;
 use crate::versions::NewVersion;
@@ -130,6 +131,10 @@ pub(crate) fn operation_id(n: u128) -> OperationId {
     OperationId::new(Uuid::from_u128((2 << 64) + n))
 }
 
+pub(crate) fn instance_id(n: u128) -> InstanceId {
+    InstanceId::new(Uuid::from_u128((3 << 64) + n))
+}
+
 pub(crate) fn name(text: &str) -> ImageName {
     text.parse().unwrap()
 }
@@ -189,5 +194,28 @@ pub(crate) fn operation(n: u128) -> NewOperation {
         subject: "docker.io/library/debian:bookworm".to_owned(),
         params: json!({"ref": "debian:bookworm"}),
         created_at: time(i64::try_from(n).unwrap()),
+    }
+}
+
+/// Makes machine `n`, of image and version 1.
+pub(crate) fn instance(n: u128, name: &str) -> NewInstance {
+    NewInstance {
+        id: instance_id(n),
+        name: name.parse().unwrap(),
+        owner_uid: OWNER,
+        image_id: image_id(1),
+        image_name: "team/web".parse().unwrap(),
+        version_id: version_id(1),
+        process: ProcessRow {
+            pid: 4_000_000,
+            started: ProcessStart::new(77_123),
+            boot_id: "boot".to_owned(),
+        },
+        directory: format!("/run/user/1000/kiln/{n}"),
+        console_path: format!("/run/user/1000/kiln/{n}/console.log"),
+        cpus: 2,
+        memory_bytes: 256 << 20,
+        ports: json!([{"host_port": 8080}]),
+        created_at: time(1),
     }
 }

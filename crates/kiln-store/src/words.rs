@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use kiln_domain::{ImageId, ImageName, KernelName, OperationId, VersionId};
+use kiln_domain::{ImageId, ImageName, InstanceId, KernelName, OperationId, VersionId};
 
 /// Why a text is none of a list's words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,6 +68,8 @@ words! {
         Kernel = "kernel",
         /// An operation, by its id.
         Operation = "operation",
+        /// A machine that runs a version, by its id.
+        Instance = "instance",
         /// A user, by the uid.
         User = "user",
         /// A blob, by its digest.
@@ -100,6 +102,11 @@ impl Object {
     /// Points at an operation.
     pub fn operation(id: OperationId) -> Self {
         Self::new(ObjectKind::Operation, id)
+    }
+
+    /// Points at a machine that runs a version.
+    pub fn instance(id: InstanceId) -> Self {
+        Self::new(ObjectKind::Instance, id)
     }
 
     /// Points at a kernel of the catalogue.

@@ -68,6 +68,7 @@ async fn forget(house: &House, named: &str) -> Result<Image> {
     let params = ForgetParams {
         image: named.to_owned(),
         dry_run: false,
+        force: false,
     };
     let forgotten = images(house).forget(&root(), params).await?;
     assert!(!forgotten.already_forgotten);
