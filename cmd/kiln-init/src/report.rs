@@ -32,8 +32,9 @@ impl Reporter {
                 "nobody on the host takes a report on vsock port {port}: {error}"
             ));
         }
-        // A program may have left the line unfinished.
-        let line = format!("\n{REPORT_PREFIX}{json}\n");
+        // A program may have left the line unfinished. The terminal makes two `\r` of this, by which
+        // a reader of the console tells our line end from the program's own.
+        let line = format!("\r\n{REPORT_PREFIX}{json}\n");
         drop(io::stderr().write_all(line.as_bytes()));
         console::drain();
     }

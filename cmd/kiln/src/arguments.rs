@@ -13,7 +13,7 @@ use crate::session::Session;
 use crate::time_span::TimeSpan;
 use crate::{
     checkout, daemon, doctor, event, image, instance, kernel, logs, operation, pull, reference,
-    register, rpc, stop,
+    register, rpc, run, stop,
 };
 
 /// Turns OCI images into bootable microVM images and looks after them.
@@ -76,6 +76,8 @@ pub(crate) enum Command {
     Pull(pull::Arguments),
     /// Take an existing root filesystem and a kernel into Kiln's care
     Register(register::Arguments),
+    /// Run an image in a virtual machine
+    Run(Box<run::Arguments>),
     /// List images
     #[command(visible_alias = "ls")]
     Images(image::ListArguments),
@@ -132,6 +134,7 @@ impl Command {
     pub(crate) async fn run(self, session: &Session) -> Result<(), CommandError> {
         match self {
             Self::Pull(arguments) => pull::run(arguments, session).await,
+            Self::Run(arguments) => run::run(*arguments, session).await,
             Self::Register(arguments) => register::run(arguments, session).await,
             Self::Images(arguments) => image::list(arguments, session).await,
             Self::Image(command) => command.run(session).await,

@@ -27,6 +27,7 @@ mod pull;
 mod reference;
 mod register;
 mod rpc;
+mod run;
 mod session;
 mod stop;
 mod surroundings;

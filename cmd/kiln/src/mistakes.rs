@@ -26,7 +26,7 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "kiln pull oci-archive:FILE",
     ),
     (
-        &["create", "add", "build"],
+        &["add", "build"],
         "images are made from OCI images:",
         "kiln pull REFERENCE --kernel NAME",
     ),
@@ -41,9 +41,9 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "kiln image show IMAGE",
     ),
     (
-        &["run", "start", "boot", "exec"],
-        "Kiln starts no machine; hand these files to your monitor:",
-        "kiln image show IMAGE",
+        &["start", "boot", "exec", "create"],
+        "to run an image in a virtual machine:",
+        "kiln run IMAGE",
     ),
     (
         &["login", "logout"],

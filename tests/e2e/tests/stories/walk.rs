@@ -46,6 +46,10 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
     ("instance.no_process", "nothing serves instance.* yet"),
     ("instance.running", "nothing serves instance.* yet"),
     ("instance.ended", "nothing serves instance.* yet"),
+    (
+        "file.already_exists",
+        "said by the client; the story of the checkout sees its exit code",
+    ),
     ("storage.failed", "needs a disk that fails; tested per tool"),
     (
         "storage.database_failed",
