@@ -29,6 +29,7 @@ use kiln_store::instances::{
 use kiln_store::{Store, StoreError, WriteTransaction};
 
 use self::finding::FindInstanceError;
+pub(crate) use self::records::prune;
 pub use self::watching::InstanceWatch;
 use self::watching::WatchError;
 use crate::clock::Clock;
