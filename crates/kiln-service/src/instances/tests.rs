@@ -3,6 +3,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use kiln_api::instance::Port;
 use kiln_domain::{VersionId, VersionKind, VersionNumber, Visibility};
 use kiln_store::events::{EventFilter, EventRow};
 use kiln_store::images::{Custody, NewImage};
@@ -500,7 +501,7 @@ async fn parameters_without_a_type_of_their_own_are_checked() {
             ..good.clone()
         },
         RegisterParams {
-            console_path: format!("/{}", "x".repeat(4095)),
+            console_path: format!("/{}", "x".repeat(1024)),
             ..good.clone()
         },
         RegisterParams {
@@ -512,7 +513,7 @@ async fn parameters_without_a_type_of_their_own_are_checked() {
             ..good.clone()
         },
         RegisterParams {
-            ports: vec![port.clone(); 257],
+            ports: vec![port.clone(); 65],
             ..good.clone()
         },
         RegisterParams {
@@ -523,7 +524,11 @@ async fn parameters_without_a_type_of_their_own_are_checked() {
             ..good.clone()
         },
     ];
-    for params in bad {
+    let controlling = RegisterParams {
+        directory: "/\u{1}".to_owned(),
+        ..good.clone()
+    };
+    for params in bad.into_iter().chain([controlling]) {
         let told = format!("{params:.200?}");
         let refused = house.try_register(&process, params).await;
         assert_eq!(code(refused), "request.invalid_params", "{told}");
