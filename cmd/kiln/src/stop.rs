@@ -111,25 +111,25 @@ async fn see_through(
     client: &Client,
     asked: Asked,
 ) -> Result<Instance, CommandError> {
-    let id = asked.instance.id.to_string();
-    let end = ended_by(session, client, &id, asked.patience).await?;
+    let instance = &asked.instance;
+    let end = ended_by(session, client, instance, asked.patience).await?;
     if let Some(ended) = end {
         return Ok(ended);
     }
-    let name = cell(asked.instance.name.as_str());
+    let name = cell(instance.name.as_str());
     let Some(process) = asked.process else {
         let message = format!(
             "process {} is not the one that runs the machine {name}, or cannot be seen from here; \
              nothing was signalled",
-            asked.instance.pid
+            instance.pid
         );
         return Err(CommandError::new(codes::instance::NO_PROCESS, message));
     };
     output::note(&format!(
         "machine {name} did not end in time; its process is killed\n"
     ));
-    send(&asked.instance, &process, Signal::KILL)?;
-    let end = ended_by(session, client, &id, Instant::now() + NOTICE).await?;
+    send(instance, &process, Signal::KILL)?;
+    let end = ended_by(session, client, instance, Instant::now() + NOTICE).await?;
     end.ok_or_else(|| {
         let message = format!("the machine {name} did not end");
         CommandError::new(codes::instance::RUNNING, message)
@@ -139,13 +139,24 @@ async fn see_through(
 async fn ended_by(
     session: &Session,
     client: &Client,
-    id: &str,
+    instance: &Instance,
     latest: Instant,
 ) -> Result<Option<Instance>, CommandError> {
+    let id = instance.id.to_string();
     loop {
-        let instance = get(session, client, id).await?;
-        if instance.state == InstanceState::Ended {
-            return Ok(Some(instance));
+        let now = match get(session, client, &id).await {
+            Ok(now) => now,
+            // Only what has ended is removed, and some are at once.
+            Err(CommandError::Failed(failure)) if failure.is(codes::instance::NOT_FOUND) => {
+                Instance {
+                    state: InstanceState::Ended,
+                    ..instance.clone()
+                }
+            }
+            Err(error) => return Err(error),
+        };
+        if now.state == InstanceState::Ended {
+            return Ok(Some(now));
         }
         if Instant::now() >= latest {
             return Ok(None);
