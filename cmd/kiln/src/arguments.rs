@@ -12,7 +12,8 @@ use crate::progress::Style;
 use crate::session::Session;
 use crate::time_span::TimeSpan;
 use crate::{
-    checkout, daemon, doctor, event, image, kernel, operation, pull, reference, register, rpc,
+    checkout, daemon, doctor, event, image, instance, kernel, logs, operation, pull, reference,
+    register, rpc, run, stop,
 };
 
 /// Turns OCI images into bootable microVM images and looks after them.
@@ -75,6 +76,8 @@ pub(crate) enum Command {
     Pull(pull::Arguments),
     /// Take an existing root filesystem and a kernel into Kiln's care
     Register(register::Arguments),
+    /// Run an image in a virtual machine
+    Run(Box<run::Arguments>),
     /// List images
     #[command(visible_alias = "ls")]
     Images(image::ListArguments),
@@ -87,6 +90,15 @@ pub(crate) enum Command {
     Checkout(checkout::Arguments),
     /// Hide images and free their names
     Forget(image::ForgetArguments),
+    /// List machines that run images
+    Ps(instance::ListArguments),
+    /// Stop machines
+    Stop(stop::Arguments),
+    /// Print what a machine wrote to its console
+    Logs(logs::Arguments),
+    /// List, show and remove machines that run images
+    #[command(subcommand, alias = "instances")]
+    Instance(instance::Command),
     /// Import, list and remove kernels
     #[command(subcommand, alias = "kernels")]
     Kernel(kernel::Command),
@@ -122,12 +134,17 @@ impl Command {
     pub(crate) async fn run(self, session: &Session) -> Result<(), CommandError> {
         match self {
             Self::Pull(arguments) => pull::run(arguments, session).await,
+            Self::Run(arguments) => run::run(*arguments, session).await,
             Self::Register(arguments) => register::run(arguments, session).await,
             Self::Images(arguments) => image::list(arguments, session).await,
             Self::Image(command) => command.run(session).await,
             Self::Inspect(arguments) => image::inspect(arguments, session).await,
             Self::Checkout(arguments) => checkout::run(arguments, session).await,
             Self::Forget(arguments) => image::forget(arguments, session).await,
+            Self::Ps(arguments) => instance::list(arguments, session).await,
+            Self::Stop(arguments) => stop::run(arguments, session).await,
+            Self::Logs(arguments) => logs::run(arguments, session).await,
+            Self::Instance(command) => command.run(session).await,
             Self::Kernel(command) => command.run(session).await,
             Self::Operation(command) => command.run(session).await,
             Self::Events(arguments) | Self::Event(event::Command::List(arguments)) => {
@@ -149,7 +166,7 @@ impl Command {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
-    use kiln_api::{Method, daemon, event, image, kernel, operation};
+    use kiln_api::{Method, daemon, event, image, instance, kernel, operation};
 
     use super::*;
 
@@ -182,6 +199,12 @@ mod tests {
             image::Pull::NAME,
             image::Register::NAME,
             kernel::Check::NAME,
+            instance::Finish::NAME,
+            instance::Get::NAME,
+            instance::List::NAME,
+            instance::Register::NAME,
+            instance::Remove::NAME,
+            instance::Start::NAME,
             kernel::Get::NAME,
             kernel::GetDefault::NAME,
             kernel::SetDefault::NAME,
@@ -207,6 +230,13 @@ mod tests {
             "ls",
             "image ls",
             "image inspect",
+            "ps",
+            "stop",
+            "logs",
+            "instance ls",
+            "instance show",
+            "instance inspect",
+            "instance rm",
             "checkout",
             "image checkout",
             "kernel ls",

@@ -8,7 +8,6 @@
 //! Every check says what it saw. What could not be looked at is doubtful, never well.
 
 mod connection;
-mod guest;
 mod machine;
 mod storage;
 

@@ -271,6 +271,7 @@ fn lines(image: &Image) -> String {
             "boot",
             image.boot.as_ref().map_or_else(|| "-".to_owned(), boot),
         ),
+        ("arguments", cell(&image.kernel_arguments)),
         ("modules", or_dash(kernel.modules_path.as_deref())),
         (
             "owner",

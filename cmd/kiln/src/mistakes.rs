@@ -19,18 +19,14 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "to hide an image and free its name:",
         "kiln forget IMAGE",
     ),
-    (
-        &["list", "ps", "image-list"],
-        "to list images:",
-        "kiln images",
-    ),
+    (&["list", "image-list"], "to list images:", "kiln images"),
     (
         &["load", "import"],
         "to take an image from a file:",
         "kiln pull oci-archive:FILE",
     ),
     (
-        &["create", "add", "build"],
+        &["add", "build"],
         "images are made from OCI images:",
         "kiln pull REFERENCE --kernel NAME",
     ),
@@ -45,9 +41,9 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "kiln image show IMAGE",
     ),
     (
-        &["run", "start", "boot", "exec"],
-        "Kiln starts no machine; hand these files to your monitor:",
-        "kiln image show IMAGE",
+        &["start", "boot", "exec", "create"],
+        "to run an image in a virtual machine:",
+        "kiln run IMAGE",
     ),
     (
         &["login", "logout"],
@@ -55,12 +51,22 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "kiln pull REFERENCE --creds USER",
     ),
     (
-        &["log", "logs", "history", "audit"],
+        &["log", "console", "attach"],
+        "to see what a machine wrote:",
+        "kiln logs NAME",
+    ),
+    (
+        &["history", "audit"],
         "to see what happened:",
         "kiln events",
     ),
     (
-        &["wait", "cancel", "kill", "stop", "watch"],
+        &["kill", "down", "shutdown"],
+        "to stop a machine:",
+        "kiln stop NAME",
+    ),
+    (
+        &["wait", "cancel", "watch"],
         "long work is listed by:",
         "kiln op ls",
     ),

@@ -99,8 +99,13 @@ impl Output {
 
 /// Writes text to stdout.
 pub(crate) fn write(text: &str) -> Result<(), CommandError> {
+    write_bytes(text.as_bytes())
+}
+
+/// Writes bytes to stdout, which may be no text.
+pub(crate) fn write_bytes(bytes: &[u8]) -> Result<(), CommandError> {
     let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(text.as_bytes());
+    let written = stdout.write_all(bytes);
     written.and_then(|()| stdout.flush()).map_err(not_written)
 }
 

@@ -25,6 +25,13 @@ Values are JSON where they can be read as JSON, and text otherwise:
 pub(crate) struct Arguments {
     /// Method such as image.list
     method: String,
+    #[command(flatten)]
+    params: Params,
+}
+
+/// With which parameters.
+#[derive(Debug, Args)]
+pub(crate) struct Params {
     /// Parameters as KEY=VALUE
     #[arg(value_name = "KEY=VALUE", conflicts_with = "input")]
     params: Vec<String>,
@@ -35,23 +42,39 @@ pub(crate) struct Arguments {
 
 /// Calls and prints the answer.
 pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), CommandError> {
-    let params = match &arguments.input {
-        Some(path) => read_params(path)?,
-        None => Value::Object(parse_params(&arguments.params)?),
-    };
     // `kiln rpc discover` is that method with its dot turned into a space.
     let method = match arguments.method.as_str() {
         "discover" => "rpc.discover",
         method => method,
     };
     if method == Watch::NAME {
+        let params = arguments.params.read()?;
         let params: OperationParams = serde_json::from_value(params)
             .map_err(|error| Failure::from_error(codes::request::INVALID_PARAMS, &error))?;
         return operation::watch(params.operation_id, session).await;
     }
+    call(method, &arguments.params, session).await
+}
+
+/// Calls a method that is no subscription, and prints the answer.
+pub(crate) async fn call(
+    method: &str,
+    params: &Params,
+    session: &Session,
+) -> Result<(), CommandError> {
+    let params = params.read()?;
     let client = session.connect().await?;
     let answer = session.limited(method, client.raw(method, params)).await?;
     session.output().value(&answer)
+}
+
+impl Params {
+    fn read(&self) -> Result<Value, CommandError> {
+        match &self.input {
+            Some(path) => read_params(path),
+            None => Ok(Value::Object(parse_params(&self.params)?)),
+        }
+    }
 }
 
 fn parse_params(texts: &[String]) -> Result<Map<String, Value>, CommandError> {

@@ -44,6 +44,15 @@ pub(crate) struct Surroundings {
 }
 
 impl Surroundings {
+    /// Returns a variable that the caller named.
+    #[expect(
+        clippy::unused_self,
+        reason = "whoever asks has the surroundings, and the environment is read here only"
+    )]
+    pub(crate) fn variable(&self, name: &str) -> Option<OsString> {
+        env::var_os(name)
+    }
+
     /// Reads environment and terminals.
     pub(crate) fn read() -> Self {
         let stated = |name: &str| env::var_os(name).filter(|value| !value.is_empty());

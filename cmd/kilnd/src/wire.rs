@@ -38,8 +38,8 @@ pub(crate) enum StartError {
 /// How many files are looked at at a time.
 const LOOKS_AT_A_TIME: usize = 4;
 
-/// How many machines may run at a time: a descriptor each, of which root's limit leaves far more.
-const MACHINES_AT_A_TIME: usize = 4_096;
+/// How many machines may run at a time at most: no single host runs more.
+const MACHINES_AT_A_TIME: u64 = 4_096;
 
 /// How long connections may last behind the grace of the operations: those that were cancelled
 /// clean up for ten seconds at most, then their callers are answered.
@@ -74,7 +74,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         clock.clone(),
     );
     let snapshots = Snapshots::new(store.clone(), clock.clone(), snapshot_schedule(&config));
-    let machines = InstanceWatch::new(store.clone(), clock.clone(), MACHINES_AT_A_TIME);
+    let machines = InstanceWatch::new(store.clone(), clock.clone(), machines_at_a_time());
     machines
         .resume()
         .await
@@ -272,6 +272,14 @@ fn raise_file_limit() {
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit on open files stays as it was");
     }
+}
+
+/// Decides how many machines may run at a time: each holds a descriptor, and three quarters of them
+/// are for everything else.
+fn machines_at_a_time() -> usize {
+    let files = rustix::process::getrlimit(Resource::Nofile).current;
+    let share = files.map_or(MACHINES_AT_A_TIME, |files| files / 4);
+    usize::try_from(share.min(MACHINES_AT_A_TIME)).unwrap_or(usize::MAX)
 }
 
 fn registry_config(config: &Config) -> kiln_service::RegistryConfig {

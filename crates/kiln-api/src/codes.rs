@@ -224,6 +224,10 @@ codes! {
             "The machine is still running.", "Stop it first with `kiln stop`.";
         ENDED = "instance.ended", Conflict, never,
             "The machine has ended.", "Run the image again with `kiln run`.";
+        NO_MONITOR = "instance.no_monitor", Unavailable, never,
+            "No virtual machine monitor that is installed can run the image.", "See what works on this host with `kiln doctor`.";
+        MONITOR_FAILED = "instance.monitor_failed", Unavailable, never,
+            "The monitor ended, or did not answer, before the machine ran.", "Its own words say why; see what works on this host with `kiln doctor`.";
     }
     /// Operations.
     operation {

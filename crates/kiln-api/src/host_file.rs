@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(json, format!("fd:{hex}"));
         assert_eq!(serde_json::from_value::<HandleId>(json).unwrap(), handle);
         let path = serde_json::json!("/boot/vmlinuz");
-        assert!(serde_json::from_value::<HandleId>(path).is_err());
+        serde_json::from_value::<HandleId>(path).unwrap_err();
         assert_eq!(format!("fd:{hex}").parse::<HandleId>(), Err(HandleError));
     }
 }

@@ -410,6 +410,9 @@ pub struct Image {
     /// How it boots, and why; absent for a version that an older Kiln made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<Boot>,
+    /// What to tell the kernel on its command line; it does no harm under any monitor. Some want
+    /// more: `kiln image show --vmm` prints a whole configuration.
+    pub kernel_arguments: String,
     /// Where it came from.
     pub source: Source,
     /// The version shown.

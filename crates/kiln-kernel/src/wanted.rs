@@ -76,6 +76,18 @@ pub const WANTED_DRIVERS: &[WantedDriver] = &[
         Need::Optional,
         "no console but the serial one",
     ),
+    wanted(
+        "button",
+        "ACPI_BUTTON",
+        Need::Optional,
+        "the power button is not heard: a guest that is to stop is killed",
+    ),
+    wanted(
+        "evdev",
+        "INPUT_EVDEV",
+        Need::Optional,
+        "the power button is not heard: a guest that is to stop is killed",
+    ),
 ];
 
 /// Where the drivers of a guest are.
@@ -263,6 +275,8 @@ mod tests {
                 ("virtio_net", &needs),
                 ("vmw_vsock_virtio_transport", &Lack::Absent),
                 ("virtio_console", &Lack::Absent),
+                ("button", &Lack::Absent),
+                ("evdev", &Lack::Absent),
             ]
         );
         assert!(plan.reaches_root());

@@ -5,14 +5,14 @@
 //! without a word is noticed. While a machine runs, its version is held.
 
 mod finding;
+mod parameters;
 mod records;
 mod watching;
 
 use std::sync::Arc;
 
-use kiln_api::failure::printable;
 use kiln_api::instance::{
-    FinishParams, Instance, InstanceParams, ListParams, Port, RegisterParams, StartParams,
+    FinishParams, Instance, InstanceParams, ListParams, RegisterParams, StartParams,
 };
 use kiln_api::page::Page;
 use kiln_api::{Failure, codes};
@@ -29,6 +29,8 @@ use kiln_store::instances::{
 use kiln_store::{Store, StoreError, WriteTransaction};
 
 use self::finding::FindInstanceError;
+use self::parameters::{ParameterError, check, check_word, ports, shortened};
+pub(crate) use self::records::prune;
 pub use self::watching::InstanceWatch;
 use self::watching::WatchError;
 use crate::clock::Clock;
@@ -39,20 +41,6 @@ use crate::find_image::{
 };
 use crate::host_process::ProcessError;
 use crate::views;
-
-/// Longest path of a directory or a console, in bytes: `PATH_MAX` without its closing NUL
-/// (limits.h).
-const PATH_MAX: usize = 4095;
-
-/// Longest name of a monitor or an accelerator, or of an address, in bytes: those there are take
-/// less than half.
-const WORD_MAX: usize = 64;
-
-/// Most ports of one machine: each costs a hundred bytes wherever the machine is listed.
-const PORTS_MAX: usize = 256;
-
-/// Longest reason that is kept, in characters; it is for people.
-const REASON_MAX: usize = 500;
 
 /// How many digits of its id tell a machine from others that were named after the same image: four
 /// do nearly always, and all of them always.
@@ -78,11 +66,8 @@ enum InstanceError {
     NotAvailable { image: ImageName, state: ImageState },
     #[error(transparent)]
     Name(#[from] NameError),
-    #[error("{what} {rule}")]
-    Parameter {
-        what: &'static str,
-        rule: &'static str,
-    },
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
     #[error(transparent)]
     Insert(#[from] InsertInstanceError),
     #[error(transparent)]
@@ -163,8 +148,8 @@ impl Instances {
         let started = self
             .store
             .write(move |tx| {
-                is_word("the monitor", &params.monitor)?;
-                is_word("the accelerator", &params.accelerator)?;
+                check_word("the monitor", &params.monitor)?;
+                check_word("the accelerator", &params.accelerator)?;
                 let row = find_to_change(tx, &actor, params.instance_id)?;
                 if row.state == InstanceState::Ended {
                     return Err(InstanceError::Ended { name: row.name });
@@ -333,60 +318,6 @@ fn find_to_change(
     Ok(row)
 }
 
-/// Checks what has no type of its own.
-fn check(params: &RegisterParams) -> Result<(), InstanceError> {
-    for (what, path) in [
-        ("the directory", &params.directory),
-        ("the console's path", &params.console_path),
-    ] {
-        let is_path = path.starts_with('/') && path.len() <= PATH_MAX && !path.contains('\0');
-        if !is_path {
-            let rule = "must be an absolute path of at most 4095 bytes";
-            return Err(InstanceError::Parameter { what, rule });
-        }
-    }
-    if params.cpus == 0 || params.memory_bytes == 0 || i64::try_from(params.memory_bytes).is_err() {
-        return Err(InstanceError::Parameter {
-            what: "processors and memory",
-            rule: "must be more than none, and memory less than 8 EiB",
-        });
-    }
-    if params.ports.len() > PORTS_MAX {
-        return Err(InstanceError::Parameter {
-            what: "the list of ports",
-            rule: "may have 256 entries",
-        });
-    }
-    let mut addresses = params.ports.iter().map(|port| &port.host_address);
-    addresses.try_for_each(|address| is_word("a port's address", address))
-}
-
-fn is_word(what: &'static str, text: &str) -> Result<(), InstanceError> {
-    if (1..=WORD_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Ok(());
-    }
-    Err(InstanceError::Parameter {
-        what,
-        rule: "must be a word of at most 64 visible ASCII characters",
-    })
-}
-
-fn ports(ports: &[Port]) -> serde_json::Value {
-    let one = |port: &Port| {
-        serde_json::json!({
-            "host_address": port.host_address,
-            "host_port": port.host_port,
-            "guest_port": port.guest_port,
-        })
-    };
-    ports.iter().map(one).collect()
-}
-
-/// Returns a reason as it is kept: it may quote a guest, which says what it likes.
-fn shortened(reason: &str) -> String {
-    printable(&reason.chars().take(REASON_MAX).collect::<String>())
-}
-
 fn answer(row: Result<InstanceRow, InstanceError>) -> Result<Instance, Failure> {
     row.map(views::instance).map_err(|error| failure(&error))
 }
@@ -398,7 +329,7 @@ fn failure(error: &InstanceError) -> Failure {
         InstanceError::Image(error) => return find_image_failure(error),
         InstanceError::NotAvailable { .. } => codes::image::NOT_FOUND,
         InstanceError::Name(_) => codes::instance::NAME_INVALID,
-        InstanceError::Parameter { .. } => codes::request::INVALID_PARAMS,
+        InstanceError::Parameter(_) => codes::request::INVALID_PARAMS,
         InstanceError::Insert(InsertInstanceError::IdTaken { .. }) => {
             codes::instance::ALREADY_EXISTS
         }

@@ -27,6 +27,7 @@ use kiln_store::{
 };
 
 pub use self::adoption::AdoptionError;
+use crate::instances::prune as prune_instances;
 use crate::kernels::kernel_row;
 
 /// How long ended operations are kept, in microseconds: seven days.
@@ -109,6 +110,7 @@ fn interrupt(tx: &WriteTransaction<'_>, now: Timestamp) -> Result<u64, StoreErro
     if let Ok(horizon) = Timestamp::from_micros(horizon) {
         operations::prune(tx, OPERATIONS_KEPT, horizon)?;
     }
+    prune_instances(tx, now)?;
     Ok(interrupted.len() as u64)
 }
 

@@ -16,6 +16,7 @@ use kiln_store::instances::InstanceRow;
 use kiln_store::kernels::KernelRow;
 use kiln_store::operations::OperationRow;
 use kiln_store::versions::VersionRow;
+use kiln_vmm::generic_kernel_arguments;
 
 use crate::board::Running;
 
@@ -28,6 +29,7 @@ pub(crate) fn image(
 ) -> Image {
     let folder = images.join(version.id.to_string());
     let below = |name: &str| folder.join(name).display().to_string();
+    let kernel_arguments = generic_kernel_arguments(machine(&version.architecture));
     Image {
         id: row.id,
         name: row.name,
@@ -56,6 +58,7 @@ pub(crate) fn image(
             initrd_path: version.initrd_sha256.map(|_| below(INITRD)),
             modules_path: version.has_modules.then(|| below(MODULES)),
         },
+        kernel_arguments,
         // What cannot be read was written by another Kiln: it is left out, not made up.
         boot: version
             .boot
@@ -75,6 +78,14 @@ pub(crate) fn image(
         created_at: row.created_at.to_string(),
         updated_at: row.updated_at.to_string(),
         deleted_at: row.deleted_at.map(|at| at.to_string()),
+    }
+}
+
+/// The processor of a machine that runs an architecture.
+fn machine(architecture: &str) -> kiln_vmm::Architecture {
+    match architecture {
+        "arm64" => kiln_vmm::Architecture::Arm64,
+        _ => kiln_vmm::Architecture::Amd64,
     }
 }
 

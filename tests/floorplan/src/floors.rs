@@ -20,11 +20,13 @@ const FLOORS: &[(&str, u8)] = &[
     ("kiln-layers", 2),
     ("kiln-registry", 2),
     ("kiln-store", 2),
+    ("kiln-vmm", 2),
     ("kiln-service", 3),
     ("kiln-client", 4),
     ("kiln-rpc", 4),
     ("kiln", 5),
     ("kiln-init", 5),
+    ("kiln-runner", 5),
     ("kilnd", 5),
 ];
 

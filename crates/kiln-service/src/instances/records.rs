@@ -90,7 +90,8 @@ pub(super) fn remove(
     Ok(true)
 }
 
-fn prune(tx: &WriteTransaction<'_>, now: Timestamp) -> Result<(), StoreError> {
+/// Removes machines that ended long ago, or too many others ago.
+pub(crate) fn prune(tx: &WriteTransaction<'_>, now: Timestamp) -> Result<(), StoreError> {
     let horizon = now.as_micros().saturating_sub(KEPT_MICROS);
     // A clock before the eighth day of 1970 prunes nothing by age.
     let horizon = Timestamp::from_micros(horizon).unwrap_or(Timestamp::EPOCH);

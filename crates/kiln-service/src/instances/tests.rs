@@ -1,7 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use kiln_api::instance::Port;
 use kiln_domain::{VersionId, VersionKind, VersionNumber, Visibility};
 use kiln_store::events::{EventFilter, EventRow};
 use kiln_store::images::{Custody, NewImage};
@@ -16,12 +18,27 @@ use crate::clock::SystemClock;
 /// Longest time anything here may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// How many machines a house watches.
+const MOST: usize = 3;
+
 /// A store with an image of this process's user, and desks over it.
 struct House {
     desk: Instances,
     watch: InstanceWatch,
     store: Store,
+    clock: Arc<Ahead>,
     _folder: TempDir,
+}
+
+/// A clock that runs ahead of the machine's.
+#[derive(Debug, Default)]
+struct Ahead(AtomicI64);
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        let ahead = self.0.load(Ordering::SeqCst);
+        Timestamp::from_micros(SystemClock.now().as_micros() + ahead).unwrap()
+    }
 }
 
 /// A process to watch; it goes with the test.
@@ -96,11 +113,13 @@ impl House {
         let path = folder.path().join("kiln.db");
         let store = Store::open(&path, &StoreOptions::default()).unwrap();
         store.write(add_image).await.unwrap();
-        let (watch, desk) = desks(&store, 3);
+        let clock = Arc::new(Ahead::default());
+        let (watch, desk) = desks(&store, &clock);
         Self {
             desk,
             watch,
             store,
+            clock,
             _folder: folder,
         }
     }
@@ -111,7 +130,7 @@ impl House {
         let ended = tokio::time::timeout(LIMIT, self.watch.clone().run(stopped)).await;
         ended.unwrap();
         drop(stop);
-        (self.watch, self.desk) = desks(&self.store, 3);
+        (self.watch, self.desk) = desks(&self.store, &self.clock);
         self.watch.resume().await.unwrap();
     }
 
@@ -168,10 +187,14 @@ impl House {
     }
 }
 
-fn desks(store: &Store, most: usize) -> (InstanceWatch, Instances) {
-    let clock = Arc::new(SystemClock);
-    let watch = InstanceWatch::new(store.clone(), clock.clone(), most);
-    let desk = Instances::new(store.clone(), clock, watch.clone(), Architecture::Amd64);
+fn desks(store: &Store, clock: &Arc<Ahead>) -> (InstanceWatch, Instances) {
+    let watch = InstanceWatch::new(store.clone(), clock.clone(), MOST);
+    let desk = Instances::new(
+        store.clone(),
+        clock.clone(),
+        watch.clone(),
+        Architecture::Amd64,
+    );
     (watch, desk)
 }
 
@@ -447,6 +470,27 @@ async fn only_what_has_ended_is_removed() {
 }
 
 #[tokio::test]
+async fn what_ended_long_ago_makes_room_when_another_comes() {
+    let house = House::new().await;
+    let process = Sleeper::start();
+    house.register(1, Some("old"), &process).await;
+    house.register(2, Some("live"), &process).await;
+    let finish = FinishParams {
+        instance_id: id(1),
+        exit_code: Some(0),
+        reason: None,
+    };
+    house.desk.finish(&caller(1), finish).await.unwrap();
+
+    house.clock.0.store(8 * 86_400_000_000, Ordering::SeqCst);
+    assert_eq!(house.get("old").await.unwrap().exit_code, Some(0));
+    house.register(3, Some("new"), &process).await;
+
+    assert_eq!(code(house.get("old").await), "instance.not_found");
+    assert_eq!(house.get("live").await.unwrap().id, id(2));
+}
+
+#[tokio::test]
 async fn parameters_without_a_type_of_their_own_are_checked() {
     let house = House::new().await;
     let process = Sleeper::start();
@@ -458,7 +502,7 @@ async fn parameters_without_a_type_of_their_own_are_checked() {
             ..good.clone()
         },
         RegisterParams {
-            console_path: format!("/{}", "x".repeat(4095)),
+            console_path: format!("/{}", "x".repeat(1024)),
             ..good.clone()
         },
         RegisterParams {
@@ -470,7 +514,7 @@ async fn parameters_without_a_type_of_their_own_are_checked() {
             ..good.clone()
         },
         RegisterParams {
-            ports: vec![port.clone(); 257],
+            ports: vec![port.clone(); 65],
             ..good.clone()
         },
         RegisterParams {
@@ -481,7 +525,11 @@ async fn parameters_without_a_type_of_their_own_are_checked() {
             ..good.clone()
         },
     ];
-    for params in bad {
+    let controlling = RegisterParams {
+        directory: "/\u{1}".to_owned(),
+        ..good.clone()
+    };
+    for params in bad.into_iter().chain([controlling]) {
         let told = format!("{params:.200?}");
         let refused = house.try_register(&process, params).await;
         assert_eq!(code(refused), "request.invalid_params", "{told}");

@@ -15,7 +15,7 @@ use std::time::Duration;
 use kiln_domain::InstanceId;
 use kiln_store::events::EventActor;
 use kiln_store::instances::{self, InstanceEnd, InstanceRow, ProcessRow};
-use kiln_store::{Store, StoreError};
+use kiln_store::{Store, StoreError, WriteTransaction};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -93,7 +93,7 @@ impl InstanceWatch {
     /// and ends the machines of the others. To be called once, before the first registration.
     pub async fn resume(&self) -> Result<(), StoreError> {
         let mut found: u64 = 0;
-        let mut gone = Vec::new();
+        let mut gone: Vec<InstanceId> = Vec::new();
         for row in self.shared.store.read(instances::live).await? {
             match self.watchable(|| HostProcess::open_again(row.process.clone())) {
                 Ok(Some(watchable)) => {
@@ -109,8 +109,15 @@ impl InstanceWatch {
             }
         }
         let ended = gone.len();
-        for id in gone {
-            self.shared.end(id).await?;
+        // After a boot that is all of them: one transaction, not a sync for each.
+        if ended > 0 {
+            let now = self.shared.clock.now();
+            let end_all = move |tx: &WriteTransaction<'_>| {
+                gone.into_iter().try_for_each(|id| {
+                    records::finish(tx, EventActor::Daemon, id, &process_gone(), now).map(drop)
+                })
+            };
+            self.shared.store.write(end_all).await?;
         }
         if found > 0 || ended > 0 {
             tracing::info!(found, ended, "looked for machines of before");
@@ -171,12 +178,12 @@ impl InstanceWatch {
                     Ok(_) => {
                         drop(descriptor);
                         shared.end_at_last(id, &token).await;
+                        shared.watched().remove(&id);
                     }
                     // Only a runtime that shuts down says so; the next daemon looks again.
                     Err(error) => tracing::debug!(%id, %error, "a machine is no longer watched"),
                 },
             }
-            shared.watched().remove(&id);
             drop(place);
         });
     }
@@ -224,13 +231,16 @@ impl Shared {
 
     async fn end(&self, id: InstanceId) -> Result<Option<InstanceRow>, StoreError> {
         let now = self.clock.now();
-        let end = InstanceEnd {
-            exit_code: None,
-            reason: Some(PROCESS_GONE.to_owned()),
-        };
         self.store
-            .write(move |tx| records::finish(tx, EventActor::Daemon, id, &end, now))
+            .write(move |tx| records::finish(tx, EventActor::Daemon, id, &process_gone(), now))
             .await
+    }
+}
+
+fn process_gone() -> InstanceEnd {
+    InstanceEnd {
+        exit_code: None,
+        reason: Some(PROCESS_GONE.to_owned()),
     }
 }
 

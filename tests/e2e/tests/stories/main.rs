@@ -12,6 +12,7 @@ mod correctness;
 mod descriptors;
 mod documents;
 mod input;
+mod instances;
 mod lifetime;
 mod names;
 mod opening;

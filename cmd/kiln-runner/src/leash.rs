@@ -1,0 +1,48 @@
+//! A monitor that does not outlive the runner, however that ends.
+//!
+//! ```text
+//! kiln-runner ─fork, exec─▶ kiln-runner --on-leash PID PROGRAM … ─exec─▶ PROGRAM …
+//!                           asks the kernel for a SIGKILL at the end of its parent
+//! ```
+//! The kernel keeps that wish across exec. It is asked for in a process of its own, since nothing
+//! may run between fork and exec without unsafe code.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+
+use rustix::process::{Pid, Signal};
+
+/// The word that starts this program like that.
+pub(crate) const FLAG: &str = "--on-leash";
+
+/// Returns the words that run `program` on a leash of the calling process.
+pub(crate) fn words(program: &OsStr) -> [OsString; 3] {
+    let own = std::process::id().to_string();
+    [FLAG.into(), own.into(), program.to_owned()]
+}
+
+/// Becomes `program`, unless the process `parent` is gone already.
+pub(crate) fn run(parent: &OsStr, program: &OsStr, arguments: &[&OsStr]) -> ExitCode {
+    let tied = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    if let Err(errno) = tied {
+        return complain(&format!("cannot tie the monitor to the runner: {errno}"));
+    }
+    // It may have ended before the wish was made.
+    let living = rustix::process::getppid().map(Pid::as_raw_nonzero);
+    let meant = parent.to_str().and_then(|text| text.parse().ok());
+    if meant.is_none() || living != meant {
+        return complain("the runner is gone");
+    }
+    let error = Command::new(program).args(arguments).exec();
+    complain(&format!(
+        "cannot start {}: {error}",
+        program.to_string_lossy()
+    ))
+}
+
+fn complain(text: &str) -> ExitCode {
+    drop(writeln!(io::stderr(), "{text}"));
+    ExitCode::FAILURE
+}

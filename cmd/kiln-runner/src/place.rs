@@ -1,0 +1,174 @@
+//! Where an instance has its files while it runs.
+//!
+//! ```text
+//! <base>/                     0700: $KILN_INSTANCES, else /var/lib/kiln-instances for root,
+//!   <instance id>/            else $XDG_STATE_HOME/kiln/instances, else ~/.local/state/kiln/instances
+//!     console.log             what the guest wrote; stays until the instance is removed
+//!     kernel  initrd.img  rootfs.ext4  firecracker.json  api.sock  monitor.log
+//!                             gone when the machine has ended
+//! <base>/probes/              whether KVM works, where there is no $XDG_RUNTIME_DIR
+//! ```
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use kiln_domain::InstanceId;
+use kiln_files::{Directory, FileError};
+
+use crate::error::RunError;
+use crate::surroundings::Surroundings;
+
+/// Where the console goes.
+pub(crate) const CONSOLE_LOG: &str = "console.log";
+/// The monitor's own words.
+pub(crate) const MONITOR_LOG: &str = "monitor.log";
+/// The kernel, where the monitor opens it.
+pub(crate) const KERNEL: &str = "kernel";
+/// The initrd with the instance's own words.
+pub(crate) const INITRD: &str = "initrd.img";
+/// The disk that the guest writes to.
+pub(crate) const ROOTFS: &str = "rootfs.ext4";
+
+/// Where root's instances are. They are not the daemon's: it neither makes nor reads them.
+const ROOTS_BASE: &str = "/var/lib/kiln-instances";
+
+/// An instance's directory.
+#[derive(Debug)]
+pub(crate) struct Place {
+    base: Directory,
+    directory: Directory,
+    name: String,
+}
+
+/// Finds the directory that all of a user's instances are in.
+pub(crate) fn base(surroundings: &Surroundings) -> Result<PathBuf, RunError> {
+    if let Some(base) = &surroundings.kiln_instances {
+        return Ok(base.clone());
+    }
+    if surroundings.is_root {
+        return Ok(PathBuf::from(ROOTS_BASE));
+    }
+    let state = surroundings.xdg_state_home.clone();
+    let state = state.or_else(|| Some(surroundings.home.as_ref()?.join(".local/state")));
+    Ok(state.ok_or(RunError::NoHome)?.join("kiln/instances"))
+}
+
+/// Finds the directory that answers of the probe are kept in.
+pub(crate) fn probes(surroundings: &Surroundings, base: &Path) -> PathBuf {
+    match &surroundings.xdg_runtime_dir {
+        Some(runtime) => runtime.join("kiln/probes"),
+        None => base.join("probes"),
+    }
+}
+
+impl Place {
+    /// Makes the directory of a new instance.
+    pub(crate) fn create(base: &Path, id: InstanceId) -> Result<Self, FileError> {
+        let base = Directory::open_or_create_private(base)?;
+        let name = id.to_string();
+        let directory = base.create_child(&name)?;
+        Ok(Self {
+            base,
+            directory,
+            name,
+        })
+    }
+
+    /// Opens the same directory once more.
+    pub(crate) fn share(&self) -> Result<Self, FileError> {
+        Ok(Self {
+            base: self.base.reopen()?,
+            directory: self.directory.reopen()?,
+            name: self.name.clone(),
+        })
+    }
+
+    /// Returns the directory.
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Returns where a file of it is.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.child_path(name)
+    }
+
+    /// Makes a file of it.
+    pub(crate) fn create_file(&self, name: &str) -> Result<File, FileError> {
+        self.directory.create_file(OsStr::new(name))
+    }
+
+    /// Removes everything but the console's log.
+    pub(crate) fn clear(&self) -> Result<(), FileError> {
+        for name in self.directory.names()? {
+            if name != CONSOLE_LOG {
+                self.directory.remove(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes everything and the directory.
+    pub(crate) fn remove(&self) -> Result<(), FileError> {
+        self.base.remove(OsStr::new(&self.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn the_base_is_where_the_nearest_word_says() {
+        let user = Surroundings {
+            home: Some("/home/u".into()),
+            ..Surroundings::default()
+        };
+        let state = Surroundings {
+            xdg_state_home: Some("/state".into()),
+            ..user.clone()
+        };
+        let root = Surroundings {
+            is_root: true,
+            ..state.clone()
+        };
+        let named = Surroundings {
+            kiln_instances: Some("/i".into()),
+            ..root.clone()
+        };
+        let cases = [
+            (&user, "/home/u/.local/state/kiln/instances"),
+            (&state, "/state/kiln/instances"),
+            (&root, "/var/lib/kiln-instances"),
+            (&named, "/i"),
+        ];
+        for (surroundings, want) in cases {
+            assert_eq!(base(surroundings).unwrap(), Path::new(want));
+        }
+        let nowhere = base(&Surroundings::default());
+        assert!(matches!(nowhere, Err(RunError::NoHome)), "{nowhere:?}");
+    }
+
+    #[test]
+    fn the_log_outlives_the_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().join("a/b");
+        let place = Place::create(&base, InstanceId::new(Uuid::nil())).unwrap();
+        let left = || -> Vec<_> { place.directory.names().unwrap() };
+        for name in [CONSOLE_LOG, INITRD, ROOTFS] {
+            let mut file = place.create_file(name).unwrap();
+            file.write_all(b"x").unwrap();
+        }
+
+        place.clear().unwrap();
+
+        assert_eq!(left(), [CONSOLE_LOG]);
+        place.remove().unwrap();
+        assert_eq!(std::fs::read_dir(&base).unwrap().count(), 0);
+    }
+}
