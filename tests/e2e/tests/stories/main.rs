@@ -13,6 +13,7 @@ mod descriptors;
 mod documents;
 mod input;
 mod instances;
+mod kernels;
 mod lifetime;
 mod names;
 mod opening;
