@@ -40,7 +40,7 @@ impl Download {
         config: Arc<Config>,
     ) -> Result<Self, FetchError> {
         let refused = |reason| FetchError::UrlRefused {
-            url: ServerText::new(without_query(url)),
+            url: ServerText::new(&shown(url)),
             reason,
         };
         let target = Url::parse(url).map_err(|_| refused("it is not a URL"))?;
@@ -59,7 +59,7 @@ impl Download {
             what: WHAT,
         };
         let answer = transport.get(&target, ask, None).await?;
-        let url = without_query(url).to_owned();
+        let url = shown(url);
         let answer = expect_ok(&transport, answer, &url).await?;
         let announced = answer.response.content_length();
         if announced.is_some_and(|length| length > limit_bytes) {
@@ -137,7 +137,34 @@ async fn expect_ok(transport: &Transport, answer: Answer, url: &str) -> Result<A
     Err(error)
 }
 
-/// Query strings may be signatures: as good as passwords, so never shown.
-fn without_query(url: &str) -> &str {
-    url.split(['?', '#']).next().unwrap_or_default()
+/// Query strings may be signatures, and user names come with passwords: neither is ever shown.
+fn shown(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    if scheme.is_empty() {
+        format!("{host}{path}")
+    } else {
+        format!("{scheme}://{host}{path}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_of_a_url_has_no_secrets() {
+        let cases = [
+            ("https://a.example/k?sig=s#x", "https://a.example/k"),
+            ("https://ann:secret@a.example:8/k", "https://a.example:8/k"),
+            ("https://a.example/k@v1", "https://a.example/k@v1"),
+            ("/boot/vmlinux", "/boot/vmlinux"),
+            ("https://", "https://"),
+        ];
+        for (url, want) in cases {
+            assert_eq!(shown(url), want, "{url}");
+        }
+    }
 }

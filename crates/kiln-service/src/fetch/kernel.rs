@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use kiln_api::operation::{LayerProgress, LayerState, Stage};
 use kiln_domain::oci::{Descriptor, KernelLayers, KernelLayersError};
+use kiln_kernel::{Catalogue, CatalogueError};
 use kiln_layers::Pack;
-use kiln_registry::{ImageSource, find_manifest};
+use kiln_registry::find_manifest;
 
 use super::error::FetchError;
 use super::{FetchRequest, Fetcher};
@@ -22,13 +23,9 @@ pub(crate) const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// A kernel that was fetched.
 pub(crate) enum FetchedKernel {
-    /// The files of an artifact.
-    Files {
-        /// The kernel, or a Debian package of one.
-        kernel: File,
-        /// Its initial ramdisk.
-        initrd: Option<File>,
-    },
+    /// The files of an artifact: the kernel, or a Debian package of one, then the initial ramdisk
+    /// where there is one.
+    Files(Vec<File>),
     /// The decoded layers of an image, bottom first.
     Image(Vec<Pack>),
 }
@@ -39,6 +36,9 @@ pub(crate) enum KernelFetchError {
     /// Fetching failed.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// There is no place for a file.
+    #[error(transparent)]
+    Scratch(#[from] CatalogueError),
     /// It cannot be told which layer is the kernel.
     #[error(transparent)]
     Layers(#[from] KernelLayersError),
@@ -57,10 +57,12 @@ pub(crate) enum KernelFetchError {
 }
 
 impl Fetcher {
-    /// Fetches the kernel that a source holds.
+    /// Fetches the kernel that a source holds; its files lie on the disk of `catalogue`, without
+    /// names.
     pub(crate) async fn kernel(
         &self,
         request: &FetchRequest,
+        catalogue: &Catalogue,
         running: &Arc<Running>,
     ) -> Result<FetchedKernel, KernelFetchError> {
         let source = self.open(request).await?;
@@ -86,21 +88,15 @@ impl Fetcher {
         }
         running.enter(Stage::Fetch);
         running.layers(wanted.iter().map(|blob| waiting(blob)).collect());
-        self.kernel_files(&source, &layers, running).await
-    }
-
-    async fn kernel_files(
-        &self,
-        source: &ImageSource,
-        layers: &KernelLayers<'_>,
-        running: &Arc<Running>,
-    ) -> Result<FetchedKernel, KernelFetchError> {
-        let kernel = self.whole_blob(source, layers.kernel, 0, running).await?;
-        let initrd = match layers.initrd {
-            Some(blob) => Some(self.whole_blob(source, blob, 1, running).await?),
-            None => None,
-        };
-        Ok(FetchedKernel::Files { kernel, initrd })
+        let mut files = Vec::with_capacity(wanted.len());
+        for (index, blob) in wanted.into_iter().enumerate() {
+            let catalogue = catalogue.clone();
+            let scratch = self.looks.run(move || catalogue.scratch()).await;
+            let scratch = scratch.map_err(FetchError::from)??;
+            let fetching = self.whole_blob(&source, blob, index, scratch, running);
+            files.push(fetching.await?);
+        }
+        Ok(FetchedKernel::Files(files))
     }
 }
 

@@ -1,10 +1,11 @@
-//! Whole files from the network: blobs that are no layers, into the cache, and files by their
-//! URL, into a file without a name.
+//! Whole files from the network: blobs that are no layers, and files by their URL, each into a file
+//! without a name.
 //!
 //! ```text
 //! network ─chunks─▶ channel ─▶ thread: hash, write ─▶ digest as asked for ─▶ open file
 //! ```
-//! What they are is not here.
+//! The cache has no part in this: a blob in it may be another user's, and whoever names its digest
+//! in a manifest of their own would get its bytes. What the files are is not here.
 
 use std::fs::File;
 use std::io::{self, Read, Write as _};
@@ -12,17 +13,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kiln_api::operation::{LayerProgress, LayerState};
-use kiln_cache::{Cache, IngestError};
+use kiln_cache::IngestError;
 use kiln_domain::Digest;
 use kiln_domain::oci::Descriptor;
 use kiln_registry::{BlobBody, BlobStream, Download, FetchError as SourceError, ImageSource};
 use tokio::sync::mpsc;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::Fetcher;
 use super::error::FetchError;
 use super::feed::chunk_channel;
-use super::layer::{Condition, Hasher, drop_if_damaged, kept_failure};
-use super::{Fetcher, place};
+use super::layer::Hasher;
 use crate::board::Running;
 
 /// Bytes moved at a time; the cancel flag is looked at as often.
@@ -53,32 +54,26 @@ impl Coming {
 }
 
 impl Fetcher {
-    /// Comes to a whole blob, verified: from the cache, or fetched and kept there.
+    /// Fetches a whole blob into `target`, and checks its digest.
     pub(super) async fn whole_blob(
         &self,
         source: &ImageSource,
         blob: &Descriptor,
         index: usize,
+        target: File,
         running: &Arc<Running>,
     ) -> Result<File, FetchError> {
-        let _turn = self.locks.lock((place(source), blob.digest)).await;
-        if let Some(file) = self.believed(blob, running).await? {
-            running.layer(index, LayerState::Cached);
-            return Ok(file);
-        }
         running.layer(index, LayerState::Fetching);
         let body = source.blob(blob, 0).await?;
         let keeping = Keeping::new(blob.digest, index, running);
-        let (cache, size_bytes) = (self.cache.clone(), blob.size_bytes);
         let file = match body {
             BlobBody::File(range) => {
-                let keep = move || keeping.into_cache(range, &cache, size_bytes);
+                let keep = move || keeping.into_file(range, target);
                 self.pool.run(keep).await??
             }
             BlobBody::Stream(stream) => {
                 let (sender, reader) = chunk_channel();
-                let keep = move || keeping.into_cache(reader, &cache, size_bytes);
-                let kept = self.pool.run(keep);
+                let kept = self.pool.run(move || keeping.into_file(reader, target));
                 let fed = feed(sender, Coming::Blob(stream));
                 let (fed, kept) = tokio::join!(fed, kept);
                 // A broken download breaks the writing too; the download is the cause.
@@ -117,35 +112,6 @@ impl Fetcher {
         running.layer(0, LayerState::Done);
         Ok(file)
     }
-
-    /// Opens a blob of the cache that still is what its name says.
-    async fn believed(
-        &self,
-        blob: &Descriptor,
-        running: &Arc<Running>,
-    ) -> Result<Option<File>, FetchError> {
-        let (cache, running) = (self.cache.clone(), running.clone());
-        let (digest, expected_bytes) = (blob.digest, blob.size_bytes);
-        let at_work = running.at_work();
-        let look = move || {
-            let _at_work = at_work;
-            let Some(found) = cache.blob(&digest)? else {
-                return Ok(None);
-            };
-            match drop_if_damaged(&cache, digest, running.work().flag())? {
-                Condition::Damaged => Ok(None),
-                Condition::Whole if found.size_bytes != expected_bytes => {
-                    Err(FetchError::Blob(IngestError::SizeMismatch {
-                        digest,
-                        expected_bytes,
-                        found_bytes: found.size_bytes,
-                    }))
-                }
-                Condition::Whole => Ok(Some(found.file)),
-            }
-        };
-        self.looks.run(look).await?
-    }
 }
 
 impl Keeping {
@@ -156,18 +122,6 @@ impl Keeping {
             running: running.clone(),
             _at_work: running.at_work(),
         }
-    }
-
-    /// Writes a blob into the cache, which checks its digest. It blocks.
-    fn into_cache(
-        self,
-        body: impl Read,
-        cache: &Cache,
-        size_bytes: u64,
-    ) -> Result<File, FetchError> {
-        let mut ingest = cache.ingest(&self.digest, size_bytes)?;
-        self.pour(body, |bytes| ingest.write_all(bytes))?;
-        Ok(ingest.commit()?.file)
     }
 
     /// Writes a file and checks its digest. It blocks.
@@ -205,7 +159,7 @@ impl Keeping {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(source) => return Err(FetchError::Ingest { digest, source }),
             };
-            write(&buffer[..count]).map_err(|source| kept_failure(digest, source))?;
+            write(&buffer[..count]).map_err(|source| FetchError::Ingest { digest, source })?;
             let count = count as u64;
             self.running.layer_bytes(self.index, count, count);
         }

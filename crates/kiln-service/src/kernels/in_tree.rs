@@ -308,3 +308,54 @@ impl Read for Body {
 fn failed(step: &'static str) -> impl Fn(io::Error) -> TreeKernelError {
     move |source| TreeKernelError::Io { step, source }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads a file whose blocks 1 and 4 are in blocks 2 and 0 of a pack, in small pieces.
+    fn read(size_bytes: u64) -> Vec<u8> {
+        let pack = tempfile::tempfile().unwrap();
+        for (block, byte) in [(0, b'z'), (2, b'a')] {
+            let bytes = vec![byte; 4096];
+            pack.write_all_at(&bytes, block * BLOCK_SIZE).unwrap();
+        }
+        let segment = |file_block, pack_block| Segment {
+            file_block,
+            pack_block,
+            blocks: 1,
+        };
+        let mut body = Body {
+            pack: Arc::new(pack),
+            segments: vec![segment(1, 2), segment(4, 0)],
+            size_bytes,
+            position: 0,
+        };
+        let (mut bytes, mut piece) = (Vec::new(), [1; 1000]);
+        loop {
+            match body.read(&mut piece).unwrap() {
+                0 => return bytes,
+                count => bytes.extend_from_slice(&piece[..count]),
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_is_its_segments_and_zeros_between_and_behind_them() {
+        let block = 4096;
+
+        for size_bytes in [0, 1, BLOCK_SIZE + 7, 5 * BLOCK_SIZE, 6 * BLOCK_SIZE + 1] {
+            let bytes = read(size_bytes);
+
+            assert_eq!(bytes.len() as u64, size_bytes);
+            for (at, byte) in bytes.iter().enumerate() {
+                let want = match at / block {
+                    1 => b'a',
+                    4 => b'z',
+                    _ => 0,
+                };
+                assert_eq!(*byte, want, "byte {at} of {size_bytes}");
+            }
+        }
+    }
+}

@@ -108,8 +108,10 @@ enum RequestError {
     Both,
     #[error("a digest of the file goes with a URL; a reference has its own, behind @")]
     DigestOfReference,
-    #[error("the digest of what lies at {url} was not named")]
-    NoDigest { url: String },
+    #[error("the digest of what lies at the URL was not named")]
+    NoDigest,
+    #[error("the URL carries a user name or password, and none is used")]
+    UserInUrl,
     #[error("the URL says that the digest is {in_url}, the call {in_call}")]
     DigestsDisagree { in_url: Digest, in_call: Digest },
     #[error("{text:?} is not a SHA-256 digest")]
@@ -184,9 +186,12 @@ impl Kernels {
         running.enter(Stage::Resolve);
         let import = match &job.wanted {
             Wanted::Source(request) => {
-                let fetching = self.sources.fetcher.kernel(request, &running);
+                let fetching = self
+                    .sources
+                    .fetcher
+                    .kernel(request, &self.catalogue, &running);
                 match or_cancelled(&running, fetching, kernel_fetch_failure).await? {
-                    FetchedKernel::Files { kernel, initrd } => import_of(kernel, initrd)?,
+                    FetchedKernel::Files(files) => import_of(files)?,
                     FetchedKernel::Image(packs) => {
                         running.enter(Stage::Merge);
                         let (catalogue, work) = (self.catalogue.clone(), running.work().clone());
@@ -199,7 +204,7 @@ impl Kernels {
             Wanted::Url { url, digest } => {
                 running.enter(Stage::Fetch);
                 let file = self.download(url, *digest, &running).await?;
-                import_of(file, None)?
+                import_of(vec![file])?
             }
         };
         self.take_in(id, job, import, &running).await
@@ -305,6 +310,12 @@ fn understand(params: PullParams, own: Platform) -> Result<Wanted, RequestError>
             }))
         }
         (None, Some(url)) => {
+            // It would stand in the operation's record.
+            let authority = url.split_once("://").map_or("", |(_, rest)| rest);
+            let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+            if authority.contains('@') {
+                return Err(RequestError::UserInUrl);
+            }
             let in_call = params.sha256.as_deref().map(digest).transpose()?;
             let (url, fragment) = match url.split_once('#') {
                 Some((url, fragment)) => (url.to_owned(), Some(fragment)),
@@ -319,7 +330,7 @@ fn understand(params: PullParams, own: Platform) -> Result<Wanted, RequestError>
                     return Err(RequestError::DigestsDisagree { in_url, in_call });
                 }
                 (Some(digest), _) | (None, Some(digest)) => digest,
-                (None, None) => return Err(RequestError::NoDigest { url }),
+                (None, None) => return Err(RequestError::NoDigest),
             };
             Ok(Wanted::Url { url, digest })
         }
@@ -336,8 +347,15 @@ fn digest(text: &str) -> Result<Digest, RequestError> {
     })
 }
 
-/// Decides by its first bytes whether a file is a kernel or a package of one.
-fn import_of(file: File, initrd: Option<File>) -> Result<Import, Failure> {
+/// Decides by its first bytes whether the first file is a kernel or a package of one; the second
+/// is an initrd.
+fn import_of(files: Vec<File>) -> Result<Import, Failure> {
+    let mut files = files.into_iter();
+    let file = files.next().ok_or_else(|| {
+        let message = "a kernel was fetched without its file";
+        Failure::new(codes::daemon::INTERNAL, message)
+    })?;
+    let initrd = files.next();
     let mut head = [0; DEB_MAGIC.len()];
     let is_package = match file.read_exact_at(&mut head, 0) {
         Ok(()) => head == DEB_MAGIC,
@@ -378,15 +396,15 @@ fn request_failure(error: &RequestError) -> Failure {
         | RequestError::DigestsDisagree { .. } => {
             Failure::from_error(codes::kernel::CHOICE_CONFLICT, error)
         }
-        RequestError::NoDigest { url } => {
-            let url = kiln_api::failure::printable(url);
-            Failure::from_error(codes::kernel::DIGEST_REQUIRED, error).with_hint(
+        RequestError::NoDigest => Failure::from_error(codes::kernel::DIGEST_REQUIRED, error)
+            .with_hint(
                 "what a URL gives may change; say what it is to be:",
-                Some(format!("kiln kernel pull NAME {url}#sha256=…")),
-            )
-        }
+                Some("kiln kernel pull NAME URL#sha256=…".to_owned()),
+            ),
         RequestError::Digest { .. } => Failure::from_error(codes::request::INVALID_PARAMS, error),
-        RequestError::Source(_) => Failure::from_error(codes::source::INVALID_REFERENCE, error),
+        RequestError::Source(_) | RequestError::UserInUrl => {
+            Failure::from_error(codes::source::INVALID_REFERENCE, error)
+        }
         RequestError::NotARegistry { .. } => Failure::from_error(codes::source::UNSUPPORTED, error)
             .with_hint(
                 "take the kernel's file out and import that",
@@ -399,6 +417,7 @@ fn request_failure(error: &RequestError) -> Failure {
 fn kernel_fetch_failure(error: &KernelFetchError) -> Failure {
     match error {
         KernelFetchError::Fetch(error) => fetch_failure(error),
+        KernelFetchError::Scratch(error) => catalogue_failure(error),
         KernelFetchError::Layers(_) => Failure::from_error(codes::source::AMBIGUOUS, error),
         KernelFetchError::NoKernel { .. } => {
             Failure::from_error(codes::kernel::NOT_IN_SOURCE, error)
@@ -462,8 +481,32 @@ mod tests {
         let conflict = "kernel.choice_conflict";
         assert_eq!(check(None, Some(&marked), Some(&other)), conflict);
         assert_eq!(check(None, Some(url), None), "kernel.digest_required");
+        let with_user = "https://ann:secret@kernels.example/vmlinux";
+        let refused = check(None, Some(with_user), Some(HEX));
+        assert_eq!(refused, "source.invalid_reference");
         let invalid = "request.invalid_params";
         assert_eq!(check(None, Some(url), Some("12")), invalid);
+    }
+
+    #[test]
+    fn a_package_is_told_from_a_kernel_by_its_first_bytes() {
+        let file = |content: &[u8]| {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(content, 0).unwrap();
+            file
+        };
+        let is_package = |content: &[u8]| {
+            let import = import_of(vec![file(content), file(b"initrd")]).unwrap();
+            match import {
+                Import::Deb { initrd, .. } => (true, initrd.is_some()),
+                Import::Files { files, .. } => (false, files.initrd.is_some()),
+            }
+        };
+
+        assert_eq!(is_package(b"!<arch>\ndebian-binary"), (true, true));
+        assert_eq!(is_package(b"\x7fELF\x02\x01\x01\0"), (false, true));
+        assert_eq!(is_package(b"short"), (false, true));
+        import_of(Vec::new()).unwrap_err();
     }
 
     #[test]
