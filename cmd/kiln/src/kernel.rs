@@ -1,6 +1,7 @@
 //! `kiln kernel …`: the kernel catalogue.
 
 mod check;
+mod running;
 
 use std::path::PathBuf;
 
@@ -52,13 +53,19 @@ pub(crate) struct ImportArguments {
     /// Kernel file: ELF vmlinux, bzImage or arm64 Image
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
+    /// The kernel that this host runs, with its modules and configuration, in place of files
+    #[arg(long, conflicts_with_all = ["kernel", "modules", "config", "deb"])]
+    running: bool,
     /// Initial ramdisk to go with it
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
     /// Directory of modules to go with it, such as lib/modules/6.1.0
     #[arg(long, value_name = "DIR")]
     modules: Option<PathBuf>,
-    /// Debian kernel package, in place of --kernel and --modules
+    /// How it was configured, such as /boot/config-6.1.0 or /proc/config.gz
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Debian kernel package, in place of --kernel, --modules and --config
     #[arg(long, value_name = "FILE")]
     deb: Option<PathBuf>,
     /// Use it from now on where no kernel is named
@@ -115,9 +122,19 @@ impl Command {
     }
 }
 
-async fn import(arguments: ImportArguments, session: &Session) -> Result<(), CommandError> {
+async fn import(mut arguments: ImportArguments, session: &Session) -> Result<(), CommandError> {
+    if arguments.running {
+        let found = running::find()?;
+        arguments.kernel = Some(found.kernel);
+        arguments.modules = found.modules;
+        arguments.config = found.config;
+    }
     let client = session.connect().await?;
     let files = client.files();
+    let config_path = match &arguments.config {
+        Some(path) => Some(files.file(path).await?),
+        None => None,
+    };
     let deb_path = match &arguments.deb {
         Some(path) => Some(files.file(path).await?),
         None => None,
@@ -134,6 +151,7 @@ async fn import(arguments: ImportArguments, session: &Session) -> Result<(), Com
         kernel_path: passed.kernel.clone(),
         initrd_path: passed.initrd.clone(),
         modules_dir: passed.modules_file(),
+        config_path,
         deb_path,
     };
     let imported = session.call::<Import>(&client, &params).await;

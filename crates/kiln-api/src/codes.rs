@@ -192,6 +192,8 @@ codes! {
             "No kernel was named, and none is the default.", "Name one with --kernel, or choose a default with `kiln kernel default`.";
         BROKEN_PACKAGE = "kernel.broken_package", Invalid, never,
             "The file is not a Debian kernel package.", "Use a linux-image-*.deb file.";
+        BROKEN_CONFIG = "kernel.broken_config", Invalid, never,
+            "The file is not the configuration of a kernel.", "Name the .config of the kernel's build, or leave it out.";
         BROKEN_MODULES = "kernel.broken_modules", Invalid, never,
             "The modules directory holds something that cannot be staged.", "Name the directory below lib/modules of the kernel's version.";
     }

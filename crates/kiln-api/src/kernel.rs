@@ -15,7 +15,8 @@ method! {
     (ImportParams) -> Kernel,
     [
         codes::kernel::NAME_INVALID, codes::kernel::ALREADY_EXISTS, codes::kernel::UNRECOGNISED,
-        codes::kernel::BROKEN_PACKAGE, codes::kernel::BROKEN_MODULES, codes::kernel::REQUIRED,
+        codes::kernel::BROKEN_PACKAGE, codes::kernel::BROKEN_MODULES, codes::kernel::BROKEN_CONFIG,
+        codes::kernel::REQUIRED, codes::kernel::CHOICE_CONFLICT,
         codes::file::NOT_FOUND, codes::file::WRONG_KIND, codes::file::UNREADABLE,
         codes::file::PATH_NOT_ALLOWED, codes::file::HANDLE_UNKNOWN, codes::storage::FULL,
     ]
@@ -79,7 +80,10 @@ pub struct ImportParams {
     /// A directory of modules: a path, or the read end of a pipe that gives it as a tar stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modules_dir: Option<HostFile>,
-    /// A Debian kernel package, in place of `kernel_path` and `modules_dir`.
+    /// How the kernel was configured, such as `/boot/config-6.1.0` or `/proc/config.gz`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_path: Option<HostFile>,
+    /// A Debian kernel package, in place of `kernel_path`, `modules_dir` and `config_path`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deb_path: Option<HostFile>,
 }

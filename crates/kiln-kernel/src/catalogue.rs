@@ -20,6 +20,7 @@ use std::sync::atomic::AtomicBool;
 use kiln_files::{Directory, FileError, at};
 use rustix::fs::FileType;
 
+use crate::config::{ConfigError, KernelConfig};
 use crate::deb::{DebError, DebPackage};
 use crate::error::KernelError;
 use crate::facts::{KernelFacts, KernelFormat};
@@ -73,7 +74,12 @@ pub struct Listed {
 #[derive(Debug)]
 pub enum Import {
     /// Its files.
-    Files(KernelFiles),
+    Files {
+        /// The kernel, and what it boots with.
+        files: KernelFiles,
+        /// How it was configured, open for reading; also compressed as `/proc/config.gz` is.
+        config: Option<File>,
+    },
     /// A Debian package, which has kernel, configuration and modules, but no initrd.
     Deb {
         /// The package, open for reading.
@@ -136,6 +142,9 @@ pub enum CatalogueError {
     /// The package gives no kernel.
     #[error(transparent)]
     Deb(#[from] DebError),
+    /// The configuration is none.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A file that belongs to the kernel cannot be taken in.
     #[error(transparent)]
     Stage(#[from] StageError),
@@ -152,7 +161,10 @@ impl CatalogueError {
             Self::Deb(error) => error.is_no_space(),
             Self::Stage(error) => error.is_no_space(),
             Self::File(error) => error.is_no_space(),
-            Self::InvalidName { .. } | Self::AlreadyExists { .. } | Self::Record { .. } => false,
+            Self::InvalidName { .. }
+            | Self::AlreadyExists { .. }
+            | Self::Record { .. }
+            | Self::Config(_) => false,
         }
     }
 }
@@ -187,7 +199,9 @@ impl Catalogue {
         }
         let staging = Staging::begin(self, name)?;
         let record = match import {
-            Import::Files(files) => staging.take_files(files, cancelled)?,
+            Import::Files { files, config } => {
+                staging.take_files(files, config.as_ref(), cancelled)?
+            }
             Import::Deb { package, initrd } => {
                 staging.take_package(&package, initrd.as_ref(), cancelled)?
             }
@@ -350,15 +364,20 @@ impl<'a> Staging<'a> {
     fn take_files(
         &self,
         files: KernelFiles,
+        config: Option<&File>,
         cancelled: &AtomicBool,
     ) -> Result<Record, CatalogueError> {
+        let config = match config {
+            Some(file) => Some(self.take_config(file, cancelled)?),
+            None => None,
+        };
         let staged: Staged = stage_files(files, self.directory.path(), cancelled)?;
         let facts = staged.recognised?;
         Ok(Record {
             vmlinux: self.unpack(&facts, cancelled)?,
             facts,
             initrd: staged.initrd,
-            config: None,
+            config,
             modules: staged.modules,
         })
     }
@@ -388,6 +407,19 @@ impl<'a> Staging<'a> {
             config,
             modules: unpacked.modules,
         })
+    }
+
+    /// Keeps a configuration as text, so that whoever looks at it later needs no decoder.
+    fn take_config(
+        &self,
+        file: &File,
+        cancelled: &AtomicBool,
+    ) -> Result<FileFacts, CatalogueError> {
+        let text = KernelConfig::text(file)?;
+        let mut kept = self.directory.create_file(CONFIG.as_ref())?;
+        kept.write_all(&text)
+            .map_err(at("write", self.directory.child_path(CONFIG)))?;
+        Ok(describe(&kept, cancelled)?)
     }
 
     /// Writes the ELF file inside a bzImage beside it.

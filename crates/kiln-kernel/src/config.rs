@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::AtomicBool;
 
 use memchr::memmem;
@@ -24,6 +25,8 @@ use crate::pump::Sink;
 const MAX_TEXT_BYTES: u64 = 4 << 20;
 /// Longest embedded configuration as it lies in the kernel, in bytes.
 const MAX_PACKED_BYTES: usize = 1 << 20;
+/// Bytes read at a time.
+const READ_BYTES: usize = 64 << 10;
 
 /// What comes before an embedded configuration, and the beginning of every gzip file, which tells
 /// it from the same letters in a program's text.
@@ -88,17 +91,15 @@ impl KernelConfig {
 
     /// Reads a configuration that lies beside its kernel, also one that is compressed as
     /// `/proc/config.gz` is.
-    pub fn read(mut file: &File) -> Result<Self, ConfigError> {
-        let unreadable = |source| ConfigError::Read { source };
-        let mut bytes = Vec::new();
-        file.by_ref()
-            .take(MAX_TEXT_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(unreadable)?;
-        if Compression::of(&bytes)? == Some(Compression::Gzip) {
-            bytes = unpack(&bytes).map_err(unreadable)?;
-        }
-        Self::parse(&bytes)
+    pub fn read(file: &File) -> Result<Self, ConfigError> {
+        Self::parse(&read_text(file)?)
+    }
+
+    /// Returns the text of what [`read`](Self::read) accepts.
+    pub(crate) fn text(file: &File) -> Result<Vec<u8>, ConfigError> {
+        let text = read_text(file)?;
+        Self::parse(&text)?;
+        Ok(text)
     }
 
     /// Looks for the configuration inside a kernel, unpacked if it must be; `None` when it was
@@ -121,6 +122,26 @@ impl KernelConfig {
             _ => Feature::Off,
         }
     }
+}
+
+/// Reads a file from its beginning, whatever its position: whoever passed it shares that.
+fn read_text(file: &File) -> Result<Vec<u8>, ConfigError> {
+    let unreadable = |source| ConfigError::Read { source };
+    let mut bytes = Vec::new();
+    let mut piece = vec![0; READ_BYTES];
+    while bytes.len() as u64 <= MAX_TEXT_BYTES {
+        // Made-up files of the kernel say nothing true about their length.
+        match file.read_at(&mut piece, bytes.len() as u64) {
+            Ok(0) => break,
+            Ok(count) => bytes.extend_from_slice(&piece[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(unreadable(error)),
+        }
+    }
+    if Compression::of(&bytes)? == Some(Compression::Gzip) {
+        bytes = unpack(&bytes).map_err(unreadable)?;
+    }
+    Ok(bytes)
 }
 
 /// Reads a line `CONFIG_<name>=<value>`.

@@ -114,20 +114,26 @@ mod tests {
         elf.extend(b"IKCFG_ST");
         elf.extend(testing::pack(Compression::Gzip, options.as_bytes()));
         elf.extend(b"IKCFG_ED");
-        import(Import::Files(KernelFiles {
-            kernel: testing::file(&elf),
-            initrd: None,
-            modules: None,
-        }))
+        import(Import::Files {
+            files: KernelFiles {
+                kernel: testing::file(&elf),
+                initrd: None,
+                modules: None,
+            },
+            config: None,
+        })
     }
 
     #[test]
     fn a_kernel_that_tells_nothing_is_taken_at_its_word() {
-        let (_state, kernel) = import(Import::Files(KernelFiles {
-            kernel: testing::file(&testing::elf(&Elf::default())),
-            initrd: None,
-            modules: None,
-        }));
+        let (_state, kernel) = import(Import::Files {
+            files: KernelFiles {
+                kernel: testing::file(&testing::elf(&Elf::default())),
+                initrd: None,
+                modules: None,
+            },
+            config: None,
+        });
 
         let guest = kernel.folder().guest_base(b"init", &GO_ON).unwrap();
 

@@ -122,11 +122,14 @@ mod tests {
     }
 
     fn bare(kernel: &[u8]) -> Import {
-        Import::Files(KernelFiles {
-            kernel: testing::file(kernel),
-            initrd: None,
-            modules: None,
-        })
+        Import::Files {
+            files: KernelFiles {
+                kernel: testing::file(kernel),
+                initrd: None,
+                modules: None,
+            },
+            config: None,
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use kiln_api::{Code, Failure, codes};
 use kiln_artifacts::{ArtifactError, FileError};
 use kiln_domain::ByteSize;
 use kiln_ext4::{PlanError, WriteError};
-use kiln_kernel::{CatalogueError, DebError, KernelError, StageError};
+use kiln_kernel::{CatalogueError, ConfigError, DebError, KernelError, StageError};
 use kiln_store::StoreError;
 use kiln_tree::MergeError;
 
@@ -143,6 +143,15 @@ pub(crate) fn catalogue_failure(error: &CatalogueError) -> Failure {
         CatalogueError::Record { .. } => Failure::from_error(codes::storage::FAILED, error),
         CatalogueError::Kernel(error) => kernel_failure(error),
         CatalogueError::Deb(error) => deb_failure(error),
+        CatalogueError::Config(config) => {
+            let code = match config {
+                ConfigError::Read { source } if source.raw_os_error().is_some() => {
+                    storage_code(source)
+                }
+                _ => codes::kernel::BROKEN_CONFIG,
+            };
+            Failure::from_error(code, error)
+        }
         CatalogueError::Stage(error) => stage_failure(error),
         CatalogueError::File(inner) => {
             Failure::from_error(full_or_failed(inner.is_no_space()), error)

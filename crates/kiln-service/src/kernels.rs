@@ -47,7 +47,10 @@ struct Work {
 /// What an import is made from, not opened yet.
 #[derive(Debug)]
 enum ClaimedImport {
-    Files(ClaimedKernel),
+    Files {
+        files: ClaimedKernel,
+        config: Option<Claim>,
+    },
     Deb {
         package: Claim,
         initrd: Option<Claim>,
@@ -58,7 +61,10 @@ impl ClaimedImport {
     /// Opens it. It blocks.
     fn open(self) -> Result<Import, HostFileError> {
         Ok(match self {
-            Self::Files(files) => Import::Files(files.open()?),
+            Self::Files { files, config } => Import::Files {
+                files: files.open()?,
+                config: config.map(Claim::file).transpose()?,
+            },
             Self::Deb { package, initrd } => Import::Deb {
                 package: package.file()?,
                 initrd: initrd.map(Claim::file).transpose()?,
@@ -117,7 +123,7 @@ impl Kernels {
     ) -> Result<Kernel, Failure> {
         let _turn = self.work.names.lock(name.clone()).await;
         let source = match &import {
-            ClaimedImport::Files(_) => "file",
+            ClaimedImport::Files { .. } => "file",
             ClaimedImport::Deb { .. } => "deb",
         };
         let (catalogue, asked) = (self.catalogue.clone(), name.clone());
@@ -149,6 +155,7 @@ impl Kernels {
                 kernels::insert(tx, &inserted)?;
                 let data = serde_json::json!({
                     "version": inserted.version, "sha256": inserted.sha256,
+                    "source": inserted.source,
                 });
                 append(tx, now, actor, "kernel.imported", &inserted.name, data)?;
                 Ok::<_, InsertKernelError>(())
@@ -178,6 +185,11 @@ impl Kernels {
 
     /// Takes the files a call names.
     fn claim(&self, actor: &Actor, params: ImportParams) -> Result<ClaimedImport, Failure> {
+        let claim = |named| {
+            self.files
+                .claim(actor, named)
+                .map_err(|error| host_file_failure(&error))
+        };
         let initrd_path = params.initrd_path;
         match (params.kernel_path, params.deb_path) {
             (Some(_), Some(_)) => Err(Failure::new(
@@ -185,20 +197,18 @@ impl Kernels {
                 "a kernel file and a Debian package were both named",
             )
             .with_hint("choose one of --kernel and --deb", None)),
-            (None, Some(_)) if params.modules_dir.is_some() => Err(Failure::new(
-                codes::kernel::CHOICE_CONFLICT,
-                "a Debian package brings its own modules",
-            )
-            .with_hint(
-                "leave out --modules, or name a kernel file in place of the package",
-                None,
-            )),
+            (None, Some(_)) if params.modules_dir.is_some() || params.config_path.is_some() => {
+                Err(Failure::new(
+                    codes::kernel::CHOICE_CONFLICT,
+                    "a Debian package brings its own modules and configuration",
+                )
+                .with_hint(
+                    "leave out --modules and --config, or name a kernel file in place of the \
+                     package",
+                    None,
+                ))
+            }
             (None, Some(deb)) => {
-                let claim = |named| {
-                    self.files
-                        .claim(actor, named)
-                        .map_err(|error| host_file_failure(&error))
-                };
                 let package = claim(&deb)?;
                 let initrd = initrd_path.as_ref().map(claim).transpose()?;
                 Ok(ClaimedImport::Deb { package, initrd })
@@ -213,11 +223,13 @@ impl Kernels {
                 };
                 let files = ClaimedKernel::claim(&self.files, actor, &words)
                     .map_err(|error| host_file_failure(&error))?;
-                files.map(ClaimedImport::Files).ok_or_else(|| {
+                let files = files.ok_or_else(|| {
                     let message = "neither a kernel file nor a Debian package was named";
                     Failure::new(codes::kernel::REQUIRED, message)
                         .with_hint("name one with --kernel or --deb", None)
-                })
+                })?;
+                let config = params.config_path.as_ref().map(claim).transpose()?;
+                Ok(ClaimedImport::Files { files, config })
             }
         }
     }

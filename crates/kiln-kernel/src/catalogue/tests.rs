@@ -33,11 +33,14 @@ fn kernels_of(catalogue: &Catalogue) -> Vec<String> {
 
 fn files(kernel: &[u8]) -> Import {
     let modules = testing::tar(&[Built::File("modules.dep", b"kernel/a.ko:")]);
-    Import::Files(KernelFiles {
-        kernel: testing::file(kernel),
-        initrd: Some(testing::file(b"initrd")),
-        modules: Some(ModulesSource::Tar(Box::new(std::io::Cursor::new(modules)))),
-    })
+    Import::Files {
+        files: KernelFiles {
+            kernel: testing::file(kernel),
+            initrd: Some(testing::file(b"initrd")),
+            modules: Some(ModulesSource::Tar(Box::new(std::io::Cursor::new(modules)))),
+        },
+        config: None,
+    }
 }
 
 fn package(kernel: &[u8]) -> Import {
@@ -114,11 +117,14 @@ fn a_package_is_imported_with_its_configuration() {
 #[test]
 fn a_kernel_that_needs_no_unpacking_is_kept_as_it_is() {
     let (_root, catalogue) = in_a_new_directory();
-    let import = Import::Files(KernelFiles {
-        kernel: testing::file(&testing::elf(&Elf::default())),
-        initrd: None,
-        modules: None,
-    });
+    let import = Import::Files {
+        files: KernelFiles {
+            kernel: testing::file(&testing::elf(&Elf::default())),
+            initrd: None,
+            modules: None,
+        },
+        config: None,
+    };
 
     let kernel = catalogue.import("plain", import, &GO_ON).unwrap();
 
@@ -133,16 +139,22 @@ fn a_kernel_that_needs_no_unpacking_is_kept_as_it_is() {
 fn a_failed_import_leaves_nothing() {
     let (_root, catalogue) = in_a_new_directory();
     let image = testing::packed_kernel(Compression::Gzip);
-    let bad_modules = Import::Files(KernelFiles {
-        kernel: testing::file(&image),
-        initrd: None,
-        modules: Some(ModulesSource::Tar(Box::new(&b"no archive"[..]))),
-    });
-    let no_initrd = Import::Files(KernelFiles {
-        kernel: testing::file(&image),
-        initrd: Some(File::open("/dev/null").unwrap()),
-        modules: None,
-    });
+    let bad_modules = Import::Files {
+        files: KernelFiles {
+            kernel: testing::file(&image),
+            initrd: None,
+            modules: Some(ModulesSource::Tar(Box::new(&b"no archive"[..]))),
+        },
+        config: None,
+    };
+    let no_initrd = Import::Files {
+        files: KernelFiles {
+            kernel: testing::file(&image),
+            initrd: Some(File::open("/dev/null").unwrap()),
+            modules: None,
+        },
+        config: None,
+    };
 
     let errors = [
         catalogue.import("a", files(b"text"), &GO_ON).unwrap_err(),
@@ -355,4 +367,35 @@ fn what_is_not_understood_is_staged_and_said() {
     assert_eq!(staged.kernel, describe_bytes(b"unikernel"));
     assert!(matches!(staged.recognised, Err(KernelError::NotAKernel)));
     assert_eq!(fs::read(into.path().join("kernel")).unwrap(), b"unikernel");
+}
+
+#[test]
+fn a_configuration_is_kept_as_text_and_anything_else_refused() {
+    let (_root, catalogue) = in_a_new_directory();
+    let text = b"# a comment\nCONFIG_EXT4_FS=y\n";
+    let with_config = |name: &str, config: &[u8]| {
+        let import = Import::Files {
+            files: KernelFiles {
+                kernel: testing::file(&testing::elf(&Elf::default())),
+                initrd: None,
+                modules: None,
+            },
+            config: Some(testing::file(config)),
+        };
+        catalogue.import(name, import, &AtomicBool::new(false))
+    };
+
+    let plain = with_config("plain", text).unwrap();
+    let packed = with_config("packed", &testing::pack(Compression::Gzip, text)).unwrap();
+    let refused = with_config("refused", b"no option\n").unwrap_err();
+
+    assert_eq!(plain.config, Some(describe_bytes(text)));
+    assert_eq!(packed.config, plain.config);
+    assert_eq!(fs::read(packed.directory.join("config")).unwrap(), text);
+    assert_eq!(catalogue.get("packed").unwrap(), Some(packed));
+    assert!(
+        matches!(refused, CatalogueError::Config(ConfigError::NotAConfig)),
+        "{refused:?}"
+    );
+    assert_eq!(kernels_of(&catalogue), ["packed", "plain"]);
 }

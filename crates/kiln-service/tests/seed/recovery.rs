@@ -567,7 +567,14 @@ async fn with_a_kernel(is_recorded: bool) -> Result<(TempDir, Arc<OneLayer>)> {
         modules: None,
     };
     let catalogue = catalogue(&house.path("kernels"))?;
-    catalogue.import("linux", Import::Files(kernel), &AtomicBool::new(false))?;
+    catalogue.import(
+        "linux",
+        Import::Files {
+            files: kernel,
+            config: None,
+        },
+        &AtomicBool::new(false),
+    )?;
     let mut folder = house.leave().await?;
     if is_recorded {
         let (house, recovered) = House::enter(folder, source.clone()).await?;

@@ -97,6 +97,18 @@ fn a_check_says_what_each_monitor_makes_of_a_kernel() -> Result<()> {
     assert!(reasons.contains("PVH"), "{reasons}");
     let reasons = checked["verdicts"][2]["reasons"].to_string();
     assert!(reasons.contains("VIRTIO_MMIO"), "{reasons}");
+    // A configuration beside the kernel says as much as one inside.
+    fs::write(stage.path("config"), options)?;
+    let mut import = json!({"name": "beside", "kernel_path": stage.path("vmlinux")});
+    import["config_path"] = json!(stage.path("config"));
+    stage.call("kernel.import", &import)?;
+    let beside = stage.call("kernel.check", &json!({"name": "beside"}))?;
+    assert_eq!(beside["configuration"], "file");
+    assert_eq!(beside["drivers"], checked["drivers"]);
+    import["name"] = json!("broken");
+    import["config_path"] = json!(stage.path("vmlinux"));
+    let broken = stage.refused("kernel.import", &import)?;
+    assert_eq!(code(&broken), "kernel.broken_config");
     let gone = stage.refused("kernel.check", &json!({"name": "gone"}))?;
     assert_eq!(code(&gone), "kernel.not_found");
     Ok(())

@@ -47,11 +47,16 @@ fn ask(stage: &Stage, body: &Value) -> Result<(Value, Vec<File>)> {
     Ok((serde_json::from_slice(&answer)?, files))
 }
 
-/// Pulls an image whose root filesystem is read quickly.
+/// Pulls an image whose root filesystem is read quickly, and that has no initrd.
 pub(crate) fn small(stage: &Stage, name: &str) -> Result<Value> {
+    pull_small(stage, name, "none")
+}
+
+fn pull_small(stage: &Stage, name: &str, boot: &str) -> Result<Value> {
     let layout = source::small(&stage.path("layout"))?;
     let mut params = pull(&oci(&layout, "1"), name);
     params["size_bytes"] = json!(16 << 20);
+    params["boot"] = json!(boot);
     stage.call("image.pull", &params)
 }
 
@@ -90,13 +95,16 @@ fn bytes_of(mut file: &File) -> Result<Vec<u8>> {
 fn an_images_files_come_as_descriptors_with_its_bytes() -> Result<()> {
     let stage = Stage::new()?;
     let image = small(&stage, "image")?;
+    let booting = pull_small(&stage, "booting", "entrypoint")?;
 
     let opened = stage.call("image.open", &json!({"image": "image"}))?;
     let files = ["rootfs", "kernel"];
     let handles = open(&stage, "image", &files)?;
     let taken = take(&stage, &handles)?;
 
-    assert_eq!(opened["image"], image);
+    for known in ["id", "name", "version", "kernel"] {
+        assert_eq!(opened["image"][known], image[known]);
+    }
     // It has no initrd, and none was made up.
     let named: Vec<&String> = opened["handles"]
         .as_object()
@@ -110,6 +118,9 @@ fn an_images_files_come_as_descriptors_with_its_bytes() -> Result<()> {
     ]) {
         assert!(bytes_of(file)? == fs::read(&path)?, "{path} differs");
     }
+    let initrd = take(&stage, &open(&stage, "booting", &["initrd"])?)?;
+    let path = text(&booting["kernel"], "initrd_path")?;
+    assert!(bytes_of(&initrd[0])? == fs::read(path)?, "another initrd");
     // Both ends name the same file, but not the same position.
     let again = take(&stage, &open(&stage, "image", &["kernel"])?)?;
     assert_eq!(bytes_of(&again[0])?, fs::read(stage.path("vmlinux"))?);
