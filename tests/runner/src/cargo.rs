@@ -142,9 +142,11 @@ pub(crate) fn build_release() -> Result<()> {
         "kilnd",
         "-p",
         "kiln",
+        "-p",
+        "kiln-runner",
     ];
     if !succeeds(&words, &[])? {
-        bail!("kilnd and kiln do not build");
+        bail!("kilnd, kiln and kiln-runner do not build");
     }
     Ok(())
 }
