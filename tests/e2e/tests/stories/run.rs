@@ -91,6 +91,10 @@ fn programs_run_as_the_image_and_the_caller_say() -> Result<()> {
     let words: Vec<&str> = lines.get(2).context("no line")?.split(' ').collect();
     assert!(words.contains(&"ro"), "{words:?}");
 
+    let init = room.run(&[IMAGE, "--rm", "--name", "whole", "--", "/sbin/init"])?;
+    assert_eq!(init.stdout(), "process 1 of whole\n", "{init:?}");
+    assert_eq!((init.code(), init.stderr()), (Some(0), ""));
+
     assert_eq!(room.rootfs_digest()?, before, "the image changed");
     let listed = room.instances()?;
     let seen: Vec<_> = listed
@@ -285,6 +289,107 @@ fn signals_stop_a_machine_and_it_never_outlives_its_runner() -> Result<()> {
     assert_eq!(run.finish()?.code(), Some(141));
     // The next run has put away what the killed one left.
     assert_eq!(crate::stage::entries(&folder)?, ["console.log"]);
+    Ok(())
+}
+
+/// A stand-in for the monitors that this machine cannot have: keeps what it is told, makes its API's
+/// socket, says on the console what it is asked, and ends as a guest would.
+const STAND_IN: &str = r#"#!/usr/bin/perl
+use strict;
+use IO::Socket::UNIX;
+$| = 1;
+my ($socket) = "@ARGV" =~ /--api-sock(?:et)? (?:path=)?(\S+)/;
+open(my $words, '>', 'words') or die;
+print $words join("\n", @ARGV);
+close($words);
+my $server = IO::Socket::UNIX->new(Local => $socket, Listen => 5) or die;
+print "started\r\n";
+while (my $client = $server->accept) {
+    my $line = <$client>;
+    next unless defined $line;
+    print $client "HTTP/1.1 204 \r\n\r\n";
+    $line =~ s/\r?\n//;
+    print "asked: $line\r\n\r\r\nkiln-init: exit {\"exit\":7}\r\n";
+    exit 0;
+}
+"#;
+
+#[test]
+fn monitors_with_an_api_get_files_of_their_own_and_are_asked_by_it() -> Result<()> {
+    let test = "monitors_with_an_api_get_files_of_their_own_and_are_asked_by_it";
+    let Some(mut room) = MachineRoom::for_test(test)? else {
+        return Ok(());
+    };
+    let before = room.rootfs_digest()?;
+    let cases = [
+        ("firecracker", "PUT /actions HTTP/1.1", "reboot"),
+        (
+            "cloud-hypervisor",
+            "PUT /api/v1/vm.power-button HTTP/1.1",
+            "poweroff",
+        ),
+    ];
+    for (monitor, asked, end) in cases {
+        room.install(monitor, STAND_IN)?;
+        let mut run = room.start(&[IMAGE, "--rm", "--monitor", monitor, "--accel", "kvm"])?;
+        run.wait_for("started\n")?;
+
+        let folders = room.instance_folders()?;
+        let folder = room
+            .path("instances")
+            .join(folders.first().context("no folder")?);
+        let rootfs = folder.join("rootfs.ext4");
+        assert_eq!(machine_room::digest(&rootfs)?, before, "{monitor}");
+        let kernel = fs::read(folder.join("kernel"))?;
+        assert!(kernel.starts_with(b"\x7fELF"), "{monitor}");
+        let initrd = fs::read(folder.join("initrd.img"))?;
+        let told = format!("\"end\": \"{end}\"");
+        let is_told = initrd
+            .windows(told.len())
+            .any(|part| part == told.as_bytes());
+        assert!(is_told, "{monitor}");
+        let words = fs::read_to_string(folder.join("words"))?;
+        let named = rootfs.display().to_string();
+        if monitor == "firecracker" {
+            let file = folder.join("firecracker.json").display().to_string();
+            assert_eq!(
+                words,
+                format!("--api-sock\napi.sock\n--config-file\n{file}")
+            );
+            let told: Value = serde_json::from_slice(&fs::read(file)?)?;
+            assert_eq!(told["drives"][0]["path_on_host"], named);
+            assert_eq!(told["drives"][0]["is_read_only"], false);
+        } else {
+            let disk = format!("--disk\npath={named},image_type=raw,readonly=off\n");
+            assert!(words.contains(&disk), "{words}");
+        }
+        run.signal(Signal::INT)?;
+        let ended = run.finish()?;
+
+        assert_eq!(
+            ended.stdout(),
+            format!("started\nasked: {asked}\n"),
+            "{ended:?}"
+        );
+        assert_eq!(ended.code(), Some(7), "{ended:?}");
+    }
+    assert_eq!(room.rootfs_digest()?, before);
+    let refused = room.run(&[
+        IMAGE,
+        "--monitor",
+        "firecracker",
+        "--accel",
+        "kvm",
+        "--net",
+        "user",
+    ])?;
+    assert_eq!(refused.code(), Some(125), "{refused:?}");
+    assert!(
+        refused
+            .stderr()
+            .starts_with("error: firecracker has no network without a tap device"),
+        "{refused:?}"
+    );
     Ok(())
 }
 

@@ -3,10 +3,12 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -31,18 +33,29 @@ pub(crate) const IMAGE: &str = "small";
 const LIMIT: Duration = Duration::from_secs(240);
 
 const APPLETS: &[&str] = &[
-    "cat", "chmod", "echo", "env", "head", "hostname", "httpd", "id", "kill", "ls", "pwd", "sh",
-    "sleep", "sync", "touch", "true", "yes",
+    "cat", "chmod", "echo", "env", "head", "hostname", "httpd", "id", "kill", "ls", "poweroff",
+    "pwd", "sh", "sleep", "sync", "touch", "true", "yes",
 ];
+
+/// An init of the image's own, as small as one can be.
+const OWN_INIT: &str = "#!/bin/sh\necho process $$ of $(hostname)\nsync\npoweroff -f\n";
 
 /// Makes a child lead a session with its standard input as terminal, and run the rest.
 const IN_TERMINAL: &str = "setsid";
 
-/// A daemon, a kernel, an image.
-pub(crate) struct MachineRoom {
+/// What all tests that run at the same time share: making it takes longer than some boots.
+struct House {
     stage: Stage,
     rootfs: PathBuf,
-    shared: PathBuf,
+    fixtures: PathBuf,
+}
+
+/// A daemon, a kernel, an image; and a place for instances that is the test's own.
+pub(crate) struct MachineRoom {
+    house: Arc<House>,
+    name: &'static str,
+    /// A folder of programs that come before all others.
+    programs: Option<PathBuf>,
 }
 
 /// How a run ended.
@@ -68,7 +81,9 @@ pub(crate) struct Started {
 
 impl MachineRoom {
     /// Makes it; nothing where this machine cannot.
-    pub(crate) fn for_test(name: &str) -> Result<Option<Self>> {
+    pub(crate) fn for_test(name: &'static str) -> Result<Option<Self>> {
+        static HOUSE: Mutex<Weak<House>> = Mutex::new(Weak::new());
+
         let needs = [
             tools::QEMU,
             tools::APT_GET,
@@ -78,41 +93,58 @@ impl MachineRoom {
         if tools::must_skip(name, &needs)? {
             return Ok(None);
         }
-        let fixtures = Fixtures::shared()?;
-        let kernel = debs::cloud_kernel(&fixtures)?;
-        let stage = Stage::new()?;
-        let import = json!({"name": "debian", "deb_path": kernel.deb});
-        stage.call("kernel.import", &import)?;
-        let layout = image(&fixtures, &stage)?;
-        let pull = json!({
-            "ref": oci(&layout, "1"), "name": IMAGE, "kernel_ref": "debian",
-            "size_bytes": 64 << 20,
-        });
-        let pulled = stage.call("image.pull", &pull)?;
-        Ok(Some(Self {
-            rootfs: PathBuf::from(text(&pulled["rootfs"], "path")?),
-            shared: fixtures.root().to_owned(),
-            stage,
-        }))
+        let mut known = HOUSE.lock().unwrap_or_else(PoisonError::into_inner);
+        let house = if let Some(house) = known.upgrade() {
+            house
+        } else {
+            let house = Arc::new(House::build()?);
+            *known = Arc::downgrade(&house);
+            house
+        };
+        drop(known);
+        let room = Self {
+            house,
+            name,
+            programs: None,
+        };
+        fs::create_dir(room.path(""))?;
+        Ok(Some(room))
     }
 
-    /// Returns a path beside the daemon's root.
+    /// Returns a path that is the test's own.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.stage.path(name)
+        self.house.stage.path(self.name).join(name)
     }
 
     /// Returns what the image's bytes are, as `sha256sum` says.
     pub(crate) fn rootfs_digest(&self) -> Result<String> {
-        let mut command = process::command("sha256sum");
-        command.arg(&self.rootfs);
-        Ok(process::run(command, LIMIT)?.text())
+        digest(&self.house.rootfs)
     }
 
-    /// Lists all instances, oldest first.
+    /// Puts a program in front of all others of its name.
+    pub(crate) fn install(&mut self, name: &str, script: &str) -> Result<()> {
+        let folder = self.path("programs");
+        fs::create_dir_all(&folder)?;
+        let program = folder.join(name);
+        fs::write(&program, script)?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+        self.programs = Some(folder);
+        Ok(())
+    }
+
+    /// Lists the test's instances, oldest first.
     pub(crate) fn instances(&self) -> Result<Vec<Value>> {
-        let listed = self.stage.call("instance.list", &json!({"all": true}))?;
+        let listed = self
+            .house
+            .stage
+            .call("instance.list", &json!({"all": true}))?;
         let items = listed["items"].as_array().context("no items")?;
-        Ok(items.clone())
+        let own = self.path("instances").display().to_string();
+        let is_own = |one: &&Value| {
+            let directory = one["directory"].as_str().unwrap_or_default();
+            directory.starts_with(&own)
+        };
+        Ok(items.iter().filter(is_own).cloned().collect())
     }
 
     /// Lists the directories of instances.
@@ -194,15 +226,41 @@ impl MachineRoom {
             .args(words)
             .env(
                 "KILN_HOST",
-                format!("unix://{}", self.stage.daemon.socket().display()),
+                format!("unix://{}", self.house.stage.daemon.socket().display()),
             )
             .env("KILN_INSTANCES", self.path("instances"))
             // Whether KVM works here is found out once for all tests.
-            .env("XDG_RUNTIME_DIR", &self.shared)
+            .env("XDG_RUNTIME_DIR", &self.house.fixtures)
             .env("CALLER", "inherited")
             .stdin(Stdio::null())
             .process_group(0);
+        if let Some(programs) = &self.programs {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let all = std::iter::once(programs.clone()).chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(all)?);
+        }
         Ok(command)
+    }
+}
+
+impl House {
+    fn build() -> Result<Self> {
+        let fixtures = Fixtures::shared()?;
+        let kernel = debs::cloud_kernel(&fixtures)?;
+        let stage = Stage::new()?;
+        let import = json!({"name": "debian", "deb_path": kernel.deb});
+        stage.call("kernel.import", &import)?;
+        let layout = image(&fixtures, &stage)?;
+        let pull = json!({
+            "ref": oci(&layout, "1"), "name": IMAGE, "kernel_ref": "debian",
+            "size_bytes": 64 << 20,
+        });
+        let pulled = stage.call("image.pull", &pull)?;
+        Ok(Self {
+            rootfs: PathBuf::from(text(&pulled["rootfs"], "path")?),
+            fixtures: fixtures.root().to_owned(),
+            stage,
+        })
     }
 }
 
@@ -228,6 +286,8 @@ fn image(fixtures: &Fixtures, stage: &Stage) -> Result<Layout> {
         Entry::directory("data"),
         Entry::file("data/bytes", super::every_byte()),
         Entry::directory("www"),
+        Entry::directory("sbin"),
+        Entry::file("sbin/init", OWN_INIT).mode(0o755),
     ];
     let links = APPLETS
         .iter()
@@ -386,6 +446,15 @@ enum Heard {
     More,
     Nothing,
     End,
+}
+
+/// Returns what a file's bytes are, as `sha256sum` says.
+pub(crate) fn digest(file: &Path) -> Result<String> {
+    let mut command = process::command("sha256sum");
+    command.arg(file);
+    let text = process::run(command, LIMIT)?.text();
+    let (digest, _) = text.split_once(' ').context("no digest")?;
+    Ok(digest.to_owned())
 }
 
 /// Tells whether a process runs; a zombie does not.
