@@ -20,6 +20,7 @@ mod opening;
 mod operations;
 mod recovery;
 mod registries;
+mod run;
 mod source;
 mod space;
 mod stage;
