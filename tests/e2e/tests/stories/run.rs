@@ -215,12 +215,26 @@ fn a_machine_in_the_background_serves_a_port_and_is_stopped() -> Result<()> {
     assert_eq!(in_use.code(), Some(5), "{in_use:?}");
     assert_eq!(room.kiln(&["logs", "web"])?.stdout(), "serving\r\n");
 
+    let stubborn = "trap '' TERM; while true; do sleep 1; done";
+    let started = room.run(&[
+        IMAGE, "-d", "--name", "stubborn", "--", "sh", "-c", stubborn,
+    ])?;
+    assert_eq!(started.code(), Some(0), "{started:?}");
+
     let stopped = room.kiln(&["stop", "web"])?;
 
     assert_eq!(stopped.code(), Some(0), "{stopped:?}");
+    let impatient = room.kiln(&["stop", "stubborn", "--time", "1s"])?;
+    assert_eq!(
+        (impatient.code(), impatient.stderr()),
+        (Some(0), ""),
+        "{impatient:?}"
+    );
     let listed = room.instances()?;
     assert_eq!(listed[0]["state"], "ended");
     assert_eq!(listed[0]["exit_code"], 143);
+    assert_eq!(listed[1]["state"], "ended");
+    assert_eq!(listed[1]["reason"], "the machine was killed");
     assert!(get(port).is_err(), "somebody still serves");
     let written = fs::read(&disk)?;
     assert!(written.starts_with(b"from the guest\n"), "{written:?}");
