@@ -408,6 +408,50 @@ fn monitors_with_an_api_get_files_of_their_own_and_are_asked_by_it() -> Result<(
 }
 
 #[test]
+fn what_image_show_prints_boots_the_image() -> Result<()> {
+    let Some(room) = MachineRoom::for_test("what_image_show_prints_boots_the_image")? else {
+        return Ok(());
+    };
+    let before = room.rootfs_digest()?;
+    for vmm in ["qemu", "qemu-q35"] {
+        let shown = room.kiln(&["image", "show", IMAGE, "--vmm", vmm, "--accel", "tcg"])?;
+        assert_eq!(shown.code(), Some(0), "{shown:?}");
+        assert_eq!(shown.stdout().lines().count(), 1, "{shown:?}");
+
+        let console = machine_room::pasted(shown.stdout())?;
+
+        assert!(
+            console.contains("hello from the image\n"),
+            "{vmm}: {console}"
+        );
+        assert!(
+            console.contains("kiln-init: exit {\"exit\":0}"),
+            "{vmm}: {console}"
+        );
+    }
+    assert_eq!(room.rootfs_digest()?, before);
+
+    let show = ["image", "show", IMAGE, "--vmm", "firecracker"];
+    let shown = room.kiln(&show)?;
+    let described: Value = serde_json::from_str(shown.stdout())?;
+    assert_eq!(described["drives"][0]["path_on_host"], "small.ext4");
+    assert!(
+        shown.stderr().contains("kiln checkout small small.ext4\n"),
+        "{shown:?}"
+    );
+    let copy = room.path("copy.ext4").display().to_string();
+    let made = room.kiln(&["checkout", IMAGE, &copy])?;
+    assert_eq!(made.code(), Some(0), "{made:?}");
+    let shown = room.kiln(&[&show[..], &["--disk", &copy]].concat())?;
+    let described: Value = serde_json::from_str(shown.stdout())?;
+    assert_eq!(described["drives"][0]["path_on_host"], copy.as_str());
+    let kernel = described["boot-source"]["kernel_image_path"].as_str();
+    let kernel = fs::read(kernel.context("no kernel")?)?;
+    assert!(kernel.starts_with(b"\x7fELF"));
+    Ok(())
+}
+
+#[test]
 fn a_terminal_is_the_guests_until_the_escape() -> Result<()> {
     let Some(room) = MachineRoom::for_test("a_terminal_is_the_guests_until_the_escape")? else {
         return Ok(());

@@ -448,6 +448,13 @@ enum Heard {
     End,
 }
 
+/// Pastes a line into a shell and returns what it printed, without the carriage returns.
+pub(crate) fn pasted(line: &str) -> Result<String> {
+    let mut command = process::command("/bin/sh");
+    command.args(["-c", line]);
+    Ok(process::run(command, LIMIT)?.text().replace('\r', ""))
+}
+
 /// Returns what a file's bytes are, as `sha256sum` says.
 pub(crate) fn digest(file: &Path) -> Result<String> {
     let mut command = process::command("sha256sum");
