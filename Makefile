@@ -10,8 +10,8 @@ help:
 	@echo 'make lint       formatting, clippy, documentation'
 	@echo 'make bench      figures, side by side with other tools, into docs/benchmarks.md'
 	@echo 'make doc        the API documentation of the crates, and docs/api.md, docs/errors.md'
-	@echo 'make dist       release binaries in dist/'
-	@echo "make init       the guest's init, one static file; prints where it is"
+	@echo 'make dist       release binaries in dist/, and their SHA256SUMS'
+	@echo 'make init       the programs that run inside guests, static files; prints where they are'
 	@echo 'make deps       the Debian packages that demo, test and bench use, which they install too'
 
 demo: linker
@@ -34,10 +34,7 @@ doc: linker
 	$(CARGO) run --locked --package kilnd -- --write-docs docs
 
 dist: linker
-	$(CARGO) build --release --locked --package kilnd --package kiln
-	mkdir -p dist
-	cp "$${CARGO_TARGET_DIR:-target}/release/kiln" "$${CARGO_TARGET_DIR:-target}/release/kilnd" dist/
-	cd dist && sha256sum kiln kilnd > SHA256SUMS
+	$(RUNNER) dist
 
 init: linker
 	$(RUNNER) init

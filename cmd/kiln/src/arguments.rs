@@ -12,8 +12,8 @@ use crate::progress::Style;
 use crate::session::Session;
 use crate::time_span::TimeSpan;
 use crate::{
-    checkout, daemon, doctor, event, image, instance, kernel, logs, operation, pull, reference,
-    register, rpc, run, stop,
+    checkout, daemon, demo, doctor, event, image, instance, kernel, logs, operation, pull,
+    reference, register, rpc, run, stop,
 };
 
 /// Turns OCI images into bootable microVM images and looks after them.
@@ -72,6 +72,8 @@ pub(crate) struct Globals {
 /// What there is to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Make a small image, run it in a virtual machine, and clean up: a first look
+    Demo(demo::Arguments),
     /// Pull an OCI image and build a bootable image from it
     Pull(pull::Arguments),
     /// Take an existing root filesystem and a kernel into Kiln's care
@@ -133,6 +135,7 @@ impl Command {
     /// Does it.
     pub(crate) async fn run(self, session: &Session) -> Result<(), CommandError> {
         match self {
+            Self::Demo(arguments) => demo::run(arguments, session).await,
             Self::Pull(arguments) => pull::run(arguments, session).await,
             Self::Run(arguments) => run::run(*arguments, session).await,
             Self::Register(arguments) => register::run(arguments, session).await,

@@ -122,7 +122,32 @@ impl Command {
     }
 }
 
-async fn import(mut arguments: ImportArguments, session: &Session) -> Result<(), CommandError> {
+impl ImportArguments {
+    /// Takes a Debian package, else the kernel that this host runs.
+    pub(crate) fn of(name: KernelName, deb: Option<PathBuf>) -> Self {
+        Self {
+            name,
+            kernel: None,
+            running: deb.is_none(),
+            initrd: None,
+            modules: None,
+            config: None,
+            deb,
+            default: false,
+        }
+    }
+}
+
+async fn import(arguments: ImportArguments, session: &Session) -> Result<(), CommandError> {
+    let kernel = take_in(arguments, session).await?;
+    session.output().one(&kernel, kernel.name.as_str(), lines)
+}
+
+/// Imports a kernel and returns it as the catalogue has it.
+pub(crate) async fn take_in(
+    mut arguments: ImportArguments,
+    session: &Session,
+) -> Result<Kernel, CommandError> {
     if arguments.running {
         let found = running::find()?;
         arguments.kernel = Some(found.kernel);
@@ -163,7 +188,7 @@ async fn import(mut arguments: ImportArguments, session: &Session) -> Result<(),
         let chosen = session.call::<SetDefault>(&client, &params).await?;
         kernel = chosen.kernel.unwrap_or(kernel);
     }
-    session.output().one(&kernel, kernel.name.as_str(), lines)
+    Ok(kernel)
 }
 
 async fn default(arguments: DefaultArguments, session: &Session) -> Result<(), CommandError> {

@@ -20,14 +20,12 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::failure::CommandError;
 use crate::output::{self, Format};
+use crate::programs;
 use crate::session::Session;
 use crate::text::cell;
 
 /// The runner's program.
 const RUNNER: &str = "kiln-runner";
-
-/// Where it is, seen from this program's directory.
-const PLACES: &[&str] = &["", "../libexec/kiln", "../lib/kiln"];
 
 /// Exit code where the program never ran, as with container runtimes.
 const EXIT_NEVER_RAN: u8 = 125;
@@ -234,17 +232,9 @@ fn unreadable(path: &Path, source: &std::io::Error) -> CommandError {
     CommandError::new(codes::file::UNREADABLE, message)
 }
 
-/// Looks for the runner: beside this program, where packages put it, on PATH.
-fn find_runner(session: &Session) -> Result<PathBuf, CommandError> {
-    let own = std::env::current_exe()?;
-    let own = own.parent().unwrap_or(Path::new("/"));
-    let packaged = PLACES.iter().map(|place| own.join(place).join(RUNNER));
-    let path = session.surroundings().path.as_deref();
-    let path = path.into_iter().flat_map(std::env::split_paths);
-    let found = packaged
-        .chain(path.map(|directory| directory.join(RUNNER)))
-        .find(|candidate| candidate.is_file());
-    found.ok_or_else(|| {
+/// Looks for the runner.
+pub(crate) fn find_runner(session: &Session) -> Result<PathBuf, CommandError> {
+    programs::find(RUNNER, session.surroundings())?.ok_or_else(|| {
         CommandError::new(
             codes::instance::NO_MONITOR,
             format!("{RUNNER} is neither beside this program nor on PATH"),

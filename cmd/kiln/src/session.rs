@@ -31,6 +31,18 @@ impl Session {
         }
     }
 
+    /// Returns the same with another daemon.
+    pub(crate) fn with_host(&self, host: &Host) -> Self {
+        let host = Some(host.to_string());
+        Self {
+            globals: Globals {
+                host,
+                ..self.globals.clone()
+            },
+            surroundings: self.surroundings.clone(),
+        }
+    }
+
     /// Returns how to print data.
     pub(crate) fn output(&self) -> Output {
         Output {

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::fixtures::profile_folder;
-use crate::guest_init;
+use crate::guest_programs;
 use crate::http::{self, Request};
 use crate::process::{self, Running};
 use crate::wait;
@@ -259,7 +259,7 @@ fn launch(program: &Path, root: &Path, start: &Start, log_path: &Path) -> Result
     let mut command = process::command(program);
     command.arg("--root").arg(root).args(&start.arguments);
     // The init beside a daemon in a build's folder is not the one that is shipped.
-    command.env("KILN_GUEST_INIT", guest_init::built()?);
+    command.env("KILN_GUEST_INIT", &guest_programs::built()?.init);
     command.envs(start.environment.iter().map(|(name, value)| (name, value)));
     command.stdout(log.try_clone()?).stderr(log);
     let mut running = process::start(command, "kilnd")?;

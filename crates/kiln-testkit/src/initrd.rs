@@ -61,7 +61,7 @@ const PROBE_SCRIPT: &str = "#!/bin/busybox sh\n\
     /bin/busybox poweroff -f\n";
 
 /// What the probe's guest prints.
-pub(crate) const PROBE_MARKER: &str = "kiln-probe: the guest runs";
+pub const PROBE_MARKER: &str = "kiln-probe: the guest runs";
 
 /// Returns the path of an initrd that boots the image on the first virtio disk with `kernel`.
 pub fn for_image(fixtures: &Fixtures, kernel: &CloudKernel) -> Result<PathBuf> {
@@ -69,7 +69,7 @@ pub fn for_image(fixtures: &Fixtures, kernel: &CloudKernel) -> Result<PathBuf> {
 }
 
 /// Returns the path of an initrd that needs no disk, prints a line and powers off.
-pub(crate) fn for_probe(fixtures: &Fixtures, kernel: &CloudKernel) -> Result<PathBuf> {
+pub fn for_probe(fixtures: &Fixtures, kernel: &CloudKernel) -> Result<PathBuf> {
     compose(fixtures, kernel, "probe", PROBE_SCRIPT, &[])
 }
 

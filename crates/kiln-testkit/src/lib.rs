@@ -14,7 +14,8 @@
 //! - [`daemon`], [`measure`]: a built `kilnd` with a root of its own; what things cost.
 //! - [`peers`]: the programs Kiln is compared with, measured.
 //! - [`debs`], [`initrd`], [`qemu`]: Debian's kernel, and a machine that boots it.
-//! - [`guest_init`]: the guest's init, built as it is shipped.
+//! - [`guest_programs`]: what runs inside guests, built as it is shipped.
+//! - [`installed`]: Kiln's programs in one folder, as they are shipped.
 //! - [`elf`]: the smallest file that is a kernel by its format.
 
 pub mod certificates;
@@ -23,10 +24,11 @@ pub mod daemon;
 pub mod debs;
 pub mod elf;
 pub mod fixtures;
-pub mod guest_init;
+pub mod guest_programs;
 pub mod http;
 pub mod images;
 pub mod initrd;
+pub mod installed;
 pub mod measure;
 pub mod peers;
 pub mod process;

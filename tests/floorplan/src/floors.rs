@@ -25,6 +25,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("kiln-client", 4),
     ("kiln-rpc", 4),
     ("kiln", 5),
+    ("kiln-hello", 5),
     ("kiln-init", 5),
     ("kiln-runner", 5),
     ("kilnd", 5),
@@ -76,7 +77,7 @@ const SHARED: &[(&str, &str, &str)] = &[
     (
         "tar",
         "kiln-client",
-        "a modules directory travels to the daemon as a tar stream",
+        "a modules directory travels to the daemon as a tar stream; the layer of a layout is one",
     ),
 ];
 

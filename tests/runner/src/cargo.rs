@@ -18,6 +18,9 @@ use crate::console;
 use crate::stream::{self, Echo};
 use crate::tally::{Listener, Tally};
 
+/// The programs of a release that run on the host; each is its package's name too.
+pub(crate) const RELEASED: &[&str] = &["kiln", "kilnd", "kiln-runner"];
+
 /// Longest time one cargo command may take, cold and on two shared cores.
 const BUILD_LIMIT: Duration = Duration::from_secs(2400);
 
@@ -134,19 +137,12 @@ fn parse_artifact(line: &str) -> Option<TestProgram> {
 
 /// Makes sure that the programs of a release are built.
 pub(crate) fn build_release() -> Result<()> {
-    let words = [
-        "build",
-        "--release",
-        "--locked",
-        "-p",
-        "kilnd",
-        "-p",
-        "kiln",
-        "-p",
-        "kiln-runner",
-    ];
+    let mut words = vec!["build", "--release", "--locked"];
+    for name in RELEASED {
+        words.extend(["-p", name]);
+    }
     if !succeeds(&words, &[])? {
-        bail!("kilnd, kiln and kiln-runner do not build");
+        bail!("{} do not build", RELEASED.join(", "));
     }
     Ok(())
 }

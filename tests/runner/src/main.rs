@@ -6,6 +6,7 @@
 mod bench;
 mod cargo;
 mod console;
+mod dist;
 mod journey;
 mod packages;
 mod pages;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use kiln_testkit::guest_init;
+use kiln_testkit::guest_programs;
 
 use bench::Keep;
 use suites::Suite;
@@ -40,8 +41,10 @@ enum Task {
         #[arg(value_enum)]
         suites: Vec<Suite>,
     },
-    /// Build the guest's init, one static file, and print its path
+    /// Build the programs that run inside guests, static files, and print their paths
     Init,
+    /// Build what is shipped into dist/
+    Dist,
     /// Install what is missing; pull a real image from a real registry, build it, boot it
     Demo,
     /// Install what is missing; measure Kiln on a large real image, beside other programs
@@ -56,10 +59,12 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Deps => packages::install().map(|()| true),
         Task::Test { suites } => Ok(suites::run(&suites)),
-        Task::Init => guest_init::build().map(|path| {
-            console::line(path.display());
+        Task::Init => guest_programs::build().map(|programs| {
+            console::line(programs.init.display());
+            console::line(programs.hello.display());
             true
         }),
+        Task::Dist => dist::make().map(|()| true),
         Task::Demo => packages::install()
             .and_then(|()| journey::demo())
             .map(|()| true),

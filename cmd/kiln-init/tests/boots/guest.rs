@@ -17,7 +17,7 @@ use kiln_testkit::fixtures::Fixtures;
 use kiln_testkit::initrd::{Cpio, MODULES};
 use kiln_testkit::process::{self, Running};
 use kiln_testkit::qemu::pieces;
-use kiln_testkit::{guest_init, tools, wait};
+use kiln_testkit::{guest_programs, tools, wait};
 use tempfile::TempDir;
 
 /// Longest time one boot may take: some seconds here, many on a machine that is busy.
@@ -108,7 +108,7 @@ impl Parts {
         let fixtures = Fixtures::shared()?;
         Ok(Some(Self {
             kernel: debs::cloud_kernel(&fixtures)?,
-            init: guest_init::build()?,
+            init: guest_programs::build()?.init,
             folder: tempfile::tempdir()?,
             fixtures,
         }))

@@ -1,6 +1,6 @@
-//! Builds the guest's init as it is shipped: one static program, small.
+//! Builds the programs that run inside guests as they are shipped: static and small.
 //!
-//! It is linked against the C library's archive that every C compiler's development package
+//! They are linked against the C library's archive that every C compiler's development package
 //! has, so no further toolchain is needed. The flags name a target, which keeps them away from
 //! build scripts and procedural macros.
 
@@ -15,30 +15,41 @@ use anyhow::{Context, Result, bail};
 
 use crate::process;
 
-/// Name of the package, and of the program.
-const PACKAGE: &str = "kiln-init";
+/// Names of the packages, and of the programs.
+const INIT: &str = "kiln-init";
+const HELLO: &str = "kiln-hello";
 
-/// The profile of the workspace it is built in, which is also the name of cargo's folder.
+/// The profile of the workspace they are built in, which is also the name of cargo's folder.
 const PROFILE: &str = "init";
 
 /// Longest time a build may take, cold and on two shared cores.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// Returns where it lies, built at the first call of a process.
-pub fn built() -> Result<&'static Path> {
-    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+/// Where the programs lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestPrograms {
+    /// Process 1 of guests.
+    pub init: PathBuf,
+    /// The program of the demo's image.
+    pub hello: PathBuf,
+}
+
+/// Returns where they lie, built at the first call of a process.
+pub fn built() -> Result<&'static GuestPrograms> {
+    static BUILT: OnceLock<Result<GuestPrograms, String>> = OnceLock::new();
     let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
     match built {
-        Ok(path) => Ok(path),
+        Ok(programs) => Ok(programs),
         Err(error) => bail!("{error}"),
     }
 }
 
-/// Builds it for this machine's processor, unless it is built already, and returns its path.
-pub fn build() -> Result<PathBuf> {
+/// Builds them for this machine's processor, unless they are built already.
+pub fn build() -> Result<GuestPrograms> {
     let target = host_target()?;
     let mut command = cargo();
-    command.args(["build", "--locked", "--quiet", "--package", PACKAGE]);
+    command.args(["build", "--locked", "--quiet"]);
+    command.args(["--package", INIT, "--package", HELLO]);
     command.args(["--profile", PROFILE, "--target", &target]);
     // No folder of cargo's own: that of the running program may be the tests' alone.
     let folder = target_folder()?;
@@ -50,11 +61,18 @@ pub fn build() -> Result<PathBuf> {
         "-C target-feature=+crt-static -C relocation-model=static",
     );
     process::run(command, LIMIT)?;
-    let program = folder.join(target).join(PROFILE).join(PACKAGE);
-    if !program.is_file() {
-        bail!("cargo built no {}", program.display());
-    }
-    Ok(program)
+    let programs = folder.join(target).join(PROFILE);
+    let program = |name: &str| {
+        let program = programs.join(name);
+        if !program.is_file() {
+            bail!("cargo built no {}", program.display());
+        }
+        Ok(program)
+    };
+    Ok(GuestPrograms {
+        init: program(INIT)?,
+        hello: program(HELLO)?,
+    })
 }
 
 /// Cargo's target folder, in which the running program lies.

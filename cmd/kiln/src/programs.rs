@@ -1,0 +1,57 @@
+//! Where the programs are that come with this one: beside it, where packages put them, on PATH.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::surroundings::Surroundings;
+
+/// Where they may be, seen from this program's directory.
+const PLACES: &[&str] = &["", "../libexec/kiln", "../lib/kiln"];
+
+/// Finds one by its name.
+pub(crate) fn find(name: &str, surroundings: &Surroundings) -> io::Result<Option<PathBuf>> {
+    let own = std::env::current_exe()?;
+    let own = own.parent().unwrap_or(Path::new("/"));
+    Ok(look(name, own, surroundings))
+}
+
+fn look(name: &str, own: &Path, surroundings: &Surroundings) -> Option<PathBuf> {
+    let packaged = PLACES.iter().map(|place| own.join(place).join(name));
+    let path = surroundings.path.as_deref();
+    let path = path.into_iter().flat_map(std::env::split_paths);
+    packaged
+        .chain(path.map(|directory| directory.join(name)))
+        .find(|candidate| candidate.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_nearest_place_is_taken() {
+        let root = tempfile::tempdir().unwrap();
+        let own = root.path().join("bin");
+        let surroundings = Surroundings {
+            path: Some(root.path().join("path").into_os_string()),
+            ..Surroundings::default()
+        };
+        let found = || look("kiln-runner", &own, &surroundings);
+
+        assert_eq!(found(), None);
+        for place in ["path", "bin/../lib/kiln", "bin/../libexec/kiln", "bin"] {
+            fs::create_dir_all(&own).unwrap();
+            fs::create_dir_all(root.path().join(place)).unwrap();
+            let program = root.path().join(place).join("kiln-runner");
+            fs::write(&program, "").unwrap();
+            let found = found().unwrap();
+            assert_eq!(
+                found.canonicalize().unwrap(),
+                program.canonicalize().unwrap(),
+                "{place}"
+            );
+        }
+    }
+}
