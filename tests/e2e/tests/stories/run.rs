@@ -11,10 +11,11 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use kiln_testkit::wait;
+use kiln_testkit::{tools, wait};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::descriptors::NEEDS;
 use crate::stage::LIMIT;
 use machine_room::{IMAGE, MachineRoom, is_alive};
 
@@ -403,6 +404,38 @@ fn monitors_with_an_api_get_files_of_their_own_and_are_asked_by_it() -> Result<(
             .stderr()
             .starts_with("error: firecracker has no network without a tap device"),
         "{refused:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_user_without_rights_runs_an_image_whose_files_only_the_daemon_may_open() -> Result<()> {
+    let test = "a_user_without_rights_runs_an_image_whose_files_only_the_daemon_may_open";
+    if tools::must_skip(test, NEEDS)? {
+        return Ok(());
+    }
+    let Some(room) = MachineRoom::for_test(test)? else {
+        return Ok(());
+    };
+    room.install_for_nobody()?;
+    let source = room.source();
+    let words = [
+        "pull", &source, "--name", "theirs", "--kernel", "debian", "--size", "64M",
+    ];
+    let pulled = room.kiln_as_nobody(&words)?;
+    assert_eq!(pulled.code(), Some(0), "{pulled:?}");
+
+    let words = ["run", "theirs", "--rm", "--accel", "tcg", "--", "sh", "-c"];
+    let script = "touch /data/new && id -u && ls /data";
+    let ran = room.kiln_as_nobody(&[&words[..], &[script]].concat())?;
+    let foreign = room.kiln_as_nobody(&["run", IMAGE])?;
+
+    assert_eq!((ran.code(), ran.stderr()), (Some(0), ""), "{ran:?}");
+    assert_eq!(ran.stdout(), "0\nbytes  new\n");
+    assert_eq!(foreign.code(), Some(125), "{foreign:?}");
+    assert_eq!(
+        crate::stage::entries(&room.path("theirs/instances"))?,
+        Vec::<String>::new()
     );
     Ok(())
 }
