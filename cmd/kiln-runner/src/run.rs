@@ -104,33 +104,11 @@ pub(crate) async fn run(order: RunOrder, surroundings: &Surroundings, told: Told
 async fn try_run(order: RunOrder, surroundings: &Surroundings, told: Told) -> Result<u8, RunError> {
     let mut signals =
         Ends::listen().map_err(|source| RunError::host("listen to signals", source))?;
-    let host: Host = order.host.parse()?;
-    let client = Client::connect(&host).await?;
-    let image = OpenImage::open(&client, &order).await?;
-    let base = place::base(surroundings)?;
-    let choice = choose(&order, &image, surroundings, &base).await?;
-    // Refused before anything is made.
-    let network = machine::network(&order, choice.monitor)?;
-    let guest = Guest::of(image.initrd.as_deref())?;
-
-    let id = InstanceId::new(Uuid::new_v4());
-    let place = Place::create(&base, id)?;
-    let registered = register(&client, &order, &image, &place, id).await;
-    let registered = registered.inspect_err(|_| {
-        // A directory that stays behind is empty, and in the user's own place.
-        drop(place.remove());
-    })?;
-    drop(client);
-    let mut one = OneRun {
-        order,
-        host,
-        image,
-        choice,
-        network,
-        guest,
-        place,
-        registered,
+    let begun = tokio::select! {
+        begun = OneRun::begin(order, surroundings) => begun,
+        () = signals.next() => Err(RunError::Stopped),
     };
+    let mut one = begun?;
     let ended = one.run(&mut signals, surroundings, told).await;
     let ended = ended.unwrap_or_else(|error| {
         let failure = error.to_failure();
@@ -181,7 +159,7 @@ async fn register(
         name: order.name.clone(),
         // The one that is open, whatever the name means by now.
         image: image.view.id.to_string(),
-        architecture: None,
+        architecture: Some(image.view.architecture.clone()),
         directory: text(place.directory().path()),
         console_path: text(&place.path(CONSOLE_LOG)),
         cpus: order.cpus,
@@ -212,6 +190,35 @@ struct OneRun {
 }
 
 impl OneRun {
+    /// Finds out all that can be refused, then makes a directory and registers. Who stops waiting
+    /// for this leaves at most an empty directory, and a machine that ends with this process.
+    async fn begin(order: RunOrder, surroundings: &Surroundings) -> Result<Self, RunError> {
+        let host: Host = order.host.parse()?;
+        let client = Client::connect(&host).await?;
+        let image = OpenImage::open(&client, &order).await?;
+        let base = place::base(surroundings)?;
+        let choice = choose(&order, &image, surroundings, &base).await?;
+        let network = machine::network(&order, choice.monitor)?;
+        let guest = Guest::of(image.initrd.as_deref())?;
+        let id = InstanceId::new(Uuid::new_v4());
+        let place = Place::create(&base, id)?;
+        let registered = register(&client, &order, &image, &place, id).await;
+        let registered = registered.inspect_err(|_| {
+            // A directory that stays behind is empty, and in the user's own place.
+            drop(place.remove());
+        })?;
+        Ok(Self {
+            order,
+            host,
+            image,
+            choice,
+            network,
+            guest,
+            place,
+            registered,
+        })
+    }
+
     async fn run(
         &mut self,
         signals: &mut Ends,

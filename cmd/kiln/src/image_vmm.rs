@@ -29,6 +29,9 @@ pub(crate) struct VmmArguments {
     /// Disk for --vmm: a private copy of the root filesystem, as `kiln checkout` makes one
     #[arg(long, value_name = "FILE", requires = "vmm")]
     disk: Option<PathBuf>,
+    /// What executes the machine of --vmm qemu: kvm or tcg
+    #[arg(long, value_name = "KIND", requires = "vmm", default_value_t = Accelerator::Kvm)]
+    accel: Accelerator,
 }
 
 /// A monitor of one's own.
@@ -62,7 +65,7 @@ impl VmmArguments {
         let Some(vmm) = self.vmm else {
             return Ok(());
         };
-        let shown = shown(vmm, image, self.disk.as_deref())?;
+        let shown = shown(vmm, image, self.disk.as_deref(), self.accel)?;
         for note in &shown.notes {
             output::note(&format!("note: {note}\n"));
         }
@@ -70,7 +73,12 @@ impl VmmArguments {
     }
 }
 
-fn shown(vmm: Vmm, image: &Image, disk: Option<&Path>) -> Result<Shown, CommandError> {
+fn shown(
+    vmm: Vmm,
+    image: &Image,
+    disk: Option<&Path>,
+    accelerator: Accelerator,
+) -> Result<Shown, CommandError> {
     let architecture: Architecture = image.architecture.parse().map_err(|_| {
         let name = cell(&image.architecture);
         CommandError::new(
@@ -87,14 +95,14 @@ fn shown(vmm: Vmm, image: &Image, disk: Option<&Path>) -> Result<Shown, CommandE
     }
     let machine = Machine {
         architecture,
-        accelerator: Accelerator::Kvm,
+        accelerator,
         cpus: 1,
         memory_mib: MEMORY_MIB,
         kernel: PathBuf::from(&image.kernel.path),
         initrd: image.kernel.initrd_path.as_deref().map(PathBuf::from),
         kernel_arguments: kernel_arguments(KernelWords {
             monitor,
-            accelerator: Accelerator::Kvm,
+            accelerator,
             architecture,
             root: disk.access,
             console: Console::Quiet,
@@ -116,10 +124,9 @@ fn shown(vmm: Vmm, image: &Image, disk: Option<&Path>) -> Result<Shown, CommandE
             line(monitor, architecture, words)?
         }
         Monitor::QemuMicrovm | Monitor::QemuQ35 => {
-            notes.push(
-                "without KVM put -accel tcg -cpu max in the place of -accel kvm -cpu host"
-                    .to_owned(),
-            );
+            if accelerator == Accelerator::Kvm {
+                notes.push("where KVM does not work, ask again with --accel tcg".to_owned());
+            }
             let words = qemu::words(&machine, monitor, qemu::Held::ByPerson);
             line(monitor, architecture, words)?
         }
@@ -199,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_command_line_can_be_pasted() {
-        let show = |vmm, disk| shown(vmm, &image(), disk).unwrap();
+        let show = |vmm, disk| shown(vmm, &image(), disk, Accelerator::Kvm).unwrap();
 
         let qemu = show(Vmm::Qemu, None);
         assert_eq!(
@@ -215,7 +222,7 @@ mod tests {
             qemu.notes,
             [
                 "what the guest writes is dropped; name a copy of your own by --disk to keep it",
-                "without KVM put -accel tcg -cpu max in the place of -accel kvm -cpu host",
+                "where KVM does not work, ask again with --accel tcg",
             ]
         );
         let cloud = show(Vmm::CloudHypervisor, Some(Path::new("/my disk")));
@@ -230,11 +237,24 @@ mod tests {
     }
 
     #[test]
+    fn emulation_is_qemus_alone() {
+        let emulated = shown(Vmm::Qemu, &image(), None, Accelerator::Tcg).unwrap();
+        assert!(
+            emulated.text.contains(" -accel tcg -cpu max ")
+                && emulated.text.contains(" tsc_early_khz=2000000'"),
+            "{}",
+            emulated.text
+        );
+        let refused = shown(Vmm::Firecracker, &image(), None, Accelerator::Tcg).unwrap_err();
+        assert_eq!(refused.exit_code(), 2);
+    }
+
+    #[test]
     fn a_configuration_names_a_copy_and_how_to_make_it() {
         let mut image = image();
         image.kernel.initrd_path = None;
 
-        let shown = shown(Vmm::Firecracker, &image, None).unwrap();
+        let shown = shown(Vmm::Firecracker, &image, None, Accelerator::Kvm).unwrap();
 
         let read: Value = serde_json::from_str(&shown.text).unwrap();
         assert_eq!(read["drives"][0]["path_on_host"], "team-web.ext4");
@@ -254,7 +274,7 @@ mod tests {
     fn an_unknown_processor_is_named() {
         let mut image = image();
         image.architecture = "riscv64".to_owned();
-        let refused = shown(Vmm::Qemu, &image, None).unwrap_err();
+        let refused = shown(Vmm::Qemu, &image, None, Accelerator::Kvm).unwrap_err();
         let CommandError::Failed(failure) = refused else {
             panic!("{refused:?}");
         };

@@ -78,6 +78,10 @@ fn exit_codes() -> String {
         (0, "done; also an empty list"),
         (7, "the daemon cannot be reached"),
         (10, "a newer image is available (no command answers so yet)"),
+        (
+            125,
+            "kiln run: the program never ran; other codes of kiln run are the program's",
+        ),
     ];
     rows.extend(
         Class::ALL
@@ -122,7 +126,10 @@ mod tests {
             .skip(1)
             .map(|line| line.split_whitespace().next().unwrap().parse().unwrap())
             .collect();
-        assert_eq!(codes, [0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 9, 10, 124, 130]);
+        assert_eq!(
+            codes,
+            [0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 9, 10, 124, 125, 130]
+        );
     }
 
     #[test]

@@ -29,6 +29,9 @@ use crate::time_span::TimeSpan;
 /// to say so.
 const TIDY_UP: Duration = Duration::from_secs(20);
 
+/// How long a machine may take to switch off once its program has ended.
+const SWITCHING_OFF: Duration = Duration::from_secs(5);
+
 /// How long the daemon may take to notice that a process is gone.
 const NOTICE: Duration = Duration::from_secs(10);
 
@@ -51,6 +54,8 @@ struct Asked {
     instance: Instance,
     /// The process that runs it; `None` when it is gone.
     process: Option<OwnedFd>,
+    /// When to ask a second time, which tells the process to kill its machine.
+    second: Instant,
     /// When to lose patience.
     patience: Instant,
 }
@@ -98,22 +103,30 @@ async fn ask(
         }
         None => NOTICE,
     };
+    let now = Instant::now();
     Ok(Asked {
         instance,
         process,
-        patience: Instant::now() + patience,
+        second: now + patience.min(grace + SWITCHING_OFF),
+        patience: now + patience,
     })
 }
 
-/// Waits until the daemon says that a machine has ended; kills its process when it takes too long.
+/// Waits until the daemon says that a machine has ended; asks a second time, then kills its process,
+/// when it takes too long.
 async fn see_through(
     session: &Session,
     client: &Client,
     asked: Asked,
 ) -> Result<Instance, CommandError> {
     let instance = &asked.instance;
-    let end = ended_by(session, client, instance, asked.patience).await?;
-    if let Some(ended) = end {
+    if let Some(ended) = ended_by(session, client, instance, asked.second).await? {
+        return Ok(ended);
+    }
+    if let Some(process) = &asked.process {
+        send(instance, process, Signal::TERM)?;
+    }
+    if let Some(ended) = ended_by(session, client, instance, asked.patience).await? {
         return Ok(ended);
     }
     let name = cell(instance.name.as_str());

@@ -78,6 +78,7 @@ pub(crate) struct Guest<'a> {
     disks: Vec<(PathBuf, Writes)>,
     modules: Vec<&'static str>,
     has_network: bool,
+    argument: &'static str,
 }
 
 /// A machine that runs.
@@ -131,7 +132,13 @@ impl<'a> Guest<'a> {
             disks: Vec::new(),
             modules: MODULES.to_vec(),
             has_network: false,
+            argument: "",
         }
+    }
+
+    /// Has one more word on the kernel's command line.
+    pub(crate) fn argument(self, argument: &'static str) -> Self {
+        Self { argument, ..self }
     }
 
     pub(crate) fn machine(self, machine: Machine) -> Self {
@@ -217,7 +224,7 @@ impl<'a> Guest<'a> {
             "-initrd",
             &initrd.display().to_string(),
             "-append",
-            KERNEL_ARGUMENTS,
+            &format!("{KERNEL_ARGUMENTS} {}", self.argument),
         ]);
         for (number, (path, writes)) in self.disks.iter().enumerate() {
             let snapshot = if *writes == Writes::Dropped {

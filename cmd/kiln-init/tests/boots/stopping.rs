@@ -84,14 +84,15 @@ fn a_signal_that_ends_the_program_is_named() -> Result<()> {
     image::build(&parts.fixtures, &extra, &rootfs)?;
     let mut dying = boot("");
     dying.argv = ["sh", "-c", "kill -SEGV $$"].map(str::to_owned).to_vec();
-    dying.end = kiln_boot::End::Reboot;
+    let restart = "reboot: Restarting system";
     let cases = [
-        (dying, "SIGSEGV", false, "reboot: Restarting system"),
-        (boot("hungry"), "SIGKILL", true, "reboot: Power down"),
+        (dying, "kiln.end=reboot", "SIGSEGV", false, restart),
+        (boot("hungry"), "", "SIGKILL", true, "reboot: Power down"),
     ];
 
-    for (boot, signal, oom, end) in cases {
+    for (boot, argument, signal, oom, end) in cases {
         let console = Guest::new(&parts, boot)
+            .argument(argument)
             .disk(&rootfs, Writes::Dropped)
             .run()?;
 

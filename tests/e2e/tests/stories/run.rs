@@ -11,10 +11,11 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use kiln_testkit::wait;
+use kiln_testkit::{tools, wait};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::descriptors::NEEDS;
 use crate::stage::LIMIT;
 use machine_room::{IMAGE, MachineRoom, is_alive};
 
@@ -215,12 +216,26 @@ fn a_machine_in_the_background_serves_a_port_and_is_stopped() -> Result<()> {
     assert_eq!(in_use.code(), Some(5), "{in_use:?}");
     assert_eq!(room.kiln(&["logs", "web"])?.stdout(), "serving\r\n");
 
+    let stubborn = "trap '' TERM; while true; do sleep 1; done";
+    let started = room.run(&[
+        IMAGE, "-d", "--name", "stubborn", "--", "sh", "-c", stubborn,
+    ])?;
+    assert_eq!(started.code(), Some(0), "{started:?}");
+
     let stopped = room.kiln(&["stop", "web"])?;
 
     assert_eq!(stopped.code(), Some(0), "{stopped:?}");
+    let impatient = room.kiln(&["stop", "stubborn", "--time", "1s"])?;
+    assert_eq!(
+        (impatient.code(), impatient.stderr()),
+        (Some(0), ""),
+        "{impatient:?}"
+    );
     let listed = room.instances()?;
     assert_eq!(listed[0]["state"], "ended");
     assert_eq!(listed[0]["exit_code"], 143);
+    assert_eq!(listed[1]["state"], "ended");
+    assert_eq!(listed[1]["reason"], "the machine was killed");
     assert!(get(port).is_err(), "somebody still serves");
     let written = fs::read(&disk)?;
     assert!(written.starts_with(b"from the guest\n"), "{written:?}");
@@ -390,6 +405,82 @@ fn monitors_with_an_api_get_files_of_their_own_and_are_asked_by_it() -> Result<(
             .starts_with("error: firecracker has no network without a tap device"),
         "{refused:?}"
     );
+    Ok(())
+}
+
+#[test]
+fn a_user_without_rights_runs_an_image_whose_files_only_the_daemon_may_open() -> Result<()> {
+    let test = "a_user_without_rights_runs_an_image_whose_files_only_the_daemon_may_open";
+    if tools::must_skip(test, NEEDS)? {
+        return Ok(());
+    }
+    let Some(room) = MachineRoom::for_test(test)? else {
+        return Ok(());
+    };
+    room.install_for_nobody()?;
+    let source = room.source();
+    let words = [
+        "pull", &source, "--name", "theirs", "--kernel", "debian", "--size", "64M",
+    ];
+    let pulled = room.kiln_as_nobody(&words)?;
+    assert_eq!(pulled.code(), Some(0), "{pulled:?}");
+
+    let words = ["run", "theirs", "--rm", "--accel", "tcg", "--", "sh", "-c"];
+    let script = "touch /data/new && id -u && ls /data";
+    let ran = room.kiln_as_nobody(&[&words[..], &[script]].concat())?;
+    let foreign = room.kiln_as_nobody(&["run", IMAGE])?;
+
+    assert_eq!((ran.code(), ran.stderr()), (Some(0), ""), "{ran:?}");
+    assert_eq!(ran.stdout(), "0\nbytes  new\n");
+    assert_eq!(foreign.code(), Some(125), "{foreign:?}");
+    assert_eq!(
+        crate::stage::entries(&room.path("theirs/instances"))?,
+        Vec::<String>::new()
+    );
+    Ok(())
+}
+
+#[test]
+fn what_image_show_prints_boots_the_image() -> Result<()> {
+    let Some(room) = MachineRoom::for_test("what_image_show_prints_boots_the_image")? else {
+        return Ok(());
+    };
+    let before = room.rootfs_digest()?;
+    for vmm in ["qemu", "qemu-q35"] {
+        let shown = room.kiln(&["image", "show", IMAGE, "--vmm", vmm, "--accel", "tcg"])?;
+        assert_eq!(shown.code(), Some(0), "{shown:?}");
+        assert_eq!(shown.stdout().lines().count(), 1, "{shown:?}");
+
+        let console = machine_room::pasted(shown.stdout())?;
+
+        assert!(
+            console.contains("hello from the image\n"),
+            "{vmm}: {console}"
+        );
+        assert!(
+            console.contains("kiln-init: exit {\"exit\":0}"),
+            "{vmm}: {console}"
+        );
+    }
+    assert_eq!(room.rootfs_digest()?, before);
+
+    let show = ["image", "show", IMAGE, "--vmm", "firecracker"];
+    let shown = room.kiln(&show)?;
+    let described: Value = serde_json::from_str(shown.stdout())?;
+    assert_eq!(described["drives"][0]["path_on_host"], "small.ext4");
+    assert!(
+        shown.stderr().contains("kiln checkout small small.ext4\n"),
+        "{shown:?}"
+    );
+    let copy = room.path("copy.ext4").display().to_string();
+    let made = room.kiln(&["checkout", IMAGE, &copy])?;
+    assert_eq!(made.code(), Some(0), "{made:?}");
+    let shown = room.kiln(&[&show[..], &["--disk", &copy]].concat())?;
+    let described: Value = serde_json::from_str(shown.stdout())?;
+    assert_eq!(described["drives"][0]["path_on_host"], copy.as_str());
+    let kernel = described["boot-source"]["kernel_image_path"].as_str();
+    let kernel = fs::read(kernel.context("no kernel")?)?;
+    assert!(kernel.starts_with(b"\x7fELF"));
     Ok(())
 }
 

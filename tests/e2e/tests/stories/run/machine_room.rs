@@ -23,6 +23,7 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, tcgetattr};
 use serde_json::{Value, json};
 
+use crate::descriptors::{NOBODY, open_stage};
 use crate::source::oci;
 use crate::stage::{Stage, entries, text};
 
@@ -161,6 +162,45 @@ impl MachineRoom {
         })
     }
 
+    /// Installs `kiln` and its runner, as packages do, for the user without rights.
+    pub(crate) fn install_for_nobody(&self) -> Result<()> {
+        let folder = self.path("installed");
+        for (name, place) in [("kiln", "bin"), ("kiln-runner", "libexec/kiln")] {
+            fs::create_dir_all(folder.join(place))?;
+            fs::copy(built(name)?, folder.join(place).join(name))?;
+        }
+        fs::create_dir(self.path("theirs"))?;
+        std::os::unix::fs::chown(self.path("theirs"), Some(NOBODY), Some(NOBODY))?;
+        Ok(())
+    }
+
+    /// Runs that `kiln` as the user without rights.
+    pub(crate) fn kiln_as_nobody(&self, words: &[&str]) -> Result<Ended> {
+        let usual = self.command(words)?;
+        let mut command = Command::new(self.path("installed/bin/kiln"));
+        command.args(words).stdin(Stdio::null());
+        for (name, value) in usual.get_envs() {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
+        command
+            .env("KILN_INSTANCES", self.path("theirs/instances"))
+            .current_dir(self.path("theirs"))
+            .uid(NOBODY)
+            .gid(NOBODY);
+        let output = command.output().context("cannot run kiln")?;
+        Ok(Ended {
+            output,
+            modes: None,
+        })
+    }
+
+    /// Returns how the image is named in a pull.
+    pub(crate) fn source(&self) -> String {
+        format!("oci:{}:1", self.house.stage.path("layout").display())
+    }
+
     /// Runs `kiln run` to its end.
     pub(crate) fn run(&self, words: &[&str]) -> Result<Ended> {
         self.kiln(&with_run(words))
@@ -247,7 +287,7 @@ impl House {
     fn build() -> Result<Self> {
         let fixtures = Fixtures::shared()?;
         let kernel = debs::cloud_kernel(&fixtures)?;
-        let stage = Stage::new()?;
+        let stage = open_stage()?;
         let import = json!({"name": "debian", "deb_path": kernel.deb});
         stage.call("kernel.import", &import)?;
         let layout = image(&fixtures, &stage)?;
@@ -446,6 +486,13 @@ enum Heard {
     More,
     Nothing,
     End,
+}
+
+/// Pastes a line into a shell and returns what it printed, without the carriage returns.
+pub(crate) fn pasted(line: &str) -> Result<String> {
+    let mut command = process::command("/bin/sh");
+    command.args(["-c", line]);
+    Ok(process::run(command, LIMIT)?.text().replace('\r', ""))
 }
 
 /// Returns what a file's bytes are, as `sha256sum` says.
