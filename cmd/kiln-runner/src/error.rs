@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use kiln_api::image::ImageFile;
 use kiln_api::{Failure, codes};
 use kiln_boot::{ChooseError, ReadError};
 use kiln_client::{ClientError, HostError};
@@ -28,15 +29,11 @@ pub(crate) enum RunError {
     /// A file of the instance.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A file of the image cannot be opened.
-    #[error("cannot open the image's {what}, {}", path.display())]
+    /// The daemon did not hand over a file of the image.
+    #[error("the daemon did not open the image's {file}")]
     ImageFile {
-        /// What it is to the image.
-        what: &'static str,
         /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
+        file: ImageFile,
     },
     /// A volume cannot be used.
     #[error("cannot use the volume {}", path.display())]
@@ -148,6 +145,12 @@ impl RunError {
                 "pull the image with --boot entrypoint, or leave the flag out",
                 None,
             ),
+            Self::PortsWithoutNetwork | Self::Machine(_) | Self::Command(_) | Self::Words(_) => {
+                failure.with_hint(
+                    "the flags are explained by:",
+                    Some("kiln run --help".to_owned()),
+                )
+            }
             Self::NoHome => failure.with_hint("name a directory by KILN_INSTANCES", None),
             _ => failure,
         }

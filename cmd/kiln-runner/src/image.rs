@@ -1,10 +1,10 @@
 //! The image that is run: what the daemon says of it, and its files, open.
 
 use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::io::{self, Read as _};
+use std::path::PathBuf;
 
-use kiln_api::image::{Get, GetParams, Image};
+use kiln_api::image::{Image, ImageFile};
 use kiln_client::Client;
 use kiln_vmm::{Architecture, RunOrder};
 
@@ -14,6 +14,8 @@ use crate::error::RunError;
 const INITRD_BYTES: u64 = 1 << 30;
 
 /// An image, open. Whatever happens to its record, these files stay what they are.
+///
+/// The daemon opens them for reading alone, so nothing here could write to them.
 #[derive(Debug)]
 pub(crate) struct OpenImage {
     /// What the daemon says of it.
@@ -29,22 +31,25 @@ pub(crate) struct OpenImage {
 }
 
 impl OpenImage {
-    /// Asks for an image and opens its files.
+    /// Asks for an image and takes its files, open.
     pub(crate) async fn open(client: &Client, order: &RunOrder) -> Result<Self, RunError> {
-        let params = GetParams {
-            image: order.image.clone(),
-            architecture: None,
+        let files = [ImageFile::Rootfs, ImageFile::Kernel, ImageFile::Initrd];
+        let mut opened = client.open_image(&order.image, None, &files).await?;
+        let mut take = |file: ImageFile| {
+            let taken = opened.take(file);
+            taken.ok_or(RunError::ImageFile { file })
         };
-        let view = client.call::<Get>(&params).await?;
+        let (rootfs, kernel) = (take(ImageFile::Rootfs)?, take(ImageFile::Kernel)?);
+        let initrd = opened.take(ImageFile::Initrd).map(read).transpose();
+        let view = opened.image;
         let architecture = view.architecture.parse();
-        let architecture = architecture.map_err(|_| RunError::Architecture {
-            architecture: view.architecture.clone(),
-        })?;
         Ok(Self {
-            architecture,
-            rootfs: open("root filesystem", &view.rootfs.path)?,
-            kernel: open("kernel", &view.kernel.path)?,
-            initrd: view.kernel.initrd_path.as_deref().map(read).transpose()?,
+            architecture: architecture.map_err(|_| RunError::Architecture {
+                architecture: view.architecture.clone(),
+            })?,
+            rootfs,
+            kernel,
+            initrd: initrd.map_err(|source| RunError::host("read the image's initrd", source))?,
             view,
         })
     }
@@ -70,22 +75,8 @@ impl OpenImage {
     }
 }
 
-fn open(what: &'static str, path: &str) -> Result<File, RunError> {
-    File::open(path).map_err(|source| RunError::ImageFile {
-        what,
-        path: PathBuf::from(path),
-        source,
-    })
-}
-
-fn read(path: &str) -> Result<Vec<u8>, RunError> {
-    let file = open("initrd", path)?;
+fn read(file: File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let read = file.take(INITRD_BYTES).read_to_end(&mut bytes);
-    read.map_err(|source| RunError::ImageFile {
-        what: "initrd",
-        path: Path::new(path).to_owned(),
-        source,
-    })?;
+    file.take(INITRD_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

@@ -8,13 +8,17 @@
 //!                             gone when the machine has ended
 //! <base>/probes/              whether KVM works, where there is no $XDG_RUNTIME_DIR
 //! ```
+//! Whoever runs a machine holds a lock on its directory. One that is killed cannot put its files
+//! away; the next one does, and knows them by the lock that nobody holds.
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use kiln_domain::InstanceId;
-use kiln_files::{Directory, FileError};
+use kiln_files::{Directory, FileError, at};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::error::RunError;
 use crate::surroundings::Surroundings;
@@ -39,6 +43,8 @@ pub(crate) struct Place {
     base: Directory,
     directory: Directory,
     name: String,
+    /// Held as long as this is.
+    lock: OwnedFd,
 }
 
 /// Finds the directory that all of a user's instances are in.
@@ -66,12 +72,18 @@ impl Place {
     /// Makes the directory of a new instance.
     pub(crate) fn create(base: &Path, id: InstanceId) -> Result<Self, FileError> {
         let base = Directory::open_or_create_private(base)?;
+        sweep(&base)?;
         let name = id.to_string();
         let directory = base.create_child(&name)?;
+        let lock = open_to_lock(directory.path()).map_err(at("open", directory.path()))?;
+        // Another run may be looking whether somebody holds it: for an instant.
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive)
+            .map_err(at("lock", directory.path()))?;
         Ok(Self {
             base,
             directory,
             name,
+            lock,
         })
     }
 
@@ -81,6 +93,10 @@ impl Place {
             base: self.base.reopen()?,
             directory: self.directory.reopen()?,
             name: self.name.clone(),
+            lock: self
+                .lock
+                .try_clone()
+                .map_err(at("open", self.directory.path()))?,
         })
     }
 
@@ -101,18 +117,47 @@ impl Place {
 
     /// Removes everything but the console's log.
     pub(crate) fn clear(&self) -> Result<(), FileError> {
-        for name in self.directory.names()? {
-            if name != CONSOLE_LOG {
-                self.directory.remove(&name)?;
-            }
-        }
-        Ok(())
+        clear(&self.directory)
     }
 
     /// Removes everything and the directory.
     pub(crate) fn remove(&self) -> Result<(), FileError> {
         self.base.remove(OsStr::new(&self.name))
     }
+}
+
+fn clear(directory: &Directory) -> Result<(), FileError> {
+    for name in directory.names()? {
+        if name != CONSOLE_LOG {
+            directory.remove(&name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts away the files of machines whose runner was killed.
+fn sweep(base: &Directory) -> Result<(), FileError> {
+    for name in base.names()? {
+        let is_instance = name
+            .to_str()
+            .is_some_and(|name| name.parse::<InstanceId>().is_ok());
+        if !is_instance {
+            continue;
+        }
+        // One that goes meanwhile needs no sweeping.
+        let Ok(lock) = open_to_lock(&base.child_path(&name)) else {
+            continue;
+        };
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            clear(&base.open_child(&name)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn open_to_lock(directory: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(directory, flags, Mode::empty())
 }
 
 #[cfg(test)]
@@ -170,5 +215,37 @@ mod tests {
         assert_eq!(left(), [CONSOLE_LOG]);
         place.remove().unwrap();
         assert_eq!(std::fs::read_dir(&base).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_killed_run_left_goes_with_the_next_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().join("base");
+        let create = |number| {
+            let place = Place::create(&base, InstanceId::new(Uuid::from_u128(number))).unwrap();
+            for name in [CONSOLE_LOG, ROOTFS] {
+                if place.directory.open_file(name.as_ref()).unwrap().is_none() {
+                    place.create_file(name).unwrap();
+                }
+            }
+            place
+        };
+        let names = |place: &Directory| {
+            let mut names = place.names().unwrap();
+            names.sort();
+            names
+        };
+        let killed = create(1);
+        let left = killed.directory.reopen().unwrap();
+        drop(killed);
+        let running = create(2);
+        std::fs::create_dir(base.join("probes")).unwrap();
+        std::fs::write(base.join("probes/kvm"), "works").unwrap();
+
+        create(3);
+
+        assert_eq!(names(&left), [CONSOLE_LOG]);
+        assert_eq!(names(&running.directory), [CONSOLE_LOG, ROOTFS]);
+        assert!(base.join("probes/kvm").exists());
     }
 }

@@ -271,6 +271,7 @@ impl OneRun {
         if let Some(reason) = &ended.reason
             && told == Told::ByPerson
             && end.report.is_none()
+            && !end.reader_is_gone
         {
             drop(writeln!(io::stderr(), "error: {}", printable(reason)));
         }

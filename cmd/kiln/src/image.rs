@@ -8,6 +8,7 @@ use kiln_client::Client;
 
 use crate::batch::{self, Item};
 use crate::failure::CommandError;
+use crate::image_vmm::VmmArguments;
 use crate::output::{self, Columns, Format};
 use crate::session::Session;
 use crate::text::{cell, or_dash, size, time};
@@ -21,7 +22,7 @@ pub(crate) enum Command {
     List(ListArguments),
     /// Tell about images
     #[command(visible_alias = "get")]
-    Show(ShowArguments),
+    Show(Box<OneArguments>),
     /// Print everything about images as JSON
     Inspect(ShowArguments),
     /// Write a file of an image to standard output
@@ -61,6 +62,15 @@ pub(crate) struct ShowArguments {
     architecture: Option<String>,
 }
 
+/// Which images to show, and for whom.
+#[derive(Debug, Args)]
+pub(crate) struct OneArguments {
+    #[command(flatten)]
+    show: ShowArguments,
+    #[command(flatten)]
+    vmm: VmmArguments,
+}
+
 /// Which images to forget.
 #[derive(Debug, Args)]
 pub(crate) struct ForgetArguments {
@@ -80,7 +90,8 @@ impl Command {
     pub(crate) async fn run(self, session: &Session) -> Result<(), CommandError> {
         match self {
             Self::List(arguments) => list(arguments, session).await,
-            Self::Show(arguments) => show(arguments, session).await,
+            Self::Show(arguments) if arguments.vmm.is_given() => for_vmm(*arguments, session).await,
+            Self::Show(arguments) => show(arguments.show, session).await,
             Self::Inspect(arguments) => inspect(arguments, session).await,
             Self::Open(arguments) => image_open::run(arguments, session).await,
             Self::Checkout(arguments) => checkout::run(arguments, session).await,
@@ -138,6 +149,17 @@ async fn show(arguments: ShowArguments, session: &Session) -> Result<(), Command
     batch::report(session, &items, |_, image| {
         lines(image).trim_end().to_owned()
     })
+}
+
+/// Prints what boots images under a monitor.
+async fn for_vmm(arguments: OneArguments, session: &Session) -> Result<(), CommandError> {
+    let client = session.connect().await?;
+    for name in &arguments.show.images {
+        let architecture = arguments.show.architecture.clone();
+        let image = get(&client, session, name, architecture).await?;
+        arguments.vmm.show(&image)?;
+    }
+    Ok(())
 }
 
 /// Prints images as documents: one alone as an object, several as a list.

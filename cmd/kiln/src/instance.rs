@@ -2,6 +2,10 @@
 //!
 //! Stopping one and reading its console are in `stop.rs` and `logs.rs`.
 
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+
 use clap::{Args, Subcommand};
 use kiln_api::Method as _;
 use kiln_api::instance::{
@@ -157,12 +161,29 @@ async fn remove(arguments: RemoveArguments, session: &Session) -> Result<(), Com
             instance: instance.clone(),
         };
         let result = session.call::<Remove>(&client, &params).await;
+        if let Ok(removed) = &result {
+            discard(removed);
+        }
         items.push(Item::new(instance, result)?);
     }
     batch::report(session, &items, |_, instance| {
         let name = cell(instance.name.as_str());
         format!("machine {name} is removed (id {})", instance.id)
     })
+}
+
+/// Removes the directory of a machine that is forgotten, with its console's log.
+///
+/// Only the caller's own machine's, and only one that is named after it: whoever registered a
+/// machine may have named any directory.
+fn discard(instance: &Instance) {
+    let directory = Path::new(&instance.directory);
+    let id = instance.id.to_string();
+    let is_own = instance.owner_uid == rustix::process::geteuid().as_raw();
+    if is_own && directory.is_absolute() && directory.file_name() == Some(OsStr::new(&id)) {
+        // Gone already, or another user's: then it is not ours to remove.
+        drop(fs::remove_dir_all(directory));
+    }
 }
 
 /// Says where a machine stands, and how it ended where that was heard.

@@ -15,6 +15,7 @@ mod failure;
 mod follow;
 mod image;
 mod image_open;
+mod image_vmm;
 mod instance;
 mod kernel;
 mod kernel_choice;

@@ -51,7 +51,7 @@ method! {
 }
 
 method! {
-    /// See [`Default`].
+    /// See [`struct@Default`].
     GetDefault = "kernel.get_default",
     "Tells which kernel calls mean by `default`.",
     (ListParams) -> Default, []

@@ -13,7 +13,7 @@ use kiln_kernel::{
 };
 use kiln_testkit::debs::{self, CloudKernel};
 use kiln_testkit::fixtures::Fixtures;
-use kiln_testkit::qemu::{Ending, Machine};
+use kiln_testkit::qemu::{Accelerator, Ending, Machine, Until};
 use kiln_testkit::tools::{self, Need};
 
 /// What getting Debian's packages takes.
@@ -92,8 +92,9 @@ fn boot(guest: &Guest, initrd: &[u8]) -> Result<String> {
         initrd: Some(initrd_path),
         rootfs: Some(disk_path),
         memory_mib: 256,
+        accelerator: Accelerator::Tcg,
     };
-    let boot = machine.boot(BOOT_LIMIT, &mut |_| ())?;
+    let boot = machine.boot(Until::PowerOff, BOOT_LIMIT, &mut |_| ())?;
     anyhow::ensure!(
         boot.ending == Ending::PoweredOff,
         "the guest did not end: {}",

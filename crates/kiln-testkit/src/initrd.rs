@@ -1,10 +1,18 @@
-//! What an initrd is made of: a cpio archive ("newc"), and the modules that lead to a disk.
+//! What an initrd is made of: a cpio archive ("newc"), and the modules that lead to a disk; and the
+//! smallest one that shows that a guest runs.
 //!
-//! It is for tests of what lies in an initrd; the daemon composes its own.
+//! It is for tests and benchmarks; the daemon composes its own.
 
+use std::fs;
 use std::io::Write;
+use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use crate::debs::{self, CloudKernel};
+use crate::fixtures::Fixtures;
 
 /// Modules between the kernel and a virtio disk, in load order, below the modules folder.
 ///
@@ -18,6 +26,39 @@ pub const MODULES: &[&str] = &[
     "kernel/drivers/virtio/virtio_mmio.ko",
     "kernel/drivers/block/virtio_blk.ko",
 ];
+
+/// Says that it runs and powers off: shows whether an accelerator can run guests at all.
+const PROBE_SCRIPT: &str = "#!/bin/busybox sh\n\
+    echo kiln-probe: the guest runs\n\
+    /bin/busybox poweroff -f\n";
+
+/// What the probe's guest prints.
+pub const PROBE_MARKER: &str = "kiln-probe: the guest runs";
+
+/// Returns the path of an initrd for `kernel` that needs no disk, prints a line and powers off.
+pub fn for_probe(fixtures: &Fixtures, kernel: &CloudKernel) -> Result<PathBuf> {
+    let busybox = debs::package(fixtures, "busybox-static")?;
+    let recipe = format!("probe 1 {:?} {PROBE_SCRIPT}", busybox.deb.file_name());
+    let folder = fixtures.obtain(&format!("probe-{}", kernel.release), &recipe, |folder| {
+        let mut archive = Cpio::default();
+        for directory in ["bin", "dev"] {
+            archive.directory(directory)?;
+        }
+        // The kernel opens it before init runs and before /dev is mounted.
+        archive.character_device("dev/console", 5, 1)?;
+        archive.file("init", 0o755, PROBE_SCRIPT.as_bytes())?;
+        let program = busybox.tree.join("bin/busybox");
+        let program =
+            fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
+        archive.file("bin/busybox", 0o755, &program)?;
+
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
+        encoder.write_all(&archive.finish()?)?;
+        let path = folder.join("initrd.img");
+        fs::write(&path, encoder.finish()?).with_context(|| path.display().to_string())
+    })?;
+    Ok(folder.join("initrd.img"))
+}
 
 /// A cpio archive in the kernel's format: a 110-byte header of hexadecimal fields, the name with
 /// a NUL, padding to 4 bytes, the body, padding to 4 bytes; the entry `TRAILER!!!` ends it.

@@ -1,10 +1,11 @@
 //! Boots a root filesystem and a kernel under QEMU and reads the serial console.
 //!
 //! The machine is `microvm` with one virtio disk, which is never written (`snapshot=on`), and no
-//! network. It is emulated, which is slow, and needs no rights and no `/dev/kvm`.
+//! network. Under software emulation it needs no rights and no `/dev/kvm`.
 
+use std::fs;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -12,13 +13,29 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::debs::CloudKernel;
+use crate::fixtures::Fixtures;
+use crate::initrd;
 use crate::process;
 use crate::tools;
+
+/// Longest time the probe of an accelerator may take. Where KVM answers its API but cannot run
+/// guests, they hang; a guest that runs is done within a second.
+const PROBE_LIMIT: Duration = Duration::from_secs(8);
 
 /// Kernel arguments of every boot. Under software emulation `tsc_early_khz` saves the kernel a
 /// calibration that can hang there.
 const KERNEL_ARGUMENTS: &str =
     "console=ttyS0 quiet panic=-1 reboot=t root=/dev/vda rw tsc_early_khz=2000000";
+
+/// What executes the guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accelerator {
+    /// The kernel's virtual machine.
+    Kvm,
+    /// Software emulation: slow, and everywhere.
+    Tcg,
+}
 
 /// A machine to boot.
 #[derive(Clone, Debug)]
@@ -31,6 +48,8 @@ pub struct Machine {
     pub rootfs: Option<PathBuf>,
     /// Memory in MiB.
     pub memory_mib: u32,
+    /// What executes it.
+    pub accelerator: Accelerator,
 }
 
 /// How a boot ended.
@@ -38,6 +57,8 @@ pub struct Machine {
 pub enum Ending {
     /// The guest turned the machine off.
     PoweredOff,
+    /// The guest printed what was waited for, and the machine was stopped.
+    MarkerSeen,
     /// Time was up, and the machine was killed.
     TimedOut,
 }
@@ -53,13 +74,70 @@ pub struct Boot {
     pub elapsed: Duration,
 }
 
+/// What ends a boot early.
+#[derive(Clone, Copy, Debug)]
+pub enum Until<'a> {
+    /// Nothing: the guest turns the machine off itself.
+    PowerOff,
+    /// This text on the console.
+    Marker(&'a str),
+}
+
+impl Accelerator {
+    /// Finds out by a real boot whether KVM can run guests here; the answer is kept until the
+    /// host reboots.
+    ///
+    /// Opening `/dev/kvm`, even creating a machine through it, works on hosts whose guests hang.
+    pub fn probe(fixtures: &Fixtures, kernel: &CloudKernel) -> Result<Self> {
+        if !Path::new("/dev/kvm").exists() {
+            return Ok(Self::Tcg);
+        }
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .context("cannot tell one boot of this host from another")?;
+        let initrd = initrd::for_probe(fixtures, kernel)?;
+        let answer = fixtures.obtain("kvm", &format!("kvm 1 {boot_id}"), |folder| {
+            let machine = Machine {
+                kernel: kernel.kernel.clone(),
+                initrd: Some(initrd.clone()),
+                rootfs: None,
+                memory_mib: 256,
+                accelerator: Self::Kvm,
+            };
+            let marker = Until::Marker(initrd::PROBE_MARKER);
+            let boot = machine.boot(marker, PROBE_LIMIT, &mut |_| ());
+            // QEMU that cannot even start its machine has answered the question too.
+            let works = boot.is_ok_and(|boot| boot.ending == Ending::MarkerSeen);
+            fs::write(folder.join("answer"), if works { "kvm" } else { "tcg" })?;
+            Ok(())
+        })?;
+        let answer = fs::read_to_string(answer.join("answer")).context("cannot read the probe")?;
+        Ok(if answer == "kvm" {
+            Self::Kvm
+        } else {
+            Self::Tcg
+        })
+    }
+
+    fn arguments(self) -> [&'static str; 4] {
+        match self {
+            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            Self::Tcg => ["-accel", "tcg", "-cpu", "max"],
+        }
+    }
+}
+
 impl Machine {
-    /// Boots the machine and waits for its end, or for `limit`.
+    /// Boots the machine and waits for its end, for a marker, or for `limit`.
     ///
     /// `watch` is called with each piece of console output as it arrives. Fails when QEMU cannot
     /// be started or ends with an error of its own; a guest that never gets anywhere is
     /// [`Ending::TimedOut`].
-    pub fn boot(&self, limit: Duration, watch: &mut dyn FnMut(&[u8])) -> Result<Boot> {
+    pub fn boot(
+        &self,
+        until: Until<'_>,
+        limit: Duration,
+        watch: &mut dyn FnMut(&[u8]),
+    ) -> Result<Boot> {
         let mut command = process::command(tools::require(tools::QEMU)?);
         let errors = tempfile::NamedTempFile::new().context("cannot make a file for output")?;
         command.args(self.words());
@@ -68,7 +146,7 @@ impl Machine {
         let start = Instant::now();
         let mut running = process::start(command, "qemu-system-x86_64")?;
         let stdout = running.take_stdout().context("QEMU has no output")?;
-        let (console, ending) = follow(&pieces(stdout), start + limit, watch);
+        let (console, ending) = follow(&pieces(stdout), until, start + limit, watch);
         let status = if ending == Ending::PoweredOff {
             // Its output has ended, so it is about to.
             Some(running.wait(Duration::from_secs(10))?)
@@ -91,7 +169,7 @@ impl Machine {
         let mut words: Vec<String> = Vec::new();
         let mut add = |these: &[&str]| words.extend(these.iter().map(|word| (*word).to_owned()));
         add(&["-M", "microvm"]);
-        add(&["-accel", "tcg", "-cpu", "max"]);
+        add(&self.accelerator.arguments());
         add(&["-m", &self.memory_mib.to_string()]);
         add(&["-nodefaults", "-no-user-config", "-no-reboot"]);
         add(&["-display", "none", "-serial", "stdio"]);
@@ -126,6 +204,7 @@ pub fn pieces(mut stdout: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
 
 fn follow(
     pieces: &Receiver<Vec<u8>>,
+    until: Until<'_>,
     deadline: Instant,
     watch: &mut dyn FnMut(&[u8]),
 ) -> (Vec<u8>, Ending) {
@@ -139,6 +218,11 @@ fn follow(
             }
             Err(RecvTimeoutError::Timeout) => return (console, Ending::TimedOut),
             Err(RecvTimeoutError::Disconnected) => return (console, Ending::PoweredOff),
+        }
+        if let Until::Marker(marker) = until
+            && String::from_utf8_lossy(&console).contains(marker)
+        {
+            return (console, Ending::MarkerSeen);
         }
     }
 }
@@ -154,6 +238,7 @@ mod tests {
             initrd: None,
             rootfs: Some(PathBuf::from("/a,b")),
             memory_mib: 512,
+            accelerator: Accelerator::Tcg,
         };
 
         let arguments = machine.words();

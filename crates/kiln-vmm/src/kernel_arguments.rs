@@ -41,8 +41,9 @@ pub fn kernel_arguments(words: KernelWords) -> String {
     }
     if words.monitor == Monitor::Firecracker {
         // Its getting-started guide: a reset by the keyboard controller ends it, and it has no
-        // PCI unless asked for. It writes `root=/dev/vda` and ro or rw itself.
-        line.extend(["reboot=k", "panic=1", "pci=off"]);
+        // PCI unless asked for. It writes `root=/dev/vda` and ro or rw itself. It cannot be switched
+        // off, so our init is told to reset it.
+        line.extend(["reboot=k", "panic=1", "pci=off", "kiln.end=reboot"]);
     } else {
         line.extend(["panic=-1", "reboot=t", "root=/dev/vda", mount(words.root)]);
     }
@@ -102,11 +103,11 @@ mod tests {
             ),
             (
                 (Monitor::Firecracker, Kvm, Amd64, Access::ReadWrite),
-                "console=ttyS0 quiet reboot=k panic=1 pci=off",
+                "console=ttyS0 quiet reboot=k panic=1 pci=off kiln.end=reboot",
             ),
             (
                 (Monitor::Firecracker, Kvm, Arm64, Access::ReadWrite),
-                "console=ttyS0 quiet reboot=k panic=1 pci=off",
+                "console=ttyS0 quiet reboot=k panic=1 pci=off kiln.end=reboot",
             ),
             (
                 (Monitor::CloudHypervisor, Kvm, Amd64, Access::ReadWrite),

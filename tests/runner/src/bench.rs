@@ -7,6 +7,7 @@
 //! What a row makes is checked before its figures count: a filesystem that `e2fsck` finds faults
 //! in ends the run.
 
+mod boot;
 mod kiln;
 mod others;
 mod page;
@@ -36,6 +37,7 @@ const NEEDS: &[Need] = &[
     tools::E2FSCK,
     tools::MKFS_EXT4,
     tools::MMDEBSTRAP,
+    tools::QEMU,
     tools::SKOPEO,
     tools::TIME,
     tools::UMOCI,
@@ -77,6 +79,7 @@ struct Figures {
     subject: Subject,
     kiln: kiln::Rows,
     others: others::Rows,
+    boots: boot::Boots,
 }
 
 impl Figures {
@@ -108,7 +111,7 @@ pub(crate) fn run(keep: Keep) -> Result<()> {
 
     let layers = image.layers()?;
     let load = load_average()?;
-    let mut rounds = (Vec::new(), Vec::new());
+    let mut rounds = (Vec::new(), Vec::new(), Vec::new());
     let mut subject = None;
     for round in 1..=ROUNDS {
         console::heading(format_args!("round {round} of {ROUNDS}"));
@@ -120,6 +123,7 @@ pub(crate) fn run(keep: Keep) -> Result<()> {
         let bench = kiln::Bench::start(&programs, &folder.path().join("root"), &registry)?;
         bench.import(&kernel)?;
         let kiln = bench.measure(&reference)?;
+        rounds.2.push(bench.boot(&programs, &fixtures, &kernel)?);
         subject = Some(Subject {
             layers: layers.len(),
             blob_bytes: total_length(&layers)?,
@@ -140,6 +144,7 @@ pub(crate) fn run(keep: Keep) -> Result<()> {
         subject: subject.context("no round was measured")?,
         kiln: kiln::Rows::median(rounds.0).context("no round was measured")?,
         others: others::Rows::median(&rounds.1),
+        boots: boot::Boots::median(&rounds.2).context("no round was measured")?,
     };
     let text = page::figures(&figures)?;
     console::heading("figures");

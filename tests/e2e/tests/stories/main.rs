@@ -22,6 +22,7 @@ mod operations;
 mod quickstart;
 mod recovery;
 mod registries;
+mod run;
 mod source;
 mod space;
 mod stage;

@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use kiln_testkit::measure::Row;
 use kiln_testkit::process;
+use kiln_testkit::qemu::Accelerator;
 
+use super::boot::Boots;
 use super::kiln::Pulled;
 use super::targets::{self, Target};
 use super::{Figures, ROUNDS, Subject};
@@ -34,7 +36,8 @@ pub(super) fn figures(figures: &Figures) -> Result<String> {
         ("same digest", &kiln.same),
     ];
     writeln!(text, "{}", stages(&pulls))?;
-    write!(text, "{}", promises(&targets::all(figures)))?;
+    writeln!(text, "{}", promises(&targets::all(figures)))?;
+    write!(text, "{}", boots(&figures.boots))?;
     Ok(text)
 }
 
@@ -111,6 +114,29 @@ fn rows(rows: &[Row]) -> String {
         );
     }
     text
+}
+
+/// Writes how long guests took, and how the two kinds compare.
+fn boots(boots: &Boots) -> String {
+    let seconds = |time: Duration| time.as_secs_f64();
+    let ratio = |ours: Duration, theirs: Duration| seconds(ours) / seconds(theirs);
+    let (kiln, plain) = (boots.kiln, boots.plain);
+    let by = match boots.accelerator {
+        Accelerator::Kvm => "KVM",
+        Accelerator::Tcg => "software emulation (TCG)",
+    };
+    format!(
+        "| boot, by {by} | first line, wall s | end, wall s |\n|---|---:|---:|\n\
+         | `kiln run`, from the command to the program's first line and its exit code | {:.2} | {:.2} |\n\
+         | QEMU with the same kernel and a busybox initrd, no disk, no modules | {:.2} | {:.2} |\n\
+         | the first to the second | {:.2} × | {:.2} × |\n",
+        seconds(kiln.first_line),
+        seconds(kiln.end),
+        seconds(plain.first_line),
+        seconds(plain.end),
+        ratio(kiln.first_line, plain.first_line),
+        ratio(kiln.end, plain.end),
+    )
 }
 
 fn mib_or_dash(bytes: u64) -> String {
