@@ -51,10 +51,11 @@ pub(super) async fn check(session: &Session) -> Result<(Vec<Finding>, Option<Inf
 
 async fn ask(session: &Session) -> Result<(Info, Default), CommandError> {
     let client = session.connect().await?;
-    let info = session.call::<GetInfo>(&client, &InfoParams::default());
-    let info = info.await?;
-    let default = session.call::<GetDefault>(&client, &ListParams::default());
-    Ok((info, default.await?))
+    let asked = InfoParams::default();
+    let info = session.call::<GetInfo>(&client, &asked).await?;
+    let asked = ListParams::default();
+    let default = session.call::<GetDefault>(&client, &asked).await?;
+    Ok((info, default))
 }
 
 fn version(info: &Info) -> Finding {
