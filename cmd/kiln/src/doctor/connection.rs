@@ -103,16 +103,12 @@ fn kernels(count: u64, default: Option<&str>) -> Finding {
         1 => "1 kernel".to_owned(),
         count => format!("{count} kernels"),
     };
-    match default {
-        Some(name) => {
-            let message = format!("{count} in the catalogue; {} is the default", cell(name));
-            Finding::new(CHECK, Level::Ok, message)
-        }
-        None => {
-            let message = format!("{count} in the catalogue, and none is the default");
-            Finding::new(CHECK, Level::Warn, message).with_command("kiln kernel default NAME")
-        }
+    if let Some(name) = default {
+        let message = format!("{count} in the catalogue; {} is the default", cell(name));
+        return Finding::new(CHECK, Level::Ok, message);
     }
+    let message = format!("{count} in the catalogue, and none is the default");
+    Finding::new(CHECK, Level::Warn, message).with_command("kiln kernel default NAME")
 }
 
 /// Tells what the last start made of database and directories.
