@@ -45,6 +45,14 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
         "rootfs.uuid_fixed",
         "said by the client of filesystems that Kiln does not write; tested in kiln-ext4",
     ),
+    (
+        "instance.no_monitor",
+        "said by the runner; the stories of runs see its words and its exit code",
+    ),
+    (
+        "instance.monitor_failed",
+        "said by the runner; the stories of runs see its words and its exit code",
+    ),
     ("storage.failed", "needs a disk that fails; tested per tool"),
     (
         "storage.database_failed",
@@ -54,13 +62,17 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
 
 /// Reads every story but this one.
 fn stories() -> Result<BTreeMap<String, String>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stories");
     let mut stories = BTreeMap::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name != "walk.rs" {
-            stories.insert(name.into_owned(), fs::read_to_string(&path)?);
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stories")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if path.is_dir() {
+                folders.push(path);
+            } else if name != "walk.rs" {
+                stories.insert(path.display().to_string(), fs::read_to_string(&path)?);
+            }
         }
     }
     Ok(stories)
