@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Host files that a call names are opened here, with the caller's rights, and travel as
-//! descriptors ([`HostFiles`]); files of images come the same way ([`Client::open_image`]). Not here: the environment, terminals, printing.
+//! descriptors ([`HostFiles`]); files of images come the same way ([`Client::open_image`]).
+//! [`NewLayout`] writes a small image to pull. Not here: the environment, terminals, printing.
 
 mod answer;
 mod client;
