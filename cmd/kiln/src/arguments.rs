@@ -213,6 +213,7 @@ mod tests {
             kernel::SetDefault::NAME,
             kernel::Import::NAME,
             kernel::List::NAME,
+            kernel::Pull::NAME,
             kernel::Remove::NAME,
             operation::Cancel::NAME,
             operation::Get::NAME,

@@ -50,7 +50,7 @@ const EXIT_INTERRUPTED: u8 = 130;
 /// What the demo takes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It needs no network, and a daemon only if one runs already: otherwise it starts its own.
+It needs neither network nor root, and where no daemon answers it starts its own.
 The kernel is the default one, else the only one of the catalogue, else the host's own.")]
 pub(crate) struct Arguments {
     /// Kernel of the catalogue to boot with

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! doctor/connection.rs   the socket, the daemon behind it, its kernels
+//! doctor/programs.rs     the runner, and the init that the daemon gives guests
 //! doctor/storage.rs      space, staging, cloning
 //! doctor/machine.rs      monitors on PATH, and whether KVM really runs a guest
 //! ```
@@ -9,6 +10,7 @@
 
 mod connection;
 mod machine;
+mod programs;
 mod storage;
 
 use kiln_api::Failure;
@@ -81,7 +83,9 @@ pub(crate) async fn run(session: &Session) -> Result<(), CommandError> {
     let (mut findings, info) = connection::check(session).await?;
     if let Some(info) = &info {
         findings.extend(storage::check(&info.places));
+        findings.extend(programs::guest_init(&info.config));
     }
+    findings.push(programs::runner(session.surroundings()));
     findings.extend(machine::check(session.surroundings()).await);
     let output = session.output();
     match output.format {

@@ -1,6 +1,7 @@
 //! `kiln kernel …`: the kernel catalogue.
 
 mod check;
+mod pull;
 mod running;
 
 use std::path::PathBuf;
@@ -24,6 +25,8 @@ use crate::text::{cell, or_dash, size, time};
 pub(crate) enum Command {
     /// Take a kernel into the catalogue
     Import(ImportArguments),
+    /// Take a kernel from a registry or a URL into the catalogue
+    Pull(pull::Arguments),
     /// List kernels
     #[command(visible_alias = "ls")]
     List,
@@ -104,6 +107,7 @@ impl Command {
     pub(crate) async fn run(self, session: &Session) -> Result<(), CommandError> {
         match self {
             Self::Import(arguments) => import(arguments, session).await,
+            Self::Pull(arguments) => pull::run(arguments, session).await,
             Self::List => list(session).await,
             Self::Show(arguments) => show(arguments, session).await,
             Self::Remove(arguments) => remove(arguments, session).await,

@@ -36,14 +36,34 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "kiln image show IMAGE",
     ),
     (
-        &["save", "export", "push", "cp"],
+        &["save", "export", "cp", "clone"],
+        "to copy an image's root filesystem to a file:",
+        "kiln checkout IMAGE FILE",
+    ),
+    (
+        &["push"],
         "images stay on this host; their files are named by:",
         "kiln image show IMAGE",
     ),
     (
-        &["start", "boot", "exec", "create"],
+        &["start", "boot", "create"],
         "to run an image in a virtual machine:",
         "kiln run IMAGE",
+    ),
+    (
+        &["exec", "shell", "ssh"],
+        "to run a command in a virtual machine of its own:",
+        "kiln run IMAGE -- COMMAND",
+    ),
+    (
+        &["hello", "try", "example", "quickstart"],
+        "to see an image run:",
+        "kiln demo",
+    ),
+    (
+        &["top", "stats", "container", "containers", "machines", "vms"],
+        "machines are listed by:",
+        "kiln ps",
     ),
     (
         &["login", "logout"],
@@ -136,7 +156,9 @@ mod tests {
             "error: there is no command \"rmi\" here\n  \
              hint: to hide an image and free its name:  kiln forget IMAGE\n"
         );
-        assert!(said("kiln save web").contains("kiln image show IMAGE"));
+        assert!(said("kiln save web").contains("kiln checkout IMAGE FILE"));
+        assert!(said("kiln exec web").contains("kiln run IMAGE -- COMMAND"));
+        assert!(said("kiln hello").contains("kiln demo"));
         assert!(said("kiln image rm web").contains("kiln forget IMAGE"));
     }
 

@@ -25,7 +25,7 @@ use crate::session::Session;
 use crate::text::cell;
 
 /// The runner's program.
-const RUNNER: &str = "kiln-runner";
+pub(crate) const RUNNER: &str = "kiln-runner";
 
 /// Exit code where the program never ran, as with container runtimes.
 const EXIT_NEVER_RAN: u8 = 125;

@@ -17,8 +17,8 @@ use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Limits, Server, bind};
 use kiln_service::{
     Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles, Identity,
-    ImageFiles, Images, InstanceWatch, Instances, Kernels, Operations, Pool, Pulls, Records,
-    RootfsDigests, SnapshotSchedule, Snapshots, SystemClock, open_database, recover,
+    ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations, Pool, Pulls,
+    Records, RootfsDigests, SnapshotSchedule, Snapshots, SystemClock, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use rustix::fs::FlockOperation;
@@ -177,12 +177,12 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
     let architecture = host_architecture();
     let look_pool = Pool::new("look", LOOKS_AT_A_TIME);
     let build_pool = Pool::new("build", config.build_threads.value);
-    let fetcher = Fetcher::new(
+    let fetcher = Arc::new(Fetcher::new(
         cache,
         registry_config(config),
         Pool::new("decode", config.decode_threads.value),
         kiln_service::LayerLimits::default(),
-    );
+    ));
     let records = Records {
         store: store.clone(),
         board: board.clone(),
@@ -204,8 +204,8 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
     Desks {
         daemon: Arc::new(DaemonDesk::new(store.clone(), board.clone(), identity)),
         pulls: Arc::new(Pulls::new(
-            records,
-            Arc::new(fetcher),
+            records.clone(),
+            fetcher.clone(),
             Arc::new(Ext4Builder),
             catalogue.clone(),
             initrds.clone(),
@@ -232,6 +232,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             catalogue,
             initrds,
             host_files,
+            KernelSources::new(records, fetcher),
             build_pool,
         )),
         operations: Arc::new(Operations::new(store.clone(), board)),

@@ -190,6 +190,10 @@ codes! {
             "The kernel is known not to reach a root filesystem, or takes no initrd.", "Ask `kiln kernel check` what it lacks, name another kernel, or make the image with --boot none.";
         NO_DEFAULT = "kernel.no_default", NotFound, never,
             "No kernel was named, and none is the default.", "Name one with --kernel, or choose a default with `kiln kernel default`.";
+        NOT_IN_SOURCE = "kernel.not_in_source", NotFound, never,
+            "The image or artifact has no kernel where kernels lie, or several and nothing that chooses one.", "Name an image with /boot/vmlinux or /boot/vmlinuz, or an artifact whose layer is a kernel.";
+        DIGEST_REQUIRED = "kernel.digest_required", Invalid, never,
+            "A URL was named without the digest of what lies there.", "Add #sha256=… to the URL, or name it with --digest.";
         BROKEN_PACKAGE = "kernel.broken_package", Invalid, never,
             "The file is not a Debian kernel package.", "Use a linux-image-*.deb file.";
         BROKEN_CONFIG = "kernel.broken_config", Invalid, never,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codes;
 use crate::host_file::HostFile;
+use crate::image::{Credentials, Started};
 use crate::method::method;
 
 method! {
@@ -19,6 +20,31 @@ method! {
         codes::kernel::REQUIRED, codes::kernel::CHOICE_CONFLICT,
         codes::file::NOT_FOUND, codes::file::WRONG_KIND, codes::file::UNREADABLE,
         codes::file::PATH_NOT_ALLOWED, codes::file::HANDLE_UNKNOWN, codes::storage::FULL,
+    ]
+}
+
+method! {
+    /// See [`PullParams`].
+    Pull = "kernel.pull",
+    "Takes a kernel from a registry or a URL into the catalogue under a name.",
+    (PullParams) -> PullOutcome,
+    [
+        codes::kernel::NAME_INVALID, codes::kernel::ALREADY_EXISTS, codes::kernel::REQUIRED,
+        codes::kernel::CHOICE_CONFLICT, codes::kernel::DIGEST_REQUIRED,
+        codes::kernel::NOT_IN_SOURCE, codes::kernel::UNRECOGNISED,
+        codes::kernel::BROKEN_PACKAGE, codes::kernel::BROKEN_MODULES, codes::kernel::BROKEN_CONFIG,
+        codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND, codes::source::AMBIGUOUS,
+        codes::source::INVALID_PLATFORM, codes::source::PLATFORM_NOT_FOUND,
+        codes::source::MALFORMED_MANIFEST, codes::source::UNSUPPORTED,
+        codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH,
+        codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
+        codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
+        codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
+        codes::registry::UNEXPECTED_ANSWER,
+        codes::layer::BROKEN_COMPRESSION, codes::layer::MALFORMED, codes::layer::LIMIT_EXCEEDED,
+        codes::layer::DIFF_ID_MISMATCH, codes::layer::CANNOT_BE_APPLIED,
+        codes::file::TOO_LARGE, codes::operation::CANCELLED, codes::storage::FULL,
+        codes::storage::FAILED, codes::daemon::BUSY, codes::daemon::STOPPING,
     ]
 }
 
@@ -86,6 +112,45 @@ pub struct ImportParams {
     /// A Debian kernel package, in place of `kernel_path`, `modules_dir` and `config_path`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deb_path: Option<HostFile>,
+}
+
+/// What to pull. Either `ref` or `url`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PullParams {
+    /// The name in the catalogue.
+    #[schemars(with = "String")]
+    pub name: KernelName,
+    /// A reference to an artifact whose layer is a kernel, or to an image that has one at
+    /// `/boot/vmlinux` or `/boot/vmlinuz`, and its modules in `/lib/modules`.
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The `https` URL of a kernel file or a Debian kernel package, perhaps with `#sha256=…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The digest of what lies at `url`, unless it says so itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Which platform of a multi-platform reference, such as `linux/arm64`; the host's when left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// Who to be at the registry. Kept nowhere, logged nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
+    /// Answer with the operation at once and go on in the background.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detach: bool,
+}
+
+/// What a pull answers: the kernel, or with `detach` the operation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum PullOutcome {
+    /// It is done.
+    Kernel(Box<Kernel>),
+    /// It goes on in the background.
+    Started(Box<Started>),
 }
 
 /// Nothing to say.

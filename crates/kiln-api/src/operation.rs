@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::codes;
 use crate::failure::Failure;
 use crate::image::Image;
+use crate::kernel::Kernel;
 use crate::method::{Subscription, method};
 use crate::page::Page;
 
@@ -124,9 +125,12 @@ pub struct Operation {
     /// How many connections watch it or wait for its end, while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watchers: Option<u64>,
-    /// What came of it.
+    /// What came of it, when it made an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Box<Image>>,
+    /// What came of it, when it took a kernel in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Box<Kernel>>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,

@@ -12,6 +12,7 @@ mod config;
 mod descriptor;
 mod document;
 mod json;
+mod kernel;
 mod media_type;
 mod select;
 
@@ -19,6 +20,7 @@ pub use config::{ContainerConfig, ImageConfig, Rootfs};
 pub use descriptor::{Descriptor, PlatformWords};
 pub use document::{Document, DocumentError, Index, Manifest, StatedMediaTypes};
 pub use json::JsonError;
+pub use kernel::{KernelLayers, KernelLayersError, KernelRole};
 pub use media_type::{DocumentType, LayerCompression, LayerError, document_media_types};
 pub use select::{PlatformNotFound, select_platform};
 

@@ -118,6 +118,8 @@ words! {
         ImagePull = "image.pull",
         /// Takes an existing root filesystem into Kiln's care.
         ImageRegister = "image.register",
+        /// Takes a kernel from the network into the catalogue.
+        KernelPull = "kernel.pull",
     }
 }
 

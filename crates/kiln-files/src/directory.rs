@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
@@ -28,6 +28,9 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// Syncs under way at a time while a directory is sealed.
 const SYNCS_AT_A_TIME: usize = 16;
+
+/// Files that had a name for a moment, so that no two have one name.
+static UNNAMED: AtomicU64 = AtomicU64::new(0);
 
 const OPEN_DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -139,6 +142,24 @@ impl Directory {
             Ok(fd) => Ok(File::from(fd)),
             Err(Errno::EXIST) => Err(FileError::AlreadyExists { path }),
             Err(errno) => Err(at("create", path)(errno)),
+        }
+    }
+
+    /// Creates a file without a name, for reading and writing; it goes when it is closed.
+    pub fn create_unnamed(&self) -> Result<File, FileError> {
+        let path = self.child_path(".");
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.fd, ".", flags, Mode::RUSR | Mode::WUSR) {
+            Ok(fd) => Ok(File::from(fd)),
+            // Not every file system can: then it has a name for a moment.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
+                let number = UNNAMED.fetch_add(1, Ordering::Relaxed);
+                let name = format!(".kiln-{}-{number}.unnamed", std::process::id());
+                let file = self.create_file(name.as_ref())?;
+                self.remove(name.as_ref())?;
+                Ok(file)
+            }
+            Err(errno) => Err(at("create a file in", path)(errno)),
         }
     }
 

@@ -210,6 +210,12 @@ impl Catalogue {
         Ok(self.kernel(name, record))
     }
 
+    /// Makes a file without a name on the disk of the kernels, for what is on its way in. It goes
+    /// when it is closed.
+    pub fn scratch(&self) -> Result<File, CatalogueError> {
+        Ok(self.kernels.create_unnamed()?)
+    }
+
     /// Returns what is known about a kernel; `None` when there is none of that name.
     pub fn get(&self, name: &str) -> Result<Option<Kernel>, CatalogueError> {
         check_name(name)?;

@@ -6,6 +6,7 @@
 //! an initrd gets.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
@@ -50,6 +51,43 @@ pub struct ModulesStaged {
     pub files: u64,
     /// Length of all of them, in bytes.
     pub bytes: u64,
+}
+
+/// One entry of a directory of modules.
+#[derive(Debug)]
+pub struct ModulesEntry {
+    /// The names that lead to it from the top; none of them is `.` or `..` or holds a slash.
+    pub path: Vec<OsString>,
+    /// What it is.
+    pub kind: ModulesEntryKind,
+}
+
+/// What an entry of a directory of modules is.
+pub enum ModulesEntryKind {
+    /// A directory.
+    Directory,
+    /// A symbolic link, and what it says.
+    Link(OsString),
+    /// A regular file.
+    File {
+        /// Its length, in bytes.
+        size_bytes: u64,
+        /// Its content.
+        body: Box<dyn Read + Send>,
+    },
+    /// Anything else, which is not taken.
+    Other,
+}
+
+impl fmt::Debug for ModulesEntryKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Directory => "Directory",
+            Self::Link(_) => "Link(..)",
+            Self::File { .. } => "File(..)",
+            Self::Other => "Other",
+        })
+    }
 }
 
 /// Why modules could not be taken in.
@@ -106,6 +144,34 @@ pub fn stage_modules_from_tar(
     };
     while let Some(entry) = archive.next_entry().map_err(stopped)? {
         writer.add(&entry, &mut archive.body())?;
+    }
+    Ok(writer.finish())
+}
+
+/// Writes modules that come one by one into the existing empty directory `into`. On failure
+/// `into` holds a part of them.
+pub fn stage_modules_from_entries(
+    entries: impl Iterator<Item = ModulesEntry>,
+    into: &Path,
+    limits: ModulesLimits,
+    cancelled: &AtomicBool,
+) -> Result<ModulesStaged, ModulesError> {
+    let mut writer = ModulesWriter::new(Directory::open(into)?, limits, cancelled);
+    for ModulesEntry { path, kind } in entries {
+        if path.iter().any(|name| !is_plain_name(name)) {
+            return Err(refused(&path, "it leads elsewhere"));
+        }
+        match kind {
+            ModulesEntryKind::Directory => writer.add_directory(&path)?,
+            ModulesEntryKind::Link(target) => writer.add_link(&path, &target)?,
+            ModulesEntryKind::File {
+                size_bytes,
+                mut body,
+            } => writer.add_stream(&path, size_bytes, &mut body)?,
+            ModulesEntryKind::Other => {
+                return Err(refused(&path, "it is a device, a pipe or a socket"));
+            }
+        }
     }
     Ok(writer.finish())
 }
@@ -298,6 +364,11 @@ impl<'a> ModulesWriter<'a> {
         }
         Ok(directory)
     }
+}
+
+fn is_plain_name(name: &OsStr) -> bool {
+    let bytes = name.as_bytes();
+    !matches!(bytes, b"" | b"." | b"..") && !bytes.contains(&b'/') && !bytes.contains(&0)
 }
 
 /// Says whether a link `depth` directories below the top can only lead to something inside.

@@ -22,7 +22,8 @@ use crate::error::KernelError;
 use crate::facts::KernelFacts;
 use crate::inspect::inspect;
 use crate::modules::{
-    ModulesError, ModulesLimits, ModulesStaged, stage_modules_from_dir, stage_modules_from_tar,
+    ModulesEntry, ModulesError, ModulesLimits, ModulesStaged, stage_modules_from_dir,
+    stage_modules_from_entries, stage_modules_from_tar,
 };
 use crate::name::{INITRD, KERNEL, MODULES, VMLINUX};
 use crate::pump::{Hasher, pump};
@@ -48,6 +49,8 @@ pub enum ModulesSource {
     Directory(PathBuf),
     /// A tar stream, whose entries are relative to the top of the modules.
     Tar(Box<dyn Read + Send>),
+    /// Entries one by one, each behind the directory it lies in.
+    Entries(Box<dyn Iterator<Item = ModulesEntry> + Send>),
 }
 
 impl fmt::Debug for ModulesSource {
@@ -55,6 +58,7 @@ impl fmt::Debug for ModulesSource {
         match self {
             Self::Directory(path) => f.debug_tuple("Directory").field(path).finish(),
             Self::Tar(_) => f.write_str("Tar(..)"),
+            Self::Entries(_) => f.write_str("Entries(..)"),
         }
     }
 }
@@ -254,6 +258,9 @@ fn stage_modules(
         }
         ModulesSource::Tar(stream) => {
             stage_modules_from_tar(stream, directory.path(), limits, cancelled)?
+        }
+        ModulesSource::Entries(entries) => {
+            stage_modules_from_entries(entries, directory.path(), limits, cancelled)?
         }
     })
 }

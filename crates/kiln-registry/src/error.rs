@@ -172,6 +172,22 @@ pub enum FetchError {
         /// Which rule it breaks.
         reason: &'static str,
     },
+    /// The URL is not one Kiln fetches from.
+    #[error("{url} is not fetched: {reason}")]
+    UrlRefused {
+        /// The URL, without its query.
+        url: ServerText,
+        /// Which rule it breaks.
+        reason: &'static str,
+    },
+    /// The file is longer than is taken.
+    #[error("{url} has more than {limit_bytes} bytes")]
+    TooLarge {
+        /// The URL, without its query.
+        url: String,
+        /// The longest that is taken, in bytes.
+        limit_bytes: u64,
+    },
     /// The server redirects to a place Kiln does not go, or too often.
     #[error("{host} redirects to {target}, which is refused: {reason}")]
     RedirectRefused {

@@ -16,10 +16,10 @@ use crate::error::FetchError;
 use crate::source::ImageSource;
 
 /// How deep indexes may lie in each other.
-const MAX_DEPTH: usize = 4;
+pub(crate) const MAX_DEPTH: usize = 4;
 
 /// Most documents fetched to find one image.
-const MAX_DOCUMENTS: usize = 64;
+pub(crate) const MAX_DOCUMENTS: usize = 64;
 
 /// One image of one platform, ready to have its layers fetched.
 #[derive(Clone, Debug)]

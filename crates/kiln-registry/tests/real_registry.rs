@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use kiln_domain::oci::Descriptor;
 use kiln_domain::{Credentials, Digest, Platform, Reference, Secret};
 use kiln_registry::{
-    BlobBody, Config, DockerArchive, FetchError, ImageSource, Layout, Registry, Resolved, resolve,
+    BlobBody, Config, DockerArchive, Download, FetchError, ImageSource, Layout, Registry, Resolved,
+    resolve,
 };
 
 /// How long a server may take to listen.
@@ -322,6 +323,143 @@ async fn a_registry_with_tls_is_found_and_its_certificate_checked() {
     let stranger = served.source("app:1", None, strict);
     let error = resolve_amd64(&stranger).await.unwrap_err();
     assert!(matches!(error, FetchError::Tls { .. }), "{error:?}");
+}
+
+/// `openssl s_server`, which answers a path with the file of that name as it is.
+struct Files {
+    process: Child,
+    authority: String,
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+impl Files {
+    fn serve(workshop: &Workshop, answers: &[(&str, &str)]) -> Self {
+        make_certificate(workshop);
+        for (name, answer) in answers {
+            workshop.write(&format!("served/{name}"), answer.as_bytes());
+        }
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let authority = free.local_addr().unwrap().to_string();
+        drop(free);
+        let (certificate, key) = (
+            workshop.text_path("cert.pem"),
+            workshop.text_path("key.pem"),
+        );
+        let process = Command::new("openssl")
+            .args(["s_server", "-quiet", "-HTTP", "-accept", &authority])
+            .args(["-cert", &certificate, "-key", &key])
+            .current_dir(workshop.path("served"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let start = Instant::now();
+        while TcpStream::connect(&authority).is_err() {
+            assert!(start.elapsed() < START_TIMEOUT, "nobody listens");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self { process, authority }
+    }
+
+    async fn get(
+        &self,
+        workshop: &Workshop,
+        name: &str,
+        limit_bytes: u64,
+    ) -> Result<Vec<u8>, FetchError> {
+        let config = Config {
+            extra_ca_pem: vec![fs::read(workshop.path("ca.pem")).unwrap()],
+            ..Config::default()
+        };
+        let url = format!("https://{}/{name}", self.authority);
+        let mut download = Download::open(&url, limit_bytes, Arc::new(config)).await?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = download.next().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+}
+
+#[tokio::test]
+async fn a_file_by_its_url_is_bounded_and_never_leaves_https() {
+    if !has_tools(&["openssl"]) {
+        return;
+    }
+    let workshop = Workshop::new();
+    let served = Files::serve(
+        &workshop,
+        &[
+            ("good", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+            ("unsized", "HTTP/1.0 200 OK\r\n\r\nhello world"),
+            (
+                "moved",
+                "HTTP/1.1 302 Found\r\nLocation: /good\r\nContent-Length: 0\r\n\r\n",
+            ),
+            (
+                "away",
+                "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/x?signature=s\r\n\
+                 Content-Length: 0\r\n\r\n",
+            ),
+            (
+                "missing",
+                "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+            ),
+            (
+                "short",
+                "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello",
+            ),
+        ],
+    );
+    let get = async |name: &str, limit| served.get(&workshop, name, limit).await;
+
+    assert_eq!(get("good", 5).await.unwrap(), b"hello");
+    assert_eq!(get("unsized", 11).await.unwrap(), b"hello world");
+    assert_eq!(get("moved", 5).await.unwrap(), b"hello");
+    for name in ["good", "unsized"] {
+        let error = get(name, 4).await.unwrap_err();
+        assert!(
+            matches!(error, FetchError::TooLarge { limit_bytes: 4, .. }),
+            "{name}: {error:?}"
+        );
+    }
+    let away = get("away", 5).await.unwrap_err();
+    assert!(
+        matches!(away, FetchError::RedirectRefused { .. }),
+        "{away:?}"
+    );
+    assert!(!away.to_string().contains("signature"), "{away}");
+    let missing = get("missing", 5).await.unwrap_err();
+    assert!(
+        matches!(missing, FetchError::ReferenceNotFound { .. }),
+        "{missing:?}"
+    );
+    let short = get("short", 50).await.unwrap_err();
+    assert!(matches!(short, FetchError::Unreachable { .. }), "{short:?}");
+}
+
+#[tokio::test]
+async fn only_plain_https_urls_are_fetched() {
+    for url in [
+        "http://127.0.0.1:9/vmlinux",
+        "ftp://127.0.0.1/vmlinux",
+        "https://ann:secret@127.0.0.1:9/vmlinux",
+        "/boot/vmlinux",
+        "https://",
+    ] {
+        let opened = Download::open(url, 1, Arc::new(Config::default())).await;
+
+        let error = opened.unwrap_err();
+        assert!(matches!(error, FetchError::UrlRefused { .. }), "{error:?}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
 }
 
 /// Makes an authority and a certificate for 127.0.0.1 that it signed.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jsonrpsee::core::RegisterMethodError;
-use kiln_api::kernel::{Check, Get, GetDefault, Import, List, Remove, SetDefault};
+use kiln_api::kernel::{Check, Get, GetDefault, Import, List, Pull, Remove, SetDefault};
 use kiln_service::Kernels;
 
 use crate::table::Table;
@@ -11,6 +11,9 @@ use crate::table::Table;
 pub(crate) fn register(table: &mut Table, desk: &Arc<Kernels>) -> Result<(), RegisterMethodError> {
     table.method::<Import, _, _, _>(desk, |desk, caller, params| async move {
         desk.import(&caller.actor, params).await
+    })?;
+    table.method::<Pull, _, _, _>(desk, |desk, caller, params| async move {
+        desk.pull(&caller.actor, params).await
     })?;
     table.method::<List, _, _, _>(desk, |desk, _, _| async move { desk.list().await })?;
     table.method::<Get, _, _, _>(desk, |desk, _, params| async move {

@@ -10,8 +10,10 @@
 mod documents;
 mod error;
 mod feed;
+mod kernel;
 mod layer;
 mod needs;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -28,6 +30,7 @@ use kiln_registry::{DockerArchive, ImageSource, Layout, Registry};
 use kiln_store::version_blobs::BlobRole;
 
 pub use error::FetchError;
+pub(crate) use kernel::{FetchedKernel, KernelFetchError, MAX_FILE_BYTES};
 pub use kiln_layers::Limits as LayerLimits;
 pub use kiln_registry::Config as RegistryConfig;
 

@@ -1,7 +1,9 @@
-//! The kernel catalogue: the desk that imports, lists, shows, checks and removes kernels, and knows
-//! which is the default.
+//! The kernel catalogue: the desk that imports, pulls, lists, shows, checks and removes kernels, and
+//! knows which is the default.
 
 mod check;
+mod in_tree;
+mod pull;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -11,22 +13,25 @@ use kiln_api::kernel::{
 };
 use kiln_api::{Failure, codes};
 use kiln_domain::access::{Actor, Role, may_change};
-use kiln_domain::{KernelName, Timestamp};
+use kiln_domain::{KernelName, OperationId, Timestamp};
 use kiln_kernel::{Catalogue, CatalogueError, Import, Removal};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::kernels::{self, InsertKernelError, KernelRow};
-use kiln_store::{Object, Store, StoreError, users};
+use kiln_store::{Object, Store, StoreError, WriteTransaction, operations, users};
 
 use crate::blocking::Pool;
+use crate::board::Running;
 use crate::clock::Clock;
 use crate::failures::{catalogue_failure, host_file_failure, pool_failure, store_failure};
 use crate::guest_initrds::{GuestInitrds, guest_initrd_failure};
 use crate::host_files::{Claim, HostFileError, HostFiles};
 use crate::keyed_lock::KeyedLock;
-use crate::pulls::{ClaimedKernel, DEFAULT, KernelWords};
+use crate::pulls::{ClaimedKernel, DEFAULT, KernelWords, cancelled, record_progress};
 use crate::views;
 
-/// Imports, lists, shows, checks and removes kernels.
+pub use pull::KernelSources;
+
+/// Imports, pulls, lists, shows, checks and removes kernels.
 #[derive(Clone, Debug)]
 pub struct Kernels {
     store: Store,
@@ -34,6 +39,7 @@ pub struct Kernels {
     catalogue: Catalogue,
     initrds: GuestInitrds,
     files: Arc<HostFiles>,
+    sources: KernelSources,
     work: Work,
 }
 
@@ -81,6 +87,7 @@ impl Kernels {
         catalogue: Catalogue,
         initrds: GuestInitrds,
         files: Arc<HostFiles>,
+        sources: KernelSources,
         pool: Pool,
     ) -> Self {
         let work = Work {
@@ -93,6 +100,7 @@ impl Kernels {
             catalogue,
             initrds,
             files,
+            sources,
             work,
         }
     }
@@ -100,11 +108,7 @@ impl Kernels {
     /// Takes a kernel into the catalogue.
     pub async fn import(&self, actor: &Actor, params: ImportParams) -> Result<Kernel, Failure> {
         let name = params.name.clone();
-        if name.as_str() == DEFAULT {
-            let message = format!("{DEFAULT} stands for whichever kernel is the default");
-            return Err(Failure::new(codes::kernel::NAME_INVALID, message)
-                .with_hint("choose another name", None));
-        }
+        refuse_word(&name)?;
         // Taken before anything is awaited: a handle lives a minute.
         let import = self.claim(actor, params)?;
         let desk = self.clone();
@@ -142,12 +146,20 @@ impl Kernels {
         let row = row.ok_or_else(|| {
             Failure::new(codes::daemon::INTERNAL, format!("{name} is no kernel name"))
         })?;
-        self.record_import(actor, row).await
+        self.record_import(actor, row, None).await
     }
 
-    /// Records an import; when that fails its directory is removed again.
-    async fn record_import(&self, actor: Actor, row: KernelRow) -> Result<Kernel, Failure> {
+    /// Records an import, and with it the end of the operation it belongs to; when that fails its
+    /// directory is removed again.
+    async fn record_import(
+        &self,
+        actor: Actor,
+        row: KernelRow,
+        ending: Option<Ending>,
+    ) -> Result<Kernel, Failure> {
         let (now, inserted) = (row.created_at, row.clone());
+        let kernel = views::kernel(self.catalogue.path(), row.clone());
+        let result = kernel.clone();
         let recorded = self
             .store
             .write(move |tx| {
@@ -158,11 +170,14 @@ impl Kernels {
                     "source": inserted.source,
                 });
                 append(tx, now, actor, "kernel.imported", &inserted.name, data)?;
-                Ok::<_, InsertKernelError>(())
+                match &ending {
+                    Some(ending) => ending.record(tx, actor, &result, now),
+                    None => Ok(()),
+                }
             })
             .await;
         match recorded {
-            Ok(()) => Ok(views::kernel(self.catalogue.path(), row)),
+            Ok(()) => Ok(kernel),
             Err(error) => {
                 let (catalogue, name) = (self.catalogue.clone(), row.name);
                 let removed = self
@@ -174,10 +189,12 @@ impl Kernels {
                     tracing::error!(?removed, "cannot remove a kernel that was not recorded");
                 }
                 Err(match &error {
-                    InsertKernelError::Taken { .. } => {
+                    RecordError::Insert(InsertKernelError::Taken { .. }) => {
                         Failure::from_error(codes::kernel::ALREADY_EXISTS, &error)
                     }
-                    InsertKernelError::Store(error) => store_failure(error),
+                    RecordError::Insert(InsertKernelError::Store(error))
+                    | RecordError::Store(error) => store_failure(error),
+                    RecordError::Cancelled => cancelled(),
                 })
             }
         }
@@ -378,6 +395,62 @@ impl Kernels {
             Failure::new(codes::kernel::NOT_FOUND, message)
         })
     }
+}
+
+/// The end of the operation that an import belongs to.
+#[derive(Debug)]
+struct Ending {
+    operation_id: OperationId,
+    running: Arc<Running>,
+}
+
+/// Why an import could not be recorded.
+#[derive(Debug, thiserror::Error)]
+enum RecordError {
+    #[error("cancelled before the commit")]
+    Cancelled,
+    #[error(transparent)]
+    Insert(#[from] InsertKernelError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Ending {
+    /// Records that the operation has succeeded, unless it was cancelled up to now: nobody has
+    /// been told anything yet.
+    fn record(
+        &self,
+        tx: &WriteTransaction<'_>,
+        actor: Actor,
+        kernel: &Kernel,
+        now: Timestamp,
+    ) -> Result<(), RecordError> {
+        if self.running.is_cancelled() {
+            return Err(RecordError::Cancelled);
+        }
+        let id = self.operation_id;
+        record_progress(tx, id, &self.running.progress(), now)?;
+        let result = serde_json::to_value(kernel).unwrap_or_default();
+        operations::finish(tx, id, &operations::Outcome::Succeeded { result }, now)?;
+        let succeeded = NewEvent {
+            at: now,
+            actor: EventActor::Unix(actor.uid),
+            kind: "operation.succeeded",
+            object: Object::operation(id),
+            data: serde_json::json!({ "name": kernel.name }),
+        };
+        events::append(tx, &succeeded)?;
+        Ok(())
+    }
+}
+
+/// Refuses the name that stands for another kernel.
+fn refuse_word(name: &KernelName) -> Result<(), Failure> {
+    if name.as_str() != DEFAULT {
+        return Ok(());
+    }
+    let message = format!("{DEFAULT} stands for whichever kernel is the default");
+    Err(Failure::new(codes::kernel::NAME_INVALID, message).with_hint("choose another name", None))
 }
 
 /// Makes the base of a kernel's initrds now, so that no pull waits for it. What stands in its way

@@ -49,7 +49,7 @@ pub use guest_initrds::GuestInitrds;
 pub use host_files::{Claim, HostFileError, HostFiles, Opened};
 pub use images::{ImageFiles, Images};
 pub use instances::{InstanceWatch, Instances};
-pub use kernels::Kernels;
+pub use kernels::{KernelSources, Kernels};
 pub use operations::{Operations, Watcher};
 pub use pulls::{Pulls, Records};
 pub use recovery::{AdoptionError, RecoveryError, recover};

@@ -31,10 +31,13 @@ use crate::board::Board;
 use crate::clock::Clock;
 use crate::guest_initrds::GuestInitrds;
 use crate::host_files::HostFiles;
-use crate::operations::Operations;
 use crate::seams::{BuildRootfs, FetchTree};
 
+pub(crate) use begin::{Attendance, Launched, Makes, Opening, record_progress};
+pub(crate) use commit::cancelled;
+pub(crate) use job::{or_cancelled, unless_cancelled, while_wanted};
 pub(crate) use kernel_choice::{ClaimedKernel, DEFAULT, KernelWords};
+pub(crate) use pull::credentials;
 pub(crate) use rootfs_probe::ProbeError;
 
 /// Pulls images and registers existing root filesystems.
@@ -95,10 +98,6 @@ impl Pulls {
             files,
             inspections: Pool::new("inspect", INSPECTIONS_AT_A_TIME),
         }
-    }
-
-    fn operations(&self) -> Operations {
-        Operations::new(self.records.store.clone(), self.records.board.clone())
     }
 }
 

@@ -9,7 +9,7 @@ use kiln_api::instance::Instance;
 use kiln_api::operation::Operation;
 use kiln_api::{Failure, codes, event, kernel};
 use kiln_artifacts::names::{INITRD, KERNEL, MODULES, ROOTFS};
-use kiln_domain::{OperationId, OperationState, TagName};
+use kiln_domain::{OperationId, OperationKind, OperationState, TagName};
 use kiln_store::events::{EventActor, EventRow};
 use kiln_store::images::{Custody, ImageRow};
 use kiln_store::instances::InstanceRow;
@@ -97,6 +97,14 @@ pub(crate) fn operation(row: OperationRow, live: Option<&Running>) -> Operation 
     let error = row
         .error
         .and_then(|error| serde_json::from_value::<Failure>(error).ok());
+    // A result or error that an older daemon wrote differently is left out, not made up.
+    let (result, kernel) = match (row.kind, row.result) {
+        (_, None) => (None, None),
+        (OperationKind::KernelPull, Some(kernel)) => (None, serde_json::from_value(kernel).ok()),
+        (OperationKind::ImagePull | OperationKind::ImageRegister, Some(image)) => {
+            (serde_json::from_value(image).ok(), None)
+        }
+    };
     Operation {
         id: row.id,
         kind: row.kind,
@@ -105,10 +113,8 @@ pub(crate) fn operation(row: OperationRow, live: Option<&Running>) -> Operation 
         owner_uid: row.owner_uid,
         progress: live.map(Running::progress).or(stored),
         watchers: live.map(|running| running.watchers().count() as u64),
-        // A result or error that an older daemon wrote differently is left out, not made up.
-        result: row
-            .result
-            .and_then(|result| serde_json::from_value(result).ok()),
+        result,
+        kernel,
         error: error.or_else(|| interruption(row.id, row.state)),
         created_at: row.created_at.to_string(),
         updated_at: row.updated_at.to_string(),

@@ -1,11 +1,11 @@
-//! The initrd that Debian's modular kernel needs: it loads virtio and hands over to the image.
+//! What an initrd is made of: a cpio archive ("newc"), and the modules that lead to a disk; and the
+//! smallest one that shows that a guest runs.
 //!
-//! A gzip'd cpio archive ("newc") with busybox, the modules of [`MODULES`] and an `/init` of a
-//! dozen lines. It is for tests and the demo; the daemon composes its own.
+//! It is for tests and benchmarks; the daemon composes its own.
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use flate2::Compression;
@@ -27,34 +27,6 @@ pub const MODULES: &[&str] = &[
     "kernel/drivers/block/virtio_blk.ko",
 ];
 
-/// Mounts the root filesystem and hands over to its init.
-const BOOT_SCRIPT: &str = r#"#!/bin/busybox sh
-busybox() { /bin/busybox "$@"; }
-busybox mount -t devtmpfs devtmpfs /dev
-busybox mount -t proc proc /proc
-for module in $(busybox cat /modules/order); do
-    busybox insmod "/modules/$module" || echo "initrd: cannot load $module"
-done
-tries=0
-while ! [ -b /dev/vda ]; do
-    tries=$((tries + 1))
-    if [ "$tries" -gt 500 ]; then
-        echo "initrd: no disk /dev/vda"
-        busybox poweroff -f
-    fi
-    busybox usleep 10000
-done
-if ! busybox mount -t ext4 -o rw /dev/vda /root; then
-    echo "initrd: cannot mount /dev/vda"
-    busybox poweroff -f
-fi
-busybox umount /proc
-busybox mount -o move /dev /root/dev
-exec /bin/busybox switch_root /root /sbin/init
-echo "initrd: cannot start /sbin/init"
-/bin/busybox poweroff -f
-"#;
-
 /// Says that it runs and powers off: shows whether an accelerator can run guests at all.
 const PROBE_SCRIPT: &str = "#!/bin/busybox sh\n\
     echo kiln-probe: the guest runs\n\
@@ -63,54 +35,22 @@ const PROBE_SCRIPT: &str = "#!/bin/busybox sh\n\
 /// What the probe's guest prints.
 pub const PROBE_MARKER: &str = "kiln-probe: the guest runs";
 
-/// Returns the path of an initrd that boots the image on the first virtio disk with `kernel`.
-pub fn for_image(fixtures: &Fixtures, kernel: &CloudKernel) -> Result<PathBuf> {
-    compose(fixtures, kernel, "initrd", BOOT_SCRIPT, MODULES)
-}
-
-/// Returns the path of an initrd that needs no disk, prints a line and powers off.
+/// Returns the path of an initrd for `kernel` that needs no disk, prints a line and powers off.
 pub fn for_probe(fixtures: &Fixtures, kernel: &CloudKernel) -> Result<PathBuf> {
-    compose(fixtures, kernel, "probe", PROBE_SCRIPT, &[])
-}
-
-fn compose(
-    fixtures: &Fixtures,
-    kernel: &CloudKernel,
-    name: &str,
-    script: &str,
-    modules: &[&str],
-) -> Result<PathBuf> {
     let busybox = debs::package(fixtures, "busybox-static")?;
-    let recipe = format!(
-        "initrd 1 {:?} {:?} {script} {modules:?}",
-        kernel.deb.file_name(),
-        busybox.deb.file_name()
-    );
-    let folder = fixtures.obtain(&format!("{name}-{}", kernel.release), &recipe, |folder| {
+    let recipe = format!("probe 1 {:?} {PROBE_SCRIPT}", busybox.deb.file_name());
+    let folder = fixtures.obtain(&format!("probe-{}", kernel.release), &recipe, |folder| {
         let mut archive = Cpio::default();
-        for directory in ["bin", "dev", "modules", "proc", "root"] {
+        for directory in ["bin", "dev"] {
             archive.directory(directory)?;
         }
         // The kernel opens it before init runs and before /dev is mounted.
         archive.character_device("dev/console", 5, 1)?;
-        archive.file("init", 0o755, script.as_bytes())?;
-        archive.file(
-            "bin/busybox",
-            0o755,
-            &read(&busybox.tree.join("bin/busybox"))?,
-        )?;
-        let mut order = String::new();
-        for module in modules {
-            let (_, file) = module.rsplit_once('/').unwrap_or(("", module));
-            archive.file(
-                &format!("modules/{file}"),
-                0o644,
-                &read(&kernel.modules.join(module))?,
-            )?;
-            order.push_str(file);
-            order.push('\n');
-        }
-        archive.file("modules/order", 0o644, order.as_bytes())?;
+        archive.file("init", 0o755, PROBE_SCRIPT.as_bytes())?;
+        let program = busybox.tree.join("bin/busybox");
+        let program =
+            fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
+        archive.file("bin/busybox", 0o755, &program)?;
 
         let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
         encoder.write_all(&archive.finish()?)?;
@@ -118,10 +58,6 @@ fn compose(
         fs::write(&path, encoder.finish()?).with_context(|| path.display().to_string())
     })?;
     Ok(folder.join("initrd.img"))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// A cpio archive in the kernel's format: a 110-byte header of hexadecimal fields, the name with

@@ -13,7 +13,8 @@
 //! - [`http`]: one request over any stream.
 //! - [`daemon`], [`measure`]: a built `kilnd` with a root of its own; what things cost.
 //! - [`peers`]: the programs Kiln is compared with, measured.
-//! - [`debs`], [`initrd`], [`qemu`]: Debian's kernel, and a machine that boots it.
+//! - [`debs`], [`initrd`], [`qemu`]: Debian's kernel, what an initrd for it is made of, and a machine
+//!   that boots it.
 //! - [`guest_programs`]: what runs inside guests, built as it is shipped.
 //! - [`installed`]: Kiln's programs in one folder, as they are shipped.
 //! - [`elf`]: the smallest file that is a kernel by its format.

@@ -1,5 +1,5 @@
 //! The main job as a newcomer sees it: a real image from a real registry, built, published and
-//! booted, with each command shown as a user would type it.
+//! run, with each command shown as a user would type it.
 //!
 //! `make demo` plays it with release builds below `target/demo`; the suite `boot` plays it with
 //! what the tests were built as, in a temporary folder. Only fixtures are kept from one time to
@@ -17,10 +17,9 @@ use kiln_testkit::daemon::{Daemon, Start};
 use kiln_testkit::debs::{self, CloudKernel};
 use kiln_testkit::fixtures::Fixtures;
 use kiln_testkit::images::debian::{self, DebianImage};
-use kiln_testkit::qemu::{Accelerator, Ending, Machine, Until};
+use kiln_testkit::process;
 use kiln_testkit::registry::{Access, Registry, Transport};
 use kiln_testkit::tools::{self, Need};
-use kiln_testkit::{initrd, process};
 use serde_json::Value;
 
 use crate::stream::{self, Echo};
@@ -45,6 +44,9 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(600);
 /// Longest time the guest may take under software emulation.
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
 
+/// Name of the folder below the daemon's root that has the machine's files while it runs.
+const INSTANCES: &str = "instances";
+
 /// Longest path of a socket on Linux, in bytes, its closing zero not counted; source: unix(7).
 const SOCKET_PATH_BYTES: usize = 107;
 
@@ -53,14 +55,12 @@ const SOCKET_PATH_BYTES: usize = 107;
 struct Parts {
     image: DebianImage,
     kernel: CloudKernel,
-    initrd: PathBuf,
-    accelerator: Accelerator,
 }
 
 /// Where one journey takes place.
 #[derive(Debug)]
 struct Place<'a> {
-    /// The folder with `kilnd` and `kiln` in it.
+    /// The folder with `kilnd`, `kiln` and `kiln-runner` in it.
     programs: &'a Path,
     /// The daemon's root, which is empty.
     root: &'a Path,
@@ -74,7 +74,7 @@ pub(crate) fn demo() -> Result<()> {
     cargo::build_release()?;
     let programs = cargo::release_folder()?;
     let target = programs.parent().context("no target folder")?;
-    console::heading("the image, the kernel and the initrd (made once, kept in target/)");
+    console::heading("the image and the kernel (made once, kept in target/)");
     let parts = parts(&Fixtures::at(target.join("kiln-fixtures"))?)?;
 
     let mut root = target.join("demo");
@@ -146,24 +146,12 @@ fn parts(fixtures: &Fixtures) -> Result<Parts> {
         outcome => outcome?,
     };
     console::line(format_args!("kernel: {}", kernel.deb.display()));
-    let initrd = initrd::for_image(fixtures, &kernel)?;
-    console::line(format_args!("initrd: {}", initrd.display()));
-    let accelerator = Accelerator::probe(fixtures, &kernel)?;
-    console::line(match accelerator {
-        Accelerator::Kvm => "KVM runs guests here",
-        Accelerator::Tcg => "KVM runs no guests here: QEMU emulates the processor (TCG)",
-    });
     let image = debian::demo(fixtures)?;
     console::line(format_args!("image:  {}", image.source()));
-    Ok(Parts {
-        image,
-        kernel,
-        initrd,
-        accelerator,
-    })
+    Ok(Parts { image, kernel })
 }
 
-/// Pulls, checks and boots the image; fails unless the guest says everything it should.
+/// Pulls, checks and runs the image; fails unless the guest says everything it should.
 fn play(parts: &Parts, place: &Place<'_>) -> Result<()> {
     console::heading("a real registry on loopback, with the image in it");
     console::typed(&["docker-registry", "serve", "config.yml", "&"]);
@@ -187,51 +175,33 @@ fn play(parts: &Parts, place: &Place<'_>) -> Result<()> {
     let client = Client {
         program: place.programs.join("kiln"),
         host: format!("unix://{}", daemon.socket().display()),
+        instances: place.root.join(INSTANCES),
     };
     console::typed(&["export", &format!("KILN_HOST={}", client.host)]);
     let deb = parts.kernel.deb.display().to_string();
-    let initrd = parts.initrd.display().to_string();
-    client.show(&[
-        "kernel", "import", "debian", "--deb", &deb, "--initrd", &initrd,
-    ])?;
-    client.show(&["pull", &reference, "--kernel", "debian"])?;
+    client.show(&["kernel", "import", "debian", "--deb", &deb, "--default"])?;
+    client.show(&["pull", &reference])?;
     let image = client.only_image()?;
     client.show(&["image", "show", &image.name])?;
 
-    console::heading("the image is a clean ext4 filesystem, and it boots");
+    console::heading("the image is a clean ext4 filesystem");
     let mut check = process::command(tools::require(tools::E2FSCK)?);
     check.arg("-fn").arg(&image.rootfs);
     show(
         check,
         &["e2fsck", "-fn", &image.rootfs.display().to_string()],
     )?;
-    boot(
-        &Machine {
-            kernel: image.kernel,
-            initrd: image.initrd,
-            rootfs: Some(image.rootfs),
-            memory_mib: 512,
-            accelerator: parts.accelerator,
-        },
-        &parts.kernel.release,
-    )
-}
 
-fn boot(machine: &Machine, release: &str) -> Result<()> {
-    let mut words = vec!["qemu-system-x86_64".to_owned()];
-    words.extend(machine.words());
-    console::typed(&words);
-    let boot = machine.boot(Until::PowerOff, BOOT_LIMIT, &mut console::bytes)?;
-    if boot.ending != Ending::PoweredOff {
-        bail!("the guest did not turn its machine off within {BOOT_LIMIT:?}");
-    }
+    console::heading("its entrypoint runs in a virtual machine");
+    let said = client.show_run(&image.name)?;
     for line in [
         debian::DEMO_MARKER,
-        &format!("kiln-demo: Linux {release}"),
+        &format!("kiln-demo: Linux {}", parts.kernel.release),
+        debian::DEMO_CONFIG,
         debian::DEMO_REPLACED,
         "kiln-demo: what a layer removed is gone",
     ] {
-        if !boot.console.contains(line) {
+        if !said.contains(line) {
             bail!("the guest did not say {line:?}");
         }
     }
@@ -243,6 +213,8 @@ fn boot(machine: &Machine, release: &str) -> Result<()> {
 struct Client {
     program: PathBuf,
     host: String,
+    /// Where machines have their files.
+    instances: PathBuf,
 }
 
 /// What the journey needs to know of the image.
@@ -250,8 +222,6 @@ struct Client {
 struct Image {
     name: String,
     rootfs: PathBuf,
-    kernel: PathBuf,
-    initrd: Option<PathBuf>,
 }
 
 impl Client {
@@ -261,21 +231,35 @@ impl Client {
         show(self.command(words), &typed)
     }
 
+    /// Runs an image for all to see and returns what was printed.
+    fn show_run(&self, image: &str) -> Result<String> {
+        let words = ["run", "--rm", image];
+        console::typed(&[&["kiln"], &words[..]].concat());
+        let mut said = String::new();
+        let command = self.command(&words);
+        let status = stream::run(command, "kiln run", BOOT_LIMIT, &mut |line| {
+            said.push_str(line);
+            said.push('\n');
+            Echo::Show
+        })?;
+        if !status.success() {
+            bail!("kiln run ended with {status}");
+        }
+        Ok(said)
+    }
+
     /// Asks for the one image there is.
     fn only_image(&self) -> Result<Image> {
         let list = self.json(&["image", "list", "--format", "json"])?;
         let items = list.get("items").unwrap_or(&list);
         let image = items.get(0).context("there is no image")?;
-        let text = |pointer: &str| image.pointer(pointer).and_then(Value::as_str);
-        let path = |pointer: &str| {
-            let text = text(pointer).with_context(|| format!("the image has no {pointer}"));
-            text.map(PathBuf::from)
+        let text = |pointer: &str| {
+            let text = image.pointer(pointer).and_then(Value::as_str);
+            text.with_context(|| format!("the image has no {pointer}"))
         };
         Ok(Image {
-            name: text("/name").context("the image has no name")?.to_owned(),
-            rootfs: path("/rootfs/path")?,
-            kernel: path("/kernel/path")?,
-            initrd: path("/kernel/initrd_path").ok(),
+            name: text("/name")?.to_owned(),
+            rootfs: PathBuf::from(text("/rootfs/path")?),
         })
     }
 
@@ -287,6 +271,7 @@ impl Client {
     fn command(&self, words: &[&str]) -> Command {
         let mut command = process::command(&self.program);
         command.args(words).env("KILN_HOST", &self.host);
+        command.env("KILN_INSTANCES", &self.instances);
         command
     }
 }

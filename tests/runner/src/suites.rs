@@ -36,11 +36,11 @@ pub(crate) enum Suite {
     Floorplan,
     /// The pages in docs/ are current, and what they refer to exists
     Pages,
-    /// The real image, kernel and initrd that the suites below use can be made
+    /// The real image and the kernel that the suites below use can be made
     Fixtures,
     /// Stories through the socket, against real registries
     Stories,
-    /// The demo: from a registry to a machine that boots
+    /// The demo: from a registry to a machine that runs
     Boot,
 }
 

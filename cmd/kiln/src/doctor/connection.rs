@@ -5,10 +5,12 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
 use kiln_api::daemon::{GetInfo, Info, InfoParams, Recovered};
+use kiln_api::kernel::{Default, GetDefault, ListParams};
 
 use super::{Finding, Level};
 use crate::failure::CommandError;
 use crate::session::Session;
+use crate::text::cell;
 
 /// The permission bits of everybody who is neither owner nor in the group.
 const OTHERS: u32 = 0o007;
@@ -23,8 +25,8 @@ pub(super) async fn check(session: &Session) -> Result<(Vec<Finding>, Option<Inf
         Err(other) => return Err(other),
     };
     let mut findings = vec![rights("rights", host.socket())];
-    let info = match ask(session).await {
-        Ok(info) => info,
+    let (info, default) = match ask(session).await {
+        Ok(told) => told,
         Err(CommandError::Failed(failure)) => {
             findings.insert(0, Finding::from_failure("socket", &failure));
             return Ok((findings, None));
@@ -41,16 +43,19 @@ pub(super) async fn check(session: &Session) -> Result<(Vec<Finding>, Option<Inf
     findings.insert(0, Finding::new("socket", Level::Ok, answers));
     findings.push(version(&info));
     findings.push(rights("files socket", &host.files_socket()));
-    findings.push(kernels(info.counts.kernels));
+    let default = default.kernel.as_ref().map(|kernel| kernel.name.as_str());
+    findings.push(kernels(info.counts.kernels, default));
     findings.push(database(&info.recovered));
     Ok((findings, Some(info)))
 }
 
-async fn ask(session: &Session) -> Result<Info, CommandError> {
+async fn ask(session: &Session) -> Result<(Info, Default), CommandError> {
     let client = session.connect().await?;
-    session
-        .call::<GetInfo>(&client, &InfoParams::default())
-        .await
+    let asked = InfoParams::default();
+    let info = session.call::<GetInfo>(&client, &asked).await?;
+    let asked = ListParams::default();
+    let default = session.call::<GetDefault>(&client, &asked).await?;
+    Ok((info, default))
 }
 
 fn version(info: &Info) -> Finding {
@@ -86,21 +91,24 @@ fn rights(check: &'static str, socket: &Path) -> Finding {
         .with_command(format!("chmod o-rwx {}", socket.display()))
 }
 
-fn kernels(count: u64) -> Finding {
-    match count {
-        0 => Finding::new(
-            "kernels",
-            Level::Warn,
-            "the catalogue is empty; a pull needs a kernel",
-        )
-        .with_command("kiln kernel import debian --deb linux-image-*.deb"),
-        1 => Finding::new("kernels", Level::Ok, "1 kernel in the catalogue"),
-        count => Finding::new(
-            "kernels",
-            Level::Ok,
-            format!("{count} kernels in the catalogue"),
-        ),
+/// Tells whether a pull finds a kernel that nobody has to name.
+fn kernels(count: u64, default: Option<&str>) -> Finding {
+    const CHECK: &str = "kernels";
+    let count = match count {
+        0 => {
+            let message = "the catalogue is empty; a pull needs a kernel";
+            return Finding::new(CHECK, Level::Warn, message)
+                .with_command("kiln kernel import debian --deb linux-image-*.deb --default");
+        }
+        1 => "1 kernel".to_owned(),
+        count => format!("{count} kernels"),
+    };
+    if let Some(name) = default {
+        let message = format!("{count} in the catalogue; {} is the default", cell(name));
+        return Finding::new(CHECK, Level::Ok, message);
     }
+    let message = format!("{count} in the catalogue, and none is the default");
+    Finding::new(CHECK, Level::Warn, message).with_command("kiln kernel default NAME")
 }
 
 /// Tells what the last start made of database and directories.
@@ -162,6 +170,29 @@ mod tests {
              was no healthy snapshot; it is kept as kiln.db.damaged-1; 2 images without a record \
              were adopted; kiln images --all lists them"
         );
+    }
+
+    #[test]
+    fn a_kernel_is_found_without_a_name_or_the_way_to_one_is_told() {
+        let cases = [
+            (
+                0,
+                None,
+                Level::Warn,
+                Some("kiln kernel import debian --deb linux-image-*.deb --default"),
+            ),
+            (1, None, Level::Warn, Some("kiln kernel default NAME")),
+            (2, Some("debian"), Level::Ok, None),
+        ];
+        for (count, default, level, command) in cases {
+            let finding = kernels(count, default);
+            assert_eq!(
+                (finding.level, finding.command.as_deref()),
+                (level, command)
+            );
+        }
+        let message = kernels(2, Some("debian")).message;
+        assert_eq!(message, "2 kernels in the catalogue; debian is the default");
     }
 
     #[test]

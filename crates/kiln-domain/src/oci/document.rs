@@ -33,12 +33,12 @@ pub enum Document {
     Index(Index),
 }
 
-/// An image of one platform: its config and its layers, bottom first.
+/// An image or an artifact of one platform: its config and its layers, bottom first.
 #[derive(Clone, Debug)]
 pub struct Manifest {
     /// Which form the document has.
     pub document_type: DocumentType,
-    /// The image config; its media type is that of an image.
+    /// The config; that of an image unless artifacts were asked for.
     pub config: Descriptor,
     /// The layers, bottom first, at most 1,024, each of at most 1 TiB, of any media type.
     pub layers: Vec<Descriptor>,
@@ -175,6 +175,21 @@ impl Document {
         stated: StatedMediaTypes<'_>,
         limit_bytes: u64,
     ) -> Result<Self, DocumentError> {
+        match Self::parse_any(bytes, stated, limit_bytes)? {
+            Self::Manifest(manifest) if !manifest.is_image() => Err(DocumentError::NotAnImage {
+                media_type: shown(&manifest.config.media_type),
+            }),
+            document => Ok(document),
+        }
+    }
+
+    /// Reads what [`parse`](Self::parse) reads, and manifests of artifacts too: those whose
+    /// config is not that of an image.
+    pub fn parse_any(
+        bytes: &[u8],
+        stated: StatedMediaTypes<'_>,
+        limit_bytes: u64,
+    ) -> Result<Self, DocumentError> {
         check_size(bytes, limit_bytes)?;
         let response = stated.response.map(without_parameters);
         if response.is_some_and(is_schema1) {
@@ -230,11 +245,6 @@ impl Manifest {
         layers: Vec<Descriptor>,
         annotations: BTreeMap<String, String>,
     ) -> Result<Self, DocumentError> {
-        if !is_image_config(&config.media_type) {
-            return Err(DocumentError::NotAnImage {
-                media_type: shown(&config.media_type),
-            });
-        }
         if layers.len() > MAX_LAYERS {
             return Err(DocumentError::TooManyLayers {
                 count: layers.len(),
@@ -253,6 +263,11 @@ impl Manifest {
             layers,
             annotations,
         })
+    }
+
+    /// Tells whether it is an image, not another kind of artifact: its config says so.
+    pub fn is_image(&self) -> bool {
+        is_image_config(&self.config.media_type)
     }
 
     /// Returns every layer with its compression, or why one cannot be built from.

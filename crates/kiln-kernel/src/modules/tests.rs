@@ -53,6 +53,69 @@ fn a_stream_becomes_a_directory() {
     assert!(!into.path().join("source").is_symlink());
 }
 
+/// Takes entries given as path and content in; what has no content is a directory, and what begins
+/// with an arrow a link.
+fn from_entries(
+    entries: &[(&str, Option<&str>)],
+    into: &TempDir,
+) -> Result<ModulesStaged, ModulesError> {
+    let entries: Vec<ModulesEntry> = entries
+        .iter()
+        .map(|(path, content)| ModulesEntry {
+            path: path.split('/').map(OsString::from).collect(),
+            kind: match content.map(|text| (text, text.strip_prefix('→'))) {
+                None => ModulesEntryKind::Directory,
+                Some((_, Some(target))) => ModulesEntryKind::Link(target.into()),
+                Some((text, None)) => ModulesEntryKind::File {
+                    size_bytes: text.len() as u64,
+                    body: Box::new(io::Cursor::new(text.to_owned())),
+                },
+            },
+        })
+        .collect();
+    stage_modules_from_entries(
+        entries.into_iter(),
+        into.path(),
+        ModulesLimits::default(),
+        &GO_ON,
+    )
+}
+
+#[test]
+fn entries_become_a_directory_and_none_leads_out_of_it() {
+    let into = tempfile::tempdir().unwrap();
+
+    let staged = from_entries(
+        &[
+            ("modules.dep", Some("kernel/a.ko:")),
+            ("kernel", None),
+            ("kernel/a.ko", Some("module")),
+            ("kernel/b.ko", Some("→a.ko")),
+            ("build", Some("→/usr/src/linux")),
+        ],
+        &into,
+    )
+    .unwrap();
+
+    let want = ModulesStaged {
+        files: 2,
+        bytes: 18,
+    };
+    assert_eq!(staged, want);
+    assert_eq!(text(&into, "kernel/b.ko"), "module");
+    assert!(!into.path().join("build").is_symlink());
+    for path in ["..", "kernel/../../x", ".", "a//b", ""] {
+        let into = tempfile::tempdir().unwrap();
+        let error = from_entries(&[(path, Some("x"))], &into).unwrap_err();
+        assert!(
+            matches!(error, ModulesError::Refused { .. }),
+            "{path}: {error}"
+        );
+    }
+    let error = from_entries(&[("a", Some("→/etc/passwd"))], &into).unwrap_err();
+    assert!(matches!(error, ModulesError::Refused { .. }), "{error}");
+}
+
 #[test]
 fn a_directory_is_copied_like_a_stream() {
     let (from, into) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

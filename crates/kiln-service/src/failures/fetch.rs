@@ -58,7 +58,10 @@ fn decode_code(error: &DecodeError) -> Code {
 fn source_failure(error: &SourceError) -> Failure {
     let code = match error {
         SourceError::Unreachable { .. } => codes::registry::UNREACHABLE,
-        SourceError::HostInvalid { .. } => codes::source::INVALID_REFERENCE,
+        SourceError::HostInvalid { .. } | SourceError::UrlRefused { .. } => {
+            codes::source::INVALID_REFERENCE
+        }
+        SourceError::TooLarge { .. } => codes::file::TOO_LARGE,
         SourceError::Timeout { .. } => codes::registry::TIMED_OUT,
         SourceError::Tls { .. } => codes::registry::TLS_FAILED,
         SourceError::AuthRequired { .. } => codes::registry::AUTH_REQUIRED,

@@ -426,14 +426,14 @@ fn kept_failure(digest: Digest, source: io::Error) -> FetchError {
 
 /// SHA-256 of a blob that is read again.
 #[derive(Default)]
-struct Hasher(sha2::Sha256);
+pub(super) struct Hasher(sha2::Sha256);
 
 impl Hasher {
-    fn update(&mut self, bytes: &[u8]) {
+    pub(super) fn update(&mut self, bytes: &[u8]) {
         sha2::Digest::update(&mut self.0, bytes);
     }
 
-    fn finish(self) -> Digest {
+    pub(super) fn finish(self) -> Digest {
         use sha2::Digest as _;
         Digest::from_bytes(self.0.finalize().into())
     }

@@ -8,7 +8,9 @@ use kiln_api::image::{Image, Outcome, Started};
 use kiln_api::operation::{Operation, Progress, WaitParams};
 use kiln_api::{Failure, codes};
 use kiln_domain::access::{Actor, may_see};
-use kiln_domain::{ImageName, OperationId, OperationKind, OperationState, Timestamp, VersionId};
+use kiln_domain::{
+    ImageName, KernelName, OperationId, OperationKind, OperationState, Timestamp, VersionId,
+};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::names::{self, NameHolder, NameTaken, ReserveError};
 use kiln_store::operations::{self, NewOperation};
@@ -18,33 +20,54 @@ use serde_json::Value;
 use super::{Pulls, Records, new_operation_id};
 use crate::board::{Admission, Running};
 use crate::failures::store_failure;
+use crate::operations::Operations;
 use crate::watchers::ConnectionId;
 
 /// Whether a caller waits for a job's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Attendance {
+pub(crate) enum Attendance {
     Waits,
     Detached,
 }
 
 impl Attendance {
-    pub(super) fn of(detach: bool) -> Self {
+    pub(crate) fn of(detach: bool) -> Self {
         if detach { Self::Detached } else { Self::Waits }
     }
 }
 
 /// What is known of a job before it starts.
 #[derive(Clone, Debug)]
-pub(super) struct Opening {
-    pub(super) kind: OperationKind,
-    pub(super) actor: Actor,
-    pub(super) name: ImageName,
-    /// The version it makes: its directory is nobody's until the operation has succeeded.
-    pub(super) version_id: VersionId,
+pub(crate) struct Opening {
+    pub(crate) kind: OperationKind,
+    pub(crate) actor: Actor,
+    pub(crate) makes: Makes,
     /// What it works on, for people.
-    pub(super) subject: String,
+    pub(crate) subject: String,
     /// The call's parameters without secrets.
-    pub(super) params: Value,
+    pub(crate) params: Value,
+}
+
+/// What a job makes, should it succeed.
+#[derive(Clone, Debug)]
+pub(crate) enum Makes {
+    /// The first version of an image.
+    Version {
+        /// The image's name, which is reserved.
+        name: ImageName,
+        /// Its directory is nobody's until the operation has succeeded.
+        id: VersionId,
+    },
+    /// A kernel of the catalogue.
+    Kernel(KernelName),
+}
+
+/// How a launched job stands when its caller is answered.
+pub(crate) enum Launched {
+    /// It has ended, one way or another.
+    Ended(Operation),
+    /// It goes on.
+    Started(Started),
 }
 
 impl Records {
@@ -73,19 +96,25 @@ impl Records {
             .store
             .write(move |tx| {
                 users::see(tx, opening.actor.uid, now)?;
+                let (name, object) = match &opening.makes {
+                    Makes::Version { name, id } => (name.as_str(), Object::version(*id)),
+                    Makes::Kernel(name) => (name.as_str(), Object::kernel(name)),
+                };
                 let operation = NewOperation {
                     id,
                     kind: opening.kind,
                     owner_uid: opening.actor.uid,
-                    object: Some(Object::version(opening.version_id)),
+                    object: Some(object),
                     subject: opening.subject.clone(),
                     params: opening.params,
                     created_at: now,
                 };
                 operations::insert(tx, &operation)?;
-                names::reserve(tx, &opening.name, id, now)?;
+                if let Makes::Version { name, .. } = &opening.makes {
+                    names::reserve(tx, name, id, now)?;
+                }
                 let data = serde_json::json!({
-                    "kind": opening.kind, "name": opening.name, "subject": opening.subject,
+                    "kind": opening.kind, "name": name, "subject": opening.subject,
                 });
                 let event = NewEvent {
                     at: now,
@@ -151,8 +180,7 @@ impl Records {
 }
 
 impl Pulls {
-    /// Starts a job as the daemon's own task and answers its caller: at once when detached,
-    /// otherwise when it has ended. A caller that goes away only ends the waiting.
+    /// Launches a job that makes an image.
     pub(super) async fn launch<J, F>(
         &self,
         opening: Opening,
@@ -163,19 +191,39 @@ impl Pulls {
         J: FnOnce(Pulls, OperationId, Arc<Running>) -> F + Send + 'static,
         F: Future<Output = Result<Image, Failure>> + Send + 'static,
     {
-        let admission = self
-            .records
-            .board
-            .admit()
-            .map_err(crate::failures::board_failure)?;
+        let desk = self.clone();
+        let job = move |id, running| job(desk, id, running);
+        match self.records.launch(opening, attendance, job).await? {
+            Launched::Started(started) => Ok(Outcome::Started(Box::new(started))),
+            Launched::Ended(operation) => answer(operation),
+        }
+    }
+}
+
+impl Records {
+    /// Starts a job as the daemon's own task and answers its caller: at once when detached,
+    /// otherwise when it has ended. A caller that goes away only ends the waiting.
+    pub(crate) async fn launch<T, J, F>(
+        &self,
+        opening: Opening,
+        attendance: Attendance,
+        job: J,
+    ) -> Result<Launched, Failure>
+    where
+        J: FnOnce(OperationId, Arc<Running>) -> F + Send + 'static,
+        T: Send + 'static,
+        F: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        let admission = self.board.admit().map_err(crate::failures::board_failure)?;
         let id = new_operation_id();
         let actor = opening.actor;
-        let desk = self.clone();
+        let records = self.clone();
         // A task of its own: a caller that hangs up between the record and the start must not
         // leave an operation that never runs.
         let started = tokio::spawn(async move {
-            desk.records.open(id, opening).await?;
-            desk.start(id, actor, admission, job);
+            let subject = opening.subject.clone();
+            records.open(id, opening).await?;
+            records.start((id, subject), actor, admission, job);
             Ok(())
         });
         started
@@ -184,10 +232,10 @@ impl Pulls {
         match attendance {
             Attendance::Detached => {
                 let operation = self.operations().get(&actor, id).await?;
-                Ok(Outcome::Started(Box::new(Started {
+                Ok(Launched::Started(Started {
                     operation_id: id,
                     operation,
-                })))
+                }))
             }
             Attendance::Waits => {
                 let params = WaitParams {
@@ -195,22 +243,33 @@ impl Pulls {
                     timeout_ms: None,
                 };
                 let caller = ConnectionId::unique();
-                answer(self.operations().wait(&actor, caller, params).await?)
+                let ended = self.operations().wait(&actor, caller, params).await?;
+                Ok(Launched::Ended(ended))
             }
         }
     }
 }
 
-impl Pulls {
+impl Records {
+    fn operations(&self) -> Operations {
+        Operations::new(self.store.clone(), self.board.clone())
+    }
+
     /// Puts a recorded job on the board; whatever becomes of it is recorded.
-    fn start<J, F>(&self, id: OperationId, actor: Actor, admission: Admission, job: J)
-    where
-        J: FnOnce(Pulls, OperationId, Arc<Running>) -> F,
-        F: Future<Output = Result<Image, Failure>> + Send + 'static,
+    fn start<T, J, F>(
+        &self,
+        (id, subject): (OperationId, String),
+        actor: Actor,
+        admission: Admission,
+        job: J,
+    ) where
+        J: FnOnce(OperationId, Arc<Running>) -> F,
+        T: Send + 'static,
+        F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
-        let records = self.records.clone();
-        self.records.board.start(id, admission, |running| {
-            let work = job(self.clone(), id, running.clone());
+        let records = self.clone();
+        self.board.start(id, admission, |running| {
+            let work = job(id, running.clone());
             async move {
                 let ended = AssertUnwindSafe(work).catch_unwind().await;
                 let ended = ended.unwrap_or_else(|_| {
@@ -220,7 +279,7 @@ impl Pulls {
                     Err(Failure::new(codes::daemon::INTERNAL, message))
                 });
                 match ended {
-                    Ok(image) => tracing::info!(operation = %id, image = %image.name, "done"),
+                    Ok(_) => tracing::info!(operation = %id, %subject, "done"),
                     Err(failure) => {
                         let cause = failure.cause.join(": ");
                         tracing::warn!(operation = %id, code = failure.code, cause, "{failure}");
@@ -247,7 +306,7 @@ fn answer(operation: Operation) -> Result<Outcome, Failure> {
 }
 
 /// Keeps how far an operation came, which the board forgets when it ends.
-pub(super) fn record_progress(
+pub(crate) fn record_progress(
     tx: &WriteTransaction<'_>,
     id: OperationId,
     progress: &Progress,

@@ -204,7 +204,7 @@ impl Records {
 }
 
 /// Says that a caller stopped the work.
-pub(super) fn cancelled() -> Failure {
+pub(crate) fn cancelled() -> Failure {
     Failure::new(codes::operation::CANCELLED, "the operation was cancelled")
 }
 

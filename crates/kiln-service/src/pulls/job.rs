@@ -84,7 +84,7 @@ impl Pulls {
 ///
 /// Work and result may hold a staging directory, whose removal is the disk's work: neither is
 /// dropped anywhere but where the work runs.
-fn while_wanted<T>(
+pub(crate) fn while_wanted<T>(
     running: Arc<Running>,
     work: impl FnOnce() -> T,
 ) -> impl FnOnce() -> Result<T, Failure> {
@@ -106,7 +106,7 @@ pub(super) fn check(running: &Running) -> Result<(), Failure> {
 }
 
 /// Work that was told to stop fails in one way or another; the caller asked for it.
-pub(super) fn unless_cancelled(running: &Running, failure: Failure) -> Failure {
+pub(crate) fn unless_cancelled(running: &Running, failure: Failure) -> Failure {
     if running.is_cancelled() {
         cancelled()
     } else {
@@ -115,7 +115,7 @@ pub(super) fn unless_cancelled(running: &Running, failure: Failure) -> Failure {
 }
 
 /// Waits for a step, or for the caller to stop it: then the step's future is dropped.
-pub(super) async fn or_cancelled<T, E>(
+pub(crate) async fn or_cancelled<T, E>(
     running: &Running,
     step: impl Future<Output = Result<T, E>>,
     describe: impl FnOnce(&E) -> Failure,

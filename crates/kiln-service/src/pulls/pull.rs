@@ -19,7 +19,7 @@ use kiln_store::version_blobs::BlobRole;
 use kiln_store::versions;
 
 use super::Pulls;
-use super::begin::{Attendance, Opening};
+use super::begin::{Attendance, Makes, Opening};
 use super::commit::{Derived, Finished, Origin};
 use super::job::{Ids, or_cancelled, unless_cancelled};
 use super::kernel_choice::{ChosenKernel, KernelWords, Wanted, choice_failure};
@@ -127,10 +127,12 @@ impl Pulls {
         let kernel = self.choose_kernel(kernel, wanted).await?;
         let ids = Ids::random();
         let opening = Opening {
-            version_id: ids.version_id,
+            makes: Makes::Version {
+                name: checked.name.clone(),
+                id: ids.version_id,
+            },
             kind: OperationKind::ImagePull,
             actor: *actor,
-            name: checked.name.clone(),
             subject: checked.source.to_string(),
             params: recorded(&params),
         };
@@ -446,7 +448,7 @@ fn derive_name(source: &Source, reference: &str) -> Result<ImageName, RequestErr
 
 /// Takes credentials into the type that never shows its secret. The user name `<token>` is how
 /// credential helpers mark an identity token.
-fn credentials(given: kiln_api::image::Credentials) -> Credentials {
+pub(crate) fn credentials(given: kiln_api::image::Credentials) -> Credentials {
     let secret = Secret::new(given.secret);
     if given.username == "<token>" {
         return Credentials::IdentityToken(secret);

@@ -11,7 +11,7 @@ use kiln_domain::access::Actor;
 use kiln_domain::{Architecture, ImageName, OperationId, OperationKind, PlatformError};
 
 use super::Pulls;
-use super::begin::{Attendance, Opening};
+use super::begin::{Attendance, Makes, Opening};
 use super::commit::{Finished, Origin};
 use super::job::{Ids, unless_cancelled};
 use super::kernel_choice::{ChosenKernel, KernelWords, Wanted, choice_failure};
@@ -78,10 +78,12 @@ impl Pulls {
         };
         let ids = Ids::random();
         let opening = Opening {
-            version_id: ids.version_id,
+            makes: Makes::Version {
+                name: params.name.clone(),
+                id: ids.version_id,
+            },
             kind: OperationKind::ImageRegister,
             actor: *actor,
-            name: params.name.clone(),
             subject: params.name.to_string(),
             params: serde_json::json!({ "name": params.name, "rootfs": reference }),
         };

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Archive, EntryType};
 
@@ -24,6 +24,9 @@ use crate::tools;
 
 /// Debian release the trees are made of.
 const SUITE: &str = "bookworm";
+
+/// Where an image's programs are.
+const PATH: &str = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Longest time making a tree may take.
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -42,26 +45,20 @@ const BENCHMARK_PACKAGES: &[&str] = &[
 /// Line the demo's guest prints when it has started.
 pub const DEMO_MARKER: &str = "kiln-demo: hello from the guest";
 
-/// The demo guest's `/sbin/init`: says what it is and turns the machine off.
-pub const DEMO_INIT: &str = r#"#!/bin/sh
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
+/// The program of the demo's image.
+const DEMO_PROGRAM: &str = r#"#!/bin/sh
 . /etc/os-release
-echo
 echo "kiln-demo: hello from the guest"
 echo "kiln-demo: $PRETTY_NAME"
 echo "kiln-demo: Linux $(uname -r) on $(uname -m)"
+echo "kiln-demo: $(id -un) in $(pwd), told: $*"
 df -h / | sed 's/^/kiln-demo: /'
 echo "kiln-demo: $(cat /etc/kiln-demo)"
 [ -e /usr/share/doc ] || echo "kiln-demo: what a layer removed is gone"
-echo "kiln-demo: powering off"
-sync
-mount -o remount,ro /
-echo o > /proc/sysrq-trigger
-# Waits without touching the disk, which is going away.
-while :; do :; done
 "#;
+
+/// Line the demo's guest prints of its user, its directory and its words: all are the image's.
+pub const DEMO_CONFIG: &str = "kiln-demo: www-data in /srv, told: the image's own words";
 
 /// Line the demo's guest prints out of a file that its third layer replaced.
 pub const DEMO_REPLACED: &str = "three layers, one filesystem";
@@ -97,8 +94,8 @@ impl DebianImage {
     }
 }
 
-/// Makes (once) the image that boots and says hello: a minimal Debian, a layer with an init, and
-/// a layer that removes and replaces.
+/// Makes (once) the image that says hello: a minimal Debian, a layer with a program, and a layer
+/// that removes and replaces.
 pub fn demo(fixtures: &Fixtures) -> Result<DebianImage> {
     let base = base_tar(fixtures, &[])?;
     let upper = [
@@ -106,7 +103,7 @@ pub fn demo(fixtures: &Fixtures) -> Result<DebianImage> {
             Entry::file("etc/hostname", "kiln-demo\n"),
             Entry::file("etc/kiln-demo", "one layer\n"),
             Entry::file("etc/motd", "replaced below\n"),
-            Entry::file("usr/sbin/init", DEMO_INIT).mode(0o755),
+            Entry::file("usr/bin/kiln-demo", DEMO_PROGRAM).mode(0o755),
         ],
         vec![
             Entry::whiteout("etc/motd"),
@@ -115,13 +112,31 @@ pub fn demo(fixtures: &Fixtures) -> Result<DebianImage> {
             Entry::file("etc/kiln-demo", format!("{DEMO_REPLACED}\n")),
         ],
     ];
-    let recipe = format!("demo 1 {} {upper:?}", key(&base));
-    image(fixtures, "demo", &recipe, |layout| {
+    let config = json!({
+        "User": "www-data",
+        "WorkingDir": "/srv",
+        "Env": [PATH],
+        "Entrypoint": ["kiln-demo"],
+        "Cmd": ["the", "image's", "own", "words"],
+    });
+    let recipe = format!("demo 2 {} {upper:?} {config}", key(&base));
+    image(fixtures, "demo", &recipe, config, |layout| {
         let mut layers = vec![layout.add_archive(open(&base)?, Compression::Gzip)?];
         for entries in &upper {
             layers.push(layout.add_layer(entries, Compression::Gzip)?);
         }
         Ok(layers)
+    })
+}
+
+/// Makes (once) an image like the one that Debian publishes: a minimal tree in one layer, and a
+/// shell.
+pub fn official(fixtures: &Fixtures) -> Result<DebianImage> {
+    let base = base_tar(fixtures, &[])?;
+    let config = json!({"Cmd": ["bash"], "Env": [PATH]});
+    let recipe = format!("official 1 {} {config}", key(&base));
+    image(fixtures, "official", &recipe, config, |layout| {
+        Ok(vec![layout.add_archive(open(&base)?, Compression::Gzip)?])
     })
 }
 
@@ -131,7 +146,8 @@ pub fn benchmark(fixtures: &Fixtures) -> Result<DebianImage> {
     let base = base_tar(fixtures, &[])?;
     let large = base_tar(fixtures, BENCHMARK_PACKAGES)?;
     let recipe = format!("benchmark 1 {} {}", key(&base), key(&large));
-    image(fixtures, "benchmark", &recipe, |layout| {
+    let config = json!({"Cmd": ["/bin/sh"], "Env": [PATH]});
+    image(fixtures, "benchmark", &recipe, config, |layout| {
         let added = layout.folder().join("added.tar");
         write_added(&base, &large, &added)?;
         let layers = vec![
@@ -165,12 +181,13 @@ fn image(
     fixtures: &Fixtures,
     tag: &'static str,
     recipe: &str,
+    config: Value,
     layers: impl FnOnce(&Layout) -> Result<Vec<Layer>>,
 ) -> Result<DebianImage> {
     let layout = fixtures.obtain(&format!("image-{tag}"), recipe, |folder| {
         let mut layout = Layout::create(folder)?;
         let layers = layers(&layout)?;
-        let image = layout.add_image(&layers, &Platform::linux(architecture()))?;
+        let image = layout.add_image_with(&layers, &Platform::linux(architecture()), config)?;
         layout.tag(tag, &image)
     })?;
     Ok(DebianImage { layout, tag })

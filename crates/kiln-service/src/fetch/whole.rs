@@ -1,0 +1,179 @@
+//! Whole files from the network: blobs that are no layers, and files by their URL, each into a file
+//! without a name.
+//!
+//! ```text
+//! network ─chunks─▶ channel ─▶ thread: hash, write ─▶ digest as asked for ─▶ open file
+//! ```
+//! The cache has no part in this: a blob in it may be another user's, and whoever names its digest
+//! in a manifest of their own would get its bytes. What the files are is not here.
+
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kiln_api::operation::{LayerProgress, LayerState};
+use kiln_cache::IngestError;
+use kiln_domain::Digest;
+use kiln_domain::oci::Descriptor;
+use kiln_registry::{BlobBody, BlobStream, Download, FetchError as SourceError, ImageSource};
+use tokio::sync::mpsc;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::Fetcher;
+use super::error::FetchError;
+use super::feed::chunk_channel;
+use super::layer::Hasher;
+use crate::board::Running;
+
+/// Bytes moved at a time; the cancel flag is looked at as often.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// What the writing thread needs of a file; it outlives the waiting for it.
+struct Keeping {
+    digest: Digest,
+    index: usize,
+    running: Arc<Running>,
+    /// The operation has not ended before this has: what it had half made goes with it.
+    _at_work: TaskTrackerToken,
+}
+
+/// What is downloaded.
+enum Coming {
+    Blob(Box<BlobStream>),
+    File(Box<Download>),
+}
+
+impl Coming {
+    async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
+        match self {
+            Self::Blob(stream) => stream.next().await,
+            Self::File(download) => download.next().await,
+        }
+    }
+}
+
+impl Fetcher {
+    /// Fetches a whole blob into `target`, and checks its digest.
+    pub(super) async fn whole_blob(
+        &self,
+        source: &ImageSource,
+        blob: &Descriptor,
+        index: usize,
+        target: File,
+        running: &Arc<Running>,
+    ) -> Result<File, FetchError> {
+        running.layer(index, LayerState::Fetching);
+        let body = source.blob(blob, 0).await?;
+        let keeping = Keeping::new(blob.digest, index, running);
+        let file = match body {
+            BlobBody::File(range) => {
+                let keep = move || keeping.into_file(range, target);
+                self.pool.run(keep).await??
+            }
+            BlobBody::Stream(stream) => {
+                let (sender, reader) = chunk_channel();
+                let kept = self.pool.run(move || keeping.into_file(reader, target));
+                let fed = feed(sender, Coming::Blob(stream));
+                let (fed, kept) = tokio::join!(fed, kept);
+                // A broken download breaks the writing too; the download is the cause.
+                fed?;
+                kept??
+            }
+        };
+        running.layer(index, LayerState::Done);
+        Ok(file)
+    }
+
+    /// Fetches the file at `url`, of at most `limit_bytes`, into `target`, and checks its digest.
+    pub(crate) async fn whole_url(
+        &self,
+        url: &str,
+        digest: Digest,
+        limit_bytes: u64,
+        target: File,
+        running: &Arc<Running>,
+    ) -> Result<File, FetchError> {
+        let download = Download::open(url, limit_bytes, self.config.clone()).await?;
+        let listed = LayerProgress {
+            digest: digest.to_string(),
+            state: LayerState::Fetching,
+            bytes_done: 0,
+            bytes_total: download.size_bytes().unwrap_or_default(),
+        };
+        running.layers(vec![listed]);
+        let keeping = Keeping::new(digest, 0, running);
+        let (sender, reader) = chunk_channel();
+        let kept = self.pool.run(move || keeping.into_file(reader, target));
+        let fed = feed(sender, Coming::File(Box::new(download)));
+        let (fed, kept) = tokio::join!(fed, kept);
+        fed?;
+        let file = kept??;
+        running.layer(0, LayerState::Done);
+        Ok(file)
+    }
+}
+
+impl Keeping {
+    fn new(digest: Digest, index: usize, running: &Arc<Running>) -> Self {
+        Self {
+            digest,
+            index,
+            running: running.clone(),
+            _at_work: running.at_work(),
+        }
+    }
+
+    /// Writes a file and checks its digest. It blocks.
+    fn into_file(self, body: impl Read, mut target: File) -> Result<File, FetchError> {
+        let mut hasher = Hasher::default();
+        self.pour(body, |bytes| {
+            hasher.update(bytes);
+            target.write_all(bytes)
+        })?;
+        let found = hasher.finish();
+        if found == self.digest {
+            return Ok(target);
+        }
+        Err(FetchError::Blob(IngestError::DigestMismatch {
+            expected: self.digest,
+            found,
+        }))
+    }
+
+    fn pour(
+        &self,
+        mut body: impl Read,
+        mut write: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), FetchError> {
+        let digest = self.digest;
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            if self.running.work().is_cancelled() {
+                let source = io::Error::other("the operation was cancelled");
+                return Err(FetchError::Ingest { digest, source });
+            }
+            let count = match body.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(source) => return Err(FetchError::Ingest { digest, source }),
+            };
+            write(&buffer[..count]).map_err(|source| FetchError::Ingest { digest, source })?;
+            let count = count as u64;
+            self.running.layer_bytes(self.index, count, count);
+        }
+    }
+}
+
+/// Sends a download's chunks to whoever writes them, and an empty one behind the last.
+async fn feed(sender: mpsc::Sender<Bytes>, mut coming: Coming) -> Result<(), FetchError> {
+    while let Some(chunk) = coming.next().await? {
+        // A writer that has gone away says itself why.
+        if sender.send(chunk).await.is_err() {
+            return Ok(());
+        }
+    }
+    sender.send(Bytes::new()).await.ok();
+    Ok(())
+}
