@@ -35,6 +35,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 const TERMINAL_PATIENCE: Duration = Duration::from_millis(50);
 const PIPE_PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long the last output of a machine that was killed may take to be read.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Bytes that are taken from a console at once.
 const PIECE_BYTES: usize = 16 << 10;
 
@@ -125,6 +128,7 @@ enum Event<'a> {
     Time,
     ReaderIsGone,
     ControlIsClosed,
+    MonitorIsGone,
 }
 
 impl Session<'_> {
@@ -160,6 +164,7 @@ impl Session<'_> {
                 () = self.signals.next() => Event::Signal,
                 () = until(wake) => Event::Time,
                 () = self.control.listen(), if listens => Event::ControlIsClosed,
+                _ = self.running.over(), if stopping == Stopping::Killed => Event::MonitorIsGone,
             };
             let mut stops = 0;
             match event {
@@ -200,22 +205,54 @@ impl Session<'_> {
                     break;
                 }
                 Event::ControlIsClosed => listens = false,
+                Event::MonitorIsGone => {
+                    self.drain(&sender, &mut from_guest, &mut console).await;
+                    break;
+                }
             }
             for _ in 0..stops {
                 stopping = self.stop_more(stopping).await;
             }
             stopping = self.stop_when_due(stopping).await;
         }
-        drop(sender.try_send(console.finish()));
-        drop(sender);
+        let last = console.finish();
+        let was_killed = stopping == Stopping::Killed;
+        let written = async move {
+            // It fails where nobody reads any more, as the writer knows, too.
+            drop(sender.send(last).await);
+            drop(sender);
+            writer.await
+        };
+        let limit = was_killed.then(|| Instant::now() + LAST_WORDS);
         tokio::select! {
-            written = writer => end.reader_is_gone |= written.is_ok_and(|written| written.is_err()),
+            written = written => end.reader_is_gone |= written.is_ok_and(|written| written.is_err()),
             () = self.signals.next() => {}
+            () = until(limit) => {}
         }
         end.report = console.report().cloned();
-        end.was_killed = stopping == Stopping::Killed || end.reader_is_gone;
+        end.was_killed = was_killed || end.reader_is_gone;
         end.was_asked = stopping != Stopping::No;
         Ok(end)
+    }
+
+    /// Gives what a killed machine has left to who reads it; who does not holds up nothing more.
+    async fn drain(
+        &mut self,
+        sender: &mpsc::Sender<output::Said>,
+        from_guest: &mut pipe::Receiver,
+        console: &mut Console,
+    ) {
+        let mut piece = vec![0; PIECE_BYTES];
+        while let Ok(permit) = sender.try_reserve() {
+            let Ok(length @ 1..) = from_guest.read(&mut piece).await else {
+                return;
+            };
+            let bytes = piece.get(..length).unwrap_or_default();
+            self.log.add(bytes);
+            permit.send(console.hear(bytes));
+            // One thread: the writer has its turn now.
+            tokio::task::yield_now().await;
+        }
     }
 
     fn patience(&self) -> Duration {

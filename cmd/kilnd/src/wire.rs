@@ -144,7 +144,7 @@ fn open(config: &Config) -> Result<Opened> {
 
 /// Opens the stock of base initrds, without what a crash left in it.
 fn open_bases(folder: &Path) -> Result<BaseInitrds> {
-    let bases = BaseInitrds::open(folder).context("cannot open the base initrds")?;
+    let bases = BaseInitrds::at(folder);
     bases.sweep().context("cannot sweep the base initrds")?;
     Ok(bases)
 }

@@ -220,6 +220,10 @@ pub struct Boot {
     pub init_path: Option<String>,
     /// Why, for people.
     pub reason: String,
+    /// Monitors that nothing is known to keep from booting it, by the kernel's format, options and
+    /// modules. Empty where Kiln's init is not used: then nothing is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub monitors: Vec<String>,
 }
 
 /// A user name and a password or token for a registry.

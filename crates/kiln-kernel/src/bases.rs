@@ -9,9 +9,9 @@
 //! another set of modules or another compression is another base. All of it may be deleted at any
 //! time: what is missing or damaged is made again. What a base is made of is not decided here.
 
-use std::fs::{File, Permissions};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,67 +21,55 @@ use kiln_files::{Directory, FileError, at};
 
 use crate::initrd::{BaseInitrd, InitrdError};
 
-/// Largest base that is read back, in bytes. The modules of a base are limited to far less.
-const MAX_BASE_BYTES: u64 = 1 << 30;
+/// Largest base that is read back, in bytes: init and modules are limited to less, unpacked.
+const MAX_BASE_BYTES: u64 = 256 << 20;
 /// Length of the checksum behind a base.
 const SUM_BYTES: usize = 32;
 /// Most bases that a sweep leaves, the newest. Every kernel leaves one behind with each new init.
 const KEPT: usize = 64;
 const PARTIAL_SUFFIX: &str = ".partial";
 
-/// The directory of bases, open. Cheap to clone.
+/// Where the bases are kept. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct BaseInitrds {
-    directory: Arc<Directory>,
-}
-
-/// Why there is no base.
-#[derive(Debug, thiserror::Error)]
-pub enum BaseError {
-    /// It cannot be made.
-    #[error(transparent)]
-    Initrd(#[from] InitrdError),
-    /// It cannot be kept.
-    #[error(transparent)]
-    File(#[from] FileError),
-}
-
-impl BaseError {
-    /// Says whether the cause is a full disk or an exceeded quota: freeing space helps.
-    pub fn is_no_space(&self) -> bool {
-        match self {
-            Self::Initrd(_) => false,
-            Self::File(error) => error.is_no_space(),
-        }
-    }
+    path: Arc<Path>,
 }
 
 impl BaseInitrds {
-    /// Opens `initrds`, and creates it first, for its owner only, when there is none.
-    pub fn open(initrds: &Path) -> Result<Self, FileError> {
-        Ok(Self {
-            directory: Arc::new(Directory::open_or_create_private(initrds)?),
-        })
+    /// Keeps bases in the directory `initrds`, which is made, for its owner only, whenever there is
+    /// none.
+    pub fn at(initrds: &Path) -> Self {
+        Self {
+            path: initrds.into(),
+        }
     }
 
     /// Returns the base of these inputs: the one that was made before, else a new one.
-    pub fn obtain(&self, base: &BaseInitrd<'_>) -> Result<Vec<u8>, BaseError> {
+    ///
+    /// One that cannot be kept is made again the next time, and is as good.
+    pub fn obtain(&self, base: &BaseInitrd<'_>) -> Result<Vec<u8>, InitrdError> {
         let name = base.address().to_hex();
-        if let Some(kept) = self.read(&name)? {
+        let directory = self.directory().ok();
+        if let Some(directory) = &directory
+            && let Ok(Some(kept)) = read(directory, &name)
+        {
             return Ok(kept);
         }
         let made = base.build()?;
-        self.keep(&name, &made)?;
+        if let Some(directory) = &directory {
+            drop(keep(directory, &name, &made));
+        }
         Ok(made)
     }
 
     /// Removes what a crash left and all but the newest bases; for use at start-up.
     pub fn sweep(&self) -> Result<(), FileError> {
+        let directory = self.directory()?;
         let mut bases = Vec::new();
-        for name in self.directory.names()? {
+        for name in directory.names()? {
             if name.to_string_lossy().ends_with(PARTIAL_SUFFIX) {
-                self.directory.remove(&name)?;
-            } else if let Some(file) = self.directory.open_file(&name)? {
+                directory.remove(&name)?;
+            } else if let Some(file) = directory.open_file(&name)? {
                 let modified = file.metadata().and_then(|about| about.modified());
                 bases.push((modified.unwrap_or(SystemTime::UNIX_EPOCH), name));
             }
@@ -89,55 +77,66 @@ impl BaseInitrds {
         bases.sort();
         let surplus = bases.len().saturating_sub(KEPT);
         for (_, name) in bases.drain(..surplus) {
-            self.directory.remove(&name)?;
+            directory.remove(&name)?;
         }
         Ok(())
     }
 
-    /// Reads a base; `None` when there is none, or one that is damaged, which goes.
-    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, FileError> {
-        let Some(file) = self.directory.open_file(name.as_ref())? else {
-            return Ok(None);
-        };
-        let mut bytes = Vec::new();
-        file.take(MAX_BASE_BYTES)
-            .read_to_end(&mut bytes)
-            .map_err(at("read", self.directory.child_path(name)))?;
-        if let Some((base, sum)) = bytes.split_last_chunk::<SUM_BYTES>()
-            && Digest::of(base).as_bytes() == sum
-        {
-            bytes.truncate(bytes.len() - SUM_BYTES);
-            return Ok(Some(bytes));
+    /// Opens the directory, which may have been deleted since it was made.
+    fn directory(&self) -> Result<Directory, FileError> {
+        if let Some(parent) = self.path.parent() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(parent)
+                .map_err(at("create", parent))?;
         }
-        self.directory.remove(name.as_ref())?;
-        Ok(None)
+        Directory::open_or_create_private(&self.path)
     }
+}
 
-    fn keep(&self, name: &str, base: &[u8]) -> Result<(), FileError> {
-        let partial = format!(".{name}.{}{PARTIAL_SUFFIX}", unique());
-        let kept = self.write(&partial, base).and_then(|()| {
-            match self.directory.rename(&partial, name) {
-                // Somebody else made the same one meanwhile.
-                Err(FileError::AlreadyExists { .. }) => self.directory.remove(partial.as_ref()),
-                renamed => renamed,
-            }
-        });
-        if kept.is_err() {
-            // What stays is removed by the next sweep.
-            drop(self.directory.remove(partial.as_ref()));
-        }
-        kept
+/// Reads a base; `None` when there is none, or one that is damaged, which goes.
+fn read(directory: &Directory, name: &str) -> Result<Option<Vec<u8>>, FileError> {
+    let Some(file) = directory.open_file(name.as_ref())? else {
+        return Ok(None);
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_BASE_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(at("read", directory.child_path(name)))?;
+    if let Some((base, sum)) = bytes.split_last_chunk::<SUM_BYTES>()
+        && Digest::of(base).as_bytes() == sum
+    {
+        bytes.truncate(bytes.len() - SUM_BYTES);
+        return Ok(Some(bytes));
     }
+    directory.remove(name.as_ref())?;
+    Ok(None)
+}
 
-    /// Nothing is synced: after a crash the checksum tells what can be believed.
-    fn write(&self, partial: &str, base: &[u8]) -> Result<(), FileError> {
-        let path = self.directory.child_path(partial);
-        let mut file: File = self.directory.create_file(partial.as_ref())?;
-        file.write_all(base)
-            .and_then(|()| file.write_all(Digest::of(base).as_bytes()))
-            .and_then(|()| file.set_permissions(Permissions::from_mode(0o400)))
-            .map_err(at("write", path))
+fn keep(directory: &Directory, name: &str, base: &[u8]) -> Result<(), FileError> {
+    let partial = format!(".{name}.{}{PARTIAL_SUFFIX}", unique());
+    let written = write(directory, &partial, base);
+    let kept = written.and_then(|()| match directory.rename(&partial, name) {
+        // Somebody else made the same one meanwhile.
+        Err(FileError::AlreadyExists { .. }) => directory.remove(partial.as_ref()),
+        renamed => renamed,
+    });
+    if kept.is_err() {
+        // What stays is removed by the next sweep.
+        drop(directory.remove(partial.as_ref()));
     }
+    kept
+}
+
+/// Nothing is synced: after a crash the checksum tells what can be believed.
+fn write(directory: &Directory, partial: &str, base: &[u8]) -> Result<(), FileError> {
+    let path = directory.child_path(partial);
+    let mut file: File = directory.create_file(partial.as_ref())?;
+    file.write_all(base)
+        .and_then(|()| file.write_all(Digest::of(base).as_bytes()))
+        .and_then(|()| file.set_permissions(Permissions::from_mode(0o400)))
+        .map_err(at("write", path))
 }
 
 /// Tells files of one process apart that are made at the same time.
@@ -172,7 +171,7 @@ mod tests {
     fn a_base_is_made_once_and_is_what_would_be_made() {
         let state = tempfile::tempdir().unwrap();
         let folder = state.path().join("initrds");
-        let bases = BaseInitrds::open(&folder).unwrap();
+        let bases = BaseInitrds::at(&folder);
         let want = base(b"init").build().unwrap();
 
         assert_eq!(bases.obtain(&base(b"init")).unwrap(), want);
@@ -193,10 +192,25 @@ mod tests {
     }
 
     #[test]
+    fn the_stock_may_go_at_any_time_and_need_not_be_kept() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = state.path().join("cache/initrds");
+        let bases = BaseInitrds::at(&folder);
+        let want = bases.obtain(&base(b"init")).unwrap();
+
+        fs::remove_dir_all(state.path().join("cache")).unwrap();
+        assert_eq!(bases.obtain(&base(b"init")).unwrap(), want);
+        assert_eq!(names(&folder).len(), 1);
+        fs::remove_dir_all(&folder).unwrap();
+        fs::write(&folder, "a file in its place").unwrap();
+        assert_eq!(bases.obtain(&base(b"init")).unwrap(), want);
+    }
+
+    #[test]
     fn a_damaged_base_is_made_again() {
         let state = tempfile::tempdir().unwrap();
         let folder = state.path().join("initrds");
-        let bases = BaseInitrds::open(&folder).unwrap();
+        let bases = BaseInitrds::at(&folder);
         let want = bases.obtain(&base(b"init")).unwrap();
         let path = folder.join(base(b"init").address().to_hex());
         let good = fs::read(&path).unwrap();
@@ -215,7 +229,8 @@ mod tests {
     fn a_sweep_leaves_the_newest_and_nothing_half_made() {
         let state = tempfile::tempdir().unwrap();
         let folder = state.path().join("initrds");
-        let bases = BaseInitrds::open(&folder).unwrap();
+        let bases = BaseInitrds::at(&folder);
+        bases.sweep().unwrap();
         fs::write(folder.join(".x.1-2.partial"), "half").unwrap();
         for number in 0..KEPT + 3 {
             let file = File::create(folder.join(format!("{number:03}"))).unwrap();

@@ -28,6 +28,21 @@ pub struct KernelFacts {
     pub size_bytes: u64,
 }
 
+impl KernelFacts {
+    /// Describes the form in which monitors start it: the ELF file inside a bzImage, where that has
+    /// the entry point by which they do.
+    pub fn as_started(&self) -> Self {
+        let format = match self.format {
+            KernelFormat::BzImage if self.has_pvh_note => KernelFormat::Elf,
+            format => format,
+        };
+        Self {
+            format,
+            ..self.clone()
+        }
+    }
+}
+
 /// How a kernel file is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

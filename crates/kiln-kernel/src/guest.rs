@@ -8,11 +8,12 @@
 
 use std::sync::atomic::AtomicBool;
 
-use crate::config::Feature;
-use crate::initrd::{BaseInitrd, InitrdCompression};
+use crate::check::{Boots, KnownKernel, Monitor, check};
+use crate::config::{Feature, KernelConfig};
+use crate::initrd::{BaseInitrd, InitrdCompression, InitrdError};
 use crate::known::{KernelFolder, KnownError};
 use crate::load_order::LoadOrderError;
-use crate::module_tree::ModuleTreeError;
+use crate::module_tree::{ModuleNames, ModuleTree};
 use crate::wanted::{DriverPlan, MissingDriver, WANTED_DRIVERS, plan_drivers};
 
 /// A base initrd for one kernel, described and not made yet.
@@ -22,6 +23,9 @@ pub struct GuestBase<'a> {
     pub base: BaseInitrd<'a>,
     /// Where the drivers are.
     pub drivers: DriverPlan,
+    /// Monitors that nothing is known to keep from booting the kernel, in the form that monitors
+    /// start best where there are two.
+    pub monitors: Vec<Monitor>,
 }
 
 /// Why our init cannot boot on a kernel.
@@ -45,9 +49,9 @@ pub enum GuestError {
     /// Its modules cannot be put into an order.
     #[error(transparent)]
     Order(#[from] LoadOrderError),
-    /// Its modules cannot be read.
+    /// The base cannot be made of its modules.
     #[error(transparent)]
-    Modules(#[from] ModuleTreeError),
+    Initrd(#[from] InitrdError),
 }
 
 impl KernelFolder<'_> {
@@ -79,7 +83,28 @@ impl KernelFolder<'_> {
             Some(tree) => BaseInitrd::read(init, tree, &drivers.load, compression)?,
             None => BaseInitrd::without_modules(init, compression),
         };
-        Ok(GuestBase { base, drivers })
+        let names = modules.as_ref().map(ModuleTree::names);
+        let monitors = self.monitors(config.as_ref(), names);
+        Ok(GuestBase {
+            base,
+            drivers,
+            monitors,
+        })
+    }
+
+    fn monitors(
+        &self,
+        config: Option<&KernelConfig>,
+        modules: Option<&ModuleNames>,
+    ) -> Vec<Monitor> {
+        let facts = self.facts.as_started();
+        let known = KnownKernel {
+            facts: &facts,
+            config,
+            modules,
+        };
+        let boots = |monitor: &Monitor| check(known, *monitor).boots != Boots::No;
+        Monitor::ALL.into_iter().filter(boots).collect()
     }
 }
 
@@ -140,6 +165,7 @@ mod tests {
         let want = BaseInitrd::without_modules(b"init", InitrdCompression::Gzip);
         assert_eq!(guest.base.address(), want.address());
         assert_eq!(guest.drivers.missing.len(), WANTED_DRIVERS.len());
+        assert_eq!(guest.monitors, Monitor::ALL);
     }
 
     #[test]
@@ -160,7 +186,7 @@ mod tests {
     #[test]
     fn everything_built_in_needs_no_module() {
         let (_state, kernel) = configured(
-            "CONFIG_BLK_DEV_INITRD=y\nCONFIG_RD_ZSTD=y\nCONFIG_VIRTIO_MMIO=y\n\
+            "CONFIG_BLK_DEV_INITRD=y\nCONFIG_RD_ZSTD=y\nCONFIG_VIRTIO_PCI=y\n\
              CONFIG_VIRTIO_BLK=y\nCONFIG_EXT4_FS=y\n",
         );
 
@@ -168,5 +194,8 @@ mod tests {
 
         let want = BaseInitrd::without_modules(b"init", InitrdCompression::Zstd);
         assert_eq!(guest.base.address(), want.address());
+        // Those with virtio-pci.
+        let want = [Monitor::QemuQ35, Monitor::CloudHypervisor];
+        assert_eq!(guest.monitors, want);
     }
 }

@@ -69,9 +69,19 @@ pub struct BaseInitrd<'a> {
     compression: InitrdCompression,
 }
 
+/// Most bytes of modules in one base, unpacked. Those of a distribution's kernel have about three
+/// million, and a kernel may come from anybody.
+const MAX_MODULES_BYTES: usize = 64 << 20;
+
 /// Why an initrd could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum InitrdError {
+    /// The modules that are wanted, and those they need, are larger than any kernel's.
+    #[error("the modules for an initrd have more than {MAX_MODULES_BYTES} bytes")]
+    TooLarge,
+    /// A module cannot be read.
+    #[error(transparent)]
+    Modules(#[from] ModuleTreeError),
     /// Something cannot be put into an archive.
     #[error(transparent)]
     Archive(#[from] CpioError),
@@ -140,12 +150,17 @@ impl<'a> BaseInitrd<'a> {
         tree: &ModuleTree,
         order: &[OrderedModule],
         compression: InitrdCompression,
-    ) -> Result<Self, ModuleTreeError> {
+    ) -> Result<Self, InitrdError> {
         let mut modules = Vec::new();
+        let mut left = MAX_MODULES_BYTES;
         for module in order {
+            let content = tree.content(&module.path)?;
+            left = left
+                .checked_sub(content.len())
+                .ok_or(InitrdError::TooLarge)?;
             modules.push(InitrdModule {
                 name: module.name.clone(),
-                content: tree.content(&module.path)?,
+                content,
             });
         }
         Ok(Self::new(init, modules, compression))

@@ -55,7 +55,7 @@ mod testing;
 mod wanted;
 
 pub use archive::ArchiveError;
-pub use bases::{BaseError, BaseInitrds};
+pub use bases::BaseInitrds;
 pub use catalogue::{Catalogue, CatalogueError, Import, Kernel, Listed, Removal, Swept};
 pub use check::{Boots, KnownKernel, Monitor, Reason, Verdict, Weight, check};
 pub use config::{ConfigError, Feature, KernelConfig};

@@ -143,6 +143,7 @@ fn with_init(
             mode: shown,
             init_path,
             reason,
+            monitors: Vec::new(),
         },
     })
 }
@@ -155,6 +156,7 @@ fn without_init(choice: BootChoice, reason: String) -> BootPlan {
             mode: BootChoice::None,
             init_path: None,
             reason,
+            monitors: Vec::new(),
         },
     }
 }
@@ -223,6 +225,7 @@ mod tests {
             mode: BootChoice::Entrypoint,
             init_path: None,
             reason: "the image's command is no init".to_owned(),
+            monitors: Vec::new(),
         };
         assert_eq!(plan.view, want);
     }

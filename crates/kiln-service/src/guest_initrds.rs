@@ -11,8 +11,8 @@ use std::sync::atomic::AtomicBool;
 use kiln_api::{Failure, codes};
 use kiln_boot::{Boot, ReadError};
 use kiln_kernel::{
-    Architecture, BaseError, BaseInitrds, CpioError, GuestError, InitProgramError, KernelFolder,
-    MAX_INIT_BYTES, compose, image_archive, init_architecture,
+    Architecture, BaseInitrds, CpioError, GuestError, InitProgramError, InitrdError, KernelFolder,
+    MAX_INIT_BYTES, Monitor, compose, image_archive, init_architecture,
 };
 
 /// Our init, wherever it lies, and the stock of bases made of it.
@@ -24,7 +24,11 @@ pub struct GuestInitrds {
 
 /// A base initrd, ready for what an image adds.
 #[derive(Clone, Debug)]
-pub(crate) struct Base(Vec<u8>);
+pub(crate) struct Base {
+    bytes: Vec<u8>,
+    /// Monitors that nothing is known to keep from booting the kernel.
+    pub(crate) monitors: Vec<Monitor>,
+}
 
 /// Why there is no initrd.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +44,7 @@ pub(crate) enum GuestInitrdError {
     #[error("our init cannot boot on this kernel")]
     Guest(#[from] GuestError),
     #[error("the base of the initrd cannot be made")]
-    Base(#[from] BaseError),
+    Base(#[from] InitrdError),
     #[error("what init is told cannot be written")]
     Document(#[from] ReadError),
     #[error("the initrd cannot be composed")]
@@ -69,7 +73,10 @@ impl GuestInitrds {
     ) -> Result<Base, GuestInitrdError> {
         let init = self.init(kernel.facts.architecture)?;
         let guest = kernel.guest_base(&init, cancelled)?;
-        Ok(Base(self.bases.obtain(&guest.base)?))
+        Ok(Base {
+            bytes: self.bases.obtain(&guest.base)?,
+            monitors: guest.monitors,
+        })
     }
 
     /// Finds our init for an architecture. A program that is replaced while the daemon runs is
@@ -99,7 +106,7 @@ impl Base {
     /// Appends what an image tells init.
     pub(crate) fn with(&self, boot: &Boot) -> Result<Vec<u8>, GuestInitrdError> {
         let archive = image_archive(&boot.to_bytes()?)?;
-        Ok(compose(&self.0, &[&archive]))
+        Ok(compose(&self.bytes, &[&archive]))
     }
 }
 
@@ -144,13 +151,8 @@ pub(crate) fn guest_initrd_failure(error: &GuestInitrdError) -> Failure {
         GuestInitrdError::Guest(GuestError::Known(_)) => {
             Failure::from_error(codes::kernel::UNRECOGNISED, error)
         }
-        GuestInitrdError::Guest(GuestError::Order(_) | GuestError::Modules(_)) => {
-            Failure::from_error(codes::kernel::BROKEN_MODULES, error)
-        }
-        GuestInitrdError::Base(base) if base.is_no_space() => {
-            Failure::from_error(codes::storage::FULL, error)
-        }
-        GuestInitrdError::Base(_) => Failure::from_error(codes::storage::FAILED, error),
+        GuestInitrdError::Guest(GuestError::Order(_) | GuestError::Initrd(_))
+        | GuestInitrdError::Base(_) => Failure::from_error(codes::kernel::BROKEN_MODULES, error),
         GuestInitrdError::Document(_) | GuestInitrdError::Archive(_) => {
             Failure::from_error(codes::boot::INVALID_CONFIG, error)
         }

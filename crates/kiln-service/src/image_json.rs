@@ -30,6 +30,9 @@ pub(crate) const MAX_BYTES: u64 = 16 << 20;
 /// Blobs of one version: its layers, and the documents that lead to them.
 const MAX_BLOBS: usize = MAX_LAYERS + 16;
 
+/// Most monitors that a version tells of: more than there are.
+const MAX_MONITORS: usize = 16;
+
 /// Longest word or reference, in bytes. A path of 4,096 bytes has six for each once it is
 /// [`printable`].
 const MAX_TEXT_BYTES: usize = 32 << 10;
@@ -223,6 +226,12 @@ fn printable_boot(boot: Boot) -> Result<Boot, UnreadableImage> {
     Ok(Boot {
         init_path: path.transpose()?,
         reason: text("how it boots", boot.reason)?,
+        monitors: boot
+            .monitors
+            .into_iter()
+            .take(MAX_MONITORS)
+            .map(|monitor| text("a monitor", monitor))
+            .collect::<Result<_, _>>()?,
         ..boot
     })
 }

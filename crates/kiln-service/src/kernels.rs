@@ -289,15 +289,13 @@ impl Kernels {
             return Err(Failure::new(codes::request::DENIED, message));
         }
         let name = params.name;
-        if let Some(name) = &name {
-            // A name that is not there must not leave the host without a default.
-            self.find(name).await?;
-        }
         let (now, actor) = (self.clock.now(), *actor);
         let chosen = self.store.write(move |tx| {
             users::see(tx, actor.uid, now)?;
             let before = kernels::default(tx)?;
-            kernels::set_default(tx, name.as_ref())?;
+            if !kernels::set_default(tx, name.as_ref())? {
+                return Err(SetDefaultError::NotFound);
+            }
             let after = kernels::default(tx)?;
             let data = serde_json::json!({ "before": before.as_ref().map(|row| &row.name) });
             // The event stands with the kernel that it is about: the new one, else the old one.
@@ -308,10 +306,15 @@ impl Kernels {
                 };
                 append(tx, now, actor, kind, &about.name, data)?;
             }
-            Ok::<_, StoreError>(after)
+            Ok(after)
         });
-        let row = chosen.await.map_err(|error| store_failure(&error))?;
-        Ok(self.shown_default(row))
+        match chosen.await {
+            Ok(row) => Ok(self.shown_default(row)),
+            Err(SetDefaultError::Store(error)) => Err(store_failure(&error)),
+            Err(error @ SetDefaultError::NotFound) => {
+                Err(Failure::from_error(codes::kernel::NOT_FOUND, &error))
+            }
+        }
     }
 
     fn shown_default(&self, row: Option<KernelRow>) -> Default {
@@ -463,6 +466,15 @@ fn make_ready(initrds: &GuestInitrds, kernel: &kiln_kernel::Kernel) {
         let error = guest_initrd_failure(&error);
         tracing::info!(kernel = %kernel.name, error = %error.message, "no initrd could be made");
     }
+}
+
+/// Why a kernel did not become the default. What was done until then is undone.
+#[derive(Debug, thiserror::Error)]
+enum SetDefaultError {
+    #[error("the catalogue has no kernel of that name")]
+    NotFound,
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 fn append(

@@ -35,6 +35,7 @@ fn document() -> Value {
         "kernel": {"name": "debian", "sha256": digest, "initrd_sha256": digest, "has_modules": true},
         "boot": {
             "choice": "auto", "mode": "init", "init_path": "/sbin/init", "reason": "it is one",
+            "monitors": ["qemu-q35"],
         },
         "config": {"Entrypoint": ["/bin/sh"]},
     })
@@ -104,6 +105,7 @@ fn what_a_directory_says_of_itself_comes_back() {
             mode: BootChoice::Init,
             init_path: Some("/sbin/init".to_owned()),
             reason: "it is one".to_owned(),
+            monitors: vec!["qemu-q35".to_owned()],
         }),
         config: Some(json!({"Entrypoint": ["/bin/sh"]})),
     };

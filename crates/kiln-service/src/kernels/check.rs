@@ -8,8 +8,8 @@ use kiln_api::kernel::{Checked, Driver, Kernel, Reason, Verdict};
 use kiln_api::{Failure, codes};
 use kiln_domain::KernelName;
 use kiln_kernel::{
-    Boots, Catalogue, DriverPlan, KernelFacts, KernelFormat, KnownError, KnownKernel, Lack,
-    LoadOrderError, Monitor, WANTED_DRIVERS, WantedDriver, Weight, plan_drivers,
+    Boots, Catalogue, DriverPlan, KnownError, KnownKernel, Lack, LoadOrderError, Monitor,
+    WANTED_DRIVERS, WantedDriver, Weight, plan_drivers,
 };
 
 use crate::failures::catalogue_failure;
@@ -48,14 +48,8 @@ pub(super) fn look(catalogue: &Catalogue, name: &KernelName) -> Result<Known, Fa
     };
     let modules = folder.open_modules(&go_on);
     let mut modules = modules.map_err(|error| known(&error))?;
-    let facts = KernelFacts {
-        // An image gets the ELF file inside where monitors can start it.
-        format: match kernel.vmlinux {
-            Some(_) if kernel.facts.has_pvh_note => KernelFormat::Elf,
-            _ => kernel.facts.format,
-        },
-        ..kernel.facts.clone()
-    };
+    // An image gets it in this form.
+    let facts = kernel.facts.as_started();
     let verdicts = Monitor::ALL.iter().map(|monitor| {
         let known = KnownKernel {
             facts: &facts,

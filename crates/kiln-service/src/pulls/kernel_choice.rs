@@ -22,7 +22,7 @@ use crate::failures::{
     artifact_failure, catalogue_failure, host_file_failure, kernel_failure, pool_failure,
     stage_failure, store_failure,
 };
-use crate::guest_initrds::{Base, GuestInitrdError, GuestInitrds, guest_initrd_failure};
+use crate::guest_initrds::{GuestInitrdError, GuestInitrds, guest_initrd_failure};
 use crate::host_files::{Claim, HostFileError, HostFiles, Opened};
 use crate::patient_reader::PatientReader;
 
@@ -41,8 +41,8 @@ pub(crate) const DEFAULT: &str = "default";
 /// A kernel that was found good, with everything open that will be copied.
 #[derive(Debug)]
 pub(super) enum ChosenKernel {
-    /// One of the catalogue, with the base of its initrds where ours is wanted.
-    Catalogue(Box<Kernel>, Option<Base>),
+    /// One of the catalogue.
+    Catalogue(Box<Kernel>),
     /// Files the caller named.
     Files(KernelFiles),
 }
@@ -63,6 +63,8 @@ pub(super) struct StagedKernel {
     pub(super) kernel_sha256: Digest,
     pub(super) initrd_sha256: Option<Digest>,
     pub(super) has_modules: bool,
+    /// Monitors that boot it with our init, as far as is known; none where ours is not used.
+    pub(super) monitors: Vec<String>,
 }
 
 /// Why a kernel could not be chosen or staged.
@@ -156,7 +158,7 @@ impl Pulls {
             return Ok(chosen);
         }
         match chosen {
-            ChosenKernel::Catalogue(kernel, _) => self.with_base(kernel).await,
+            ChosenKernel::Catalogue(kernel) => self.with_base(kernel).await,
             files @ ChosenKernel::Files(_) => Ok(files),
         }
     }
@@ -177,14 +179,12 @@ impl Pulls {
             .await?
             .ok_or_else(|| choice_failure(&ChoiceError::NotFound { kernel: name }))?;
         let architecture = kernel.facts.architecture;
-        Ok((
-            ChosenKernel::Catalogue(Box::new(kernel), None),
-            architecture,
-        ))
+        Ok((ChosenKernel::Catalogue(Box::new(kernel)), architecture))
     }
 
-    /// Finds the base of the initrds of a kernel of the catalogue, or makes it, on the threads for
-    /// long looks. It ends when the caller hangs up.
+    /// Makes sure that the base of the initrds of a kernel of the catalogue is there, on the threads
+    /// for long looks. It ends when the caller hangs up. The base is read again when it is needed:
+    /// many pulls may wait for their layers meanwhile.
     async fn with_base(&self, kernel: Box<Kernel>) -> Result<ChosenKernel, Failure> {
         let cancel = Cancel::default();
         let gone = cancel.clone();
@@ -192,8 +192,8 @@ impl Pulls {
         let initrds = self.initrds.clone();
         let make = move || {
             let base = initrds.base(kernel.folder(), gone.flag());
-            let base = base.map_err(|error| guest_initrd_failure(&error))?;
-            Ok(ChosenKernel::Catalogue(kernel, Some(base)))
+            base.map_err(|error| guest_initrd_failure(&error))?;
+            Ok(ChosenKernel::Catalogue(kernel))
         };
         let ready = self.inspections.run(make).await;
         ready.map_err(|error| pool_failure(&error))?
@@ -289,7 +289,7 @@ impl ChosenKernel {
     /// Tells whether an initrd comes along that is not ours to change.
     pub(super) fn own_initrd(&self) -> OwnInitrd {
         let has_one = match self {
-            Self::Catalogue(kernel, _) => kernel.initrd.is_some(),
+            Self::Catalogue(kernel) => kernel.initrd.is_some(),
             Self::Files(files) => files.initrd.is_some(),
         };
         if has_one {
@@ -309,17 +309,13 @@ impl ChosenKernel {
         cancelled: &AtomicBool,
     ) -> Result<StagedKernel, ChoiceError> {
         let into = staging.path();
-        let (name, base, staged) = match self {
-            Self::Catalogue(kernel, base) => {
+        let (catalogued, staged) = match self {
+            Self::Catalogue(kernel) => {
                 let form = best_form(&kernel);
                 let staged = kiln_kernel::stage(&kernel, form, into, cancelled)?;
-                (kernel.name.parse().ok(), base, staged)
+                (Some(kernel), staged)
             }
-            Self::Files(files) => (
-                None,
-                None,
-                kiln_kernel::stage_files(files, into, cancelled)?,
-            ),
+            Self::Files(files) => (None, kiln_kernel::stage_files(files, into, cancelled)?),
         };
         let Staged {
             kernel,
@@ -330,6 +326,7 @@ impl ChosenKernel {
         // The file may have changed since it was looked at: what was copied is what counts.
         let facts = recognised?;
         let mut initrd_sha256 = initrd.map(|initrd| initrd.sha256);
+        let mut monitors = Vec::new();
         if let Some(boot) = &plan.document {
             let folder = KernelFolder {
                 path: into,
@@ -339,16 +336,23 @@ impl ChosenKernel {
                     None => Beside::Missing,
                 },
             };
-            let base = match base {
-                Some(base) => base,
+            // The catalogue has the configuration, too.
+            let base = match &catalogued {
+                Some(kernel) => initrds.base(kernel.folder(), cancelled)?,
                 None => initrds.base(folder, cancelled)?,
             };
+            monitors = base
+                .monitors
+                .iter()
+                .map(|monitor| monitor.as_str().to_owned())
+                .collect();
             let composed = base.with(boot)?;
             staging.write(INITRD, &composed)?;
             initrd_sha256 = Some(Digest::of(&composed));
         }
         Ok(StagedKernel {
-            name,
+            name: catalogued.and_then(|kernel| kernel.name.parse().ok()),
+            monitors,
             kernel_sha256: kernel.sha256,
             initrd_sha256,
             has_modules: modules.is_some(),

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use kiln_api::image::{BootChoice, Image, Outcome, PullParams};
+use kiln_api::image::{Boot, BootChoice, Image, Outcome, PullParams};
 use kiln_api::operation::Stage;
 use kiln_api::{Failure, codes};
 use kiln_artifacts::names::{ROOTFS, ROOTFS_SUMS};
@@ -263,8 +263,11 @@ impl Pulls {
             actor: job.actor,
             architecture: resolved.platform.architecture(),
             rootfs_size_bytes,
+            boot: Boot {
+                monitors: kernel.monitors.clone(),
+                ..view
+            },
             kernel,
-            boot: view,
             origin: Origin {
                 source_kind: resolved.source_kind,
                 source_reference: resolved.source_reference.clone(),

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use kiln_api::image::{Image, Outcome, RegisterParams};
+use kiln_api::image::{Boot, Image, Outcome, RegisterParams};
 use kiln_api::operation::Stage;
 use kiln_api::{Failure, HostFile, codes};
 use kiln_artifacts::names::ROOTFS;
@@ -133,8 +133,11 @@ impl Pulls {
             actor: job.actor,
             architecture: job.architecture,
             rootfs_size_bytes: copied.size_bytes,
+            boot: Boot {
+                monitors: kernel.monitors.clone(),
+                ..view
+            },
             kernel,
-            boot: view,
             origin: Origin {
                 source_kind: "file",
                 source_reference: job.reference,

@@ -96,7 +96,7 @@ impl House {
             build_pool: Pool::new("build", 2),
             look_pool: Pool::new("look", 2),
         };
-        let bases = BaseInitrds::open(&folder.path().join("initrds"))?;
+        let bases = BaseInitrds::at(&folder.path().join("initrds"));
         let initrds = GuestInitrds::new(vec![folder.path().join("init")], bases);
         let artifacts = Artifacts::open(&images)?;
         let pulls = Pulls::new(

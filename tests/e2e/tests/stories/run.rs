@@ -280,6 +280,25 @@ fn signals_stop_a_machine_and_it_never_outlives_its_runner() -> Result<()> {
     assert_eq!(ended.code(), Some(137), "{ended:?}");
     assert_eq!(room.instance_folders()?, Vec::<String>::new());
 
+    let (run, unread) = room.start_unread(&[IMAGE, "--rm", "--", "yes"])?;
+    wait::until("more output than fits into a pipe", LIMIT, || {
+        let folders = room.instance_folders()?;
+        let log = folders
+            .first()
+            .map(|folder| room.path("instances").join(folder).join("console.log"));
+        let length = log.and_then(|log| Some(fs::metadata(log).ok()?.len()));
+        // Three bytes of the console are two of the output, and the pipe holds 4 KiB.
+        Ok(length.filter(|length| *length > 6 << 10))
+    })?;
+    run.signal(Signal::TERM)?;
+    run.signal(Signal::TERM)?;
+    assert_eq!(
+        run.finish()?.code(),
+        Some(137),
+        "whoever does not read held it up"
+    );
+    drop(unread);
+
     let mut run = room.start(&[IMAGE, "--", "sh", "-c", stubborn])?;
     run.wait_for("ready\n")?;
     let monitor = run.child("qemu-system")?;

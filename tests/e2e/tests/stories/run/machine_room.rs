@@ -1,7 +1,7 @@
 //! A daemon with a real kernel and a small image, and `kiln run` against it.
 
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::{PipeReader, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -224,6 +224,25 @@ impl MachineRoom {
         })
     }
 
+    /// Starts `kiln run` with an output that nobody reads, and returns what could.
+    pub(crate) fn start_unread(&self, words: &[&str]) -> Result<(Started, PipeReader)> {
+        let errors = self.path("errors");
+        let (reader, writer) = std::io::pipe()?;
+        // Consoles are slow under emulation.
+        rustix::pipe::fcntl_setpipe_size(&writer, 4096)?;
+        let mut command = self.command(&with_run(words))?;
+        command.stdout(writer).stderr(File::create(&errors)?);
+        let child = command.spawn().context("cannot run kiln")?;
+        let started = Started {
+            child,
+            pieces: None,
+            heard: Vec::new(),
+            errors,
+            terminal: None,
+        };
+        Ok((started, reader))
+    }
+
     /// Starts `kiln run` in a terminal of its own.
     pub(crate) fn start_in_terminal(&self, words: &[&str]) -> Result<Started> {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
@@ -283,6 +302,21 @@ impl MachineRoom {
     }
 }
 
+impl Drop for MachineRoom {
+    fn drop(&mut self) {
+        // A test that failed may have left machines in the background.
+        for one in self.instances().unwrap_or_default() {
+            let pid = one["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+            if one["state"] != "ended"
+                && let Some(pid) = pid.and_then(Pid::from_raw)
+            {
+                // It may have ended just now.
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
 impl House {
     fn build() -> Result<Self> {
         let fixtures = Fixtures::shared()?;
@@ -295,7 +329,8 @@ impl House {
             "ref": oci(&layout, "1"), "name": IMAGE, "kernel_ref": "debian",
             "size_bytes": 64 << 20,
         });
-        let pulled = stage.call("image.pull", &pull)?;
+        let pulled = stage.call("image.pull", &pull);
+        let pulled = pulled.with_context(|| process::log_tail(&stage.daemon.log()))?;
         Ok(Self {
             rootfs: PathBuf::from(text(&pulled["rootfs"], "path")?),
             fixtures: fixtures.root().to_owned(),
