@@ -1,10 +1,10 @@
-//! A monitor that does not outlive the runner, however that ends.
+//! A program that does not outlive who started it, however that ends: the monitor of a runner.
 //!
 //! ```text
 //! kiln-runner ─fork, exec─▶ kiln-runner --on-leash PID PROGRAM … ─exec─▶ PROGRAM …
 //!                           asks the kernel for a SIGKILL at the end of its parent
 //! ```
-//! The kernel keeps that wish across exec. It is asked for in a process of its own, since nothing
+//! `kiln demo` has its daemon and its machine tied to itself in the same way. The kernel keeps that wish across exec. It is asked for in a process of its own, since nothing
 //! may run between fork and exec without unsafe code.
 
 use std::ffi::{OsStr, OsString};
@@ -27,13 +27,13 @@ pub(crate) fn words(program: &OsStr) -> [OsString; 3] {
 pub(crate) fn run(parent: &OsStr, program: &OsStr, arguments: &[&OsStr]) -> ExitCode {
     let tied = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     if let Err(errno) = tied {
-        return complain(&format!("cannot tie the monitor to the runner: {errno}"));
+        return complain(&format!("cannot tie the program to who starts it: {errno}"));
     }
     // It may have ended before the wish was made.
     let living = rustix::process::getppid().map(Pid::as_raw_nonzero);
     let meant = parent.to_str().and_then(|text| text.parse().ok());
     if meant.is_none() || living != meant {
-        return complain("the runner is gone");
+        return complain("who started this is gone");
     }
     let error = Command::new(program).args(arguments).exec();
     complain(&format!(

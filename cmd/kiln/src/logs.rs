@@ -1,10 +1,11 @@
 //! `kiln logs`: what a machine wrote to its console.
 //!
-//! The daemon tells where that is; the file is opened here, with the caller's own rights. On its
-//! way to a terminal it is escaped, for a guest writes what it likes; elsewhere bytes stay bytes.
+//! The daemon tells where that is; the file is opened here, with the caller's own rights, and only
+//! where it belongs to the machine's owner. On its way to a terminal it is escaped, for a guest writes what it likes; elsewhere bytes stay bytes.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use kiln_api::instance::Instance;
 use kiln_api::{Code, Failure, codes};
 use kiln_client::Client;
 use kiln_domain::InstanceState;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::failure::CommandError;
@@ -86,22 +87,27 @@ struct Console {
 }
 
 impl Console {
+    /// Opens what its owner could read too, and nothing else: whoever registered the machine chose
+    /// the path, and who reads may be root. Nothing is opened before it is looked at, for opening
+    /// alone sets some devices off and waits at others.
     fn open(instance: &Instance) -> Result<Self, CommandError> {
-        // Whoever registered the machine chose the path: a FIFO must not hold this process up.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let path = instance.console_path.as_str();
-        let opened = rustix::fs::open(path, flags, Mode::empty());
-        let file = File::from(opened.map_err(|error| {
-            let code = match error {
-                Errno::NOENT | Errno::NOTDIR => codes::file::NOT_FOUND,
-                _ => codes::file::UNREADABLE,
-            };
-            let cause = Some(io::Error::from(error));
-            unreadable(instance, code, cause)
-        })?);
-        if !file.metadata()?.is_file() {
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let found = rustix::fs::open(path, flags, Mode::empty());
+        let found = found.map_err(|errno| not_opened(instance, errno))?;
+        let stat = rustix::fs::fstat(&found).map_err(io::Error::from)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(unreadable(instance, codes::file::WRONG_KIND, None));
         }
+        if stat.st_uid != instance.owner_uid {
+            let cause = format!("the file belongs to user {}", stat.st_uid);
+            return Err(unreadable(instance, codes::file::UNREADABLE, Some(cause)));
+        }
+        // The very file that was looked at: its path may lead elsewhere by now.
+        let again = format!("/proc/self/fd/{}", found.as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let opened = rustix::fs::open(again, flags, Mode::empty());
+        let file = File::from(opened.map_err(|errno| not_opened(instance, errno))?);
         Ok(Self { file, position: 0 })
     }
 
@@ -134,7 +140,16 @@ impl Console {
     }
 }
 
-fn unreadable(instance: &Instance, code: Code, cause: Option<io::Error>) -> CommandError {
+fn not_opened(instance: &Instance, errno: Errno) -> CommandError {
+    let code = match errno {
+        Errno::NOENT | Errno::NOTDIR => codes::file::NOT_FOUND,
+        _ => codes::file::UNREADABLE,
+    };
+    let cause = io::Error::from(errno).to_string();
+    unreadable(instance, code, Some(cause))
+}
+
+fn unreadable(instance: &Instance, code: Code, cause: Option<String>) -> CommandError {
     let message = format!(
         "cannot read the console of the machine {}, which belongs to user {}: {}",
         cell(instance.name.as_str()),
@@ -142,7 +157,7 @@ fn unreadable(instance: &Instance, code: Code, cause: Option<io::Error>) -> Comm
         cell(&instance.console_path)
     );
     let mut failure = Failure::new(code, message);
-    failure.cause.extend(cause.map(|cause| cause.to_string()));
+    failure.cause.extend(cause);
     failure.into()
 }
 
@@ -216,6 +231,7 @@ fn harmless(bytes: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
+    use std::path::Path;
 
     use super::*;
     use crate::instance::tests::ended;
@@ -298,26 +314,64 @@ mod tests {
         assert_eq!(terminal.show(&long), long);
     }
 
+    fn machine_at(path: &Path) -> Instance {
+        Instance {
+            owner_uid: rustix::process::geteuid().as_raw(),
+            console_path: path.display().to_string(),
+            ..ended()
+        }
+    }
+
+    fn refusal(machine: &Instance) -> Failure {
+        match Console::open(machine) {
+            Err(CommandError::Failed(failure)) => *failure,
+            Err(error) => panic!("{error:?}"),
+            Ok(_) => panic!("it is opened: {}", machine.console_path),
+        }
+    }
+
     #[test]
     fn what_is_no_console_is_refused() {
         let folder = tempfile::tempdir().unwrap();
+        let console = folder.path().join("console.log");
+        std::fs::write(&console, "hello\n").unwrap();
         let fifo = folder.path().join("fifo");
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::RUSR).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&console, &link).unwrap();
         let cases = [
             (folder.path().join("nothing"), "file.not_found"),
+            (console.join("nothing"), "file.not_found"),
             (folder.path().to_owned(), "file.wrong_kind"),
             (fifo, "file.wrong_kind"),
+            (link, "file.wrong_kind"),
+            ("/dev/zero".into(), "file.wrong_kind"),
         ];
         for (path, want) in cases {
-            let machine = Instance {
-                console_path: path.display().to_string(),
-                ..ended()
-            };
-            let refused = Console::open(&machine).err();
-            let Some(CommandError::Failed(failure)) = refused else {
-                panic!("{path:?}: {refused:?}");
-            };
+            let failure = refusal(&machine_at(&path));
             assert_eq!(failure.code, want, "{path:?}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_not_the_owners_is_refused_whoever_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("console.log");
+        std::fs::write(&path, "hello\n").unwrap();
+        let own = machine_at(&path);
+        let others = Instance {
+            owner_uid: own.owner_uid + 1,
+            ..own.clone()
+        };
+
+        let mut text = String::new();
+        let mut console = Console::open(&own).unwrap();
+        console.file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello\n");
+
+        let failure = refusal(&others);
+        assert_eq!(failure.code, "file.unreadable");
+        let want = format!("the file belongs to user {}", own.owner_uid);
+        assert_eq!(failure.cause, [want]);
     }
 }

@@ -40,11 +40,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Which machines to stop.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+A machine that has not ended 5 s after its time is killed. What it runs has its own time too, set
+when it was started: 10 s for a program, 90 s for an image's own init. The shorter one counts.
+A machine that is asked twice, also by another `kiln stop`, is killed at once.")]
 pub(crate) struct Arguments {
     /// Names, ids, or beginnings of ids
     #[arg(value_name = "NAME", required = true)]
     instances: Vec<String>,
-    /// How long a machine may take to end by itself
+    /// How long a machine may take to end by itself, as far as it may by its own rules
     #[arg(long, value_name = "TIME", default_value = "10s")]
     time: TimeSpan,
 }

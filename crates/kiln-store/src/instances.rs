@@ -311,8 +311,8 @@ pub fn delete(tx: &WriteTransaction<'_>, id: InstanceId) -> Result<bool, StoreEr
     Ok(tx.execute("remove a machine", sql, [Text(id)])? == 1)
 }
 
-/// Removes machines that ended before `older_than`, and all but the newest `keep_newest` of those
-/// that have ended; returns how many went.
+/// Removes machines that ended before `older_than`, and of each owner's that have ended all but the
+/// newest `keep_newest`; returns how many went.
 pub fn prune(
     tx: &WriteTransaction<'_>,
     keep_newest: u32,
@@ -321,9 +321,12 @@ pub fn prune(
     const STEP: &str = "prune machines";
     let sql = "DELETE FROM instances WHERE ended_at < ?1";
     let old = tx.execute(STEP, sql, [Micros(older_than)])?;
-    let sql = "DELETE FROM instances WHERE ended_at IS NOT NULL AND seq <= \
-               (SELECT seq FROM instances WHERE ended_at IS NOT NULL \
-                ORDER BY seq DESC LIMIT 1 OFFSET ?1)";
+    // Of each owner's own: nobody's short runs push another's out.
+    let sql = "DELETE FROM instances WHERE seq IN \
+               (SELECT seq FROM \
+                (SELECT seq, row_number() OVER (PARTITION BY owner_uid ORDER BY seq DESC) AS place \
+                 FROM instances WHERE ended_at IS NOT NULL) \
+                WHERE place > ?1)";
     let surplus = tx.execute(STEP, sql, [keep_newest])?;
     Ok(old + surplus)
 }

@@ -19,12 +19,8 @@ pub(super) const ARCHITECTURE: Architecture = Architecture::Amd64;
 const PASSWD: &str = "root:x:0:0:root:/:/hello\nhello:x:1000:1000:Hello:/home/hello:/hello\n";
 const GROUP: &str = "root:x:0:\nhello:x:1000:\nguests:x:2000:hello\n";
 
-/// Makes the directory `layout` with the image, whose program is the file `hello`.
-pub(super) fn write(hello: &Path, layout: &Path) -> Result<(), CommandError> {
-    let program = fs::read(hello).map_err(|source| {
-        let message = format!("cannot read {}: {source}", hello.display());
-        CommandError::new(codes::file::UNREADABLE, message)
-    })?;
+/// Makes the directory `layout` with the image of this program.
+pub(super) fn write(program: Vec<u8>, layout: &Path) -> Result<(), CommandError> {
     fs::create_dir(layout)?;
     of_program(program)
         .write(layout)

@@ -6,8 +6,10 @@ use kiln_api::kernel::{GetDefault, List, ListParams};
 use kiln_api::{Failure, codes};
 use kiln_client::Client;
 use kiln_domain::KernelName;
+use uuid::Uuid;
 
 use super::NAME;
+use super::pull::Owner;
 use crate::failure::CommandError;
 use crate::kernel::{ImportArguments, take_in};
 use crate::session::Session;
@@ -16,34 +18,32 @@ use crate::session::Session;
 const DOWNLOAD: &str = "apt-get download $(apt-cache depends linux-image-cloud-amd64 | \
                         sed -n 's/.*Depends: //p') && kiln demo --deb linux-image-*.deb";
 
-/// A kernel of the catalogue.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Chosen {
-    /// It was there.
-    InCatalogue(KernelName),
-    /// It came for the demo, and goes with it.
-    Imported(KernelName),
+/// Returns a name for a kernel that comes for the demo and goes with it.
+///
+/// In a daemon that others use it is nobody else's: whatever has that name when the demo ends is the
+/// demo's.
+pub(super) fn own_name(owner: Owner) -> Result<KernelName, CommandError> {
+    let text = match owner {
+        Owner::Demo => NAME.to_owned(),
+        Owner::Others => format!("{NAME}-{:08x}", Uuid::new_v4().as_fields().0),
+    };
+    text.parse()
+        .map_err(|error| Failure::from_error(codes::kernel::NAME_INVALID, &error).into())
 }
 
-impl Chosen {
-    /// Returns its name.
-    pub(super) fn name(&self) -> &KernelName {
-        match self {
-            Self::InCatalogue(name) | Self::Imported(name) => name,
-        }
-    }
-}
-
-/// Takes the default kernel, else the only one, else the one that the host runs.
-pub(super) async fn choose(session: &Session, client: &Client) -> Result<Chosen, CommandError> {
+/// Returns the default kernel, else the only one; none where the catalogue is empty.
+pub(super) async fn choose(
+    session: &Session,
+    client: &Client,
+) -> Result<Option<KernelName>, CommandError> {
     let params = ListParams::default();
     let default = session.call::<GetDefault>(client, &params).await?;
     if let Some(kernel) = default.kernel {
-        return Ok(Chosen::InCatalogue(kernel.name));
+        return Ok(Some(kernel.name));
     }
     let mut kernels = session.call::<List>(client, &params).await?.items;
     match (kernels.pop(), kernels.len()) {
-        (Some(only), 0) => Ok(Chosen::InCatalogue(only.name)),
+        (Some(only), 0) => Ok(Some(only.name)),
         (Some(last), _) => {
             let message = "there are several kernels, and none is the default";
             let command = format!("kiln demo --kernel {}", last.name);
@@ -51,33 +51,33 @@ pub(super) async fn choose(session: &Session, client: &Client) -> Result<Chosen,
                 .with_hint("name one:", Some(command))
                 .into())
         }
-        (None, _) => import_running(session).await,
+        (None, _) => Ok(None),
     }
 }
 
 /// Imports a Debian package.
-pub(super) async fn import_package(session: &Session, deb: &Path) -> Result<Chosen, CommandError> {
-    let name = own_name()?;
+pub(super) async fn import_package(
+    session: &Session,
+    name: KernelName,
+    deb: &Path,
+) -> Result<(), CommandError> {
     let words = ["kernel", "import", name.as_str(), "--deb"];
     super::typed(&[&words[..], &[&deb.display().to_string()]].concat());
     let arguments = ImportArguments::of(name, Some(deb.to_owned()));
-    Ok(Chosen::Imported(take_in(arguments, session).await?.name))
+    take_in(arguments, session).await.map(drop)
 }
 
-async fn import_running(session: &Session) -> Result<Chosen, CommandError> {
-    let name = own_name()?;
+/// Imports the kernel that the host runs.
+pub(super) async fn import_running(
+    session: &Session,
+    name: KernelName,
+) -> Result<(), CommandError> {
     super::typed(&["kernel", "import", name.as_str(), "--running"]);
-    let imported = take_in(ImportArguments::of(name, None), session).await;
-    match imported {
-        Ok(kernel) => Ok(Chosen::Imported(kernel.name)),
+    match take_in(ImportArguments::of(name, None), session).await {
+        Ok(_) => Ok(()),
         Err(CommandError::Failed(failure)) => Err(none_found(&failure)),
         Err(other) => Err(other),
     }
-}
-
-fn own_name() -> Result<KernelName, CommandError> {
-    NAME.parse()
-        .map_err(|error| Failure::from_error(codes::kernel::NAME_INVALID, &error).into())
 }
 
 /// Says that there is nothing to boot with, and why the host's kernel is none.

@@ -13,10 +13,12 @@ use std::time::Duration;
 
 use kiln_api::{Failure, codes};
 use kiln_client::{Client, Host};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{missing, terminate};
+use super::ends::Ends;
+use super::leash::{Leash, terminate};
+use super::missing;
 use crate::failure::CommandError;
 use crate::output;
 use crate::programs;
@@ -47,31 +49,40 @@ pub(super) struct PrivateDaemon {
 }
 
 impl PrivateDaemon {
-    /// Starts it and waits until it answers. Dropped before, it is killed.
-    pub(super) async fn start(folder: &Path, session: &Session) -> Result<Self, CommandError> {
+    /// Starts it on a leash of this process, and waits until it answers.
+    pub(super) async fn start(
+        folder: &Path,
+        session: &Session,
+        leash: &Leash,
+        ends: &mut Ends,
+    ) -> Result<Self, CommandError> {
         let program = programs::find(DAEMON, session.surroundings())?;
         let program = program.ok_or_else(|| missing(DAEMON))?;
         let root = folder.join(ROOT);
         let log_path = folder.join("kilnd.log");
         let log = File::create(&log_path)?;
         output::note(&format!("$ kilnd --root {} &\n", root.display()));
-        let child = Command::new(program)
+        let child = leash
+            .command(&program)
             .arg("--root")
             .arg(&root)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
-            // Ctrl-C is for the demo, which stops the daemon when the machine has ended.
-            .process_group(0)
-            .kill_on_drop(true)
             .spawn()?;
         let mut daemon = Self {
             child,
             host: Host::at(root.join("kiln.sock")),
             instances: folder.join("instances"),
         };
-        daemon.answers(&log_path).await?;
-        Ok(daemon)
+        match ends.or(daemon.answers(&log_path)).await {
+            Ok(()) => Ok(daemon),
+            Err(error) => {
+                // Its folder can be removed once it is gone.
+                daemon.kill().await;
+                Err(error)
+            }
+        }
     }
 
     /// Returns its address.
@@ -82,6 +93,12 @@ impl PrivateDaemon {
     /// Returns where machines may have their files.
     pub(super) fn instances(&self) -> &Path {
         &self.instances
+    }
+
+    /// Kills it: nothing that it has on its disk stays.
+    pub(super) async fn kill(mut self) {
+        // It has ended already, or is reaped when this value goes.
+        drop(self.child.kill().await);
     }
 
     /// Asks it to stop, and kills it when it does not.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 /// How long ended machines are kept, in microseconds: seven days, as operations are.
 const KEPT_MICROS: i64 = 7 * 86_400_000_000;
 
-/// How many ended machines are kept whatever their age.
+/// How many machines of one owner that have ended are kept at most.
 const KEPT: u32 = 1_000;
 
 /// Inserts a machine; its version is held from now on. Old ones that have ended make room.
@@ -90,7 +90,7 @@ pub(super) fn remove(
     Ok(true)
 }
 
-/// Removes machines that ended long ago, or too many others ago.
+/// Removes machines that ended long ago, or too many others of their owner ago.
 pub(crate) fn prune(tx: &WriteTransaction<'_>, now: Timestamp) -> Result<(), StoreError> {
     let horizon = now.as_micros().saturating_sub(KEPT_MICROS);
     // A clock before the eighth day of 1970 prunes nothing by age.

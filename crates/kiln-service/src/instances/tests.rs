@@ -114,7 +114,7 @@ impl House {
         let store = Store::open(&path, &StoreOptions::default()).unwrap();
         store.write(add_image).await.unwrap();
         let clock = Arc::new(Ahead::default());
-        let (watch, desk) = desks(&store, &clock);
+        let (watch, desk) = desks(&store, &clock, MOST);
         Self {
             desk,
             watch,
@@ -126,11 +126,15 @@ impl House {
 
     /// Puts a new watch and desk in the place of the old ones, as a start of the daemon does.
     async fn start_again(&mut self) {
+        self.start_again_with_places(MOST).await;
+    }
+
+    async fn start_again_with_places(&mut self, most: usize) {
         let (stop, stopped) = tokio::sync::watch::channel(true);
         let ended = tokio::time::timeout(LIMIT, self.watch.clone().run(stopped)).await;
         ended.unwrap();
         drop(stop);
-        (self.watch, self.desk) = desks(&self.store, &self.clock);
+        (self.watch, self.desk) = desks(&self.store, &self.clock, most);
         self.watch.resume().await.unwrap();
     }
 
@@ -187,8 +191,8 @@ impl House {
     }
 }
 
-fn desks(store: &Store, clock: &Arc<Ahead>) -> (InstanceWatch, Instances) {
-    let watch = InstanceWatch::new(store.clone(), clock.clone(), MOST);
+fn desks(store: &Store, clock: &Arc<Ahead>, most: usize) -> (InstanceWatch, Instances) {
+    let watch = InstanceWatch::new(store.clone(), clock.clone(), most);
     let desk = Instances::new(
         store.clone(),
         clock.clone(),
@@ -370,6 +374,32 @@ async fn as_many_are_watched_as_have_a_place() {
 
     assert_eq!(code(full), "daemon.busy");
     tokio::time::timeout(LIMIT, look).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_start_could_not_watch_is_looked_at_again() {
+    let mut house = House::new().await;
+    let mut first = Sleeper::start();
+    let mut second = Sleeper::start();
+    let mut third = Sleeper::start();
+    house.register(1, Some("first"), &first).await;
+    house.register(2, Some("second"), &second).await;
+    house.register(3, Some("third"), &third).await;
+
+    // One place: the second and the third have to wait.
+    house.start_again_with_places(1).await;
+    first.kill();
+    third.kill();
+    house.ended(1).await;
+    house.ended(3).await;
+    assert_eq!(house.holders().await, [id(2).to_string()]);
+    second.kill();
+
+    assert_eq!(
+        house.ended(2).await.reason.as_deref(),
+        Some("the process that ran it is gone")
+    );
+    assert_eq!(house.holders().await, Vec::<String>::new());
 }
 
 #[tokio::test]

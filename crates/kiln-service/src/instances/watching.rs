@@ -3,6 +3,7 @@
 //! ```text
 //! open ──▶ a place and a descriptor ──begin──▶ a task ──readable──▶ ended, with a reason
 //!                                                └── let_go, or the daemon's end ──▶ nothing
+//! resume ─▶ one that cannot be told apart or has no place ──look again, every 5 s──▶ as above
 //! ```
 //! One task and one descriptor per machine. Signals are not here: the daemon sends none.
 
@@ -30,7 +31,7 @@ use crate::host_process::{HostProcess, ProcessError};
 /// What is said of a machine whose process ended without a word.
 const PROCESS_GONE: &str = "the process that ran it is gone";
 
-/// How long after a failure to record an end it is tried again.
+/// How long after a failure to record an end, or to find a process again, it is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Watches processes; clones share what they watch.
@@ -90,7 +91,8 @@ impl InstanceWatch {
     }
 
     /// Looks for the processes of all machines that have not ended, watches those that are there,
-    /// and ends the machines of the others. To be called once, before the first registration.
+    /// and ends the machines of the others. What cannot be told at once is looked at again until it
+    /// can. To be called once, before the first registration.
     pub async fn resume(&self) -> Result<(), StoreError> {
         let mut found: u64 = 0;
         let mut gone: Vec<InstanceId> = Vec::new();
@@ -104,7 +106,8 @@ impl InstanceWatch {
                 // In doubt it counts as running: an image must not go from under a machine.
                 Err(error) => {
                     let error = with_causes(&error);
-                    tracing::error!(id = %row.id, error, "a machine is not watched");
+                    tracing::error!(id = %row.id, error, "a machine is not watched yet");
+                    self.look_again(row.id, row.process);
                 }
             }
         }
@@ -144,14 +147,15 @@ impl InstanceWatch {
         &self,
         open: impl FnOnce() -> Result<Option<HostProcess>, ProcessError>,
     ) -> Result<Option<Watchable>, WatchError> {
+        // First the process: one that is gone needs no place.
+        let Some(process) = open()? else {
+            return Ok(None);
+        };
         let place = self.shared.places.clone().try_acquire_owned();
         // Never closed, so a missing place is the only reason.
         let place = place.map_err(|_| WatchError::Full {
             most: self.shared.most,
         })?;
-        let Some(process) = open()? else {
-            return Ok(None);
-        };
         let pid = process.identity.pid;
         let descriptor =
             looked_at(process.descriptor).map_err(|source| WatchError::Runtime { pid, source })?;
@@ -185,6 +189,38 @@ impl InstanceWatch {
                 },
             }
             drop(place);
+        });
+    }
+
+    /// Looks for the process of a machine from time to time, until it can be watched or is gone.
+    fn look_again(&self, id: InstanceId, identity: ProcessRow) {
+        let token = self.shared.stop.child_token();
+        self.shared.watched().insert(id, token.clone());
+        let watch = self.clone();
+        self.shared.tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    biased;
+                    // Its end was told, or the daemon's has come.
+                    () = token.cancelled() => return,
+                    () = tokio::time::sleep(RETRY) => {}
+                }
+                match watch.watchable(|| HostProcess::open_again(identity.clone())) {
+                    Ok(Some(watchable)) => {
+                        tracing::info!(%id, "a machine is watched again");
+                        return watch.begin(id, watchable);
+                    }
+                    Ok(None) => {
+                        watch.shared.end_at_last(id, &token).await;
+                        watch.shared.watched().remove(&id);
+                        return;
+                    }
+                    Err(error) => {
+                        let error = with_causes(&error);
+                        tracing::debug!(%id, error, "a machine is still not watched");
+                    }
+                }
+            }
         });
     }
 

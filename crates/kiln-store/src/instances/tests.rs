@@ -238,6 +238,27 @@ fn pruning_takes_the_old_and_the_surplus_and_no_live_one() {
 }
 
 #[test]
+fn pruning_counts_the_surplus_of_each_owner_apart() {
+    let mut db = Database::new();
+    for (n, owner_uid) in [
+        (1, 7),
+        (2, OWNER),
+        (3, OWNER),
+        (4, 7),
+        (5, OWNER),
+        (6, OWNER),
+    ] {
+        add_of(&mut db, n, &format!("m{n}"), owner_uid);
+        end(&mut db, n, 20);
+    }
+
+    let pruned = db.write(|tx| prune(tx, 2, time(0))).unwrap();
+
+    assert_eq!(seqs(&mut db, ALL), [1, 4, 5, 6]);
+    assert_eq!(pruned, 2);
+}
+
+#[test]
 fn a_damaged_row_is_an_error_that_names_it() {
     let mut db = Database::new();
     add(&mut db, 1, "web").unwrap();

@@ -2,9 +2,10 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
+use std::thread;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use kiln_testkit::daemon::{self, Daemon, Start};
 use kiln_testkit::{elf, wait};
 use rustix::process::{Pid, Signal, kill_process};
@@ -120,14 +121,8 @@ fn a_demo_that_is_interrupted_leaves_nothing() -> Result<()> {
     };
     let deb = newcomer.kernel.deb.display().to_string();
     let errors = newcomer.path("errors");
-    let mut command = newcomer.kiln(&["demo", "--deb", &deb], &newcomer.path("nobody.sock"))?;
-    command.stdout(File::create(newcomer.path("output"))?);
-    let mut demo = command.stderr(File::create(&errors)?).spawn()?;
-    let machine_is_started = || {
-        let said = fs::read_to_string(&errors)?;
-        Ok(said.contains("$ kiln run").then_some(said))
-    };
-    let said = wait::until("the machine's start", LIMIT, machine_is_started)?;
+    let command = newcomer.kiln(&["demo", "--deb", &deb], &newcomer.path("nobody.sock"))?;
+    let (mut demo, said) = started(&newcomer, command, "$ kiln run")?;
     let root = said
         .lines()
         .find_map(|line| line.strip_prefix("$ kilnd --root ")?.strip_suffix(" &"))
@@ -146,6 +141,118 @@ fn a_demo_that_is_interrupted_leaves_nothing() -> Result<()> {
         String::from_utf8_lossy(&words).contains(&root)
     });
     assert!(!living, "something that was started for {root} still runs");
+    Ok(())
+}
+
+/// Starts a demo, and returns it as soon as it has written `words`, with all that it has written.
+fn started(newcomer: &Newcomer, mut command: Command, words: &str) -> Result<(Child, String)> {
+    let errors = newcomer.path("errors");
+    command.stdout(File::create(newcomer.path("output"))?);
+    let demo = command.stderr(File::create(&errors)?).spawn()?;
+    let said = wait::until(words, LIMIT, || {
+        let said = fs::read_to_string(&errors)?;
+        Ok(said.contains(words).then_some(said))
+    })?;
+    Ok((demo, said))
+}
+
+#[test]
+fn a_demo_that_is_stopped_while_the_daemon_works_leaves_nothing() -> Result<()> {
+    let name = "a_demo_that_is_stopped_while_the_daemon_works_leaves_nothing";
+    let Some(newcomer) = Newcomer::for_test(name, &[])? else {
+        return Ok(());
+    };
+    let daemon = newcomer.daemon()?;
+    let deb = newcomer.kernel.deb.display().to_string();
+    for (words, signal) in [
+        ("$ kiln kernel import", Signal::QUIT),
+        ("$ kiln kernel import", Signal::INT),
+        ("$ kiln pull", Signal::TERM),
+    ] {
+        let command = newcomer.kiln(&["demo", "--deb", &deb], &daemon.socket())?;
+        let (mut demo, _) = started(&newcomer, command, words)?;
+
+        kill_process(Pid::from_child(&demo), signal)?;
+        let status = wait::until("the demo's end", LIMIT, || Ok(demo.try_wait()?))?;
+
+        let said = fs::read_to_string(newcomer.path("errors"))?;
+        assert_eq!(status.code(), Some(130), "{signal:?}: {said}");
+        assert!(!said.contains("clean up"), "{said}");
+        for method in ["kernel.list", "image.list"] {
+            let listed = daemon.call(method, &json!({}))?;
+            assert_eq!(listed["items"], json!([]), "{method} after {signal:?}");
+        }
+        assert_eq!(entries(&newcomer.temporary())?, Vec::<String>::new());
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_that_a_demo_started_outlives_it() -> Result<()> {
+    let Some(newcomer) = Newcomer::for_test("nothing_that_a_demo_started_outlives_it", &[])? else {
+        return Ok(());
+    };
+    let deb = newcomer.kernel.deb.display().to_string();
+    let nobody = newcomer.path("nobody.sock");
+    let command = newcomer.kiln(&["demo", "--deb", &deb], &nobody)?;
+    let (mut demo, _) = started(&newcomer, command, "$ kiln run")?;
+    // All of them were told this folder, in a word or in a variable.
+    let folder = newcomer.path("").display().to_string();
+    let living = || -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        for process in fs::read_dir("/proc")?.flatten() {
+            let read = |file: &str| fs::read(process.path().join(file)).unwrap_or_default();
+            let told = [read("cmdline"), read("environ")].concat();
+            if String::from_utf8_lossy(&told).contains(&folder) {
+                let name = String::from_utf8_lossy(&read("comm")).trim_end().to_owned();
+                found.push(name);
+            }
+        }
+        Ok(found)
+    };
+    wait::until("the machine", LIMIT, || {
+        let has_monitor = living()?.iter().any(|name| name.starts_with("qemu"));
+        Ok(has_monitor.then_some(()))
+    })?;
+    assert!(living()?.contains(&"kilnd".to_owned()));
+
+    demo.kill()?;
+    demo.wait()?;
+
+    wait::until("the end of all", LIMIT, || {
+        Ok(living()?.is_empty().then_some(()))
+    })
+}
+
+#[test]
+fn demos_side_by_side_take_different_names_and_leave_what_is_not_theirs() -> Result<()> {
+    let name = "demos_side_by_side_take_different_names_and_leave_what_is_not_theirs";
+    let Some(newcomer) = Newcomer::for_test(name, &[])? else {
+        return Ok(());
+    };
+    let daemon = newcomer.daemon()?;
+    let deb = &newcomer.kernel.deb;
+    daemon.call("kernel.import", &json!({"name": "cloud", "deb_path": deb}))?;
+    let play = |more: &[&str]| -> Result<Output> {
+        let words = [&["demo"], more].concat();
+        ended(newcomer.kiln(&words, &daemon.socket())?)
+    };
+
+    let (one, other) = thread::scope(|scope| {
+        let one = scope.spawn(|| play(&["--keep"]));
+        let other = scope.spawn(|| play(&[]));
+        (one.join(), other.join())
+    });
+
+    for played in [one, other] {
+        let played = played.map_err(|_| anyhow!("a thread ended early"))??;
+        let (stdout, stderr) = (words(&played.stdout), words(&played.stderr));
+        assert_eq!(played.status.code(), Some(0), "{stdout}\n{stderr}");
+        assert!(stdout.contains(TRANSLATED[0]), "{stdout}");
+    }
+    let listed = daemon.call("image.list", &json!({}))?;
+    let items = listed["items"].as_array().context("no items")?;
+    assert_eq!(items.len(), 1, "{listed}");
     Ok(())
 }
 
