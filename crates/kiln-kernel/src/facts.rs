@@ -31,6 +31,7 @@ pub struct KernelFacts {
 impl KernelFacts {
     /// Describes the form in which monitors start it: the ELF file inside a bzImage, where that has
     /// the entry point by which they do.
+    #[must_use]
     pub fn as_started(&self) -> Self {
         let format = match self.format {
             KernelFormat::BzImage if self.has_pvh_note => KernelFormat::Elf,
