@@ -55,9 +55,11 @@ pub(crate) fn start(
     let log = place
         .create_file(MONITOR_LOG)
         .map_err(|error| io::Error::other(error.to_string()))?;
-    let mut command = Command::new(std::env::current_exe()?);
+    let [own, leash @ ..] = leash::prefix()?;
+    let mut command = Command::new(own);
     command
-        .args(leash::words(choice.program.as_os_str()))
+        .args(leash)
+        .arg(&choice.program)
         .args(&prepared.words)
         .current_dir(place.directory().path())
         // The environment of a user is nothing that a guest's monitor should have.

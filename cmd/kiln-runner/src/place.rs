@@ -6,7 +6,7 @@
 //!     console.log             what the guest wrote; stays until the instance is removed
 //!     kernel  initrd.img  rootfs.ext4  firecracker.json  api.sock  monitor.log
 //!                             gone when the machine has ended
-//! <base>/probes/              whether KVM works, where there is no $XDG_RUNTIME_DIR
+//! <base>/probes/              whether KVM works: root's, and where there is no $XDG_RUNTIME_DIR
 //! ```
 //! Whoever runs a machine holds a lock on its directory. One that is killed cannot put its files
 //! away; the next one does, and knows them by the lock that nobody holds.
@@ -34,9 +34,6 @@ pub(crate) const INITRD: &str = "initrd.img";
 /// The disk that the guest writes to.
 pub(crate) const ROOTFS: &str = "rootfs.ext4";
 
-/// Where root's instances are. They are not the daemon's: it neither makes nor reads them.
-const ROOTS_BASE: &str = "/var/lib/kiln-instances";
-
 /// An instance's directory.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -49,23 +46,7 @@ pub(crate) struct Place {
 
 /// Finds the directory that all of a user's instances are in.
 pub(crate) fn base(surroundings: &Surroundings) -> Result<PathBuf, RunError> {
-    if let Some(base) = &surroundings.kiln_instances {
-        return Ok(base.clone());
-    }
-    if surroundings.is_root {
-        return Ok(PathBuf::from(ROOTS_BASE));
-    }
-    let state = surroundings.xdg_state_home.clone();
-    let state = state.or_else(|| Some(surroundings.home.as_ref()?.join(".local/state")));
-    Ok(state.ok_or(RunError::NoHome)?.join("kiln/instances"))
-}
-
-/// Finds the directory that answers of the probe are kept in.
-pub(crate) fn probes(surroundings: &Surroundings, base: &Path) -> PathBuf {
-    match &surroundings.xdg_runtime_dir {
-        Some(runtime) => runtime.join("kiln/probes"),
-        None => base.join("probes"),
-    }
+    surroundings.homes.instances().ok_or(RunError::NoHome)
 }
 
 impl Place {
@@ -167,37 +148,6 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-
-    #[test]
-    fn the_base_is_where_the_nearest_word_says() {
-        let user = Surroundings {
-            home: Some("/home/u".into()),
-            ..Surroundings::default()
-        };
-        let state = Surroundings {
-            xdg_state_home: Some("/state".into()),
-            ..user.clone()
-        };
-        let root = Surroundings {
-            is_root: true,
-            ..state.clone()
-        };
-        let named = Surroundings {
-            kiln_instances: Some("/i".into()),
-            ..root.clone()
-        };
-        let cases = [
-            (&user, "/home/u/.local/state/kiln/instances"),
-            (&state, "/state/kiln/instances"),
-            (&root, "/var/lib/kiln-instances"),
-            (&named, "/i"),
-        ];
-        for (surroundings, want) in cases {
-            assert_eq!(base(surroundings).unwrap(), Path::new(want));
-        }
-        let nowhere = base(&Surroundings::default());
-        assert!(matches!(nowhere, Err(RunError::NoHome)), "{nowhere:?}");
-    }
 
     #[test]
     fn the_log_outlives_the_machine() {

@@ -22,6 +22,7 @@ use crate::control::Keyboard;
 use crate::error::RunError;
 use crate::guest::{self, Guest};
 use crate::image::OpenImage;
+use crate::leash;
 use crate::machine;
 use crate::monitor::{self, ConsoleEnds, Running};
 use crate::place::{self, CONSOLE_LOG, Place};
@@ -128,22 +129,33 @@ async fn choose(
     order: &RunOrder,
     image: &OpenImage,
     surroundings: &Surroundings,
-    base: &Path,
 ) -> Result<Choice, RunError> {
     let installed = Installed::look(surroundings.path.as_deref(), image.architecture);
-    let verdicts = Verdicts::kept_in(place::probes(surroundings, base));
+    let verdicts = Verdicts::kept_in(surroundings.homes.probes());
     let wish = Wish {
         monitor: order.monitor,
         accelerator: order.accelerator,
         architecture: image.architecture,
+        bootable: image.bootable(),
     };
+    let leash = leash::prefix().map_err(|source| RunError::host("find this program", source))?;
     let chosen = tokio::task::spawn_blocking(move || {
-        kiln_vmm::choose(&installed, wish, || verdicts.kvm(installed.qemu()))
+        kiln_vmm::choose(&installed, &wish, || verdicts.kvm(installed.qemu(), &leash))
     });
     let chosen = chosen.await;
     let chosen =
         chosen.map_err(|error| RunError::host("look for a monitor", io::Error::other(error)))?;
     Ok(chosen?)
+}
+
+/// Says what speaks against a monitor that was asked for.
+fn warn(order: &RunOrder, image: &OpenImage, choice: &Choice) {
+    let (bootable, monitor) = (image.bootable(), choice.monitor);
+    if order.monitor.is_none() || bootable.is_empty() || bootable.contains(&monitor) {
+        return;
+    }
+    let text = format!("warning: the image's kernel lacks what it needs to boot under {monitor}");
+    drop(writeln!(io::stderr(), "{text}"));
 }
 
 async fn register(
@@ -197,7 +209,8 @@ impl OneRun {
         let client = Client::connect(&host).await?;
         let image = OpenImage::open(&client, &order).await?;
         let base = place::base(surroundings)?;
-        let choice = choose(&order, &image, surroundings, &base).await?;
+        let choice = choose(&order, &image, surroundings).await?;
+        warn(&order, &image, &choice);
         let network = machine::network(&order, choice.monitor)?;
         let guest = Guest::of(image.initrd.as_deref())?;
         let id = InstanceId::new(Uuid::new_v4());

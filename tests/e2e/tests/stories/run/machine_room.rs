@@ -150,7 +150,10 @@ impl MachineRoom {
 
     /// Lists the directories of instances.
     pub(crate) fn instance_folders(&self) -> Result<Vec<String>> {
-        entries(&self.path("instances"))
+        let mut folders = entries(&self.path("instances"))?;
+        // What root remembers of the host is beside them.
+        folders.retain(|name| name != "probes");
+        Ok(folders)
     }
 
     /// Runs `kiln`.
