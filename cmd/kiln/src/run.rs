@@ -82,7 +82,8 @@ pub(crate) struct Arguments {
     /// Port of the host that leads into the machine; on 127.0.0.1 unless an address is given
     #[arg(short, long, value_name = "[ADDRESS:]PORT:PORT")]
     publish: Vec<Forward>,
-    /// Network: none, or user for outgoing connections without any rights
+    /// Network: none, or user for outgoing connections without any rights, also to what listens
+    /// on 127.0.0.1 of this host, at 10.0.2.2
     #[arg(long, value_name = "KIND", value_parser = network)]
     net: Option<NetworkChoice>,
     /// Name of the machine; derived from the image's when left out
