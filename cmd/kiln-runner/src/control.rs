@@ -22,6 +22,10 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 /// Longest time that a monitor may take to make its socket.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
+/// Longest time that a monitor may take to be asked: meanwhile nothing else of its machine is
+/// looked after.
+const ASK_LIMIT: Duration = Duration::from_millis(300);
+
 /// Pause between two looks whether the socket is there.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -121,8 +125,13 @@ impl Control {
     /// Asks the guest to stop. It may not hear it yet, so it is asked again later.
     ///
     /// `keys` says whether ctrl-alt-del means the same to it; to an init of the image's own it
-    /// means a restart.
+    /// means a restart. A monitor that hangs is not waited for.
     pub(crate) async fn ask_to_stop(&mut self, keys: Keyboard) -> io::Result<()> {
+        let asked = tokio::time::timeout(ASK_LIMIT, self.ask(keys)).await;
+        asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    async fn ask(&mut self, keys: Keyboard) -> io::Result<()> {
         match self {
             Self::Qmp {
                 to, has_keyboard, ..
@@ -144,7 +153,13 @@ impl Control {
     /// only when it has closed the way.
     pub(crate) async fn listen(&mut self) {
         match self {
-            Self::Qmp { from, .. } => while line(from).await.is_ok() {},
+            // Whoever stops waiting loses nothing: no line is put together here.
+            Self::Qmp { from, .. } => {
+                while let Ok([_, ..]) = from.fill_buf().await {
+                    let length = from.buffer().len();
+                    from.consume(length);
+                }
+            }
             Self::Http { .. } => std::future::pending().await,
         }
     }

@@ -141,6 +141,9 @@ impl RunError {
                 "install one:",
                 Some("sudo apt install qemu-system-x86".to_owned()),
             ),
+            Self::Choice(ChoiceError::NoneBootable { .. }) => {
+                failure.with_hint("name another by --monitor to try it all the same", None)
+            }
             Self::NoInit { .. } => failure.with_hint(
                 "pull the image with --boot entrypoint, or leave the flag out",
                 None,

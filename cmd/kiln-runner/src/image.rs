@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use kiln_api::image::{Image, ImageFile};
 use kiln_client::Client;
-use kiln_vmm::{Architecture, RunOrder};
+use kiln_vmm::{Architecture, Monitor, RunOrder};
 
 use crate::error::RunError;
 
@@ -67,6 +67,14 @@ impl OpenImage {
             kernel: copy(&self.kernel)?,
             initrd: self.initrd.clone(),
         })
+    }
+
+    /// Returns the monitors that nothing is known to keep from booting it; none where nothing is
+    /// known.
+    pub(crate) fn bootable(&self) -> Vec<Monitor> {
+        let known = self.view.boot.iter().flat_map(|boot| &boot.monitors);
+        // A daemon that is newer may know others.
+        known.filter_map(|word| word.parse().ok()).collect()
     }
 
     /// Returns the path of the root filesystem.

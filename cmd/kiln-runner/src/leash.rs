@@ -17,10 +17,11 @@ use rustix::process::{Pid, Signal};
 /// The word that starts this program like that.
 pub(crate) const FLAG: &str = "--on-leash";
 
-/// Returns the words that run `program` on a leash of the calling process.
-pub(crate) fn words(program: &OsStr) -> [OsString; 3] {
-    let own = std::process::id().to_string();
-    [FLAG.into(), own.into(), program.to_owned()]
+/// Returns this program and the words after which another runs on a leash of the calling thread.
+pub(crate) fn prefix() -> io::Result<[OsString; 3]> {
+    let own = std::env::current_exe()?.into_os_string();
+    let process = std::process::id().to_string();
+    Ok([own, FLAG.into(), process.into()])
 }
 
 /// Becomes `program`, unless the process `parent` is gone already.

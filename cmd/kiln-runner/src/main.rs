@@ -19,6 +19,7 @@ mod keys;
 mod leash;
 mod machine;
 mod monitor;
+mod monitor_log;
 mod output;
 mod place;
 mod run;

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -11,23 +10,26 @@ use kiln_vmm::{Choice, Monitor};
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::OpenptFlags;
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 
 use crate::leash;
 use crate::machine::Prepared;
+use crate::monitor_log::MonitorLog;
 use crate::place::{MONITOR_LOG, Place};
 use crate::surroundings::Surroundings;
 
 /// Longest time that a monitor may take to end once its console has ended.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
-/// Most of a monitor's own words that are quoted, in bytes, from the end.
-const QUOTED_BYTES: usize = 2000;
+/// Longest time that the last words of a monitor that has ended may take to come.
+const WORDS_LIMIT: Duration = Duration::from_secs(1);
 
 /// A monitor that runs. It is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
-    log: PathBuf,
+    /// Its last words, once it has closed its standard error.
+    words: Option<JoinHandle<Vec<u8>>>,
 }
 
 /// The ends of a guest's console.
@@ -55,9 +57,11 @@ pub(crate) fn start(
     let log = place
         .create_file(MONITOR_LOG)
         .map_err(|error| io::Error::other(error.to_string()))?;
-    let mut command = Command::new(std::env::current_exe()?);
+    let [own, leash @ ..] = leash::prefix()?;
+    let mut command = Command::new(own);
     command
-        .args(leash::words(choice.program.as_os_str()))
+        .args(leash)
+        .arg(&choice.program)
         .args(&prepared.words)
         .current_dir(place.directory().path())
         // The environment of a user is nothing that a guest's monitor should have.
@@ -67,13 +71,16 @@ pub(crate) fn start(
         .envs(surroundings.path.iter().map(|path| ("PATH", path)))
         .stdin(stdin)
         .stdout(stdout)
-        .stderr(log)
+        .stderr(Stdio::piped())
         // Ctrl-C in a terminal means this process, not the monitor.
         .process_group(0)
         .kill_on_drop(true);
-    let child = command.spawn()?;
-    let log = place.path(MONITOR_LOG);
-    Ok((Running { child, log }, ends))
+    let mut child = command.spawn()?;
+    let words = child.stderr.take().map(|stderr| {
+        let log = MonitorLog::new(log);
+        tokio::spawn(log.keep(stderr))
+    });
+    Ok((Running { child, words }, ends))
 }
 
 impl Running {
@@ -97,12 +104,15 @@ impl Running {
         self.child.wait().await
     }
 
-    /// Returns the monitor's own last words.
-    pub(crate) fn words(&self) -> String {
-        let bytes = std::fs::read(&self.log).unwrap_or_default();
-        let start = bytes.len().saturating_sub(QUOTED_BYTES);
-        let text = String::from_utf8_lossy(bytes.get(start..).unwrap_or_default()).into_owned();
-        match text.trim() {
+    /// Returns the last words of a monitor that has ended.
+    pub(crate) async fn words(&mut self) -> String {
+        let bytes = match self.words.take() {
+            // A program that it started may hold the way open.
+            Some(words) => tokio::time::timeout(WORDS_LIMIT, words).await,
+            None => Ok(Ok(Vec::new())),
+        };
+        let bytes = bytes.map(Result::unwrap_or_default).unwrap_or_default();
+        match String::from_utf8_lossy(&bytes).trim() {
             "" => "it said nothing".to_owned(),
             words => words.to_owned(),
         }

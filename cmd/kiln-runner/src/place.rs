@@ -3,18 +3,20 @@
 //! ```text
 //! <base>/                     0700: $KILN_INSTANCES, else /var/lib/kiln-instances for root,
 //!   <instance id>/            else $XDG_STATE_HOME/kiln/instances, else ~/.local/state/kiln/instances
-//!     console.log             what the guest wrote; stays until the instance is removed
+//!     console.log             what the guest wrote; stays until the instance is removed, or 8 days
 //!     kernel  initrd.img  rootfs.ext4  firecracker.json  api.sock  monitor.log
 //!                             gone when the machine has ended
-//! <base>/probes/              whether KVM works, where there is no $XDG_RUNTIME_DIR
+//! <base>/probes/              whether KVM works: root's, and where there is no $XDG_RUNTIME_DIR
 //! ```
 //! Whoever runs a machine holds a lock on its directory. One that is killed cannot put its files
 //! away; the next one does, and knows them by the lock that nobody holds.
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use kiln_domain::InstanceId;
 use kiln_files::{Directory, FileError, at};
@@ -34,8 +36,9 @@ pub(crate) const INITRD: &str = "initrd.img";
 /// The disk that the guest writes to.
 pub(crate) const ROOTFS: &str = "rootfs.ext4";
 
-/// Where root's instances are. They are not the daemon's: it neither makes nor reads them.
-const ROOTS_BASE: &str = "/var/lib/kiln-instances";
+/// How long the console's log of a machine that has ended is kept: a day longer than the daemon
+/// knows of the machine.
+const KEPT: Duration = Duration::from_secs(8 * 24 * 3600);
 
 /// An instance's directory.
 #[derive(Debug)]
@@ -49,36 +52,22 @@ pub(crate) struct Place {
 
 /// Finds the directory that all of a user's instances are in.
 pub(crate) fn base(surroundings: &Surroundings) -> Result<PathBuf, RunError> {
-    if let Some(base) = &surroundings.kiln_instances {
-        return Ok(base.clone());
-    }
-    if surroundings.is_root {
-        return Ok(PathBuf::from(ROOTS_BASE));
-    }
-    let state = surroundings.xdg_state_home.clone();
-    let state = state.or_else(|| Some(surroundings.home.as_ref()?.join(".local/state")));
-    Ok(state.ok_or(RunError::NoHome)?.join("kiln/instances"))
-}
-
-/// Finds the directory that answers of the probe are kept in.
-pub(crate) fn probes(surroundings: &Surroundings, base: &Path) -> PathBuf {
-    match &surroundings.xdg_runtime_dir {
-        Some(runtime) => runtime.join("kiln/probes"),
-        None => base.join("probes"),
-    }
+    surroundings.homes.instances().ok_or(RunError::NoHome)
 }
 
 impl Place {
     /// Makes the directory of a new instance.
     pub(crate) fn create(base: &Path, id: InstanceId) -> Result<Self, FileError> {
         let base = Directory::open_or_create_private(base)?;
-        sweep(&base)?;
         let name = id.to_string();
         let directory = base.create_child(&name)?;
         let lock = open_to_lock(directory.path()).map_err(at("open", directory.path()))?;
         // Another run may be looking whether somebody holds it: for an instant.
         rustix::fs::flock(&lock, FlockOperation::LockExclusive)
             .map_err(at("lock", directory.path()))?;
+        if let Ok(now) = modified(&lock) {
+            sweep(&base, now);
+        }
         Ok(Self {
             base,
             directory,
@@ -135,24 +124,42 @@ fn clear(directory: &Directory) -> Result<(), FileError> {
     Ok(())
 }
 
-/// Puts away the files of machines whose runner was killed.
-fn sweep(base: &Directory) -> Result<(), FileError> {
-    for name in base.names()? {
+/// Puts away the files of machines whose runner was killed, and what nobody asks for any more.
+///
+/// What cannot be put away stays: it is no reason not to run another machine.
+fn sweep(base: &Directory, now: SystemTime) {
+    let Ok(names) = base.names() else {
+        return;
+    };
+    for name in names {
         let is_instance = name
             .to_str()
             .is_some_and(|name| name.parse::<InstanceId>().is_ok());
-        if !is_instance {
-            continue;
-        }
-        // One that goes meanwhile needs no sweeping.
-        let Ok(lock) = open_to_lock(&base.child_path(&name)) else {
-            continue;
-        };
-        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            clear(&base.open_child(&name)?)?;
+        if is_instance {
+            drop(sweep_one(base, &name, now));
         }
     }
-    Ok(())
+}
+
+fn sweep_one(base: &Directory, name: &OsStr, now: SystemTime) -> Result<(), FileError> {
+    let path = base.child_path(name);
+    let lock = open_to_lock(&path).map_err(at("open", &path))?;
+    if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(());
+    }
+    clear(&base.open_child(name)?)?;
+    // The last file of a machine that goes, just now at the latest, changes its directory.
+    let ended = modified(&lock).map_err(at("examine", &path))?;
+    match now.duration_since(ended) {
+        Ok(age) if age >= KEPT => base.remove(name),
+        // The time of a host may be set back.
+        _ => Ok(()),
+    }
+}
+
+/// Tells when a directory was changed, by the clock of its file system.
+fn modified(directory: &OwnedFd) -> io::Result<SystemTime> {
+    File::from(directory.try_clone()?).metadata()?.modified()
 }
 
 fn open_to_lock(directory: &Path) -> rustix::io::Result<OwnedFd> {
@@ -162,42 +169,12 @@ fn open_to_lock(directory: &Path) -> rustix::io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
     use std::io::Write as _;
 
     use uuid::Uuid;
 
     use super::*;
-
-    #[test]
-    fn the_base_is_where_the_nearest_word_says() {
-        let user = Surroundings {
-            home: Some("/home/u".into()),
-            ..Surroundings::default()
-        };
-        let state = Surroundings {
-            xdg_state_home: Some("/state".into()),
-            ..user.clone()
-        };
-        let root = Surroundings {
-            is_root: true,
-            ..state.clone()
-        };
-        let named = Surroundings {
-            kiln_instances: Some("/i".into()),
-            ..root.clone()
-        };
-        let cases = [
-            (&user, "/home/u/.local/state/kiln/instances"),
-            (&state, "/state/kiln/instances"),
-            (&root, "/var/lib/kiln-instances"),
-            (&named, "/i"),
-        ];
-        for (surroundings, want) in cases {
-            assert_eq!(base(surroundings).unwrap(), Path::new(want));
-        }
-        let nowhere = base(&Surroundings::default());
-        assert!(matches!(nowhere, Err(RunError::NoHome)), "{nowhere:?}");
-    }
 
     #[test]
     fn the_log_outlives_the_machine() {
@@ -247,5 +224,38 @@ mod tests {
         assert_eq!(names(&left), [CONSOLE_LOG]);
         assert_eq!(names(&running.directory), [CONSOLE_LOG, ROOTFS]);
         assert!(base.join("probes/kvm").exists());
+    }
+    #[test]
+    fn an_old_log_goes_and_what_cannot_go_holds_up_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().join("base");
+        let id = |number| InstanceId::new(Uuid::from_u128(number));
+        let create = |number| Place::create(&base, id(number)).unwrap();
+        let make_older = |place: &Place, by: Duration| {
+            let directory = File::open(place.directory.path()).unwrap();
+            let changed = directory.metadata().unwrap().modified().unwrap();
+            directory.set_modified(changed - by).unwrap();
+        };
+        let cases = [
+            (1, CONSOLE_LOG, KEPT / 2),
+            (2, CONSOLE_LOG, KEPT),
+            // It was killed just now, after a long time.
+            (3, ROOTFS, KEPT * 2),
+        ];
+        // The later ones do not see the earlier ones: they are all held at first.
+        let places = cases.map(|(number, file, age)| {
+            let place = create(number);
+            drop(place.create_file(file).unwrap());
+            make_older(&place, age);
+            place
+        });
+        drop(places);
+        let link = base.join(id(4).to_string());
+        std::os::unix::fs::symlink("/nowhere", &link).unwrap();
+
+        create(5);
+
+        let kept = [1, 3, 4, 5].map(|number| OsString::from(id(number).to_string()));
+        assert_eq!(Directory::open(&base).unwrap().names().unwrap(), kept);
     }
 }

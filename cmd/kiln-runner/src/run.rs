@@ -5,13 +5,13 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kiln_api::failure::printable;
 use kiln_api::instance::{self, FinishParams, InstanceParams, Port, RegisterParams, StartParams};
-use kiln_api::{Failure, Method};
+use kiln_api::{Failure, Method, codes};
 use kiln_boot::{End as MachineEnd, Outcome};
-use kiln_client::{Client, Host};
+use kiln_client::{Client, ClientError, Host};
 use kiln_domain::InstanceId;
 use kiln_vmm::{Announcement, Choice, Installed, Monitor, Network, RunOrder, Verdicts, Wish};
 use uuid::Uuid;
@@ -22,6 +22,7 @@ use crate::control::Keyboard;
 use crate::error::RunError;
 use crate::guest::{self, Guest};
 use crate::image::OpenImage;
+use crate::leash;
 use crate::machine;
 use crate::monitor::{self, ConsoleEnds, Running};
 use crate::place::{self, CONSOLE_LOG, Place};
@@ -31,6 +32,10 @@ use crate::terminal::RawTerminal;
 
 /// Longest time that the daemon may take to hear how a machine ended. It finds out by itself, too.
 const FINISH_LIMIT: Duration = Duration::from_secs(10);
+
+/// Longest time that a daemon may be away while it is restarted, and the pause between two calls.
+const ABSENCE_LIMIT: Duration = FINISH_LIMIT;
+const ABSENCE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Exit code of a program that was killed, and of one whose reader went away, as shells have it.
 const EXIT_KILLED: u8 = 137;
@@ -119,7 +124,7 @@ async fn try_run(order: RunOrder, surroundings: &Surroundings, told: Told) -> Re
             reason: Some(failure.message),
         }
     });
-    one.finish(&ended).await;
+    one.finish(&ended, &mut signals).await;
     Ok(ended.exit_code)
 }
 
@@ -128,22 +133,33 @@ async fn choose(
     order: &RunOrder,
     image: &OpenImage,
     surroundings: &Surroundings,
-    base: &Path,
 ) -> Result<Choice, RunError> {
     let installed = Installed::look(surroundings.path.as_deref(), image.architecture);
-    let verdicts = Verdicts::kept_in(place::probes(surroundings, base));
+    let verdicts = Verdicts::kept_in(surroundings.homes.probes());
     let wish = Wish {
         monitor: order.monitor,
         accelerator: order.accelerator,
         architecture: image.architecture,
+        bootable: image.bootable(),
     };
+    let leash = leash::prefix().map_err(|source| RunError::host("find this program", source))?;
     let chosen = tokio::task::spawn_blocking(move || {
-        kiln_vmm::choose(&installed, wish, || verdicts.kvm(installed.qemu()))
+        kiln_vmm::choose(&installed, &wish, || verdicts.kvm(installed.qemu(), &leash))
     });
     let chosen = chosen.await;
     let chosen =
         chosen.map_err(|error| RunError::host("look for a monitor", io::Error::other(error)))?;
     Ok(chosen?)
+}
+
+/// Says what speaks against a monitor that was asked for.
+fn warn(order: &RunOrder, image: &OpenImage, choice: &Choice) {
+    let (bootable, monitor) = (image.bootable(), choice.monitor);
+    if order.monitor.is_none() || bootable.is_empty() || bootable.contains(&monitor) {
+        return;
+    }
+    let text = format!("warning: the image's kernel lacks what it needs to boot under {monitor}");
+    drop(writeln!(io::stderr(), "{text}"));
 }
 
 async fn register(
@@ -197,7 +213,8 @@ impl OneRun {
         let client = Client::connect(&host).await?;
         let image = OpenImage::open(&client, &order).await?;
         let base = place::base(surroundings)?;
-        let choice = choose(&order, &image, surroundings, &base).await?;
+        let choice = choose(&order, &image, surroundings).await?;
+        warn(&order, &image, &choice);
         let network = machine::network(&order, choice.monitor)?;
         let guest = Guest::of(image.initrd.as_deref())?;
         let id = InstanceId::new(Uuid::new_v4());
@@ -248,7 +265,10 @@ impl OneRun {
             monitor: self.choice.monitor.to_string(),
             accelerator: self.choice.accelerator.to_string(),
         };
-        let started = self.call::<instance::Start>(&params).await?;
+        let started = tokio::select! {
+            started = self.call::<instance::Start>(&params) => started?,
+            () = signals.next() => return Err(RunError::Stopped),
+        };
         told.started(&started);
 
         let audience = audience(&self.order, surroundings);
@@ -274,7 +294,8 @@ impl OneRun {
             .ended()
             .await
             .map_err(|source| RunError::host("wait for the monitor", source))?;
-        let ended = judged(&end, reports, status.success(), || running.words());
+        let words = running.words().await;
+        let ended = judged(&end, reports, status.success(), &words);
         if let Some(reason) = &ended.reason
             && told == Told::ByPerson
             && end.report.is_none()
@@ -336,25 +357,33 @@ impl OneRun {
                 Err(_) => {
                     // It has closed the way: it has words to say why.
                     drop(running.ended().await);
-                    Err(RunError::MonitorEnded { monitor, words: running.words() })
+                    Err(RunError::MonitorEnded { monitor, words: running.words().await })
                 }
             },
             ended = running.over() => {
                 drop(ended);
-                Err(RunError::MonitorEnded { monitor, words: running.words() })
+                Err(RunError::MonitorEnded { monitor, words: running.words().await })
             }
             () = signals.next() => Err(RunError::Stopped),
         }
     }
 
-    /// Calls the daemon. It may have been restarted since the last call.
-    async fn call<M: Method>(&self, params: &M::Params) -> Result<M::Result, RunError> {
-        let client = Client::connect(&self.host).await?;
-        Ok(client.call::<M>(params).await?)
+    /// Calls the daemon, and again while it is away: it may be on its way back. A call that was
+    /// heard already does no harm.
+    async fn call<M: Method>(&self, params: &M::Params) -> Result<M::Result, ClientError> {
+        let deadline = Instant::now() + ABSENCE_LIMIT;
+        loop {
+            match call_once::<M>(&self.host, params).await {
+                Err(error) if is_away(&error) && Instant::now() < deadline => {
+                    tokio::time::sleep(ABSENCE_PAUSE).await;
+                }
+                called => return called,
+            }
+        }
     }
 
     /// Tells the daemon, and puts the files away.
-    async fn finish(&self, ended: &Ended) {
+    async fn finish(&self, ended: &Ended, signals: &mut Ends) {
         let params = FinishParams {
             instance_id: self.registered.id,
             exit_code: Some(ended.exit_code).filter(|_| ended.is_heard),
@@ -367,10 +396,13 @@ impl OneRun {
                 let params = InstanceParams { instance };
                 self.call::<instance::Remove>(&params).await?;
             }
-            Ok::<(), RunError>(())
+            Ok::<(), ClientError>(())
         };
         // A daemon that does not answer sees that this process has ended.
-        drop(tokio::time::timeout(FINISH_LIMIT, telling).await);
+        tokio::select! {
+            told = tokio::time::timeout(FINISH_LIMIT, telling) => drop(told),
+            () = signals.next() => {}
+        }
         let put_away = if self.order.remove {
             self.place.remove()
         } else {
@@ -379,6 +411,20 @@ impl OneRun {
         if let Err(error) = put_away {
             drop(writeln!(io::stderr(), "warning: {error}"));
         }
+    }
+}
+
+async fn call_once<M: Method>(host: &Host, params: &M::Params) -> Result<M::Result, ClientError> {
+    let client = Client::connect(host).await?;
+    client.call::<M>(params).await
+}
+
+/// Tells whether there was no daemon to hear a call, or none to answer it.
+fn is_away(error: &ClientError) -> bool {
+    match error {
+        ClientError::Unreachable { .. } | ClientError::Disconnected { .. } => true,
+        ClientError::Failed(failure) => failure.code == codes::daemon::STOPPING.name,
+        _ => false,
     }
 }
 
@@ -393,7 +439,7 @@ fn audience(order: &RunOrder, surroundings: &Surroundings) -> Audience {
 }
 
 /// Says how a run ended by what was heard and seen of it.
-fn judged(end: &End, reports: bool, is_clean: bool, words: impl FnOnce() -> String) -> Ended {
+fn judged(end: &End, reports: bool, is_clean: bool, words: &str) -> Ended {
     let heard = |exit_code, reason| Ended {
         exit_code,
         is_heard: true,
@@ -428,7 +474,7 @@ fn judged(end: &End, reports: bool, is_clean: bool, words: impl FnOnce() -> Stri
             EXIT_NEVER_RAN,
             "the machine ended and did not say how its program did",
         ),
-        (false, _) => unheard(EXIT_NEVER_RAN, &format!("the monitor failed: {}", words())),
+        (false, _) => unheard(EXIT_NEVER_RAN, &format!("the monitor failed: {words}")),
     }
 }
 

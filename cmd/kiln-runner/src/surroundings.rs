@@ -6,21 +6,15 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 
+use kiln_vmm::Homes;
+
 /// The environment as far as the runner heeds it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Surroundings {
-    /// `KILN_INSTANCES`: where directories of instances are.
-    pub(crate) kiln_instances: Option<PathBuf>,
-    /// `XDG_STATE_HOME`.
-    pub(crate) xdg_state_home: Option<PathBuf>,
-    /// `XDG_RUNTIME_DIR`.
-    pub(crate) xdg_runtime_dir: Option<PathBuf>,
-    /// `HOME`.
-    pub(crate) home: Option<PathBuf>,
+    /// The words for the user's directories.
+    pub(crate) homes: Homes,
     /// `PATH`.
     pub(crate) path: Option<OsString>,
-    /// The process runs as root.
-    pub(crate) is_root: bool,
     /// Whether stdin is a terminal.
     pub(crate) stdin_is_terminal: bool,
     /// Whether stdout is a terminal.
@@ -36,12 +30,14 @@ impl Surroundings {
             path.filter(|path| path.is_absolute())
         };
         Self {
-            kiln_instances: place("KILN_INSTANCES"),
-            xdg_state_home: place("XDG_STATE_HOME"),
-            xdg_runtime_dir: place("XDG_RUNTIME_DIR"),
-            home: place("HOME"),
+            homes: Homes {
+                kiln_instances: place("KILN_INSTANCES"),
+                xdg_state_home: place("XDG_STATE_HOME"),
+                xdg_runtime_dir: place("XDG_RUNTIME_DIR"),
+                home: place("HOME"),
+                is_root: rustix::process::geteuid().is_root(),
+            },
             path: env::var_os("PATH"),
-            is_root: rustix::process::geteuid().is_root(),
             stdin_is_terminal: io::stdin().is_terminal(),
             stdout_is_terminal: io::stdout().is_terminal(),
         }

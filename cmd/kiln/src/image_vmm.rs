@@ -2,6 +2,7 @@
 //!
 //! What is printed can be used as it is; what has to be known or done first goes to stderr.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -54,6 +55,47 @@ struct Shown {
     notes: Vec<String>,
 }
 
+/// An image's files, as whoever runs the monitor can name them.
+#[derive(Debug)]
+struct Files {
+    kernel: PathBuf,
+    initrd: Option<PathBuf>,
+    /// Nothing where it is the daemon's alone.
+    rootfs: Option<PathBuf>,
+    /// How to get copies, where they are needed.
+    notes: Vec<String>,
+}
+
+impl Files {
+    /// Names the image's own files where `can_open` says that they can be opened: behind a socket
+    /// for a group they are the daemon's alone.
+    fn of(image: &Image, can_open: impl Fn(&Path) -> bool) -> Self {
+        let name = cell(image.name.as_str());
+        let mut notes = Vec::new();
+        let mut own = |path: &str, copy: &str, word: &str| {
+            let path = PathBuf::from(path);
+            if can_open(&path) {
+                return path;
+            }
+            notes.push(format!(
+                "the daemon alone may open the {word}; make a copy first: \
+                 kiln image open {name} {word} > {copy}"
+            ));
+            PathBuf::from(copy)
+        };
+        let kernel = own(&image.kernel.path, "vmlinux", "kernel");
+        let initrd = image.kernel.initrd_path.as_deref();
+        let initrd = initrd.map(|path| own(path, "initrd.img", "initrd"));
+        let rootfs = PathBuf::from(&image.rootfs.path);
+        Self {
+            kernel,
+            initrd,
+            rootfs: Some(rootfs).filter(|path| can_open(path)),
+            notes,
+        }
+    }
+}
+
 impl VmmArguments {
     /// Tells whether anything is asked for.
     pub(crate) fn is_given(&self) -> bool {
@@ -65,7 +107,8 @@ impl VmmArguments {
         let Some(vmm) = self.vmm else {
             return Ok(());
         };
-        let shown = shown(vmm, image, self.disk.as_deref(), self.accel)?;
+        let files = Files::of(image, |path| File::open(path).is_ok());
+        let shown = shown(vmm, image, &files, self.disk.as_deref(), self.accel)?;
         for note in &shown.notes {
             output::note(&format!("note: {note}\n"));
         }
@@ -76,6 +119,7 @@ impl VmmArguments {
 fn shown(
     vmm: Vmm,
     image: &Image,
+    files: &Files,
     disk: Option<&Path>,
     accelerator: Accelerator,
 ) -> Result<Shown, CommandError> {
@@ -87,7 +131,9 @@ fn shown(
         )
     })?;
     let monitor = vmm.monitor();
-    let (disk, mut notes) = disk_of(monitor, image, disk);
+    let (disk, more) = disk_of(monitor, image, files, disk);
+    let mut notes = files.notes.clone();
+    notes.extend(more);
     if image.kernel.initrd_path.is_none() {
         notes.push(
             "the image has no initrd: its kernel must have virtio-blk and ext4 inside".to_owned(),
@@ -98,8 +144,8 @@ fn shown(
         accelerator,
         cpus: 1,
         memory_mib: MEMORY_MIB,
-        kernel: PathBuf::from(&image.kernel.path),
-        initrd: image.kernel.initrd_path.as_deref().map(PathBuf::from),
+        kernel: files.kernel.clone(),
+        initrd: files.initrd.clone(),
         kernel_arguments: kernel_arguments(KernelWords {
             monitor,
             accelerator,
@@ -136,7 +182,12 @@ fn shown(
 
 /// Chooses the disk: the caller's copy; else the image itself, where the monitor drops what is
 /// written; else a copy that has yet to be made.
-fn disk_of(monitor: Monitor, image: &Image, named: Option<&Path>) -> (Disk, Vec<String>) {
+fn disk_of(
+    monitor: Monitor,
+    image: &Image,
+    files: &Files,
+    named: Option<&Path>,
+) -> (Disk, Vec<String>) {
     let disk = |path: &Path, access| Disk {
         source: DiskSource::Path(path.to_owned()),
         access,
@@ -144,9 +195,9 @@ fn disk_of(monitor: Monitor, image: &Image, named: Option<&Path>) -> (Disk, Vec<
     if let Some(path) = named {
         return (disk(path, Access::ReadWrite), Vec::new());
     }
-    if monitor.is_qemu() {
+    if let Some(rootfs) = files.rootfs.as_deref().filter(|_| monitor.is_qemu()) {
         let note = "what the guest writes is dropped; name a copy of your own by --disk to keep it";
-        let disk = disk(Path::new(&image.rootfs.path), Access::Discarded);
+        let disk = disk(rootfs, Access::Discarded);
         return (disk, vec![note.to_owned()]);
     }
     let name = cell(image.name.as_str());
@@ -204,9 +255,44 @@ mod tests {
         serde_json::from_value(image).unwrap()
     }
 
+    /// Shows it to somebody who may open the image's files.
+    fn show_with(
+        vmm: Vmm,
+        image: &Image,
+        disk: Option<&Path>,
+        accelerator: Accelerator,
+    ) -> Result<Shown, CommandError> {
+        let files = Files::of(image, |_| true);
+        shown(vmm, image, &files, disk, accelerator)
+    }
+
+    #[test]
+    fn files_of_the_daemon_alone_are_copied_first() {
+        let image = image();
+        let files = Files::of(&image, |_| false);
+
+        let shown = shown(Vmm::Qemu, &image, &files, None, Accelerator::Tcg).unwrap();
+
+        let named = " -kernel vmlinux -initrd initrd.img ";
+        assert!(shown.text.contains(named), "{}", shown.text);
+        let disk = "file=team-web.ext4 ";
+        assert!(shown.text.contains(disk), "{}", shown.text);
+        assert_eq!(
+            shown.notes,
+            [
+                "the daemon alone may open the kernel; make a copy first: kiln image open \
+                 team/web kernel > vmlinux",
+                "the daemon alone may open the initrd; make a copy first: kiln image open \
+                 team/web initrd > initrd.img",
+                "the image itself never changes; make a copy first: kiln checkout team/web \
+                 team-web.ext4",
+            ]
+        );
+    }
+
     #[test]
     fn a_command_line_can_be_pasted() {
-        let show = |vmm, disk| shown(vmm, &image(), disk, Accelerator::Kvm).unwrap();
+        let show = |vmm, disk| show_with(vmm, &image(), disk, Accelerator::Kvm).unwrap();
 
         let qemu = show(Vmm::Qemu, None);
         assert_eq!(
@@ -238,14 +324,14 @@ mod tests {
 
     #[test]
     fn emulation_is_qemus_alone() {
-        let emulated = shown(Vmm::Qemu, &image(), None, Accelerator::Tcg).unwrap();
+        let emulated = show_with(Vmm::Qemu, &image(), None, Accelerator::Tcg).unwrap();
         assert!(
             emulated.text.contains(" -accel tcg -cpu max ")
                 && emulated.text.contains(" tsc_early_khz=2000000'"),
             "{}",
             emulated.text
         );
-        let refused = shown(Vmm::Firecracker, &image(), None, Accelerator::Tcg).unwrap_err();
+        let refused = show_with(Vmm::Firecracker, &image(), None, Accelerator::Tcg).unwrap_err();
         assert_eq!(refused.exit_code(), 2);
     }
 
@@ -254,7 +340,7 @@ mod tests {
         let mut image = image();
         image.kernel.initrd_path = None;
 
-        let shown = shown(Vmm::Firecracker, &image, None, Accelerator::Kvm).unwrap();
+        let shown = show_with(Vmm::Firecracker, &image, None, Accelerator::Kvm).unwrap();
 
         let read: Value = serde_json::from_str(&shown.text).unwrap();
         assert_eq!(read["drives"][0]["path_on_host"], "team-web.ext4");
@@ -274,7 +360,7 @@ mod tests {
     fn an_unknown_processor_is_named() {
         let mut image = image();
         image.architecture = "riscv64".to_owned();
-        let refused = shown(Vmm::Qemu, &image, None, Accelerator::Kvm).unwrap_err();
+        let refused = show_with(Vmm::Qemu, &image, None, Accelerator::Kvm).unwrap_err();
         let CommandError::Failed(failure) = refused else {
             panic!("{refused:?}");
         };

@@ -16,7 +16,10 @@ use kiln_api::{Failure, codes};
 use kiln_domain::ByteSize;
 use kiln_vmm::{Accelerator, Announcement, Forward, Monitor, NetworkChoice, RunOrder, Volume};
 use rustix::fs::MemfdFlags;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Child;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::CommandError;
 use crate::output::{self, Format};
@@ -79,7 +82,8 @@ pub(crate) struct Arguments {
     /// Port of the host that leads into the machine; on 127.0.0.1 unless an address is given
     #[arg(short, long, value_name = "[ADDRESS:]PORT:PORT")]
     publish: Vec<Forward>,
-    /// Network: none, or user for outgoing connections without any rights
+    /// Network: none, or user for outgoing connections without any rights, also to what listens
+    /// on 127.0.0.1 of this host, at 10.0.2.2
     #[arg(long, value_name = "KIND", value_parser = network)]
     net: Option<NetworkChoice>,
     /// Name of the machine; derived from the image's when left out
@@ -264,7 +268,8 @@ fn in_place(runner: &Path, order: &OwnedFd) -> CommandError {
     not_started(runner, &error)
 }
 
-/// Starts the runner, and waits until it says that the machine runs.
+/// Starts the runner, and waits until it says that the machine runs. A signal stops it: its answer
+/// is waited for all the same, so that no machine begins that nobody has been told of.
 async fn in_background(
     runner: &Path,
     order: &OwnedFd,
@@ -275,19 +280,43 @@ async fn in_background(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut terminations = signal(SignalKind::terminate())?;
+    let mut hang_ups = signal(SignalKind::hangup())?;
     let started = tokio::process::Command::from(command).spawn();
     let mut child = started.map_err(|error| not_started(runner, &error))?;
-    let mut line = String::new();
+    let mut line = Vec::new();
     if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut line).await?;
+        let mut stdout = BufReader::new(stdout);
+        loop {
+            tokio::select! {
+                // What has come of a line is kept when a signal comes first.
+                read = stdout.read_until(b'\n', &mut line) => {
+                    read?;
+                    break;
+                }
+                _ = interrupts.recv() => stop(&child),
+                _ = terminations.recv() => stop(&child),
+                _ = hang_ups.recv() => stop(&child),
+            }
+        }
     }
-    match serde_json::from_str::<Announcement<Instance, Failure>>(&line) {
+    match serde_json::from_slice::<Announcement<Instance, Failure>>(&line) {
         Ok(Announcement::Started(instance)) => tell(&instance, session),
         Ok(Announcement::Failed(failure)) => Err(failure.into()),
         Err(_) => Err(CommandError::new(
             codes::instance::MONITOR_FAILED,
             format!("{RUNNER} ended without a word"),
         )),
+    }
+}
+
+/// Asks the runner to stop.
+fn stop(child: &Child) {
+    let process = child.id().and_then(|id| i32::try_from(id).ok());
+    if let Some(process) = process.and_then(Pid::from_raw) {
+        // It fails where the runner has just ended.
+        let _ = kill_process(process, Signal::TERM);
     }
 }
 

@@ -6,6 +6,8 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 
+use kiln_vmm::Homes;
+
 /// The environment as far as the client heeds it.
 #[derive(Clone, Debug, Default)]
 #[expect(
@@ -25,6 +27,8 @@ pub(crate) struct Surroundings {
     pub(crate) docker_config: Option<PathBuf>,
     /// `HOME`.
     pub(crate) home: Option<PathBuf>,
+    /// The words for the user's own machines.
+    pub(crate) homes: Homes,
     /// `PATH`.
     pub(crate) path: Option<OsString>,
     /// `NO_COLOR` is set and not empty (no-color.org).
@@ -57,6 +61,7 @@ impl Surroundings {
     pub(crate) fn read() -> Self {
         let stated = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
         let place = |name: &str| env::var_os(name).map(PathBuf::from);
+        let absolute = |name: &str| place(name).filter(|path| path.is_absolute());
         Self {
             kiln_host: stated("KILN_HOST"),
             xdg_runtime_dir: place("XDG_RUNTIME_DIR"),
@@ -64,6 +69,13 @@ impl Surroundings {
             registry_auth_file: place("REGISTRY_AUTH_FILE"),
             docker_config: place("DOCKER_CONFIG"),
             home: place("HOME"),
+            homes: Homes {
+                kiln_instances: absolute("KILN_INSTANCES"),
+                xdg_state_home: absolute("XDG_STATE_HOME"),
+                xdg_runtime_dir: absolute("XDG_RUNTIME_DIR"),
+                home: absolute("HOME"),
+                is_root: rustix::process::geteuid().is_root(),
+            },
             path: env::var_os("PATH"),
             no_color: stated("NO_COLOR").is_some(),
             force_color: stated("CLICOLOR_FORCE").is_some_and(|value| value != "0"),

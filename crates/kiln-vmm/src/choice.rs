@@ -13,7 +13,7 @@ pub struct Installed {
 }
 
 /// What a caller wishes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
     /// A certain monitor.
     pub monitor: Option<Monitor>,
@@ -21,6 +21,9 @@ pub struct Wish {
     pub accelerator: Option<Accelerator>,
     /// The guest's processor.
     pub architecture: Architecture,
+    /// Monitors that nothing is known to keep from booting the image; none where nothing is known.
+    /// A certain monitor need not be among them.
+    pub bootable: Vec<Monitor>,
 }
 
 /// What runs a machine.
@@ -48,6 +51,12 @@ pub enum ChoiceError {
     NoneInstalled {
         /// Their programs.
         programs: String,
+    },
+    /// Some monitor is there, but none that boots the image.
+    #[error("the image's kernel boots under {bootable} only, and that is not installed")]
+    NoneBootable {
+        /// What does.
+        bootable: String,
     },
     /// What is there needs KVM, which does not work.
     #[error("{monitor} needs KVM, which does not work here: {why}")]
@@ -93,7 +102,7 @@ impl Installed {
 /// and is asked only where the answer decides.
 pub fn choose(
     installed: &Installed,
-    wish: Wish,
+    wish: &Wish,
     kvm: impl FnOnce() -> Result<(), String>,
 ) -> Result<Choice, ChoiceError> {
     let candidates = candidates(installed, wish)?;
@@ -132,8 +141,12 @@ pub fn choose(
 }
 
 /// Returns what is installed and wished for; never nothing.
-fn candidates(installed: &Installed, wish: Wish) -> Result<Vec<(Monitor, PathBuf)>, ChoiceError> {
-    let is_wished = |monitor: Monitor| wish.monitor.is_none_or(|wished| wished == monitor);
+fn candidates(installed: &Installed, wish: &Wish) -> Result<Vec<(Monitor, PathBuf)>, ChoiceError> {
+    let boots = |monitor| wish.bootable.is_empty() || wish.bootable.contains(&monitor);
+    let is_wished = |monitor| match wish.monitor {
+        Some(wished) => wished == monitor,
+        None => boots(monitor),
+    };
     let found: Vec<_> = installed
         .found
         .iter()
@@ -145,6 +158,12 @@ fn candidates(installed: &Installed, wish: Wish) -> Result<Vec<(Monitor, PathBuf
         Some(monitor) => Err(ChoiceError::NotInstalled {
             program: monitor.program(wish.architecture),
         }),
+        None if !installed.found.is_empty() => {
+            let bootable: Vec<&str> = wish.bootable.iter().map(|one| one.as_str()).collect();
+            Err(ChoiceError::NoneBootable {
+                bootable: bootable.join(" or "),
+            })
+        }
         None => {
             let mut programs: Vec<&str> = Monitor::ALL
                 .iter()
@@ -178,6 +197,7 @@ mod tests {
 
     fn chosen(
         monitors: &[Monitor],
+        bootable: &[Monitor],
         wish: (Option<Monitor>, Option<Accelerator>),
         kvm: Option<&str>,
     ) -> Result<(Monitor, Accelerator), String> {
@@ -185,9 +205,10 @@ mod tests {
             monitor: wish.0,
             accelerator: wish.1,
             architecture: HOST,
+            bootable: bootable.to_vec(),
         };
         let kvm = || kvm.map_or(Ok(()), |why| Err(why.to_owned()));
-        choose(&installed(monitors), wish, kvm)
+        choose(&installed(monitors), &wish, kvm)
             .map(|choice| (choice.monitor, choice.accelerator))
             .map_err(|error| error.to_string())
     }
@@ -249,12 +270,45 @@ mod tests {
             ),
         ];
         for (monitors, wish, kvm, want) in cases {
-            let got = chosen(monitors, *wish, *kvm);
+            let got = chosen(monitors, &[], *wish, *kvm);
             assert_eq!(
                 got,
                 want.map_err(str::to_owned),
                 "{monitors:?} {wish:?} {kvm:?}"
             );
+        }
+    }
+
+    #[test]
+    fn what_does_not_boot_the_image_is_chosen_only_when_it_is_asked_for() {
+        type Case<'a> = (
+            &'a [Monitor],
+            Option<Monitor>,
+            Option<&'a str>,
+            Result<(Monitor, Accelerator), &'a str>,
+        );
+        use Accelerator::{Kvm, Tcg};
+        use Monitor::{CloudHypervisor, Firecracker, QemuMicrovm, QemuQ35};
+        let hangs = Some("it hangs");
+        let cases: &[Case<'_>] = &[
+            (&[QemuQ35, CloudHypervisor], None, hangs, Ok((QemuQ35, Tcg))),
+            (&[CloudHypervisor, QemuQ35], None, None, Ok((QemuQ35, Kvm))),
+            (&[Firecracker, QemuQ35], None, hangs, Ok((QemuQ35, Tcg))),
+            (&[], None, hangs, Ok((QemuMicrovm, Tcg))),
+            (&[QemuQ35], Some(QemuMicrovm), hangs, Ok((QemuMicrovm, Tcg))),
+            (
+                &[CloudHypervisor],
+                None,
+                None,
+                Err(
+                    "the image's kernel boots under cloud-hypervisor only, and that is not installed",
+                ),
+            ),
+        ];
+        for (bootable, wished, kvm, want) in cases {
+            let installed = [QemuMicrovm, QemuQ35, Firecracker];
+            let got = chosen(&installed, bootable, (*wished, None), *kvm);
+            assert_eq!(got, want.map_err(str::to_owned), "{bootable:?} {wished:?}");
         }
     }
 
@@ -266,12 +320,13 @@ mod tests {
                 monitor: None,
                 accelerator,
                 architecture,
+                bootable: Vec::new(),
             };
             let kvm = || {
                 asked = true;
                 Ok(())
             };
-            choose(&installed(&Monitor::ALL), wish, kvm).unwrap();
+            choose(&installed(&Monitor::ALL), &wish, kvm).unwrap();
             asked
         };
         let other = match HOST {
@@ -291,8 +346,9 @@ mod tests {
             monitor: None,
             accelerator: None,
             architecture: Architecture::Arm64,
+            bootable: vec![Monitor::QemuQ35],
         };
-        let refused = choose(&Installed::default(), wish, || Ok(()));
+        let refused = choose(&Installed::default(), &wish, || Ok(()));
         assert_eq!(
             refused.unwrap_err().to_string(),
             "none of qemu-system-aarch64, firecracker, cloud-hypervisor is on PATH"

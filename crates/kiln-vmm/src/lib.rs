@@ -11,6 +11,7 @@
 mod choice;
 pub mod cloud_hypervisor;
 pub mod firecracker;
+mod homes;
 mod kernel_arguments;
 mod machine;
 mod monitor;
@@ -18,12 +19,15 @@ mod order;
 mod probe;
 pub mod qemu;
 mod shell;
+mod verdicts;
 
 pub use choice::{Choice, ChoiceError, Installed, Wish, choose};
+pub use homes::Homes;
 pub use kernel_arguments::{Console, KernelWords, generic_kernel_arguments, kernel_arguments};
 pub use machine::{Access, Disk, DiskSource, Machine, MachineError, Network};
 pub use machine::{CPUS_MAX, MEMORY_MAX_MIB, MEMORY_MIN_MIB};
 pub use monitor::{Accelerator, Architecture, Monitor, UnknownWord};
 pub use order::{Announcement, Forward, ForwardError, NetworkChoice, RunOrder, Volume};
-pub use probe::{KVM, Probe, ProbeError, Verdicts};
+pub use probe::{Probe, ProbeError};
 pub use shell::shell_line;
+pub use verdicts::{KVM, Verdicts};

@@ -1,26 +1,21 @@
-//! Whether KVM really runs guests here, found out by running one.
+//! Whether a guest really runs here, found out by running one of 1 KiB.
 //!
-//! ```text
-//! <directory>/kvm-<boot id>-<program's time and size>    `works`, or why not
-//! ```
-//! Opening the device proves nothing: hosts exist whose device opens and whose guests hang. An
-//! answer costs up to eight seconds, so it is kept for as long as host and program stay as they are.
+//! Opening a device proves nothing: hosts exist whose device opens and whose guests hang. What is
+//! done with the answer is not here.
 
 mod guest;
 
-use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::monitor::Accelerator;
-
-/// The device of the kernel's virtual machine.
-pub const KVM: &str = "/dev/kvm";
 
 /// How long the guest may take to print. It takes 0.1 s where it runs.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -28,11 +23,15 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// Pause between two looks at whether it has ended.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Most bytes of a kept answer that are read.
-const ANSWER_BYTES: u64 = 1024;
+/// The signal that ends a program whatever it does.
+const SIGKILL: i32 = 9;
 
-/// What an answer says where KVM works.
-const WORKS: &str = "works";
+/// What a monitor says where another attempt may well succeed, in the words of the C locale.
+const PASSING: [&str; 3] = [
+    "Device or resource busy",
+    "Cannot allocate memory",
+    "Resource temporarily unavailable",
+];
 
 /// A way to find out whether a guest runs.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +40,9 @@ pub struct Probe<'a> {
     pub qemu: &'a Path,
     /// What is to execute the guest.
     pub accelerator: Accelerator,
+    /// A program and its words that run `qemu`, so that it does not outlive the caller; may be
+    /// none.
+    pub leash: &'a [OsString],
 }
 
 /// Why no guest ran.
@@ -54,18 +56,27 @@ pub enum ProbeError {
         /// What the system said.
         source: io::Error,
     },
-    /// The monitor ended; these are its own words.
-    #[error("{0}")]
-    Ended(String),
+    /// The monitor ended.
+    #[error("{words}")]
+    Ended {
+        /// Its own words.
+        words: String,
+        /// Another attempt may well succeed.
+        is_passing: bool,
+    },
     /// The guest hung.
     #[error("nothing came within {} s", PATIENCE.as_secs())]
     Silent,
 }
 
-/// Answers that are kept in a directory that belongs to the caller alone.
-#[derive(Clone, Debug)]
-pub struct Verdicts {
-    directory: PathBuf,
+impl ProbeError {
+    /// Tells whether the next attempt may well succeed: the host was busy, or out of memory.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Prepare { .. } | Self::Silent => true,
+            Self::Ended { is_passing, .. } => *is_passing,
+        }
+    }
 }
 
 impl Probe<'_> {
@@ -79,118 +90,49 @@ impl Probe<'_> {
         let printed = tempfile::tempfile().map_err(at("make a file"))?;
         let complaint = tempfile::tempfile().map_err(at("make a file"))?;
         let copy = |file: &File| file.try_clone().map_err(at("copy a descriptor"));
-        let mut child = Command::new(self.qemu)
+        let mut child = self
+            .command()
             .args(arguments(self.accelerator))
             .arg("-kernel")
             .arg(kernel.path())
             .stdin(Stdio::null())
             .stdout(copy(&printed)?)
             .stderr(copy(&complaint)?)
+            // Its complaint is read.
+            .env("LC_ALL", "C")
             .spawn()
             .map_err(at("start QEMU"))?;
         let deadline = Instant::now() + PATIENCE;
-        let has_ended = loop {
-            if child.try_wait().map_err(at("wait for QEMU"))?.is_some() {
-                break true;
+        let ended = loop {
+            if let Some(status) = child.try_wait().map_err(at("wait for QEMU"))? {
+                break Some(status);
             }
             if Instant::now() >= deadline {
                 // Where it has just ended there is nothing to kill.
                 drop(child.kill());
                 child.wait().map_err(at("wait for QEMU"))?;
-                break false;
+                break None;
             }
             thread::sleep(PAUSE);
         };
         let has_printed = text(printed).contains(guest::WORD);
-        match has_ended {
-            true if has_printed => Ok(()),
-            true => Err(ProbeError::Ended(first_line(&text(complaint)))),
-            false => Err(ProbeError::Silent),
-        }
-    }
-}
-
-impl Verdicts {
-    /// Keeps answers in a directory; it is made when the first is written.
-    pub fn kept_in(directory: impl Into<PathBuf>) -> Self {
-        Self {
-            directory: directory.into(),
+        match ended {
+            Some(_) if has_printed => Ok(()),
+            Some(status) => Err(complained(&text(complaint), status)),
+            None => Err(ProbeError::Silent),
         }
     }
 
-    /// Tells whether KVM runs guests, or why not, from memory or by trying.
-    ///
-    /// Where `qemu` is missing there is nothing to try with: a device that opens has to do.
-    pub fn kvm(&self, qemu: Option<&Path>) -> Result<(), String> {
-        if let Err(error) = OpenOptions::new().read(true).write(true).open(KVM) {
-            return Err(format!("cannot open {KVM}: {error}"));
+    fn command(self) -> Command {
+        match self.leash {
+            [] => Command::new(self.qemu),
+            [program, words @ ..] => {
+                let mut command = Command::new(program);
+                command.args(words).arg(self.qemu);
+                command
+            }
         }
-        let Some(qemu) = qemu.filter(|_| cfg!(target_arch = "x86_64")) else {
-            return Ok(());
-        };
-        self.remembered(qemu, || {
-            let accelerator = Accelerator::Kvm;
-            let tried = Probe { qemu, accelerator }.run();
-            tried.map_err(|error| format!("{KVM} opens but runs no guest: {error}"))
-        })
     }
-
-    /// Asks `try_it` unless the answer is known; an answer that cannot be kept is found anew.
-    fn remembered(
-        &self,
-        qemu: &Path,
-        try_it: impl FnOnce() -> Result<(), String>,
-    ) -> Result<(), String> {
-        let file = key(qemu).map(|key| self.directory.join(key));
-        if let Some(known) = file.as_deref().and_then(read_own) {
-            return if known == WORKS { Ok(()) } else { Err(known) };
-        }
-        let verdict = try_it();
-        if let Some(file) = file {
-            let answer = verdict.as_ref().err().map_or(WORKS, String::as_str);
-            // Nobody needs to hear about it: the next one finds out as this one did.
-            drop(self.keep(&file, answer));
-        }
-        verdict
-    }
-
-    fn keep(&self, file: &Path, answer: &str) -> io::Result<()> {
-        fs::create_dir_all(&self.directory)?;
-        fs::set_permissions(&self.directory, fs::Permissions::from_mode(0o700))?;
-        // A reader sees all of an answer or none.
-        let mut written = tempfile::NamedTempFile::new_in(&self.directory)?;
-        written.write_all(answer.as_bytes())?;
-        written.persist(file)?;
-        Ok(())
-    }
-}
-
-/// Names what an answer depends on: this boot of the host, and this build of the program.
-fn key(qemu: &Path) -> Option<String> {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let facts = fs::metadata(qemu).ok()?;
-    let (seconds, nanoseconds) = (facts.mtime(), facts.mtime_nsec());
-    let boot = boot.trim();
-    Some(format!(
-        "kvm-{boot}-{seconds}.{nanoseconds}-{}",
-        facts.len()
-    ))
-}
-
-/// Reads an answer that the caller's own user wrote.
-fn read_own(file: &Path) -> Option<String> {
-    let opened = File::open(file).ok()?;
-    let owner = opened.metadata().ok()?.uid();
-    if owner != rustix::process::geteuid().as_raw() {
-        return None;
-    }
-    let mut answer = String::new();
-    opened
-        .take(ANSWER_BYTES)
-        .read_to_string(&mut answer)
-        .ok()
-        .filter(|length| *length > 0)?;
-    Some(answer)
 }
 
 fn arguments(accelerator: Accelerator) -> Vec<String> {
@@ -219,6 +161,15 @@ fn text(mut file: File) -> String {
     )
 }
 
+fn complained(complaint: &str, status: ExitStatus) -> ProbeError {
+    // The kernel, most likely, when memory was short.
+    let was_killed = status.signal() == Some(SIGKILL);
+    ProbeError::Ended {
+        words: first_line(complaint),
+        is_passing: was_killed || PASSING.iter().any(|words| complaint.contains(words)),
+    }
+}
+
 fn first_line(complaint: &str) -> String {
     let line = complaint.lines().find(|line| !line.trim().is_empty());
     let line = line.unwrap_or("it ended without a word");
@@ -237,6 +188,8 @@ pub(crate) fn on_path(path: Option<&OsStr>, name: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// A stand-in for QEMU.
@@ -255,21 +208,46 @@ mod tests {
             "echo KILN; exit 33",
             "echo no such cpu >&2; exit 1",
             "exit 0",
+            "echo could not start: Device or resource busy >&2; exit 1",
+            "kill -9 $$",
+            "kill -6 $$",
         ] {
             let qemu = &program(directory.path(), script);
-            let accelerator = Accelerator::Kvm;
-            let result = Probe { qemu, accelerator }.run();
-            results.push(result.map_err(|error| error.to_string()));
+            let probe = Probe {
+                qemu,
+                accelerator: Accelerator::Kvm,
+                leash: &[],
+            };
+            let result = probe.run();
+            results.push(result.map_err(|error| (error.to_string(), error.is_passing())));
         }
 
+        let ended = |words: &str, is_passing| Err((words.to_owned(), is_passing));
         assert_eq!(
             results,
             [
                 Ok(()),
-                Err("no such cpu".to_owned()),
-                Err("it ended without a word".to_owned()),
+                ended("no such cpu", false),
+                ended("it ended without a word", false),
+                ended("could not start: Device or resource busy", true),
+                ended("it ended without a word", true),
+                ended("it ended without a word", false),
             ]
         );
+        // A program that was just written is not run by two threads: one of them may hold it open.
+        let qemu = &program(directory.path(), "test \"$LEASH\" = held && echo KILN");
+        let leash = ["env", "LEASH=held"].map(OsString::from);
+        let accelerator = Accelerator::Kvm;
+        let run = |leash| {
+            let probe = Probe {
+                qemu,
+                accelerator,
+                leash,
+            };
+            probe.run().is_ok()
+        };
+        assert!(run(&leash));
+        assert!(!run(&[]));
     }
 
     #[test]
@@ -282,40 +260,5 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(found(), None);
         assert_eq!(on_path(None, "sh"), None);
-    }
-
-    #[test]
-    fn an_answer_is_kept_until_the_program_changes() {
-        let directory = tempfile::tempdir().unwrap();
-        let qemu = program(directory.path(), "");
-        let verdicts = Verdicts::kept_in(directory.path().join("kept"));
-        let ask = |verdict: Result<(), String>| {
-            let mut asked = 0;
-            let answer = verdicts.remembered(&qemu, || {
-                asked += 1;
-                verdict
-            });
-            (asked, answer)
-        };
-
-        assert_eq!(
-            ask(Err("it hung".to_owned())),
-            (1, Err("it hung".to_owned()))
-        );
-        assert_eq!(ask(Ok(())), (0, Err("it hung".to_owned())));
-        fs::write(&qemu, "#!/bin/sh\n# another build\n").unwrap();
-        assert_eq!(ask(Ok(())), (1, Ok(())));
-        assert_eq!(ask(Err("it hung".to_owned())), (0, Ok(())));
-    }
-
-    #[test]
-    fn an_answer_that_cannot_be_kept_is_an_answer() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("file");
-        fs::write(&file, "").unwrap();
-        let verdicts = Verdicts::kept_in(file.join("kept"));
-        let qemu = program(directory.path(), "");
-
-        assert_eq!(verdicts.remembered(&qemu, || Ok(())), Ok(()));
     }
 }

@@ -117,3 +117,33 @@ async fn a_qemu_that_ends_does_not_become_ready() {
     let error = control.until_ready().await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
 }
+
+#[tokio::test]
+async fn a_monitor_that_hangs_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("api.sock");
+    // It takes the connection, and never reads.
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let mut control = Control::of_firecracker(socket);
+
+    let asked = tokio::time::timeout(START_LIMIT, control.ask_to_stop(Keyboard::Stops)).await;
+
+    assert_eq!(asked.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+}
+
+#[tokio::test]
+async fn listening_ends_with_the_way_and_not_within_a_line() {
+    use std::io::Write as _;
+
+    let (own, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut control = Control::of_qemu(own, Monitor::QemuMicrovm).unwrap();
+    let a_moment = Duration::from_millis(50);
+    for piece in ["{\"event\": ", "\"RESUME\"}\r\n"] {
+        theirs.write_all(piece.as_bytes()).unwrap();
+        let listened = tokio::time::timeout(a_moment, control.listen()).await;
+        assert!(listened.is_err(), "{piece}");
+    }
+    drop(theirs);
+    let listened = tokio::time::timeout(START_LIMIT, control.listen()).await;
+    listened.unwrap();
+}

@@ -3,7 +3,7 @@ use kiln_boot::StopSignal;
 use super::*;
 
 fn judge(end: &End, reports: bool, is_clean: bool) -> (u8, bool, Option<String>) {
-    let ended = judged(end, reports, is_clean, || "no such cpu".to_owned());
+    let ended = judged(end, reports, is_clean, "no such cpu");
     (ended.exit_code, ended.is_heard, ended.reason)
 }
 

@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use kiln_vmm::{Accelerator, Architecture, Installed, KVM, Probe, ProbeError};
+use kiln_vmm::{Accelerator, Architecture, Installed, KVM, Probe, ProbeError, Verdicts};
 
 use super::{Finding, Level};
 use crate::surroundings::Surroundings;
@@ -17,7 +17,11 @@ pub(super) async fn check(surroundings: &Surroundings) -> Vec<Finding> {
     };
     vec![
         monitors(&installed),
-        kvm(installed.qemu().map(Path::to_owned)).await,
+        kvm(
+            installed.qemu().map(Path::to_owned),
+            Verdicts::kept_in(surroundings.homes.probes()),
+        )
+        .await,
     ]
 }
 
@@ -39,8 +43,8 @@ fn monitors(installed: &Installed) -> Finding {
 }
 
 /// Opening the device proves nothing: hosts exist whose device opens and whose guests die. So a
-/// guest is run, whatever earlier runs have said.
-async fn kvm(qemu: Option<PathBuf>) -> Finding {
+/// guest is run, whatever earlier runs have said; the next run goes by what is found now.
+async fn kvm(qemu: Option<PathBuf>, verdicts: Verdicts) -> Finding {
     const CHECK: &str = "kvm";
     if let Err(error) = OpenOptions::new().read(true).write(true).open(KVM) {
         let finding = Finding::new(
@@ -58,10 +62,19 @@ async fn kvm(qemu: Option<PathBuf>) -> Finding {
             format!("{KVM} opens; that a guest runs is not proven without qemu-system-x86_64");
         return Finding::new(CHECK, Level::Warn, message);
     };
-    let Err(kvm) = run_guest(&qemu, Accelerator::Kvm).await else {
+    let program = qemu.clone();
+    let Err(kvm) = run_guest(move || verdicts.try_kvm(&program)).await else {
         return Finding::new(CHECK, Level::Ok, "a guest ran and printed its word");
     };
-    match run_guest(&qemu, Accelerator::Tcg).await {
+    let emulated = move || {
+        let probe = Probe {
+            qemu: &qemu,
+            accelerator: Accelerator::Tcg,
+            leash: &[],
+        };
+        probe.run()
+    };
+    match run_guest(emulated).await {
         Ok(()) => Finding::new(
             CHECK,
             Level::Warn,
@@ -78,15 +91,9 @@ async fn kvm(qemu: Option<PathBuf>) -> Finding {
 }
 
 /// Runs the smallest guest off the thread that answers Ctrl-C.
-async fn run_guest(qemu: &Path, accelerator: Accelerator) -> Result<(), ProbeError> {
-    let qemu = qemu.to_owned();
-    let run = move || {
-        Probe {
-            qemu: &qemu,
-            accelerator,
-        }
-        .run()
-    };
+async fn run_guest(
+    run: impl FnOnce() -> Result<(), ProbeError> + Send + 'static,
+) -> Result<(), ProbeError> {
     match tokio::task::spawn_blocking(run).await {
         Ok(result) => result,
         Err(error) => Err(ProbeError::Prepare {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use kiln_testkit::{tools, wait};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::descriptors::NEEDS;
@@ -323,6 +323,49 @@ fn signals_stop_a_machine_and_it_never_outlives_its_runner() -> Result<()> {
     assert_eq!(run.finish()?.code(), Some(141));
     // The next run has put away what the killed one left.
     assert_eq!(crate::stage::entries(&folder)?, ["console.log"]);
+    Ok(())
+}
+
+#[test]
+fn a_daemon_that_hangs_or_is_away_costs_neither_ctrl_c_nor_an_exit_code() -> Result<()> {
+    let test = "a_daemon_that_hangs_or_is_away_costs_neither_ctrl_c_nor_an_exit_code";
+    let Some(mut room) = MachineRoom::with_own_daemon(test)? else {
+        return Ok(());
+    };
+    let daemon = i32::try_from(room.daemon()?.id())?;
+    let daemon = Pid::from_raw(daemon).context("no daemon")?;
+    kill_process(daemon, Signal::STOP)?;
+    let run = room.start(&[IMAGE, "--rm"])?;
+    run.wait_until_it_listens()?;
+    run.signal(Signal::INT)?;
+    let ended = run.finish();
+    kill_process(daemon, Signal::CONT)?;
+    let ended = ended?;
+    assert_eq!(ended.code(), Some(125), "{ended:?}");
+    assert_eq!(
+        ended.stderr().lines().next(),
+        Some("error: stopped before the machine ran")
+    );
+
+    let script = "trap 'exit 9' TERM; echo ready; while true; do sleep 0.1; done";
+    let mut run = room.start(&[IMAGE, "--", "sh", "-c", script])?;
+    run.wait_for("ready\n")?;
+    let monitor = run.child("qemu-system")?;
+    room.daemon()?.kill()?;
+    run.signal(Signal::INT)?;
+    wait::until("end of the monitor", LIMIT, || {
+        Ok((!is_alive(monitor)).then_some(()))
+    })?;
+    room.daemon()?.start_again()?;
+    let ended = run.finish()?;
+    assert_eq!(ended.code(), Some(9));
+    let known = room.instances()?;
+    assert_eq!(known.len(), 1, "{known:?}");
+    assert_eq!(
+        (&known[0]["state"], &known[0]["exit_code"]),
+        (&json!("ended"), &json!(9)),
+        "{known:?}"
+    );
     Ok(())
 }
 

@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use kiln_testkit::daemon::built;
+use kiln_testkit::daemon::{Daemon, built};
 use kiln_testkit::fixtures::Fixtures;
 use kiln_testkit::images::entry::Entry;
 use kiln_testkit::images::layout::{Compression, Layout, Platform};
 use kiln_testkit::qemu::pieces;
-use kiln_testkit::{debs, process, tools};
+use kiln_testkit::{debs, process, tools, wait};
 use rustix::process::{Pid, Signal};
 use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, tcgetattr};
@@ -32,6 +32,13 @@ pub(crate) const IMAGE: &str = "small";
 
 /// Longest time that one run may take: some seconds here, many on a machine that is busy.
 const LIMIT: Duration = Duration::from_secs(240);
+
+const NEEDS: [tools::Need; 4] = [
+    tools::QEMU,
+    tools::APT_GET,
+    tools::APT_CACHE,
+    tools::DPKG_DEB,
+];
 
 const APPLETS: &[&str] = &[
     "cat", "chmod", "echo", "env", "head", "hostname", "httpd", "id", "kill", "ls", "poweroff",
@@ -85,13 +92,7 @@ impl MachineRoom {
     pub(crate) fn for_test(name: &'static str) -> Result<Option<Self>> {
         static HOUSE: Mutex<Weak<House>> = Mutex::new(Weak::new());
 
-        let needs = [
-            tools::QEMU,
-            tools::APT_GET,
-            tools::APT_CACHE,
-            tools::DPKG_DEB,
-        ];
-        if tools::must_skip(name, &needs)? {
+        if tools::must_skip(name, &NEEDS)? {
             return Ok(None);
         }
         let mut known = HOUSE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -103,13 +104,31 @@ impl MachineRoom {
             house
         };
         drop(known);
+        Self::in_house(house, name).map(Some)
+    }
+
+    /// Makes one whose daemon is the test's alone; nothing where this machine cannot.
+    pub(crate) fn with_own_daemon(name: &'static str) -> Result<Option<Self>> {
+        if tools::must_skip(name, &NEEDS)? {
+            return Ok(None);
+        }
+        Self::in_house(Arc::new(House::build()?), name).map(Some)
+    }
+
+    fn in_house(house: Arc<House>, name: &'static str) -> Result<Self> {
         let room = Self {
             house,
             name,
             programs: None,
         };
         fs::create_dir(room.path(""))?;
-        Ok(Some(room))
+        Ok(room)
+    }
+
+    /// Returns the daemon, where it is the test's alone.
+    pub(crate) fn daemon(&mut self) -> Result<&mut Daemon> {
+        let house = Arc::get_mut(&mut self.house).context("others use this daemon")?;
+        Ok(&mut house.stage.daemon)
     }
 
     /// Returns a path that is the test's own.
@@ -150,7 +169,10 @@ impl MachineRoom {
 
     /// Lists the directories of instances.
     pub(crate) fn instance_folders(&self) -> Result<Vec<String>> {
-        entries(&self.path("instances"))
+        let mut folders = entries(&self.path("instances"))?;
+        // What root remembers of the host is beside them.
+        folders.retain(|name| name != "probes");
+        Ok(folders)
     }
 
     /// Runs `kiln`.
@@ -426,6 +448,19 @@ impl Started {
         let pid = i32::try_from(self.child.id())?;
         let pid = Pid::from_raw(pid).context("no process")?;
         Ok(rustix::process::kill_process(pid, signal)?)
+    }
+
+    /// Waits until it is the runner, and a Ctrl-C is no longer fatal to it.
+    pub(crate) fn wait_until_it_listens(&self) -> Result<()> {
+        const INTERRUPT: u64 = 1 << (Signal::INT.as_raw() - 1);
+        let status = format!("/proc/{}/status", self.child.id());
+        wait::until("the runner to listen", LIMIT, || {
+            let status = fs::read_to_string(&status)?;
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            let caught = u64::from_str_radix(caught.unwrap_or_default().trim(), 16)?;
+            let listens = status.starts_with("Name:\tkiln-runner\n") && caught & INTERRUPT != 0;
+            Ok(listens.then_some(()))
+        })
     }
 
     /// Finds a child of the process by the beginning of its name.
