@@ -335,17 +335,18 @@ fn a_daemon_that_hangs_or_is_away_costs_neither_ctrl_c_nor_an_exit_code() -> Res
     let daemon = i32::try_from(room.daemon()?.id())?;
     let daemon = Pid::from_raw(daemon).context("no daemon")?;
     kill_process(daemon, Signal::STOP)?;
-    let run = room.start(&[IMAGE, "--rm"])?;
-    run.wait_until_it_listens()?;
-    run.signal(Signal::INT)?;
-    let ended = run.finish();
+    for flags in [&[IMAGE, "--rm"][..], &[IMAGE, "--rm", "--detach"]] {
+        let run = room.start(flags)?;
+        run.wait_until_it_listens()?;
+        run.signal(Signal::INT)?;
+        let ended = run.finish()?;
+        assert_eq!(ended.code(), Some(125), "{flags:?}: {ended:?}");
+        assert_eq!(
+            ended.stderr().lines().next(),
+            Some("error: stopped before the machine ran")
+        );
+    }
     kill_process(daemon, Signal::CONT)?;
-    let ended = ended?;
-    assert_eq!(ended.code(), Some(125), "{ended:?}");
-    assert_eq!(
-        ended.stderr().lines().next(),
-        Some("error: stopped before the machine ran")
-    );
 
     let script = "trap 'exit 9' TERM; echo ready; while true; do sleep 0.1; done";
     let mut run = room.start(&[IMAGE, "--", "sh", "-c", script])?;
