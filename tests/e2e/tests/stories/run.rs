@@ -370,6 +370,27 @@ fn a_daemon_that_hangs_or_is_away_costs_neither_ctrl_c_nor_an_exit_code() -> Res
     Ok(())
 }
 
+#[test]
+fn a_probe_does_not_outlive_its_runner() -> Result<()> {
+    let test = "a_probe_does_not_outlive_its_runner";
+    let Some(mut room) = MachineRoom::for_test(test)? else {
+        return Ok(());
+    };
+    let kvm = fs::File::options().read(true).write(true).open("/dev/kvm");
+    if kvm.is_err() {
+        // Nothing is probed where there is nothing to find out.
+        return Ok(());
+    }
+    room.install("qemu-system-x86_64", "#!/bin/sh\nexec sleep 60\n")?;
+    let run = room.start(&[IMAGE, "--rm"])?;
+    let probe = wait::until("the probe", LIMIT, || Ok(run.child("sleep").ok()))?;
+    run.signal(Signal::KILL)?;
+    run.finish()?;
+    wait::until("end of the probe", Duration::from_secs(5), || {
+        Ok((!is_alive(probe)).then_some(()))
+    })
+}
+
 /// A stand-in for the monitors that this machine cannot have: keeps what it is told, makes its API's
 /// socket, says on the console what it is asked, and ends as a guest would.
 const STAND_IN: &str = r#"#!/usr/bin/perl

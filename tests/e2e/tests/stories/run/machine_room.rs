@@ -468,7 +468,12 @@ impl Started {
     /// Finds a child of the process by the beginning of its name.
     pub(crate) fn child(&self, name: &str) -> Result<u32> {
         let own = self.child.id();
-        let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children"))?;
+        let mut children = String::new();
+        for thread in fs::read_dir(format!("/proc/{own}/task"))? {
+            // A thread may have ended since.
+            let of_one = fs::read_to_string(thread?.path().join("children"));
+            children.push_str(&of_one.unwrap_or_default());
+        }
         for child in children.split_whitespace() {
             let found = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
             if found.starts_with(name) {
