@@ -335,17 +335,18 @@ fn a_daemon_that_hangs_or_is_away_costs_neither_ctrl_c_nor_an_exit_code() -> Res
     let daemon = i32::try_from(room.daemon()?.id())?;
     let daemon = Pid::from_raw(daemon).context("no daemon")?;
     kill_process(daemon, Signal::STOP)?;
-    let run = room.start(&[IMAGE, "--rm"])?;
-    run.wait_until_it_listens()?;
-    run.signal(Signal::INT)?;
-    let ended = run.finish();
+    for flags in [&[IMAGE, "--rm"][..], &[IMAGE, "--rm", "--detach"]] {
+        let run = room.start(flags)?;
+        run.wait_until_it_listens()?;
+        run.signal(Signal::INT)?;
+        let ended = run.finish()?;
+        assert_eq!(ended.code(), Some(125), "{flags:?}: {ended:?}");
+        assert_eq!(
+            ended.stderr().lines().next(),
+            Some("error: stopped before the machine ran")
+        );
+    }
     kill_process(daemon, Signal::CONT)?;
-    let ended = ended?;
-    assert_eq!(ended.code(), Some(125), "{ended:?}");
-    assert_eq!(
-        ended.stderr().lines().next(),
-        Some("error: stopped before the machine ran")
-    );
 
     let script = "trap 'exit 9' TERM; echo ready; while true; do sleep 0.1; done";
     let mut run = room.start(&[IMAGE, "--", "sh", "-c", script])?;
@@ -367,6 +368,27 @@ fn a_daemon_that_hangs_or_is_away_costs_neither_ctrl_c_nor_an_exit_code() -> Res
         "{known:?}"
     );
     Ok(())
+}
+
+#[test]
+fn a_probe_does_not_outlive_its_runner() -> Result<()> {
+    let test = "a_probe_does_not_outlive_its_runner";
+    let Some(mut room) = MachineRoom::for_test(test)? else {
+        return Ok(());
+    };
+    let kvm = fs::File::options().read(true).write(true).open("/dev/kvm");
+    if kvm.is_err() {
+        // Nothing is probed where there is nothing to find out.
+        return Ok(());
+    }
+    room.install("qemu-system-x86_64", "#!/bin/sh\nexec sleep 60\n")?;
+    let run = room.start(&[IMAGE, "--rm"])?;
+    let probe = wait::until("the probe", LIMIT, || Ok(run.child("sleep").ok()))?;
+    run.signal(Signal::KILL)?;
+    run.finish()?;
+    wait::until("end of the probe", Duration::from_secs(5), || {
+        Ok((!is_alive(probe)).then_some(()))
+    })
 }
 
 /// A stand-in for the monitors that this machine cannot have: keeps what it is told, makes its API's

@@ -450,12 +450,14 @@ impl Started {
         Ok(rustix::process::kill_process(pid, signal)?)
     }
 
-    /// Waits until it is the runner, and a Ctrl-C is no longer fatal to it.
+    /// Waits until the runner is there, in this process or in a child of it, and a Ctrl-C is no
+    /// longer fatal to it.
     pub(crate) fn wait_until_it_listens(&self) -> Result<()> {
         const INTERRUPT: u64 = 1 << (Signal::INT.as_raw() - 1);
-        let status = format!("/proc/{}/status", self.child.id());
+        let own = self.child.id();
         wait::until("the runner to listen", LIMIT, || {
-            let status = fs::read_to_string(&status)?;
+            let runner = self.child("kiln-runner").unwrap_or(own);
+            let status = fs::read_to_string(format!("/proc/{runner}/status"))?;
             let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
             let caught = u64::from_str_radix(caught.unwrap_or_default().trim(), 16)?;
             let listens = status.starts_with("Name:\tkiln-runner\n") && caught & INTERRUPT != 0;
@@ -466,7 +468,12 @@ impl Started {
     /// Finds a child of the process by the beginning of its name.
     pub(crate) fn child(&self, name: &str) -> Result<u32> {
         let own = self.child.id();
-        let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children"))?;
+        let mut children = String::new();
+        for thread in fs::read_dir(format!("/proc/{own}/task"))? {
+            // A thread may have ended since.
+            let of_one = fs::read_to_string(thread?.path().join("children"));
+            children.push_str(&of_one.unwrap_or_default());
+        }
         for child in children.split_whitespace() {
             let found = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
             if found.starts_with(name) {
