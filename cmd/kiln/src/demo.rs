@@ -294,7 +294,7 @@ fn next_steps(owner: Owner) -> &'static str {
     match owner {
         Owner::Demo => {
             "\nThat was a virtual machine. Next, with a daemon that stays:\n  \
-             kilnd &\n  \
+             kilnd --root ~/kiln & export KILN_HOST=unix://$HOME/kiln/kiln.sock\n  \
              kiln kernel import debian --deb linux-image-*.deb --default\n  \
              kiln pull debian:bookworm && kiln run debian-bookworm -- cat /etc/os-release\n"
         }

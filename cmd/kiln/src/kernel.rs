@@ -276,8 +276,13 @@ async fn remove(arguments: RemoveArguments, session: &Session) -> Result<(), Com
             .await;
         items.push(Item::new(item, result)?);
     }
-    batch::report(session, &items, |name, _| {
-        format!("kernel {} is removed", cell(name))
+    batch::report(session, &items, |name, kernel| {
+        let name = cell(name);
+        if kernel.is_default {
+            format!("kernel {name} is removed; it was the default, and there is none now")
+        } else {
+            format!("kernel {name} is removed")
+        }
     })
 }
 

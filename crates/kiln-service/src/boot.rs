@@ -86,11 +86,20 @@ pub(crate) fn plan(
     let Some(mode) = chosen.mode else {
         return Ok(without_init(choice, chosen.reason));
     };
-    let document = document(image, argv)?;
+    let document = document(image, told_to(&mode, argv))?;
     with_init(choice, mode, chosen.reason, |mode| Boot {
         mode,
         ..document
     })
+}
+
+/// Returns the command that process 1 gets. An image's command is its init's only where it names
+/// that init: an init that is told to be a shell is one.
+fn told_to(mode: &Mode, argv: Vec<String>) -> Vec<String> {
+    match mode {
+        Mode::Init { path } if argv.first() != Some(path) => vec![path.clone()],
+        Mode::Init { .. } | Mode::Entrypoint => argv,
+    }
 }
 
 /// Describes the program of an image; the mode is put in later.
@@ -253,6 +262,23 @@ mod tests {
                 }
                 (Err(error), Some(_)) => panic!("{choice:?} {own:?}: {error}"),
             }
+        }
+    }
+
+    #[test]
+    fn an_init_is_not_told_the_command_of_another_program() {
+        let cases: &[(&[&str], &[&str])] = &[
+            (&["/bin/sh", "-l"], &["/sbin/init"]),
+            (&[], &["/sbin/init"]),
+            (&["/sbin/init", "3"], &["/sbin/init", "3"]),
+            (&["/lib/systemd/systemd"], &["/lib/systemd/systemd"]),
+        ];
+        for (cmd, want) in cases {
+            let image = config(serde_json::json!({ "Cmd": cmd }));
+
+            let planned = plan(BootChoice::Init, OwnInitrd::None, Some(&image)).unwrap();
+
+            assert_eq!(planned.document.unwrap().argv, *want, "{cmd:?}");
         }
     }
 
