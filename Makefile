@@ -9,6 +9,7 @@ help:
 	@echo 'make test-unit  unit and property tests only; needs nothing but Rust'
 	@echo 'make lint       formatting, clippy, documentation'
 	@echo 'make bench      figures, side by side with other tools, into docs/benchmarks.md'
+	@echo 'make bench-boot how long guests take, into the same page'
 	@echo 'make doc        the API documentation of the crates, and docs/api.md, docs/errors.md'
 	@echo 'make dist       release binaries in dist/, and their SHA256SUMS'
 	@echo 'make init       the programs that run inside guests, static files; prints where they are'
@@ -29,6 +30,9 @@ lint: linker
 bench: linker
 	$(CARGO) run --release --locked --package runner -- bench --write
 
+bench-boot: linker
+	$(CARGO) run --release --locked --package runner -- bench-boot --write
+
 doc: linker
 	$(CARGO) doc --workspace --no-deps --locked
 	$(CARGO) run --locked --package kilnd -- --write-docs docs
@@ -47,4 +51,4 @@ linker:
 	@command -v cc > /dev/null || { apt-get -qq update && \
 		apt-get -qq install --yes --no-install-recommends gcc libc6-dev; }
 
-.PHONY: help demo test test-unit lint bench doc dist init deps linker
+.PHONY: help demo test test-unit lint bench bench-boot doc dist init deps linker

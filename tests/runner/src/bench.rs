@@ -37,7 +37,6 @@ const NEEDS: &[Need] = &[
     tools::E2FSCK,
     tools::MKFS_EXT4,
     tools::MMDEBSTRAP,
-    tools::QEMU,
     tools::SKOPEO,
     tools::TIME,
     tools::UMOCI,
@@ -56,6 +55,13 @@ pub(crate) enum Keep {
     Page,
     /// The figures are printed only.
     Nothing,
+}
+
+impl Keep {
+    /// Takes the word of a command line.
+    pub(crate) fn of(write: bool) -> Self {
+        if write { Self::Page } else { Self::Nothing }
+    }
 }
 
 /// Sizes of the image that was measured.
@@ -79,7 +85,6 @@ struct Figures {
     subject: Subject,
     kiln: kiln::Rows,
     others: others::Rows,
-    boots: boot::Boots,
 }
 
 impl Figures {
@@ -111,7 +116,7 @@ pub(crate) fn run(keep: Keep) -> Result<()> {
 
     let layers = image.layers()?;
     let load = load_average()?;
-    let mut rounds = (Vec::new(), Vec::new(), Vec::new());
+    let mut rounds = (Vec::new(), Vec::new());
     let mut subject = None;
     for round in 1..=ROUNDS {
         console::heading(format_args!("round {round} of {ROUNDS}"));
@@ -123,7 +128,6 @@ pub(crate) fn run(keep: Keep) -> Result<()> {
         let bench = kiln::Bench::start(&programs, &folder.path().join("root"), &registry)?;
         bench.import(&kernel)?;
         let kiln = bench.measure(&reference)?;
-        rounds.2.push(bench.boot(&programs, &fixtures, &kernel)?);
         subject = Some(Subject {
             layers: layers.len(),
             blob_bytes: total_length(&layers)?,
@@ -144,13 +148,41 @@ pub(crate) fn run(keep: Keep) -> Result<()> {
         subject: subject.context("no round was measured")?,
         kiln: kiln::Rows::median(rounds.0).context("no round was measured")?,
         others: others::Rows::median(&rounds.1),
-        boots: boot::Boots::median(&rounds.2).context("no round was measured")?,
     };
     let text = page::figures(&figures)?;
     console::heading("figures");
     console::line(&text);
     if keep == Keep::Page {
         page::replace(&cargo::workspace().join("docs/benchmarks.md"), &text)?;
+    }
+    Ok(())
+}
+
+/// Measures how long guests take, prints it as Markdown, and replaces it in the page if told so.
+pub(crate) fn boots(keep: Keep) -> Result<()> {
+    if let Some(missing) = boot::NEEDS
+        .iter()
+        .find_map(|need| tools::require(*need).err())
+    {
+        bail!("the benchmark cannot run: {missing}");
+    }
+    console::heading("building Kiln");
+    cargo::build_release()?;
+    let programs = cargo::release_folder()?;
+    let target = programs.parent().context("no target folder")?;
+    console::heading("the image and the kernel (made once, kept in target/)");
+    let fixtures = Fixtures::at(target.join("kiln-fixtures"))?;
+    let folder = tempfile::Builder::new()
+        .prefix("bench-")
+        .tempdir_in(target)
+        .context("cannot make a folder for the benchmark")?;
+    let load = load_average()?;
+    let boots = boot::measure(&programs, &folder.path().join("root"), &fixtures)?;
+    let text = page::boots(&boots, &load)?;
+    console::heading("figures");
+    console::line(&text);
+    if keep == Keep::Page {
+        page::replace_boots(&cargo::workspace().join("docs/benchmarks.md"), &text)?;
     }
     Ok(())
 }

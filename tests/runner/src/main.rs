@@ -53,6 +53,12 @@ enum Task {
         #[arg(long)]
         write: bool,
     },
+    /// Install what is missing; measure how long guests take, beside a plain boot
+    BenchBoot {
+        /// Replace the times in docs/benchmarks.md
+        #[arg(long)]
+        write: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -69,7 +75,10 @@ fn main() -> ExitCode {
             .and_then(|()| journey::demo())
             .map(|()| true),
         Task::Bench { write } => packages::install()
-            .and_then(|()| bench::run(if write { Keep::Page } else { Keep::Nothing }))
+            .and_then(|()| bench::run(Keep::of(write)))
+            .map(|()| true),
+        Task::BenchBoot { write } => packages::install()
+            .and_then(|()| bench::boots(Keep::of(write)))
             .map(|()| true),
     };
     ended(done)

@@ -11,15 +11,27 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use kiln_testkit::debs::CloudKernel;
+use kiln_testkit::daemon::{Daemon, Start};
 use kiln_testkit::fixtures::Fixtures;
+use kiln_testkit::images::debian;
 use kiln_testkit::qemu::{Accelerator, Ending, Machine, Until, pieces};
-use kiln_testkit::{initrd, measure, process};
+use kiln_testkit::tools::{self, Need};
+use kiln_testkit::{debs, initrd, measure, process};
+use serde_json::json;
 
 use crate::console;
 
-/// How often each is booted in a round, after one that does not count.
-const BOOTS: usize = 3;
+/// What the benchmark starts programs of.
+pub(super) const NEEDS: &[Need] = &[
+    tools::APT_CACHE,
+    tools::APT_GET,
+    tools::DPKG_DEB,
+    tools::MMDEBSTRAP,
+    tools::QEMU,
+];
+
+/// How often each is booted, after one that does not count; odd, so that there is a middle.
+pub(super) const BOOTS: usize = 7;
 
 /// Longest time one boot may take.
 const LIMIT: Duration = Duration::from_secs(240);
@@ -45,18 +57,6 @@ pub(super) struct Boots {
     pub(super) accelerator: Accelerator,
 }
 
-impl Boots {
-    /// Returns the median of each figure.
-    pub(super) fn median(rounds: &[Self]) -> Option<Self> {
-        let accelerator = rounds.first()?.accelerator;
-        Some(Self {
-            kiln: Times::median(rounds.iter().map(|round| round.kiln)),
-            plain: Times::median(rounds.iter().map(|round| round.plain)),
-            accelerator,
-        })
-    }
-}
-
 impl Times {
     fn median(times: impl Iterator<Item = Self> + Clone) -> Self {
         Self {
@@ -66,14 +66,15 @@ impl Times {
     }
 }
 
-/// Boots an image of the daemon behind `socket` and the plain guest, in turn.
-pub(super) fn measure(
-    programs: &Path,
-    socket: &Path,
-    image: &str,
-    fixtures: &Fixtures,
-    kernel: &CloudKernel,
-) -> Result<Boots> {
+/// Boots a real Debian and the plain guest, in turn, with a daemon in the empty folder `root`.
+pub(super) fn measure(programs: &Path, root: &Path, fixtures: &Fixtures) -> Result<Boots> {
+    let kernel = &debs::cloud_kernel(fixtures)?;
+    let image = debian::official(fixtures)?;
+    let daemon = Daemon::start_program(&programs.join("kilnd"), root, Start::default())?;
+    let import = json!({"name": "debian", "deb_path": kernel.deb});
+    daemon.call("kernel.import", &import)?;
+    let pull = json!({"ref": image.source(), "name": "debian", "kernel_ref": "debian"});
+    daemon.call("image.pull", &pull)?;
     let accelerator = Accelerator::probe(fixtures, kernel)?;
     let plain = Machine {
         kernel: kernel.kernel.clone(),
@@ -85,7 +86,7 @@ pub(super) fn measure(
     let mut kiln_times = Vec::new();
     let mut plain_times = Vec::new();
     for _ in 0..=BOOTS {
-        kiln_times.push(run(programs, socket, image)?);
+        kiln_times.push(run(programs, &daemon.socket())?);
         plain_times.push(boot(&plain)?);
     }
     // The first of each finds nothing in memory, and perhaps looks what works on this host.
@@ -103,13 +104,13 @@ pub(super) fn measure(
     Ok(boots)
 }
 
-fn run(programs: &Path, socket: &Path, image: &str) -> Result<Times> {
+fn run(programs: &Path, socket: &Path) -> Result<Times> {
     let mut command = process::command(programs.join("kiln"));
     command
         .arg("--host")
         .arg(format!("unix://{}", socket.display()))
         .args(["run", "--rm", "--memory", &format!("{MEMORY_MIB}MiB")])
-        .args([image, "--", "/bin/echo", MARKER])
+        .args(["debian", "--", "/bin/echo", MARKER])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     let start = Instant::now();

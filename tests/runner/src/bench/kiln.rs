@@ -7,13 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use kiln_testkit::daemon::{CallError, Daemon, Start};
 use kiln_testkit::debs::CloudKernel;
-use kiln_testkit::fixtures::Fixtures;
 use kiln_testkit::measure::{self, Cost, Meter, Row};
 use kiln_testkit::process;
 use kiln_testkit::registry::Registry;
 use serde_json::{Value, json};
 
-use super::boot::{self, Boots};
 use super::{CHECK_LIMIT, check_filesystem};
 use crate::console;
 
@@ -177,16 +175,6 @@ impl<'a> Bench<'a> {
             fetched_again,
             rootfs,
         })
-    }
-
-    /// Boots the image that was pulled last, beside a plain guest.
-    pub(super) fn boot(
-        &self,
-        programs: &Path,
-        fixtures: &Fixtures,
-        kernel: &CloudKernel,
-    ) -> Result<Boots> {
-        boot::measure(programs, &self.daemon.socket(), "same", fixtures, kernel)
     }
 
     fn pull(&self, reference: &str, name: &str, size_bytes: Option<u64>) -> Result<Pulled> {

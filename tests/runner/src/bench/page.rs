@@ -10,7 +10,7 @@ use kiln_testkit::measure::Row;
 use kiln_testkit::process;
 use kiln_testkit::qemu::Accelerator;
 
-use super::boot::Boots;
+use super::boot::{BOOTS, Boots};
 use super::kiln::Pulled;
 use super::targets::{self, Target};
 use super::{Figures, ROUNDS, Subject};
@@ -19,6 +19,10 @@ use crate::cargo;
 /// What stands before and after the figures in the page.
 const BEGIN: &str = "<!-- figures: written by make bench -->\n";
 const END: &str = "<!-- end of figures -->\n";
+
+/// The same around the times of boots.
+const BEGIN_BOOTS: &str = "<!-- boots: written by make bench-boot -->\n";
+const END_BOOTS: &str = "<!-- end of boots -->\n";
 
 /// Longest time a question about the machine may take.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -36,23 +40,31 @@ pub(super) fn figures(figures: &Figures) -> Result<String> {
         ("same digest", &kiln.same),
     ];
     writeln!(text, "{}", stages(&pulls))?;
-    writeln!(text, "{}", promises(&targets::all(figures)))?;
-    write!(text, "{}", boots(&figures.boots))?;
+    write!(text, "{}", promises(&targets::all(figures)))?;
     Ok(text)
 }
 
 /// Replaces the figures in `page` by `text`.
 pub(super) fn replace(page: &Path, text: &str) -> Result<()> {
+    replace_between(page, text, BEGIN, END)
+}
+
+/// Replaces the times of boots in `page` by `text`.
+pub(super) fn replace_boots(page: &Path, text: &str) -> Result<()> {
+    replace_between(page, text, BEGIN_BOOTS, END_BOOTS)
+}
+
+fn replace_between(page: &Path, text: &str, begin: &str, end: &str) -> Result<()> {
     let old = fs::read_to_string(page).with_context(|| page.display().to_string())?;
-    let new = between_marks(&old, text)
+    let new = between(&old, text, begin, end)
         .with_context(|| format!("{} has no marks around its figures", page.display()))?;
     fs::write(page, new).with_context(|| format!("cannot write {}", page.display()))
 }
 
-fn between_marks(old: &str, text: &str) -> Option<String> {
-    let (before, rest) = old.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{text}\n{END}{after}"))
+fn between(old: &str, text: &str, begin: &str, end: &str) -> Option<String> {
+    let (before, rest) = old.split_once(begin)?;
+    let (_, after) = rest.split_once(end)?;
+    Some(format!("{before}{begin}\n{text}\n{end}{after}"))
 }
 
 /// Says when, on what and of which code.
@@ -60,6 +72,16 @@ fn circumstances(figures: &Figures) -> Result<String> {
     let load = &figures.load;
     let spread = |time: Option<Duration>| time.map_or(0.0, |time| time.as_secs_f64());
     let (least, most) = (spread(figures.spread.0), spread(figures.spread.1));
+    let place = place()?;
+    Ok(format!(
+        "`make bench` on {place}, the registry on loopback; load average before the first row \
+         {load}. The median of {ROUNDS} rounds; the cold pull took {least:.2} to {most:.2} CPU \
+         seconds.",
+    ))
+}
+
+/// Says when, which code, and what machine this is.
+fn place() -> Result<String> {
     let date = ask("date", &["-u", "+%Y-%m-%d"])?;
     let commit = ask("git", &["describe", "--always", "--dirty"])?;
     let kernel = ask("uname", &["-sr"])?;
@@ -76,9 +98,7 @@ fn circumstances(figures: &Figures) -> Result<String> {
         .and_then(|number| number.parse::<u64>().ok())
         .unwrap_or(0);
     Ok(format!(
-        "`make bench` on {date}, commit {commit}: {count} × {model}, {} GiB, {kernel}, files on \
-         {filesystem}, the registry on loopback; load average before the first row {load}. The \
-         median of {ROUNDS} rounds; the cold pull took {least:.2} to {most:.2} CPU seconds.",
+        "{date}, commit {commit}: {count} × {model}, {} GiB, {kernel}, files on {filesystem}",
         memory_kib >> 20
     ))
 }
@@ -117,7 +137,7 @@ fn rows(rows: &[Row]) -> String {
 }
 
 /// Writes how long guests took, and how the two kinds compare.
-fn boots(boots: &Boots) -> String {
+pub(super) fn boots(boots: &Boots, load: &str) -> Result<String> {
     let seconds = |time: Duration| time.as_secs_f64();
     let ratio = |ours: Duration, theirs: Duration| seconds(ours) / seconds(theirs);
     let (kiln, plain) = (boots.kiln, boots.plain);
@@ -125,10 +145,13 @@ fn boots(boots: &Boots) -> String {
         Accelerator::Kvm => "KVM",
         Accelerator::Tcg => "software emulation (TCG)",
     };
-    format!(
-        "| boot, by {by} | first line, wall s | end, wall s |\n|---|---:|---:|\n\
-         | `kiln run`, from the command to the program's first line and its exit code | {:.2} | {:.2} |\n\
-         | QEMU with the same kernel and a busybox initrd, no disk, no modules | {:.2} | {:.2} |\n\
+    let place = place()?;
+    Ok(format!(
+        "`make bench-boot` on {place}; load average before the first boot {load}. The median of \
+         {BOOTS} boots each, in turn, by {by}.\n\n\
+         | boot | first line, wall s | end, wall s |\n|---|---:|---:|\n\
+         | `kiln run debian -- /bin/echo …`, from the command to the program's first line, and to its exit code | {:.2} | {:.2} |\n\
+         | QEMU microvm, the same kernel file as packaged, busybox as `/init`: no module, no disk, no network | {:.2} | {:.2} |\n\
          | the first to the second | {:.2} × | {:.2} × |\n",
         seconds(kiln.first_line),
         seconds(kiln.end),
@@ -136,7 +159,7 @@ fn boots(boots: &Boots) -> String {
         seconds(plain.end),
         ratio(kiln.first_line, plain.first_line),
         ratio(kiln.end, plain.end),
-    )
+    ))
 }
 
 fn mib_or_dash(bytes: u64) -> String {
@@ -202,10 +225,10 @@ mod tests {
     fn only_what_stands_between_the_marks_is_replaced() {
         let old = format!("# Title\n{BEGIN}\nold\n{END}rest\n");
 
-        let new = between_marks(&old, "new\n");
+        let new = between(&old, "new\n", BEGIN, END);
 
         assert_eq!(new, Some(format!("# Title\n{BEGIN}\nnew\n\n{END}rest\n")));
-        assert_eq!(between_marks("# Title\n", "new"), None);
+        assert_eq!(between("# Title\n", "new", BEGIN, END), None);
     }
 
     #[test]
