@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use uuid::Uuid;
 
 use crate::EXIT_NEVER_RAN;
 use crate::console_log::ConsoleLog;
-use crate::control::Keyboard;
+use crate::control::{Keyboard, Shutdown};
 use crate::error::RunError;
 use crate::guest::{self, Guest};
 use crate::image::OpenImage;
@@ -58,6 +59,16 @@ struct Ended {
     /// Whether the exit code is the program's own.
     is_heard: bool,
     reason: Option<String>,
+}
+
+/// What the end of a monitor looked like.
+#[derive(Clone, Debug)]
+struct Seen {
+    status: ExitStatus,
+    /// Why the machine ended, where the monitor says that.
+    shutdown: Option<Shutdown>,
+    /// The monitor's last words.
+    words: String,
 }
 
 impl Told {
@@ -294,8 +305,12 @@ impl OneRun {
             .ended()
             .await
             .map_err(|source| RunError::host("wait for the monitor", source))?;
-        let words = running.words().await;
-        let ended = judged(&end, reports, status.success(), &words);
+        let seen = Seen {
+            status,
+            shutdown: control.shutdown().await,
+            words: running.words().await,
+        };
+        let ended = judged(&end, reports, &seen);
         if let Some(reason) = &ended.reason
             && told == Told::ByPerson
             && end.report.is_none()
@@ -439,7 +454,7 @@ fn audience(order: &RunOrder, surroundings: &Surroundings) -> Audience {
 }
 
 /// Says how a run ended by what was heard and seen of it.
-fn judged(end: &End, reports: bool, is_clean: bool, words: &str) -> Ended {
+fn judged(end: &End, reports: bool, seen: &Seen) -> Ended {
     let heard = |exit_code, reason| Ended {
         exit_code,
         is_heard: true,
@@ -466,15 +481,24 @@ fn judged(end: &End, reports: bool, is_clean: bool, words: &str) -> Ended {
     if end.was_killed {
         return unheard(EXIT_KILLED, "the machine was killed");
     }
-    match (is_clean, reports) {
+    if !seen.status.success() {
+        let words = &seen.words;
+        return unheard(EXIT_NEVER_RAN, &format!("the monitor failed: {words}"));
+    }
+    match (seen.shutdown, reports) {
+        (Some(Shutdown::Reset), _) => unheard(
+            EXIT_NEVER_RAN,
+            "the machine was reset: its kernel panicked or it rebooted itself; \
+             kiln run does not start it again",
+        ),
+        (Some(Shutdown::FromOutside), _) => unheard(EXIT_KILLED, "the machine was killed"),
         // An init of the image's own does not say how it ended.
-        (true, false) if end.was_asked => unheard(EXIT_TERMINATED, "the machine was stopped"),
-        (true, false) => heard(0, None),
-        (true, true) => unheard(
+        (_, false) if end.was_asked => unheard(EXIT_TERMINATED, "the machine was stopped"),
+        (_, false) => heard(0, None),
+        (_, true) => unheard(
             EXIT_NEVER_RAN,
             "the machine ended and did not say how its program did",
         ),
-        (false, _) => unheard(EXIT_NEVER_RAN, &format!("the monitor failed: {words}")),
     }
 }
 

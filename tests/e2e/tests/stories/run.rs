@@ -174,6 +174,42 @@ fn what_keeps_a_program_from_running_is_told_and_is_125() -> Result<()> {
 }
 
 #[test]
+fn a_machine_that_ends_before_its_program_is_no_success() -> Result<()> {
+    let test = "a_machine_that_ends_before_its_program_is_no_success";
+    let Some(room) = MachineRoom::for_test(test)? else {
+        return Ok(());
+    };
+    let reset = "error: the machine was reset: its kernel panicked or it rebooted itself; \
+                 kiln run does not start it again\n";
+    let script = "echo c > /proc/sysrq-trigger; exit 3";
+
+    let panicked = room.run(&[IMAGE, "--rm", "--", "sh", "-c", script])?;
+
+    assert_eq!(
+        (panicked.code(), panicked.stderr()),
+        (Some(125), reset),
+        "{panicked:?}"
+    );
+    assert!(
+        panicked.stdout().ends_with("sysrq: Trigger a crash\n"),
+        "{panicked:?}"
+    );
+
+    let source = room.source();
+    let words = [
+        "pull", &source, "--name", "bare", "--kernel", "debian", "--boot", "none", "--size", "64M",
+    ];
+    let pulled = room.kiln(&words)?;
+    assert_eq!(pulled.code(), Some(0), "{pulled:?}");
+    // The kernel of a distribution finds no disk without an initrd.
+    let lost = room.run(&["bare", "--rm"])?;
+    assert_eq!(lost.code(), Some(125), "{lost:?}");
+    assert!(lost.stdout().contains("Kernel panic"), "{lost:?}");
+    assert_eq!(lost.stderr(), reset);
+    Ok(())
+}
+
+#[test]
 fn a_machine_in_the_background_serves_a_port_and_is_stopped() -> Result<()> {
     let test = "a_machine_in_the_background_serves_a_port_and_is_stopped";
     let Some(room) = MachineRoom::for_test(test)? else {
