@@ -254,6 +254,7 @@ impl OneRun {
         told: Told,
     ) -> Result<Ended, RunError> {
         let log = self.place.create_file(CONSOLE_LOG)?;
+        let audience = audience(&self.order, surroundings);
         let instance = self.guest.instance(
             &self.order,
             self.image.view.config.as_ref(),
@@ -265,6 +266,7 @@ impl OneRun {
                     Monitor::Firecracker => MachineEnd::Reboot,
                     _ => MachineEnd::Poweroff,
                 },
+                is_typed: audience.types,
             },
         )?;
         let reports = self.guest.reports(instance.as_ref());
@@ -282,7 +284,6 @@ impl OneRun {
         };
         told.started(&started);
 
-        let audience = audience(&self.order, surroundings);
         let raw = audience.types.then(RawTerminal::enter).transpose();
         let raw = raw.map_err(|source| RunError::host("use the terminal", source))?;
         let session = Session {

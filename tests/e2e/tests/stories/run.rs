@@ -210,6 +210,22 @@ fn a_machine_that_ends_before_its_program_is_no_success() -> Result<()> {
 }
 
 #[test]
+fn what_is_piped_in_does_not_reach_the_guest_and_holds_up_nobody() -> Result<()> {
+    let test = "what_is_piped_in_does_not_reach_the_guest_and_holds_up_nobody";
+    let Some(room) = MachineRoom::for_test(test)? else {
+        return Ok(());
+    };
+    // The console is the program's terminal all the same.
+    let script = "cat && echo on the terminal > /dev/tty";
+
+    let ran = room.run_fed(&[IMAGE, "--rm", "--", "sh", "-c", script], b"hi")?;
+
+    let heard = (ran.code(), ran.stdout(), ran.stderr());
+    assert_eq!(heard, (Some(0), "on the terminal\n", ""), "{ran:?}");
+    Ok(())
+}
+
+#[test]
 fn a_machine_in_the_background_serves_a_port_and_is_stopped() -> Result<()> {
     let test = "a_machine_in_the_background_serves_a_port_and_is_stopped";
     let Some(room) = MachineRoom::for_test(test)? else {
