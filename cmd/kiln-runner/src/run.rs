@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -42,6 +43,9 @@ const ABSENCE_PAUSE: Duration = Duration::from_millis(200);
 const EXIT_KILLED: u8 = 137;
 const EXIT_TERMINATED: u8 = 143;
 const EXIT_PIPE: u8 = 141;
+
+/// The signal that cannot be refused, as a wait status has it.
+const SIGNAL_KILL: i32 = rustix::process::Signal::KILL.as_raw();
 
 /// Who is told how a run begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -482,6 +486,17 @@ fn judged(end: &End, reports: bool, seen: &Seen) -> Ended {
     if end.was_killed {
         return unheard(EXIT_KILLED, "the machine was killed");
     }
+    match seen.status.signal() {
+        // Nobody here did it: the system for want of memory, or a person.
+        Some(SIGNAL_KILL) => {
+            return unheard(EXIT_KILLED, "the machine was killed (signal 9)");
+        }
+        Some(number) => {
+            let reason = format!("signal {number} ended the monitor: {}", seen.words);
+            return unheard(EXIT_NEVER_RAN, &reason);
+        }
+        None => {}
+    }
     if !seen.status.success() {
         let words = &seen.words;
         return unheard(EXIT_NEVER_RAN, &format!("the monitor failed: {words}"));
@@ -496,7 +511,11 @@ fn judged(end: &End, reports: bool, seen: &Seen) -> Ended {
         // An init of the image's own does not say how it ended.
         (_, false) if end.was_asked => unheard(EXIT_TERMINATED, "the machine was stopped"),
         (_, false) => heard(0, None),
-        (_, true) => unheard(
+        (Some(Shutdown::SwitchedOff), true) => unheard(
+            EXIT_NEVER_RAN,
+            "the machine was switched off before its program's end was told",
+        ),
+        (None, true) => unheard(
             EXIT_NEVER_RAN,
             "the machine ended and did not say how its program did",
         ),

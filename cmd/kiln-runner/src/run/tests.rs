@@ -1,5 +1,3 @@
-use std::os::unix::process::ExitStatusExt as _;
-
 use kiln_boot::StopSignal;
 
 use super::*;
@@ -8,6 +6,7 @@ use super::*;
 const CLEAN: i32 = 0;
 const FAILED: i32 = 1 << 8;
 const KILLED: i32 = 9;
+const ABORTED: i32 = 6;
 
 fn judge(
     end: &End,
@@ -94,7 +93,38 @@ fn without_a_report_the_machine_itself_tells() {
             (143, false, Some("the machine was stopped")),
         ),
         (&quiet, true, CLEAN, None, (125, false, Some(silent))),
-        (&quiet, true, CLEAN, off, (125, false, Some(silent))),
+        (
+            &quiet,
+            true,
+            CLEAN,
+            off,
+            (
+                125,
+                false,
+                Some("the machine was switched off before its program's end was told"),
+            ),
+        ),
+        (
+            &quiet,
+            true,
+            KILLED,
+            None,
+            (137, false, Some("the machine was killed (signal 9)")),
+        ),
+        (
+            &quiet,
+            false,
+            KILLED,
+            off,
+            (137, false, Some("the machine was killed (signal 9)")),
+        ),
+        (
+            &quiet,
+            true,
+            ABORTED,
+            None,
+            (125, false, Some("signal 6 ended the monitor: no such cpu")),
+        ),
         (
             &killed,
             true,

@@ -195,6 +195,29 @@ fn a_machine_that_ends_before_its_program_is_no_success() -> Result<()> {
         "{panicked:?}"
     );
 
+    let off = room.run(&[IMAGE, "--rm", "--", "sh", "-c", "poweroff -f; sleep 60"])?;
+    assert_eq!(
+        (off.code(), off.stderr()),
+        (
+            Some(125),
+            "error: the machine was switched off before its program's end was told\n"
+        ),
+        "{off:?}"
+    );
+
+    let script = "echo ready; exec sleep 1000";
+    let mut run = room.start(&[IMAGE, "--rm", "--", "sh", "-c", script])?;
+    run.wait_for("ready\n")?;
+    let monitor = i32::try_from(run.child("qemu-system")?)?;
+    let monitor = Pid::from_raw(monitor).context("no monitor")?;
+    kill_process(monitor, Signal::KILL)?;
+    let killed = run.finish()?;
+    assert_eq!(
+        (killed.code(), killed.stderr()),
+        (Some(137), "error: the machine was killed (signal 9)\n"),
+        "{killed:?}"
+    );
+
     let source = room.source();
     let words = [
         "pull", &source, "--name", "bare", "--kernel", "debian", "--boot", "none", "--size", "64M",
