@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::ptr;
 
-use kiln_boot::StopSignal;
+use kiln_boot::{Stdin, StopSignal};
 use rustix::process::{Gid, Pid, Uid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
@@ -72,26 +72,31 @@ impl Signals {
     }
 }
 
-/// Starts `program` as the leader of a new session on `terminal`, with no signal blocked.
+/// Starts `program` as the leader of a new session on `terminal`, with no signal blocked. It reads
+/// the terminal, or nothing.
 ///
 /// Fails when any step up to the execution fails, with the error of that step.
 pub(crate) fn spawn(
     program: &Program,
     credentials: &Credentials,
     terminal: OwnedFd,
+    stdin: Stdin,
 ) -> io::Result<Pid> {
     let pointers = Pointers::new(program);
     let credentials = credentials.clone();
     let workdir = program.workdir.clone();
     // Never executed: the closure below either executes `program` or fails.
     let mut command = Command::new("/nonexistent");
-    command.stdin(Stdio::from(terminal.try_clone()?));
+    command.stdin(match stdin {
+        Stdin::Console => Stdio::from(terminal.try_clone()?),
+        Stdin::None => Stdio::null(),
+    });
     command.stdout(Stdio::from(terminal.try_clone()?));
     command.stderr(Stdio::from(terminal));
     let prepare = move || {
         rustix::process::setsid()?;
         // A terminal that cannot be controlled, such as none at all, is no reason not to run.
-        let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
+        let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdout());
         rustix::process::chdir(workdir.as_c_str())?;
         set_thread_groups(&credentials.groups)?;
         set_thread_gid(credentials.gid)?;

@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::time::{Duration, Instant};
 
-use kiln_boot::{Boot, Outcome, StopSignal};
+use kiln_boot::{Boot, Outcome, Stdin, StopSignal};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 use rustix::system::RebootCommand;
@@ -66,7 +66,7 @@ pub(crate) fn run(boot: &Boot, entrypoint: &Entrypoint) -> Result<Outcome, Failu
         console::say(format_args!("ctrl-alt-del resets the machine: {error}"));
     }
     let kills_before = out_of_memory_kills();
-    let pid = start(entrypoint)?;
+    let pid = start(entrypoint, boot.stdin)?;
     let mut supervised = Supervised {
         pid,
         stop_signal: boot.stop_signal,
@@ -93,7 +93,7 @@ pub(crate) fn run(boot: &Boot, entrypoint: &Entrypoint) -> Result<Outcome, Failu
 }
 
 /// Starts the program on the guest's terminal, which becomes its own.
-fn start(entrypoint: &Entrypoint) -> Result<Pid, Failure> {
+fn start(entrypoint: &Entrypoint, stdin: Stdin) -> Result<Pid, Failure> {
     let terminal = console::terminal().map_err(at("open", "the console"))?;
     // Programs open /dev/stdout anew, which asks for the rights to the terminal itself.
     if let Err(error) = rustix::fs::fchown(&terminal, Some(entrypoint.credentials.uid), None) {
@@ -101,8 +101,13 @@ fn start(entrypoint: &Entrypoint) -> Result<Pid, Failure> {
             "cannot give the console to the program: {error}"
         ));
     }
-    kernel_calls::spawn(&entrypoint.program, &entrypoint.credentials, terminal)
-        .map_err(|error| entrypoint::refusal(entrypoint, error))
+    kernel_calls::spawn(
+        &entrypoint.program,
+        &entrypoint.credentials,
+        terminal,
+        stdin,
+    )
+    .map_err(|error| entrypoint::refusal(entrypoint, error))
 }
 
 impl Supervised {

@@ -1,7 +1,7 @@
-//! Speaking to a monitor that runs: is it there, and would it ask its guest to stop.
+//! Speaking to a monitor that runs: is it there, would it ask its guest to stop, and why did it end.
 //!
 //! ```text
-//! QEMU              QMP on a socket that it inherited: system_powerdown, send-key
+//! QEMU              QMP on a socket that it inherited: system_powerdown, send-key; event SHUTDOWN
 //! Firecracker       HTTP on <directory>/api.sock: PUT /actions SendCtrlAltDel
 //! Cloud Hypervisor  HTTP on <directory>/api.sock: PUT /api/v1/vm.power-button
 //! ```
@@ -29,6 +29,12 @@ const ASK_LIMIT: Duration = Duration::from_millis(300);
 /// Pause between two looks whether the socket is there.
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// Longest time that the last words of a monitor that has ended may take to be read.
+const LAST_LIMIT: Duration = Duration::from_secs(1);
+
+/// Most bytes of an event that are kept; those that are of interest are short.
+const LINE_BYTES: usize = 4 << 10;
+
 /// Most bytes of an answer that are read.
 const ANSWER_BYTES: u64 = 64 << 10;
 
@@ -43,6 +49,10 @@ pub(crate) enum Control {
         to: OwnedWriteHalf,
         /// Whether the machine has a keyboard, too.
         has_keyboard: bool,
+        /// What has come of a line.
+        begun: Vec<u8>,
+        /// Why the machine ends, as far as it was said.
+        shutdown: Option<Shutdown>,
     },
     /// To one with an HTTP API.
     Http {
@@ -67,6 +77,8 @@ impl Control {
             from: BufReader::new(from),
             to,
             has_keyboard: monitor == Monitor::QemuQ35,
+            begun: Vec::new(),
+            shutdown: None,
         })
     }
 
@@ -149,18 +161,70 @@ impl Control {
         }
     }
 
-    /// Reads what the monitor says, and drops it: a monitor that nobody listens to stops. Returns
-    /// only when it has closed the way.
+    /// Reads what the monitor says: one that nobody listens to stops. Returns only when it has
+    /// closed the way.
     pub(crate) async fn listen(&mut self) {
         match self {
-            // Whoever stops waiting loses nothing: no line is put together here.
-            Self::Qmp { from, .. } => {
+            Self::Qmp {
+                from,
+                begun,
+                shutdown,
+                ..
+            } => {
+                // Whoever stops waiting loses nothing: a line that has begun is kept.
                 while let Ok([_, ..]) = from.fill_buf().await {
                     let length = from.buffer().len();
+                    for line in from.buffer().split_inclusive(|byte| *byte == b'\n') {
+                        let room = LINE_BYTES.saturating_sub(begun.len());
+                        begun.extend_from_slice(line.get(..room).unwrap_or(line));
+                        if line.ends_with(b"\n") {
+                            *shutdown = Shutdown::in_line(begun).or(*shutdown);
+                            begun.clear();
+                        }
+                    }
                     from.consume(length);
                 }
             }
             Self::Http { .. } => std::future::pending().await,
+        }
+    }
+
+    /// Returns why the machine of a monitor that has ended did, where the monitor says that.
+    pub(crate) async fn shutdown(&mut self) -> Option<Shutdown> {
+        if let Self::Http { .. } = self {
+            return None;
+        }
+        // A program that the monitor started may hold the way open.
+        drop(tokio::time::timeout(LAST_LIMIT, self.listen()).await);
+        match self {
+            Self::Qmp { shutdown, .. } => *shutdown,
+            Self::Http { .. } => None,
+        }
+    }
+}
+
+/// Why a machine ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shutdown {
+    /// The guest switched it off.
+    SwitchedOff,
+    /// The guest reset it, or its kernel panicked, which resets it as well.
+    Reset,
+    /// Something on the host ended it.
+    FromOutside,
+}
+
+impl Shutdown {
+    /// Reads a line of QEMU's, if it is about that.
+    fn in_line(line: &[u8]) -> Option<Self> {
+        let said: Value = serde_json::from_slice(line).ok()?;
+        if said.get("event")?.as_str()? != "SHUTDOWN" {
+            return None;
+        }
+        match said.get("data")?.get("reason")?.as_str()? {
+            "guest-shutdown" => Some(Self::SwitchedOff),
+            "guest-reset" | "guest-panic" | "subsystem-reset" => Some(Self::Reset),
+            _ => Some(Self::FromOutside),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use kiln_boot::{
     BOOT_FILE, Boot, BootChoice, CommandWords, Container, End, Instance, Mode, Network, RootMount,
-    choose_mode, compose_argv,
+    Stdin, choose_mode, compose_argv,
 };
 use kiln_kernel::{CpioLimits, CpioNode, read_initramfs};
 use kiln_vmm::RunOrder;
@@ -88,6 +88,8 @@ pub(crate) struct Told<'a> {
     pub(crate) has_network: bool,
     /// How the machine ends.
     pub(crate) end: End,
+    /// Whether somebody types on the console.
+    pub(crate) is_typed: bool,
 }
 
 fn instance(
@@ -107,6 +109,8 @@ fn instance(
             Network::None
         }),
         end: Some(told.end),
+        // A program that reads a console on which nobody types would wait for ever.
+        stdin: (!told.is_typed).then_some(Stdin::None),
         ..Instance::default()
     };
     if order.name.is_some() || boot.hostname.is_none() {

@@ -38,7 +38,8 @@ use crate::error::RunError;
 use crate::run::Told;
 use crate::surroundings::Surroundings;
 
-/// Exit code where the guest's program never ran, as with container runtimes.
+/// Exit code where the guest's program never ran, as with container runtimes, or nobody heard how
+/// it ended.
 const EXIT_NEVER_RAN: u8 = 125;
 
 fn main() -> ExitCode {

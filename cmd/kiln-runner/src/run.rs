@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -18,7 +20,7 @@ use uuid::Uuid;
 
 use crate::EXIT_NEVER_RAN;
 use crate::console_log::ConsoleLog;
-use crate::control::Keyboard;
+use crate::control::{Keyboard, Shutdown};
 use crate::error::RunError;
 use crate::guest::{self, Guest};
 use crate::image::OpenImage;
@@ -42,6 +44,9 @@ const EXIT_KILLED: u8 = 137;
 const EXIT_TERMINATED: u8 = 143;
 const EXIT_PIPE: u8 = 141;
 
+/// The signal that cannot be refused, as a wait status has it.
+const SIGNAL_KILL: i32 = rustix::process::Signal::KILL.as_raw();
+
 /// Who is told how a run begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Told {
@@ -58,6 +63,16 @@ struct Ended {
     /// Whether the exit code is the program's own.
     is_heard: bool,
     reason: Option<String>,
+}
+
+/// What the end of a monitor looked like.
+#[derive(Clone, Debug)]
+struct Seen {
+    status: ExitStatus,
+    /// Why the machine ended, where the monitor says that.
+    shutdown: Option<Shutdown>,
+    /// The monitor's last words.
+    words: String,
 }
 
 impl Told {
@@ -243,6 +258,7 @@ impl OneRun {
         told: Told,
     ) -> Result<Ended, RunError> {
         let log = self.place.create_file(CONSOLE_LOG)?;
+        let audience = audience(&self.order, surroundings);
         let instance = self.guest.instance(
             &self.order,
             self.image.view.config.as_ref(),
@@ -254,6 +270,7 @@ impl OneRun {
                     Monitor::Firecracker => MachineEnd::Reboot,
                     _ => MachineEnd::Poweroff,
                 },
+                is_typed: audience.types,
             },
         )?;
         let reports = self.guest.reports(instance.as_ref());
@@ -271,7 +288,6 @@ impl OneRun {
         };
         told.started(&started);
 
-        let audience = audience(&self.order, surroundings);
         let raw = audience.types.then(RawTerminal::enter).transpose();
         let raw = raw.map_err(|source| RunError::host("use the terminal", source))?;
         let session = Session {
@@ -294,8 +310,12 @@ impl OneRun {
             .ended()
             .await
             .map_err(|source| RunError::host("wait for the monitor", source))?;
-        let words = running.words().await;
-        let ended = judged(&end, reports, status.success(), &words);
+        let seen = Seen {
+            status,
+            shutdown: control.shutdown().await,
+            words: running.words().await,
+        };
+        let ended = judged(&end, reports, &seen);
         if let Some(reason) = &ended.reason
             && told == Told::ByPerson
             && end.report.is_none()
@@ -439,7 +459,7 @@ fn audience(order: &RunOrder, surroundings: &Surroundings) -> Audience {
 }
 
 /// Says how a run ended by what was heard and seen of it.
-fn judged(end: &End, reports: bool, is_clean: bool, words: &str) -> Ended {
+fn judged(end: &End, reports: bool, seen: &Seen) -> Ended {
     let heard = |exit_code, reason| Ended {
         exit_code,
         is_heard: true,
@@ -466,15 +486,39 @@ fn judged(end: &End, reports: bool, is_clean: bool, words: &str) -> Ended {
     if end.was_killed {
         return unheard(EXIT_KILLED, "the machine was killed");
     }
-    match (is_clean, reports) {
+    match seen.status.signal() {
+        // Nobody here did it: the system for want of memory, or a person.
+        Some(SIGNAL_KILL) => {
+            return unheard(EXIT_KILLED, "the machine was killed (signal 9)");
+        }
+        Some(number) => {
+            let reason = format!("signal {number} ended the monitor: {}", seen.words);
+            return unheard(EXIT_NEVER_RAN, &reason);
+        }
+        None => {}
+    }
+    if !seen.status.success() {
+        let words = &seen.words;
+        return unheard(EXIT_NEVER_RAN, &format!("the monitor failed: {words}"));
+    }
+    match (seen.shutdown, reports) {
+        (Some(Shutdown::Reset), _) => unheard(
+            EXIT_NEVER_RAN,
+            "the machine was reset: its kernel panicked or it rebooted itself; \
+             kiln run does not start it again",
+        ),
+        (Some(Shutdown::FromOutside), _) => unheard(EXIT_KILLED, "the machine was killed"),
         // An init of the image's own does not say how it ended.
-        (true, false) if end.was_asked => unheard(EXIT_TERMINATED, "the machine was stopped"),
-        (true, false) => heard(0, None),
-        (true, true) => unheard(
+        (_, false) if end.was_asked => unheard(EXIT_TERMINATED, "the machine was stopped"),
+        (_, false) => heard(0, None),
+        (Some(Shutdown::SwitchedOff), true) => unheard(
+            EXIT_NEVER_RAN,
+            "the machine was switched off before its program's end was told",
+        ),
+        (None, true) => unheard(
             EXIT_NEVER_RAN,
             "the machine ended and did not say how its program did",
         ),
-        (false, _) => unheard(EXIT_NEVER_RAN, &format!("the monitor failed: {words}")),
     }
 }
 

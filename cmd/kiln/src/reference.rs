@@ -80,7 +80,8 @@ fn exit_codes() -> String {
         (10, "a newer image is available (no command answers so yet)"),
         (
             125,
-            "kiln run: the program never ran; other codes of kiln run are the program's",
+            "kiln run: the program never ran, or nobody heard how it ended; other codes of kiln run are \
+             the program's, but for wrong words on its command line, which are 2 as everywhere",
         ),
     ];
     rows.extend(

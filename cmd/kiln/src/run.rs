@@ -39,9 +39,11 @@ const MIB: u64 = 1 << 20;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The machine's own copy of the image takes what is written; the image never changes.
-On a terminal everything typed goes to the machine; Ctrl-] q stops it.
-Exit codes: the program's own; 125 when it never ran, 126 when it cannot be executed,
-127 when it is not there, 128 and the signal's number when a signal ended it.
+On a terminal everything typed goes to the machine; Ctrl-] q stops it. Elsewhere, and with
+--detach, the program's standard input is empty: what is piped in does not reach it.
+Exit codes: the program's own; 125 when it never ran or nobody heard how it ended, 126 when it
+cannot be executed, 127 when it is not there, 128 and the signal's number when a signal ended
+it; 2 when the words on the command line are wrong.
 Files of a running machine are below $KILN_INSTANCES; without that below
 /var/lib/kiln-instances for root, else $XDG_STATE_HOME/kiln/instances or
 ~/.local/state/kiln/instances.")]

@@ -84,6 +84,9 @@ pub struct Boot {
     /// How the machine ends.
     #[serde(default)]
     pub end: End,
+    /// What the program reads as its standard input.
+    #[serde(default, skip_serializing_if = "Stdin::is_console")]
+    pub stdin: Stdin,
     /// Kernel modules in load order, as paths in the initrd, besides those of its base
     /// ([`crate::MODULES_FILE`]), which come first.
     #[serde(default)]
@@ -146,6 +149,27 @@ pub enum End {
     Reboot,
 }
 
+/// What the program reads as its standard input; an init of the image's own always has the console.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stdin {
+    /// The console.
+    #[default]
+    Console,
+    /// Nothing: nobody types on the console.
+    None,
+}
+
+impl Stdin {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference"
+    )]
+    fn is_console(&self) -> bool {
+        *self == Self::Console
+    }
+}
+
 fn top() -> String {
     "/".to_owned()
 }
@@ -198,6 +222,7 @@ impl Boot {
             network: Network::default(),
             report_port: report_port(),
             end: End::default(),
+            stdin: Stdin::default(),
             modules: Vec::new(),
         }
     }

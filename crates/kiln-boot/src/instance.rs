@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::boot::{Boot, End, Mode, RootMount};
+use crate::boot::{Boot, End, Mode, RootMount, Stdin};
 use crate::names::{Host, Resolv};
 use crate::network::Network;
 use crate::read::{self, ReadError};
@@ -62,6 +62,9 @@ pub struct Instance {
     /// Replaces how the machine ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
+    /// Replaces the standard input of the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<Stdin>,
 }
 
 impl Default for Instance {
@@ -84,6 +87,7 @@ impl Default for Instance {
             network: None,
             report_port: None,
             end: None,
+            stdin: None,
         }
     }
 }
@@ -122,6 +126,7 @@ impl Instance {
         replace(&mut boot.resolv, self.resolv.as_ref());
         replace(&mut boot.network, self.network.as_ref());
         replace(&mut boot.end, self.end.as_ref());
+        replace(&mut boot.stdin, self.stdin.as_ref());
         boot.env.extend_from_slice(&self.env);
         boot.volumes.extend_from_slice(&self.volumes);
         boot.hosts.extend_from_slice(&self.hosts);
@@ -164,7 +169,7 @@ mod tests {
             "volumes": ["/more"], "hostname": "one",
             "hosts": [{"address": "10.0.0.1", "names": ["db"]}],
             "resolv": {"nameservers": ["10.0.0.2"]}, "network": "dhcp", "report_port": 7,
-            "end": "reboot"
+            "end": "reboot", "stdin": "none"
         }"#;
 
         let laid = Instance::parse(text).unwrap().lay_over(boot).unwrap();
@@ -180,7 +185,7 @@ mod tests {
             "volumes": ["/data", "/more"], "hostname": "one",
             "hosts": [{"address": "10.0.0.1", "names": ["db"]}],
             "resolv": {"nameservers": ["10.0.0.2"]}, "network": "dhcp", "report_port": 7,
-            "end": "reboot", "modules": []
+            "end": "reboot", "stdin": "none", "modules": []
         }"#,
         )
         .unwrap();

@@ -23,7 +23,7 @@ mod signal;
 mod user;
 
 pub use argv::{CommandWords, compose_argv};
-pub use boot::{BOOT_FORMAT, Boot, End, Mode, Root, RootMount};
+pub use boot::{BOOT_FORMAT, Boot, End, Mode, Root, RootMount, Stdin};
 pub use environment::{DEFAULT_PATH, DEFAULT_TERM, EnvError, Environment};
 pub use instance::{INSTANCE_FORMAT, Instance};
 pub use mode::{BOOT_LABEL, BootChoice, ChooseError, Chosen, Container, choose_mode};

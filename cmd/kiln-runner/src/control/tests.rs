@@ -110,6 +110,42 @@ async fn qemu_presses_the_button_and_the_keys_where_there_are_some() {
 }
 
 #[tokio::test]
+async fn qemu_says_why_its_machine_ended() {
+    use std::io::Write as _;
+
+    let event = |reason: &str| {
+        format!(
+            "{{\"event\": \"SHUTDOWN\", \"data\": {{\"guest\": true, \"reason\": \"{reason}\"}}}}\r\n"
+        )
+    };
+    let long = format!("{{\"event\": \"{}\"}}\r\n", "x".repeat(2 * LINE_BYTES));
+    let cases = [
+        (event("guest-shutdown"), Some(Shutdown::SwitchedOff)),
+        (event("guest-reset"), Some(Shutdown::Reset)),
+        (event("guest-panic"), Some(Shutdown::Reset)),
+        (event("host-signal"), Some(Shutdown::FromOutside)),
+        ("{\"event\": \"STOP\"}\r\nno JSON\r\n".to_owned(), None),
+        (
+            format!("{long}{}", event("guest-reset")),
+            Some(Shutdown::Reset),
+        ),
+        (event("guest-reset").trim_end().to_owned(), None),
+    ];
+    for (said, want) in cases {
+        let (own, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut control = Control::of_qemu(own, Monitor::QemuMicrovm).unwrap();
+        let (start, rest) = said.split_at(said.len() / 2);
+        theirs.write_all(start.as_bytes()).unwrap();
+        // Whoever stops listening in the middle of a line loses nothing.
+        let cut = tokio::time::timeout(Duration::from_millis(20), control.listen()).await;
+        assert!(cut.is_err());
+        theirs.write_all(rest.as_bytes()).unwrap();
+        drop(theirs);
+        assert_eq!(control.shutdown().await, want, "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_qemu_that_ends_does_not_become_ready() {
     let (own, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     drop(theirs);

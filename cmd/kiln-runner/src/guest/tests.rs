@@ -36,6 +36,7 @@ const TOLD: Told<'_> = Told {
     name: "web-1",
     has_network: true,
     end: End::Poweroff,
+    is_typed: true,
 };
 
 fn told(order: &RunOrder, boot: Boot) -> Instance {
@@ -54,6 +55,17 @@ fn a_run_without_words_says_name_network_and_end() {
         ..Instance::default()
     };
     assert_eq!(told(&order(), boot()), want);
+}
+
+#[test]
+fn where_nobody_types_the_program_reads_nothing() {
+    let guest = Guest::Ours(Box::new(boot()));
+    let unattended = Told {
+        is_typed: false,
+        ..TOLD
+    };
+    let instance = guest.instance(&order(), None, unattended).unwrap();
+    assert_eq!(instance.unwrap().stdin, Some(Stdin::None));
 }
 
 #[test]

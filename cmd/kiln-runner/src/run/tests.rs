@@ -2,8 +2,24 @@ use kiln_boot::StopSignal;
 
 use super::*;
 
-fn judge(end: &End, reports: bool, is_clean: bool) -> (u8, bool, Option<String>) {
-    let ended = judged(end, reports, is_clean, "no such cpu");
+/// Exit statuses as `wait` has them.
+const CLEAN: i32 = 0;
+const FAILED: i32 = 1 << 8;
+const KILLED: i32 = 9;
+const ABORTED: i32 = 6;
+
+fn judge(
+    end: &End,
+    reports: bool,
+    status: i32,
+    shutdown: Option<Shutdown>,
+) -> (u8, bool, Option<String>) {
+    let seen = Seen {
+        status: ExitStatus::from_raw(status),
+        shutdown,
+        words: "no such cpu".to_owned(),
+    };
+    let ended = judged(end, reports, &seen);
     (ended.exit_code, ended.is_heard, ended.reason)
 }
 
@@ -37,7 +53,10 @@ fn what_the_guest_says_is_believed() {
                 ..End::default()
             };
             let want = (code, true, reason.map(str::to_owned));
-            assert_eq!(judge(&end, true, !was_killed), want);
+            let status = if was_killed { KILLED } else { CLEAN };
+            for shutdown in [None, Some(Shutdown::SwitchedOff), Some(Shutdown::Reset)] {
+                assert_eq!(judge(&end, true, status, shutdown), want);
+            }
         }
     }
 }
@@ -59,37 +78,85 @@ fn without_a_report_the_machine_itself_tells() {
         ..End::default()
     };
     let silent = "the machine ended and did not say how its program did";
+    let reset = "the machine was reset: its kernel panicked or it rebooted itself; \
+                 kiln run does not start it again";
+    let off = Some(Shutdown::SwitchedOff);
+    let none = (0, true, None);
     let cases = [
-        (&quiet, false, true, (0, true, None)),
+        (&quiet, false, CLEAN, None, none),
+        (&quiet, false, CLEAN, off, none),
         (
             &asked,
             false,
-            true,
+            CLEAN,
+            off,
             (143, false, Some("the machine was stopped")),
         ),
-        (&quiet, true, true, (125, false, Some(silent))),
+        (&quiet, true, CLEAN, None, (125, false, Some(silent))),
+        (
+            &quiet,
+            true,
+            CLEAN,
+            off,
+            (
+                125,
+                false,
+                Some("the machine was switched off before its program's end was told"),
+            ),
+        ),
+        (
+            &quiet,
+            true,
+            KILLED,
+            None,
+            (137, false, Some("the machine was killed (signal 9)")),
+        ),
+        (
+            &quiet,
+            false,
+            KILLED,
+            off,
+            (137, false, Some("the machine was killed (signal 9)")),
+        ),
+        (
+            &quiet,
+            true,
+            ABORTED,
+            None,
+            (125, false, Some("signal 6 ended the monitor: no such cpu")),
+        ),
         (
             &killed,
             true,
-            false,
+            KILLED,
+            None,
             (137, false, Some("the machine was killed")),
         ),
         (
             &unread,
             true,
-            false,
+            KILLED,
+            None,
             (141, false, Some("nobody read the output any more")),
         ),
         (
             &quiet,
             true,
-            false,
+            FAILED,
+            None,
             (125, false, Some("the monitor failed: no such cpu")),
         ),
     ];
-    for (end, reports, is_clean, (code, is_heard, reason)) in cases {
+    for (end, reports, status, shutdown, (code, is_heard, reason)) in cases {
         let want = (code, is_heard, reason.map(str::to_owned));
-        assert_eq!(judge(end, reports, is_clean), want, "{end:?}");
+        assert_eq!(judge(end, reports, status, shutdown), want, "{end:?}");
+    }
+    for (end, reports) in [(&quiet, false), (&quiet, true), (&asked, false)] {
+        let was_reset = judge(end, reports, CLEAN, Some(Shutdown::Reset));
+        assert_eq!(was_reset, (125, false, Some(reset.to_owned())), "{end:?}");
+        let was_killed = judge(end, reports, CLEAN, Some(Shutdown::FromOutside));
+        let want = (137, false, Some("the machine was killed".to_owned()));
+        assert_eq!(was_killed, want, "{end:?}");
     }
 }
 

@@ -54,6 +54,7 @@ fn a_full_document_is_read_back_as_it_was_written() {
     }]);
     boot.report_port = None;
     boot.end = End::Reboot;
+    boot.stdin = Stdin::None;
     boot.modules = vec!["/lib/modules/6/virtio.ko".to_owned()];
 
     let bytes = boot.to_bytes().unwrap();

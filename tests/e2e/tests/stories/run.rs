@@ -174,6 +174,81 @@ fn what_keeps_a_program_from_running_is_told_and_is_125() -> Result<()> {
 }
 
 #[test]
+fn a_machine_that_ends_before_its_program_is_no_success() -> Result<()> {
+    let test = "a_machine_that_ends_before_its_program_is_no_success";
+    let Some(room) = MachineRoom::for_test(test)? else {
+        return Ok(());
+    };
+    let reset = "error: the machine was reset: its kernel panicked or it rebooted itself; \
+                 kiln run does not start it again\n";
+    let script = "echo c > /proc/sysrq-trigger; exit 3";
+
+    let panicked = room.run(&[IMAGE, "--rm", "--", "sh", "-c", script])?;
+
+    assert_eq!(
+        (panicked.code(), panicked.stderr()),
+        (Some(125), reset),
+        "{panicked:?}"
+    );
+    assert!(
+        panicked.stdout().ends_with("sysrq: Trigger a crash\n"),
+        "{panicked:?}"
+    );
+
+    let off = room.run(&[IMAGE, "--rm", "--", "sh", "-c", "poweroff -f; sleep 60"])?;
+    assert_eq!(
+        (off.code(), off.stderr()),
+        (
+            Some(125),
+            "error: the machine was switched off before its program's end was told\n"
+        ),
+        "{off:?}"
+    );
+
+    let script = "echo ready; exec sleep 1000";
+    let mut run = room.start(&[IMAGE, "--rm", "--", "sh", "-c", script])?;
+    run.wait_for("ready\n")?;
+    let monitor = i32::try_from(run.child("qemu-system")?)?;
+    let monitor = Pid::from_raw(monitor).context("no monitor")?;
+    kill_process(monitor, Signal::KILL)?;
+    let killed = run.finish()?;
+    assert_eq!(
+        (killed.code(), killed.stderr()),
+        (Some(137), "error: the machine was killed (signal 9)\n"),
+        "{killed:?}"
+    );
+
+    let source = room.source();
+    let words = [
+        "pull", &source, "--name", "bare", "--kernel", "debian", "--boot", "none", "--size", "64M",
+    ];
+    let pulled = room.kiln(&words)?;
+    assert_eq!(pulled.code(), Some(0), "{pulled:?}");
+    // The kernel of a distribution finds no disk without an initrd.
+    let lost = room.run(&["bare", "--rm"])?;
+    assert_eq!(lost.code(), Some(125), "{lost:?}");
+    assert!(lost.stdout().contains("Kernel panic"), "{lost:?}");
+    assert_eq!(lost.stderr(), reset);
+    Ok(())
+}
+
+#[test]
+fn what_is_piped_in_does_not_reach_the_guest_and_holds_up_nobody() -> Result<()> {
+    let test = "what_is_piped_in_does_not_reach_the_guest_and_holds_up_nobody";
+    let Some(room) = MachineRoom::for_test(test)? else {
+        return Ok(());
+    };
+    // The console is the program's terminal all the same.
+    let script = "cat && echo on the terminal > /dev/tty";
+
+    let ran = room.run_fed(&[IMAGE, "--rm", "--", "sh", "-c", script], b"hi")?;
+
+    let heard = (ran.code(), ran.stdout(), ran.stderr());
+    assert_eq!(heard, (Some(0), "on the terminal\n", ""), "{ran:?}");
+    Ok(())
+}
+
+#[test]
 fn a_machine_in_the_background_serves_a_port_and_is_stopped() -> Result<()> {
     let test = "a_machine_in_the_background_serves_a_port_and_is_stopped";
     let Some(room) = MachineRoom::for_test(test)? else {

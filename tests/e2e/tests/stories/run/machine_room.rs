@@ -228,11 +228,25 @@ impl MachineRoom {
         self.kiln(&with_run(words))
     }
 
+    /// Runs `kiln run` to its end, with a pipe for standard input that holds `bytes` and stays open.
+    pub(crate) fn run_fed(&self, words: &[&str], bytes: &[u8]) -> Result<Ended> {
+        let (reader, mut writer) = std::io::pipe()?;
+        writer.write_all(bytes)?;
+        let ended = self.start_reading(words, reader.into())?.finish();
+        drop(writer);
+        ended
+    }
+
     /// Starts `kiln run`.
     pub(crate) fn start(&self, words: &[&str]) -> Result<Started> {
+        self.start_reading(words, Stdio::null())
+    }
+
+    fn start_reading(&self, words: &[&str], stdin: Stdio) -> Result<Started> {
         let errors = self.path("errors");
         let mut command = self.command(&with_run(words))?;
         command
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(File::create(&errors)?);
         let mut child = command.spawn().context("cannot run kiln")?;
