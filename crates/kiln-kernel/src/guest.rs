@@ -119,19 +119,12 @@ fn list(missing: &[MissingDriver]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalogue::{Catalogue, Import, Kernel};
+    use crate::catalogue::{Import, Kernel};
     use crate::facts::Compression;
     use crate::stage::KernelFiles;
-    use crate::testing::{self, Elf};
+    use crate::testing::{self, Elf, import};
 
     static GO_ON: AtomicBool = AtomicBool::new(false);
-
-    fn import(import: Import) -> (tempfile::TempDir, Kernel) {
-        let state = tempfile::tempdir().unwrap();
-        let catalogue = Catalogue::open(&state.path().join("kernels")).unwrap();
-        let kernel = catalogue.import("debian", import, &GO_ON).unwrap();
-        (state, kernel)
-    }
 
     /// A bare kernel with an embedded configuration.
     fn configured(options: &str) -> (tempfile::TempDir, Kernel) {

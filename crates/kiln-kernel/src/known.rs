@@ -105,21 +105,14 @@ impl<'a> KernelFolder<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalogue::{Catalogue, Import};
+    use crate::catalogue::Import;
     use crate::config::Feature;
     use crate::facts::Compression;
     use crate::module_tree::Presence;
     use crate::stage::KernelFiles;
-    use crate::testing::{self, Elf};
+    use crate::testing::{self, Elf, import};
 
     static GO_ON: AtomicBool = AtomicBool::new(false);
-
-    fn import(import: Import) -> (tempfile::TempDir, Kernel) {
-        let state = tempfile::tempdir().unwrap();
-        let catalogue = Catalogue::open(&state.path().join("kernels")).unwrap();
-        let kernel = catalogue.import("debian", import, &GO_ON).unwrap();
-        (state, kernel)
-    }
 
     fn bare(kernel: &[u8]) -> Import {
         Import::Files {

@@ -73,6 +73,17 @@ pub enum KernelForm {
     Unpacked,
 }
 
+impl KernelForm {
+    /// Chooses the one form that every monitor boots; see [`KernelFacts::as_started`].
+    pub fn best_of(facts: &KernelFacts) -> Self {
+        if facts.as_started().format == facts.format {
+            Self::AsGiven
+        } else {
+            Self::Unpacked
+        }
+    }
+}
+
 /// Length and content of one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileFacts {

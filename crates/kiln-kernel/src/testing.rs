@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::sync::atomic::AtomicBool;
 
+use crate::catalogue::{Catalogue, Import, Kernel};
 use crate::facts::Compression;
 use crate::lz4;
 
@@ -127,6 +129,15 @@ pub(crate) fn arm64_image() -> Vec<u8> {
     file[56..60].copy_from_slice(b"ARM\x64");
     file.extend(format!("Linux version {RELEASE} (kiln) #1 SMP\n").bytes());
     file
+}
+
+/// Takes a kernel into a catalogue of its own, which goes with the folder.
+pub(crate) fn import(import: Import) -> (tempfile::TempDir, Kernel) {
+    let state = tempfile::tempdir().unwrap();
+    let catalogue = Catalogue::open(&state.path().join("kernels")).unwrap();
+    let go_on = AtomicBool::new(false);
+    let kernel = catalogue.import("debian", import, &go_on).unwrap();
+    (state, kernel)
 }
 
 /// Makes a temporary file with this content.

@@ -311,7 +311,7 @@ impl ChosenKernel {
         let into = staging.path();
         let (catalogued, staged) = match self {
             Self::Catalogue(kernel) => {
-                let form = best_form(&kernel);
+                let form = KernelForm::best_of(&kernel.facts);
                 let staged = kiln_kernel::stage(&kernel, form, into, cancelled)?;
                 (Some(kernel), staged)
             }
@@ -328,19 +328,19 @@ impl ChosenKernel {
         let mut initrd_sha256 = initrd.map(|initrd| initrd.sha256);
         let mut monitors = Vec::new();
         if let Some(boot) = &plan.document {
-            let folder = KernelFolder {
-                path: into,
-                facts: &facts,
-                modules: match modules {
-                    Some(_) => Beside::There,
-                    None => Beside::Missing,
+            let folder = match &catalogued {
+                // The catalogue has the configuration, too.
+                Some(kernel) => kernel.folder(),
+                None => KernelFolder {
+                    path: into,
+                    facts: &facts,
+                    modules: match modules {
+                        Some(_) => Beside::There,
+                        None => Beside::Missing,
+                    },
                 },
             };
-            // The catalogue has the configuration, too.
-            let base = match &catalogued {
-                Some(kernel) => initrds.base(kernel.folder(), cancelled)?,
-                None => initrds.base(folder, cancelled)?,
-            };
+            let base = initrds.base(folder, cancelled)?;
             monitors = base
                 .monitors
                 .iter()
@@ -357,16 +357,6 @@ impl ChosenKernel {
             initrd_sha256,
             has_modules: modules.is_some(),
         })
-    }
-}
-
-/// Chooses the one file that every monitor boots: the ELF file inside, where it has the entry point
-/// by which QEMU and Cloud Hypervisor start one, else the kernel as it was given.
-fn best_form(kernel: &Kernel) -> KernelForm {
-    if kernel.facts.has_pvh_note {
-        KernelForm::Unpacked
-    } else {
-        KernelForm::AsGiven
     }
 }
 
