@@ -355,7 +355,9 @@ fn signals_stop_a_machine_and_it_never_outlives_its_runner() -> Result<()> {
     assert_eq!(ended.code(), Some(137), "{ended:?}");
     assert_eq!(room.instance_folders()?, Vec::<String>::new());
 
-    let (run, unread) = room.start_unread(&[IMAGE, "--rm", "--", "yes"])?;
+    // The guest has to ignore the first signal, or it may well be gone before the second.
+    let flood = "trap '' TERM; exec yes";
+    let (run, unread) = room.start_unread(&[IMAGE, "--rm", "--", "sh", "-c", flood])?;
     wait::until("more output than fits into a pipe", LIMIT, || {
         let folders = room.instance_folders()?;
         let log = folders
