@@ -13,7 +13,7 @@ use crate::session::Session;
 use crate::time_span::TimeSpan;
 use crate::{
     checkout, daemon, demo, doctor, event, image, instance, kernel, logs, operation, pull,
-    reference, register, rpc, run, stop,
+    reference, register, registry, rpc, run, stop,
 };
 
 /// Turns OCI images into bootable microVM images and looks after them.
@@ -104,6 +104,9 @@ pub(crate) enum Command {
     /// Import, list and remove kernels
     #[command(subcommand, alias = "kernels")]
     Kernel(kernel::Command),
+    /// Look around in registries
+    #[command(subcommand, alias = "registries")]
+    Registry(registry::Command),
     /// List, watch, wait for and cancel long work
     #[command(subcommand, visible_alias = "op", aliases = ["operations", "ops"])]
     Operation(operation::Command),
@@ -149,6 +152,7 @@ impl Command {
             Self::Logs(arguments) => logs::run(arguments, session).await,
             Self::Instance(command) => command.run(session).await,
             Self::Kernel(command) => command.run(session).await,
+            Self::Registry(command) => command.run(session).await,
             Self::Operation(command) => command.run(session).await,
             Self::Events(arguments) | Self::Event(event::Command::List(arguments)) => {
                 event::list(arguments, session).await
@@ -215,6 +219,7 @@ mod tests {
             kernel::List::NAME,
             kernel::Pull::NAME,
             kernel::Remove::NAME,
+            kiln_api::registry::Ping::NAME,
             operation::Cancel::NAME,
             operation::Get::NAME,
             operation::List::NAME,

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use clap::Args;
 use kiln_api::image::Credentials;
 use kiln_api::{Failure, codes};
-use kiln_credentials::{CredentialsError, Places};
-use kiln_domain::Reference;
+use kiln_credentials::{CredentialsError, Places, Target};
+use kiln_domain::{Credentials as Found, Reference, RegistryName};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::failure::CommandError;
@@ -49,6 +49,31 @@ impl CredentialsArguments {
         reference: &Reference,
         session: &Session,
     ) -> Result<Option<Credentials>, CommandError> {
+        let reference = reference.clone();
+        let search =
+            move |places: &Places| kiln_credentials::find(Target::Repository(&reference), places);
+        self.search(search, session).await
+    }
+
+    /// Says who to be at a registry as a whole: as the flags say, else as the auth files know.
+    pub(crate) async fn of_registry(
+        &self,
+        name: &RegistryName,
+        session: &Session,
+    ) -> Result<Option<Credentials>, CommandError> {
+        if let Some(stated) = self.stated(session)? {
+            return Ok(Some(stated));
+        }
+        let name = name.clone();
+        let search = move |places: &Places| kiln_credentials::find(Target::Registry(&name), places);
+        self.search(search, session).await
+    }
+
+    async fn search(
+        &self,
+        search: impl FnOnce(&Places) -> Result<Option<Found>, CredentialsError> + Send + 'static,
+        session: &Session,
+    ) -> Result<Option<Credentials>, CommandError> {
         let surroundings = session.surroundings();
         let places = Places {
             auth_file: self.authfile.clone(),
@@ -59,9 +84,7 @@ impl CredentialsArguments {
             home: surroundings.home.clone(),
             path: surroundings.path.clone(),
         };
-        let reference = reference.clone();
-        let search = move || kiln_credentials::find(&reference, &places);
-        let found = tokio::task::spawn_blocking(search).await;
+        let found = tokio::task::spawn_blocking(move || search(&places)).await;
         match found.map_err(io::Error::other)? {
             Ok(found) => Ok(found.map(for_the_wire)),
             Err(error) if self.authfile.is_some() => Err(broken(&error).into()),
@@ -81,13 +104,13 @@ impl CredentialsArguments {
     }
 }
 
-fn for_the_wire(found: kiln_domain::Credentials) -> Credentials {
+fn for_the_wire(found: Found) -> Credentials {
     match found {
-        kiln_domain::Credentials::Password { username, secret } => Credentials {
+        Found::Password { username, secret } => Credentials {
             username,
             secret: secret.expose().to_owned(),
         },
-        kiln_domain::Credentials::IdentityToken(secret) => Credentials {
+        Found::IdentityToken(secret) => Credentials {
             username: IDENTITY_TOKEN.to_owned(),
             secret: secret.expose().to_owned(),
         },

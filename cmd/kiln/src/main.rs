@@ -29,6 +29,7 @@ mod progress;
 mod pull;
 mod reference;
 mod register;
+mod registry;
 mod rpc;
 mod run;
 mod session;

@@ -18,7 +18,8 @@ use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Limits, Server, bind};
 use kiln_service::{
     Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles, Identity,
     ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations, Pool, Pulls,
-    Records, RootfsDigests, SnapshotSchedule, Snapshots, SystemClock, open_database, recover,
+    Records, Registries, Remotes, RootfsDigests, SnapshotSchedule, Snapshots, SystemClock,
+    open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use rustix::fs::FlockOperation;
@@ -177,9 +178,10 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
     let architecture = host_architecture();
     let look_pool = Pool::new("look", LOOKS_AT_A_TIME);
     let build_pool = Pool::new("build", config.build_threads.value);
+    let remotes = Arc::new(Remotes::new(registry_config(config)));
     let fetcher = Arc::new(Fetcher::new(
         cache,
-        registry_config(config),
+        remotes.clone(),
         Pool::new("decode", config.decode_threads.value),
         kiln_service::LayerLimits::default(),
     ));
@@ -235,6 +237,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             KernelSources::new(records, fetcher),
             build_pool,
         )),
+        registries: Arc::new(Registries::new(remotes)),
         operations: Arc::new(Operations::new(store.clone(), board)),
         events: Arc::new(Events::new(store)),
     }

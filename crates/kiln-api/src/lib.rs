@@ -17,6 +17,7 @@ pub mod openrpc;
 pub mod operation;
 pub mod page;
 pub mod reference_docs;
+pub mod registry;
 
 pub use code::{Class, Code};
 pub use failure::{Failure, Hint};

@@ -18,11 +18,11 @@ use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-use kiln_domain::{Credentials, Reference, Secret};
+use kiln_domain::{Credentials, Secret};
 use serde::Deserialize;
 
 use crate::helper::Helpers;
-use crate::search::CredentialsError;
+use crate::search::{CredentialsError, Target};
 
 /// The file of Docker before 1.7.
 pub(crate) const LEGACY_NAME: &str = ".dockercfg";
@@ -111,16 +111,16 @@ impl AuthFile {
     /// path, then the helper of all hosts.
     pub(crate) fn find(
         &self,
-        reference: &Reference,
+        target: Target<'_>,
         helpers: &Helpers<'_>,
     ) -> Result<Option<Credentials>, CredentialsError> {
-        let host = reference.registry();
+        let host = target.host();
         if let Some(helper) = self.helper_of(host)
             && let Some(found) = self.ask(helper, host, helpers)?
         {
             return Ok(Some(found));
         }
-        if let Some(found) = self.entry_of(reference)? {
+        if let Some(found) = self.entry_of(target)? {
             return Ok(Some(found));
         }
         match self.content.creds_store.as_deref() {
@@ -157,11 +157,11 @@ impl AuthFile {
             })
     }
 
-    fn entry_of(&self, reference: &Reference) -> Result<Option<Credentials>, CredentialsError> {
+    fn entry_of(&self, target: Target<'_>) -> Result<Option<Credentials>, CredentialsError> {
         let Some(auths) = &self.content.auths else {
             return Ok(None);
         };
-        for wanted in keys(reference) {
+        for wanted in target.keys() {
             let exact = auths.get_key_value(&wanted).into_iter();
             let alike = auths.iter().filter(|(key, _)| normalised(key) == wanted);
             for (key, entry) in exact.chain(alike) {
@@ -215,18 +215,7 @@ fn decode(auth: &str) -> Result<Credentials, NotBase64> {
     })
 }
 
-/// Lists what an entry for the reference may be called, the most special first.
-fn keys(reference: &Reference) -> Vec<String> {
-    let mut key = format!("{}/{}", reference.registry(), reference.repository());
-    let mut keys = vec![key.clone()];
-    while let Some(slash) = key.rfind('/') {
-        key.truncate(slash);
-        keys.push(key.clone());
-    }
-    keys
-}
-
-/// Brings an entry's name into the form of [`keys`]. With a scheme it is a URL, of which the
+/// Brings an entry's name into the form of [`Target::keys`]. With a scheme it is a URL, of which the
 /// host counts; without one it may be a host with namespaces.
 fn normalised(key: &str) -> String {
     let without_scheme = ["https://", "http://"]
@@ -280,7 +269,7 @@ mod tests {
         let reference = "reg.io/a/b/c:1".parse().unwrap();
 
         assert_eq!(
-            keys(&reference),
+            Target::Repository(&reference).keys(),
             ["reg.io/a/b/c", "reg.io/a/b", "reg.io/a", "reg.io"]
         );
     }

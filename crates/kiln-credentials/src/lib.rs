@@ -15,4 +15,4 @@ mod search;
 mod testing;
 
 pub use helper::HelperError;
-pub use search::{CredentialsError, Places, find};
+pub use search::{CredentialsError, Places, Target, find};

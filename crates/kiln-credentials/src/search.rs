@@ -14,13 +14,46 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kiln_domain::{Credentials, Reference};
+use kiln_domain::{Credentials, Reference, RegistryName};
 
 use crate::file::{self, AuthFile, Form};
 use crate::helper::{HelperError, Helpers};
 
 /// How long a credential helper may take; it may have to ask a person to unlock something.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What credentials are wanted for.
+#[derive(Clone, Copy, Debug)]
+pub enum Target<'a> {
+    /// A repository: what is known about it, or about what it lies in.
+    Repository(&'a Reference),
+    /// A registry as a whole.
+    Registry(&'a RegistryName),
+}
+
+impl Target<'_> {
+    /// Returns the registry's host.
+    pub(crate) fn host(&self) -> &str {
+        match self {
+            Self::Repository(reference) => reference.registry(),
+            Self::Registry(name) => name.as_str(),
+        }
+    }
+
+    /// Lists what an entry may be called, the most special first.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let Self::Repository(reference) = self else {
+            return vec![self.host().to_owned()];
+        };
+        let mut key = format!("{}/{}", reference.registry(), reference.repository());
+        let mut keys = vec![key.clone()];
+        while let Some(slash) = key.rfind('/') {
+            key.truncate(slash);
+            keys.push(key.clone());
+        }
+        keys
+    }
+}
 
 /// Where to look: values of environment variables and of one option, as the caller found them.
 #[derive(Clone, Debug, Default)]
@@ -96,15 +129,12 @@ pub enum CredentialsError {
     },
 }
 
-/// Finds the credentials for the registry and repository of `reference`.
+/// Finds the credentials for `target`.
 ///
 /// Files are asked in order until one has an answer. A file or helper that fails does not end
 /// the search; its error is returned when nobody else has an answer, and the caller may well go
 /// on without credentials then. Nothing found is no error.
-pub fn find(
-    reference: &Reference,
-    places: &Places,
-) -> Result<Option<Credentials>, CredentialsError> {
+pub fn find(target: Target<'_>, places: &Places) -> Result<Option<Credentials>, CredentialsError> {
     let helpers = Helpers {
         path: places.path.as_deref(),
         timeout: HELPER_TIMEOUT,
@@ -112,7 +142,7 @@ pub fn find(
     let mut first_problem = None;
     for (path, form) in files(places)? {
         let found = AuthFile::read(&path, form)
-            .and_then(|file| file.map_or(Ok(None), |file| file.find(reference, &helpers)));
+            .and_then(|file| file.map_or(Ok(None), |file| file.find(target, &helpers)));
         match found {
             Ok(Some(credentials)) => return Ok(Some(credentials)),
             Ok(None) => {}

@@ -12,6 +12,7 @@ pub mod oci;
 mod platform;
 mod process;
 mod reference;
+mod registry_name;
 mod size;
 mod source;
 mod states;
@@ -27,6 +28,7 @@ pub use name::{ImageName, InstanceName, KernelName, NameError, TagName};
 pub use platform::{Architecture, Platform, PlatformError};
 pub use process::{ProcessStart, ProcessStartError};
 pub use reference::{Reference, ReferenceError};
+pub use registry_name::RegistryName;
 pub use size::{ByteSize, ByteSizeError};
 pub use source::{Source, SourceError};
 pub use states::{

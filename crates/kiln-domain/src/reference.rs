@@ -16,7 +16,7 @@ use std::str::FromStr;
 use crate::digest::{Digest, DigestError};
 
 /// The registry that short names belong to.
-const DEFAULT_REGISTRY: &str = "docker.io";
+pub(crate) const DEFAULT_REGISTRY: &str = "docker.io";
 
 /// The namespace of the default registry's one-part names.
 const DEFAULT_NAMESPACE: &str = "library";
@@ -284,7 +284,7 @@ fn split_registry(name: &str) -> Result<(String, String), ReferenceError> {
         }
         _ => (DEFAULT_REGISTRY.to_owned(), name.to_owned()),
     };
-    if registry != DEFAULT_REGISTRY && registry != "index.docker.io" {
+    if !is_default_registry(&registry) {
         return Ok((registry, repository));
     }
     let repository = if repository.contains('/') || repository.is_empty() {
@@ -295,7 +295,15 @@ fn split_registry(name: &str) -> Result<(String, String), ReferenceError> {
     Ok((DEFAULT_REGISTRY.to_owned(), repository))
 }
 
-fn check_registry(registry: &str) -> Result<(), ReferenceError> {
+/// Says whether a name in lower case is one of the Docker Hub's.
+pub(crate) fn is_default_registry(name: &str) -> bool {
+    matches!(
+        name,
+        DEFAULT_REGISTRY | "index.docker.io" | "registry-1.docker.io"
+    )
+}
+
+pub(crate) fn check_registry(registry: &str) -> Result<(), ReferenceError> {
     check_len("registry", registry, MAX_NAME_LEN)?;
     let is_good = match registry.strip_prefix('[') {
         Some(rest) => rest.split_once(']').is_some_and(|(address, port)| {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::client::Registry;
 use crate::error::FetchError;
 use crate::retry::Attempts;
+use crate::scope::Scope;
 use crate::transport::{Answer, Ask};
 
 /// What is waited for, in messages.
@@ -209,13 +210,15 @@ impl BlobStream {
 
     async fn connect_once(&self) -> Result<Live, FetchError> {
         let ask = Ask {
-            accept: None,
             start: self.position,
-            what: WHAT,
+            ..Ask::get(WHAT)
         };
         let repository = self.reference.repository();
-        let path = format!("blobs/{}", self.blob.digest);
-        let answer = self.registry.get(repository, &path, ask).await?;
+        let path = format!("{repository}/blobs/{}", self.blob.digest);
+        let answer = self
+            .registry
+            .ask(Scope::Pull(repository), &path, ask)
+            .await?;
         let mut live = Live {
             answer,
             pending: None,
@@ -236,9 +239,8 @@ impl BlobStream {
             }
             _ => {
                 let registry = &self.registry;
-                live.answer = registry
-                    .expect(StatusCode::OK, live.answer, &self.reference)
-                    .await?;
+                let scope = Scope::Pull(repository);
+                live.answer = registry.expect(StatusCode::OK, live.answer, scope).await?;
                 self.check_length(&live.answer, 0)?;
                 self.skip(&mut live).await?;
             }

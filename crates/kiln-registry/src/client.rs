@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kiln_domain::oci::{Descriptor, DocumentError, document_media_types};
-use kiln_domain::{Credentials, Digest, Reference};
+use kiln_domain::{Credentials, Digest, Reference, RegistryName};
 use reqwest::StatusCode;
 use reqwest::header::{
     CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
@@ -29,10 +29,11 @@ use crate::challenge::{self, Challenge};
 use crate::config::Config;
 use crate::error::FetchError;
 use crate::retry::Attempts;
+use crate::scope::Scope;
 use crate::text::ServerText;
 use crate::token::{self, Authorization};
 use crate::transport::{Answer, Ask, BodyFault, Transport};
-use crate::trust::is_loopback;
+use crate::trust::{is_loopback, shares_origin};
 
 /// Largest manifest, index or config, in bytes.
 pub(crate) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
@@ -70,8 +71,9 @@ struct Shared {
     base: OnceCell<Url>,
     credentials: Option<Credentials>,
     transport: Transport,
-    /// By repository. Held while a token is fetched, so that parallel layers fetch one.
-    authorizations: Mutex<HashMap<String, Authorization>>,
+    /// By the scopes of their tokens. Held while a token is fetched, so that parallel layers fetch
+    /// one.
+    authorizations: Mutex<HashMap<Vec<String>, Authorization>>,
 }
 
 #[derive(Clone, Copy)]
@@ -90,7 +92,17 @@ impl Registry {
         credentials: Option<Credentials>,
         config: Arc<Config>,
     ) -> Result<Self, FetchError> {
-        let host = reference.registry();
+        Self::named(&RegistryName::of(reference), credentials, config)
+    }
+
+    /// Prepares to speak to a registry, as the owner of `credentials` or as nobody. Nothing is
+    /// sent yet.
+    pub fn named(
+        name: &RegistryName,
+        credentials: Option<Credentials>,
+        config: Arc<Config>,
+    ) -> Result<Self, FetchError> {
+        let host = name.as_str();
         let authority = match host {
             "docker.io" => "registry-1.docker.io",
             other => other,
@@ -170,11 +182,12 @@ impl Registry {
         let accept = document_media_types().join(", ");
         let ask = Ask {
             accept: Some(&accept),
-            start: 0,
-            what: "a manifest",
+            ..Ask::get("a manifest")
         };
-        let path = format!("manifests/{wanted}");
-        let answer = self.get(reference.repository(), &path, ask).await?;
+        let repository = reference.repository();
+        let path = format!("{repository}/manifests/{wanted}");
+        let scope = Scope::Pull(repository);
+        let answer = self.ask(scope, &path, ask).await?;
         let host = answer.host.clone();
         if answer.response.status() == StatusCode::NOT_FOUND {
             let (message, _) = failure(self.transport(), &host, answer.response).await;
@@ -183,10 +196,7 @@ impl Registry {
                 message,
             });
         }
-        let response = self
-            .expect(StatusCode::OK, answer, reference)
-            .await?
-            .response;
+        let response = self.expect(StatusCode::OK, answer, scope).await?.response;
         let header = |name| {
             let value = response.headers().get(name);
             value.and_then(|value: &HeaderValue| value.to_str().ok())
@@ -233,21 +243,38 @@ impl Registry {
         }
     }
 
-    /// Asks for `path` of a repository, proving who we are when that is demanded. Returns any
-    /// answer but the registry's own 401.
-    pub(crate) async fn get(
+    /// Asks for `path`, which is relative to `/v2/`, proving who we are when that is demanded.
+    /// Returns any answer but the registry's own 401.
+    pub(crate) async fn ask(
         &self,
-        repository: &str,
+        scope: Scope<'_>,
         path: &str,
         ask: Ask<'_>,
     ) -> Result<Answer, FetchError> {
-        let url = self.url(repository, path).await?;
-        let mut sent = self.remembered(repository).await;
+        let url = self.url(path).await?;
+        self.ask_at(scope, &url, ask).await
+    }
+
+    /// Does what [`Registry::ask`] does for a URL, which may lie elsewhere: then it is asked
+    /// without credentials.
+    pub(crate) async fn ask_at(
+        &self,
+        scope: Scope<'_>,
+        url: &Url,
+        ask: Ask<'_>,
+    ) -> Result<Answer, FetchError> {
+        let is_own = shares_origin(self.base().await?, url);
+        let mut sent = if is_own {
+            self.remembered(scope).await
+        } else {
+            None
+        };
         let mut round = 0;
         loop {
             round += 1;
-            let answer = self.transport().get(&url, ask, sent.as_ref()).await?;
-            if answer.response.status() != StatusCode::UNAUTHORIZED || !answer.is_home {
+            let answer = self.transport().ask(url, ask, sent.as_ref()).await?;
+            let is_refused = answer.response.status() == StatusCode::UNAUTHORIZED;
+            if !is_refused || !answer.is_home || !is_own {
                 return Ok(answer);
             }
             // The first 401 may only mean that nothing, or a token past its time, was sent.
@@ -255,22 +282,21 @@ impl Registry {
                 .as_ref()
                 .is_some_and(|header| header.as_bytes().starts_with(b"Basic "));
             if round == MAX_UNAUTHORIZED || is_basic_again {
-                return Err(self.unauthorized(repository, answer.response).await);
+                return Err(self.unauthorized(scope, answer.response).await);
             }
             sent = Some(
-                self.authorize(repository, answer.response, sent.as_ref())
+                self.authorize(scope, answer.response, sent.as_ref())
                     .await?,
             );
         }
     }
 
-    /// Turns an answer of another status into the error it means; for a blob or a manifest that
-    /// was allowed to be asked for.
+    /// Turns an answer of another status into the error it means.
     pub(crate) async fn expect(
         &self,
         status: StatusCode,
         answer: Answer,
-        reference: &Reference,
+        scope: Scope<'_>,
     ) -> Result<Answer, FetchError> {
         let found = answer.response.status();
         if found == status {
@@ -280,36 +306,36 @@ impl Registry {
         if found == StatusCode::FORBIDDEN && answer.is_home {
             return Err(FetchError::Denied {
                 host: self.shared.host.clone(),
-                repository: reference.repository().to_owned(),
+                subject: scope.subject(),
                 message,
             });
         }
         Err(error)
     }
 
-    async fn unauthorized(&self, repository: &str, response: reqwest::Response) -> FetchError {
+    async fn unauthorized(&self, scope: Scope<'_>, response: reqwest::Response) -> FetchError {
         let host = self.shared.host.clone();
-        let repository = repository.to_owned();
+        let subject = scope.subject();
         let (message, _) = failure(self.transport(), &host, response).await;
         if self.shared.credentials.is_some() {
             FetchError::AuthFailed {
                 host,
-                repository,
+                subject,
                 message,
             }
         } else {
             FetchError::AuthRequired {
                 host,
-                repository,
+                subject,
                 message,
             }
         }
     }
 
-    async fn remembered(&self, repository: &str) -> Option<HeaderValue> {
+    async fn remembered(&self, scope: Scope<'_>) -> Option<HeaderValue> {
         let authorizations = self.shared.authorizations.lock().await;
         authorizations
-            .get(repository)
+            .get(&scope.of_token())
             .filter(|authorization| authorization.is_fresh())
             .map(|authorization| authorization.header.clone())
     }
@@ -317,27 +343,27 @@ impl Registry {
     /// Answers the challenge of a 401. `refused` is what was sent with the request.
     async fn authorize(
         &self,
-        repository: &str,
+        scope: Scope<'_>,
         response: reqwest::Response,
         refused: Option<&HeaderValue>,
     ) -> Result<HeaderValue, FetchError> {
         let mut authorizations = self.shared.authorizations.lock().await;
         if let Some(other) = authorizations
-            .get(repository)
+            .get(&scope.of_token())
             .filter(|other| other.is_fresh() && Some(&other.header) != refused)
         {
             // Another request of ours was faster.
             return Ok(other.header.clone());
         }
-        let authorization = self.answer_challenge(repository, response).await?;
+        let authorization = self.answer_challenge(scope, response).await?;
         let header = authorization.header.clone();
-        authorizations.insert(repository.to_owned(), authorization);
+        authorizations.insert(scope.of_token(), authorization);
         Ok(header)
     }
 
     async fn answer_challenge(
         &self,
-        repository: &str,
+        scope: Scope<'_>,
         response: reqwest::Response,
     ) -> Result<Authorization, FetchError> {
         let host = || self.shared.host.clone();
@@ -355,11 +381,11 @@ impl Registry {
             Some(Challenge::Basic) => {
                 let Some(Credentials::Password { username, secret }) = &self.shared.credentials
                 else {
-                    return Err(self.unauthorized(repository, response).await);
+                    return Err(self.unauthorized(scope, response).await);
                 };
                 match Authorization::basic(username, secret) {
                     Some(authorization) => Ok(authorization),
-                    None => Err(self.unauthorized(repository, response).await),
+                    None => Err(self.unauthorized(scope, response).await),
                 }
             }
             Some(Challenge::Bearer { realm, service }) => {
@@ -375,7 +401,7 @@ impl Registry {
                     self.transport(),
                     &url,
                     service.as_deref(),
-                    repository,
+                    scope,
                     self.shared.credentials.as_ref(),
                 )
                 .await
@@ -383,11 +409,15 @@ impl Registry {
         }
     }
 
-    async fn url(&self, repository: &str, path: &str) -> Result<Url, FetchError> {
-        let base = self.base().await?;
-        let mut url = base.clone();
+    async fn url(&self, path: &str) -> Result<Url, FetchError> {
+        let mut url = self.base().await?.clone();
+        let (path, query) = match path.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (path, None),
+        };
         // Repository, tag and digest obey grammars without characters special in a path.
-        url.set_path(&format!("/v2/{repository}/{path}"));
+        url.set_path(&format!("/v2/{path}"));
+        url.set_query(query);
         Ok(url)
     }
 

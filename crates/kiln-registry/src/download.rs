@@ -53,12 +53,7 @@ impl Download {
         let host = target.host().ok_or_else(|| refused("it names no host"))?;
         let name = target.host_str().unwrap_or_default();
         let transport = Transport::new(name, host.to_owned(), config)?;
-        let ask = Ask {
-            accept: None,
-            start: 0,
-            what: WHAT,
-        };
-        let answer = transport.get(&target, ask, None).await?;
+        let answer = transport.ask(&target, Ask::get(WHAT), None).await?;
         let url = shown(url);
         let answer = expect_ok(&transport, answer, &url).await?;
         let announced = answer.response.content_length();

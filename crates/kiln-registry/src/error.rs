@@ -69,34 +69,34 @@ pub enum FetchError {
     },
     /// The registry wants to know who asks, and there are no credentials.
     #[error(
-        "{host} needs credentials for {repository}, or does not have it{}",
+        "{host} needs credentials for {subject}, or does not have it{}",
         said(message)
     )]
     AuthRequired {
         /// The registry.
         host: String,
-        /// The repository.
-        repository: String,
+        /// What was asked for: a repository, its catalogue.
+        subject: String,
         /// What the server said.
         message: ServerText,
     },
     /// The registry refuses the credentials it was given.
-    #[error("{host} refused the credentials for {repository}{}", said(message))]
+    #[error("{host} refused the credentials for {subject}{}", said(message))]
     AuthFailed {
         /// The registry.
         host: String,
-        /// The repository.
-        repository: String,
+        /// What was asked for: a repository, its catalogue.
+        subject: String,
         /// What the server said.
         message: ServerText,
     },
     /// The registry knows who asks and says no.
-    #[error("{host} denies access to {repository}{}", said(message))]
+    #[error("{host} denies access to {subject}{}", said(message))]
     Denied {
         /// The registry.
         host: String,
-        /// The repository.
-        repository: String,
+        /// What was asked for: a repository, its catalogue.
+        subject: String,
         /// What the server said.
         message: ServerText,
     },

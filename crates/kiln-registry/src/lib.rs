@@ -13,6 +13,7 @@
 mod archive;
 mod artifact;
 mod blob;
+mod browse;
 mod challenge;
 mod client;
 mod config;
@@ -22,6 +23,7 @@ mod error;
 mod layout;
 mod resolve;
 mod retry;
+mod scope;
 mod source;
 #[cfg(test)]
 mod testing;
@@ -32,6 +34,7 @@ mod trust;
 
 pub use artifact::{FoundManifest, find_manifest};
 pub use blob::{BlobBody, BlobStream, FileRange};
+pub use browse::Pong;
 pub use client::{Fetched, Registry};
 pub use config::{Config, MinimumRate};
 pub use docker_archive::DockerArchive;

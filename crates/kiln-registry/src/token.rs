@@ -15,6 +15,7 @@ use url::form_urlencoded::Serializer;
 
 use crate::client::failure;
 use crate::error::FetchError;
+use crate::scope::Scope;
 use crate::text::ServerText;
 use crate::transport::{BodyFault, Transport};
 
@@ -68,37 +69,34 @@ fn sensitive(text: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// Fetches a token that allows to pull `repository`, from a realm that has been checked.
-///
-/// The scope is ours: what the challenge asks for is not looked at, so a registry cannot make
-/// us fetch a token for more.
+/// Fetches a token for `scope` from a realm that has been checked.
 pub(crate) async fn fetch(
     transport: &Transport,
     realm: &Url,
     service: Option<&str>,
-    repository: &str,
+    scope: Scope<'_>,
     credentials: Option<&Credentials>,
 ) -> Result<Authorization, FetchError> {
-    let scope = format!("repository:{repository}:pull");
+    let scopes = scope.of_token();
     let response = match credentials {
         Some(Credentials::IdentityToken(token)) => {
-            let form = refresh_form(token, service, &scope);
+            let form = refresh_form(token, service, &scopes);
             transport.ask_realm(realm, None, Some(form)).await?
         }
         Some(Credentials::Password { username, secret }) => {
-            let url = with_query(realm, service, &scope);
+            let url = with_query(realm, service, &scopes);
             let basic = Authorization::basic(username, secret);
             let header = basic.as_ref().map(|basic| &basic.header);
             transport.ask_realm(&url, header, None).await?
         }
         None => {
-            let url = with_query(realm, service, &scope);
+            let url = with_query(realm, service, &scopes);
             transport.ask_realm(&url, None, None).await?
         }
     };
     let asked_at = Instant::now();
     if response.status() != StatusCode::OK {
-        return Err(refusal(transport, response, realm, repository, credentials).await);
+        return Err(refusal(transport, response, realm, scope, credentials).await);
     }
     let malformed = |problem| FetchError::TokenMalformed {
         host: realm.host_str().unwrap_or_default().to_owned(),
@@ -116,26 +114,30 @@ pub(crate) async fn fetch(
 }
 
 /// Writes what an OAuth 2 server wants to exchange an identity token.
-fn refresh_form(token: &Secret, service: Option<&str>, scope: &str) -> String {
+fn refresh_form(token: &Secret, service: Option<&str>, scopes: &[String]) -> String {
     let mut form = Serializer::new(String::new());
     form.append_pair("grant_type", "refresh_token")
         .append_pair("client_id", CLIENT_ID)
-        .append_pair("scope", scope)
         .append_pair("refresh_token", token.expose());
+    if !scopes.is_empty() {
+        form.append_pair("scope", &scopes.join(" "));
+    }
     if let Some(service) = service {
         form.append_pair("service", service);
     }
     form.finish()
 }
 
-fn with_query(realm: &Url, service: Option<&str>, scope: &str) -> Url {
+fn with_query(realm: &Url, service: Option<&str>, scopes: &[String]) -> Url {
     let mut url = realm.clone();
     {
         let mut query = url.query_pairs_mut();
         if let Some(service) = service {
             query.append_pair("service", service);
         }
-        query.append_pair("scope", scope);
+        for scope in scopes {
+            query.append_pair("scope", scope);
+        }
     }
     url
 }
@@ -163,12 +165,12 @@ async fn refusal(
     transport: &Transport,
     response: reqwest::Response,
     realm: &Url,
-    repository: &str,
+    scope: Scope<'_>,
     credentials: Option<&Credentials>,
 ) -> FetchError {
     let status = response.status();
     let host = transport.host().to_owned();
-    let repository = repository.to_owned();
+    let subject = scope.subject();
     let realm_host = realm.host_str().unwrap_or_default();
     let (message, error) = failure(transport, realm_host, response).await;
     match status {
@@ -176,24 +178,24 @@ async fn refusal(
         StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST if credentials.is_some() => {
             FetchError::AuthFailed {
                 host,
-                repository,
+                subject,
                 message,
             }
         }
-        StatusCode::UNAUTHORIZED => auth_required(host, repository, message),
+        StatusCode::UNAUTHORIZED => auth_required(host, subject, message),
         StatusCode::FORBIDDEN => FetchError::Denied {
             host,
-            repository,
+            subject,
             message,
         },
         _ => error,
     }
 }
 
-fn auth_required(host: String, repository: String, message: ServerText) -> FetchError {
+fn auth_required(host: String, subject: String, message: ServerText) -> FetchError {
     FetchError::AuthRequired {
         host,
-        repository,
+        subject,
         message,
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, LOCATION, RANGE};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RANGE};
 use reqwest::{Certificate, Client, ClientBuilder, Method, Proxy, Response, StatusCode};
 use tokio::sync::OnceCell;
 use url::{Host, Url};
@@ -37,12 +37,43 @@ pub(crate) struct Transport {
 /// What a request asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask<'a> {
+    /// What is to be done.
+    pub(crate) method: &'a Method,
     /// The `Accept` header.
     pub(crate) accept: Option<&'a str>,
     /// The first byte wanted.
     pub(crate) start: u64,
+    /// What is sent along.
+    pub(crate) body: Option<Body<'a>>,
     /// What is waited for: for messages.
     pub(crate) what: &'static str,
+}
+
+/// A small document that goes with a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Body<'a> {
+    /// Its `Content-Type`.
+    pub(crate) media_type: &'a str,
+    /// Its bytes.
+    pub(crate) bytes: &'a Bytes,
+}
+
+impl<'a> Ask<'a> {
+    /// Asks to read something; `what` it is stands in messages.
+    pub(crate) fn get(what: &'static str) -> Self {
+        Self::with(&Method::GET, what)
+    }
+
+    /// Asks for something to be done; `what` is waited for stands in messages.
+    pub(crate) fn with(method: &'a Method, what: &'static str) -> Self {
+        Self {
+            method,
+            accept: None,
+            start: 0,
+            body: None,
+            what,
+        }
+    }
 }
 
 /// An answer, and who gave it.
@@ -99,9 +130,10 @@ impl Transport {
         &self.host
     }
 
-    /// Gets `url`, following redirects. `authorization` is dropped for good at the first change
-    /// of scheme, host or port.
-    pub(crate) async fn get(
+    /// Asks `url`. `authorization` is dropped for good at the first change of scheme, host or
+    /// port. Redirects are followed where something is only read: what is sent or deleted is for
+    /// the registry alone.
+    pub(crate) async fn ask(
         &self,
         url: &Url,
         ask: Ask<'_>,
@@ -110,7 +142,7 @@ impl Transport {
         let mut target = url.clone();
         let mut authorization = authorization;
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.get_once(&target, ask, authorization).await?;
+            let response = self.ask_once(&target, ask, authorization).await?;
             if !is_redirect(response.status()) {
                 let is_home = shares_origin(url, &target);
                 let host = if is_home {
@@ -126,6 +158,10 @@ impl Transport {
             }
             let location = response.headers().get(LOCATION);
             let location = location.and_then(|value| value.to_str().ok());
+            if !matches!(*ask.method, Method::GET | Method::HEAD) {
+                let reason = "only what is read may lie elsewhere";
+                return Err(self.redirect_refused(location.unwrap_or_default(), reason));
+            }
             let next = location
                 .ok_or("it names no target")
                 .and_then(|location| Trust::check_redirect(&target, location))
@@ -138,13 +174,19 @@ impl Transport {
         Err(self.redirect_refused(target.as_str(), "there are more than 5 in a row"))
     }
 
-    async fn get_once(
+    async fn ask_once(
         &self,
         url: &Url,
         ask: Ask<'_>,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, FetchError> {
-        let mut request = self.client_for(url).await?.get(url.clone());
+        let client = self.client_for(url).await?;
+        let mut request = client.request(ask.method.clone(), url.clone());
+        if let Some(body) = ask.body {
+            request = request
+                .header(CONTENT_TYPE, body.media_type)
+                .body(body.bytes.clone());
+        }
         if let Some(accept) = ask.accept {
             request = request.header(ACCEPT, accept);
         }
@@ -176,10 +218,7 @@ impl Transport {
         }
         if let Some(form) = form {
             request = request
-                .header(
-                    reqwest::header::CONTENT_TYPE,
-                    "application/x-www-form-urlencoded",
-                )
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
                 .body(form);
         }
         let response = self.send(request, "a token").await?;

@@ -14,6 +14,7 @@ mod instance;
 mod kernel;
 mod operation;
 mod refusal;
+mod registry;
 mod server;
 mod socket;
 mod table;

@@ -14,7 +14,7 @@ use jsonrpsee::server::{
 };
 use kiln_domain::access::Actor;
 use kiln_service::{
-    ConnectionId, DaemonDesk, Events, Images, Instances, Kernels, Operations, Pulls,
+    ConnectionId, DaemonDesk, Events, Images, Instances, Kernels, Operations, Pulls, Registries,
 };
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -28,7 +28,7 @@ use crate::door::{Door, Names, Transport};
 use crate::socket::BoundSocket;
 use crate::table::Table;
 use crate::upload::{Appetite, Fate, Upload};
-use crate::{connection, daemon, event, image, instance, kernel, operation, refusal};
+use crate::{connection, daemon, event, image, instance, kernel, operation, refusal, registry};
 
 /// How much the door takes, and how long it waits. Every default of jsonrpsee is set on purpose.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +86,8 @@ pub struct Desks {
     pub instances: Arc<Instances>,
     /// The kernel catalogue.
     pub kernels: Arc<Kernels>,
+    /// Registries over the network.
+    pub registries: Arc<Registries>,
     /// Long work.
     pub operations: Arc<Operations>,
     /// What happened.
@@ -106,6 +108,7 @@ impl Desks {
         image::register(&mut table, &self.pulls, &self.images)?;
         instance::register(&mut table, &self.instances)?;
         kernel::register(&mut table, &self.kernels)?;
+        registry::register(&mut table, &self.registries)?;
         operation::register(&mut table, &self.operations)?;
         event::register(&mut table, &self.events)?;
         Ok(table)

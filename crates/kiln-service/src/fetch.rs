@@ -24,9 +24,9 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use kiln_api::operation::{LayerProgress, LayerState};
 use kiln_cache::Cache;
-use kiln_domain::{Credentials, Digest, Platform, Source};
+use kiln_domain::{Credentials, Digest, Platform, RegistryName, Source};
 use kiln_layers::Pack;
-use kiln_registry::{DockerArchive, ImageSource, Layout, Registry};
+use kiln_registry::{DockerArchive, ImageSource, Layout};
 use kiln_store::version_blobs::BlobRole;
 
 pub use error::FetchError;
@@ -38,6 +38,7 @@ use self::documents::Documents;
 use crate::blocking::Pool;
 use crate::board::Running;
 use crate::keyed_lock::KeyedLock;
+use crate::remotes::Remotes;
 use crate::seams::{FetchTree, Resolved, SeamFuture, SourceBlob};
 use crate::space::{FetchNeeds, InFlight};
 
@@ -75,7 +76,7 @@ pub enum SourceFiles {
 #[derive(Debug)]
 pub struct Fetcher {
     cache: Cache,
-    config: Arc<RegistryConfig>,
+    remotes: Arc<Remotes>,
     /// Threads that decode. One that decodes a download waits for it, however slow it is.
     pool: Pool,
     /// Threads that look what the cache has and keep small documents, so that who fetches nothing
@@ -90,10 +91,10 @@ pub struct Fetcher {
 
 impl Fetcher {
     /// Makes a fetcher whose decoders run on `pool`.
-    pub fn new(cache: Cache, config: RegistryConfig, pool: Pool, limits: LayerLimits) -> Self {
+    pub fn new(cache: Cache, remotes: Arc<Remotes>, pool: Pool, limits: LayerLimits) -> Self {
         Self {
             cache,
-            config: Arc::new(config),
+            remotes,
             pool,
             looks: Pool::new("cache", LOOKS_AT_A_TIME),
             limits,
@@ -104,8 +105,8 @@ impl Fetcher {
 
     async fn open(&self, request: &FetchRequest) -> Result<ImageSource, FetchError> {
         if let Source::Registry(reference) = &request.source {
-            let config = self.config.clone();
-            let registry = Registry::new(reference, request.credentials.clone(), config)?;
+            let name = RegistryName::of(reference);
+            let registry = self.remotes.registry(&name, request.credentials.clone())?;
             return Ok(ImageSource::Registry {
                 registry,
                 reference: reference.clone(),

@@ -52,7 +52,10 @@ impl Home {
     }
 
     fn find(&self, reference: &str) -> Result<Option<Credentials>, CredentialsError> {
-        super::find(&reference.parse().unwrap(), &self.places)
+        super::find(
+            Target::Repository(&reference.parse().unwrap()),
+            &self.places,
+        )
     }
 
     /// Returns the user found, which tells in every test where the entry was.
@@ -115,7 +118,8 @@ fn unset_directories_fall_back_to_the_home() {
         home.places.docker_config = Some(PathBuf::new());
         assert_eq!(home.user("reg.io/app").as_deref(), Some("ada"), "{name}");
     }
-    let nowhere = super::find(&"reg.io/app".parse().unwrap(), &Places::default());
+    let reference = "reg.io/app".parse().unwrap();
+    let nowhere = super::find(Target::Repository(&reference), &Places::default());
     assert_eq!(nowhere.unwrap(), None);
 }
 

@@ -2,8 +2,10 @@ use super::*;
 use crate::testing::{Asked, Reply, Server, impatient};
 
 const ASK: Ask<'static> = Ask {
+    method: &Method::GET,
     accept: None,
     start: 0,
+    body: None,
     what: "a test",
 };
 
@@ -20,7 +22,7 @@ async fn a_public_registry_cannot_send_us_to_this_host() {
 
     for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0x7f000001"] {
         let url = Url::parse(&format!("http://{host}:{port}/latest")).unwrap();
-        let error = transport.get(&url, ASK, None).await.unwrap_err();
+        let error = transport.ask(&url, ASK, None).await.unwrap_err();
         assert!(
             matches!(error, FetchError::AddressRefused { .. }),
             "{host} gave {error:?}"
@@ -35,7 +37,7 @@ async fn a_loopback_registry_may_send_us_to_another_port() {
     let transport = transport_of("127.0.0.1");
 
     let url = Url::parse(&format!("http://{}/x", server.authority())).unwrap();
-    let answer = transport.get(&url, ASK, None).await.unwrap();
+    let answer = transport.ask(&url, ASK, None).await.unwrap();
 
     assert_eq!(answer.response.status(), StatusCode::OK);
 }
@@ -77,7 +79,7 @@ async fn an_answer_that_cannot_be_read_is_not_a_host_that_cannot_be_reached() {
     for (server, want) in servers {
         let url = Url::parse(&format!("http://{}/x", server.authority())).unwrap();
 
-        let error = transport.get(&url, ASK, None).await.unwrap_err();
+        let error = transport.ask(&url, ASK, None).await.unwrap_err();
 
         assert!(format!("{error:?}").starts_with(want), "{error:?}");
     }

@@ -55,7 +55,7 @@ fn decode_code(error: &DecodeError) -> Code {
     }
 }
 
-fn source_failure(error: &SourceError) -> Failure {
+pub(crate) fn source_failure(error: &SourceError) -> Failure {
     let code = match error {
         SourceError::Unreachable { .. } => codes::registry::UNREACHABLE,
         SourceError::HostInvalid { .. } | SourceError::UrlRefused { .. } => {

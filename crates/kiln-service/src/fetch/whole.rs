@@ -94,7 +94,7 @@ impl Fetcher {
         target: File,
         running: &Arc<Running>,
     ) -> Result<File, FetchError> {
-        let download = Download::open(url, limit_bytes, self.config.clone()).await?;
+        let download = Download::open(url, limit_bytes, self.remotes.config()).await?;
         let listed = LayerProgress {
             digest: digest.to_string(),
             state: LayerState::Fetching,

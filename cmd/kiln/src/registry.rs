@@ -1,0 +1,55 @@
+//! `kiln registry …`: registries, seen over the network.
+
+use clap::{Args, Subcommand};
+use kiln_api::registry::{Ping, PingParams};
+use kiln_domain::RegistryName;
+
+use crate::credentials::CredentialsArguments;
+use crate::failure::CommandError;
+use crate::session::Session;
+use crate::text::cell;
+
+/// What there is to do with registries.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Ask whether a registry is there, speaks the protocol and knows you
+    Ping(PingArguments),
+}
+
+/// Which registry to ask.
+#[derive(Debug, Args)]
+pub(crate) struct PingArguments {
+    /// Host of the registry, such as ghcr.io or localhost:5000
+    registry: RegistryName,
+    #[command(flatten)]
+    credentials: CredentialsArguments,
+}
+
+impl Command {
+    /// Does it.
+    pub(crate) async fn run(self, session: &Session) -> Result<(), CommandError> {
+        match self {
+            Self::Ping(arguments) => ping(arguments, session).await,
+        }
+    }
+}
+
+async fn ping(arguments: PingArguments, session: &Session) -> Result<(), CommandError> {
+    let credentials = arguments
+        .credentials
+        .of_registry(&arguments.registry, session)
+        .await?;
+    let client = session.connect().await?;
+    let params = PingParams {
+        registry: arguments.registry,
+        credentials,
+    };
+    let pong = session.call::<Ping>(&client, &params).await?;
+    session.output().one(&pong, pong.registry.as_str(), |pong| {
+        let name = cell(pong.registry.as_str());
+        match &pong.username {
+            Some(username) => format!("{name} answers, to {}\n", cell(username)),
+            None => format!("{name} answers\n"),
+        }
+    })
+}

@@ -1,0 +1,35 @@
+//! Looking around in a registry.
+
+use reqwest::StatusCode;
+use reqwest::header::HeaderName;
+
+use crate::client::Registry;
+use crate::error::FetchError;
+use crate::scope::Scope;
+use crate::transport::Ask;
+
+/// How a registry says which protocol it speaks.
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+
+/// A registry's sign of life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pong {
+    /// The root of its API.
+    pub url: String,
+    /// The protocol it says it speaks, such as `registry/2.0`; the specification demands nothing.
+    pub api_version: Option<String>,
+}
+
+impl Registry {
+    /// Asks whether the registry is there, speaks the protocol and knows us.
+    pub async fn ping(&self) -> Result<Pong, FetchError> {
+        let answer = self.ask(Scope::Root, "", Ask::get("an answer")).await?;
+        let answer = self.expect(StatusCode::OK, answer, Scope::Root).await?;
+        let version = answer.response.headers().get(API_VERSION);
+        let version = version.and_then(|value| value.to_str().ok());
+        Ok(Pong {
+            url: answer.response.url().to_string(),
+            api_version: version.map(|text| text.chars().take(80).collect()),
+        })
+    }
+}
