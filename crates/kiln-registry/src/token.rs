@@ -117,11 +117,11 @@ pub(crate) async fn fetch(
 fn refresh_form(token: &Secret, service: Option<&str>, scopes: &[String]) -> String {
     let mut form = Serializer::new(String::new());
     form.append_pair("grant_type", "refresh_token")
-        .append_pair("client_id", CLIENT_ID)
-        .append_pair("refresh_token", token.expose());
+        .append_pair("client_id", CLIENT_ID);
     if !scopes.is_empty() {
         form.append_pair("scope", &scopes.join(" "));
     }
+    form.append_pair("refresh_token", token.expose());
     if let Some(service) = service {
         form.append_pair("service", service);
     }
