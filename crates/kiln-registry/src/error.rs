@@ -117,22 +117,24 @@ pub enum FetchError {
         digest: Digest,
     },
     /// The registry asks to slow down, for longer than Kiln waits.
-    #[error("{host} limits the rate of requests{}", said(message))]
+    #[error("{host} limits the rate of requests{}{}", wish(*retry_after), said(message))]
     RateLimited {
         /// The registry.
         host: String,
-        /// How long to wait, when the server said so in seconds.
+        /// How long to wait, when the server said so.
         retry_after: Option<Duration>,
         /// What the server said.
         message: ServerText,
     },
-    /// The server has a problem of its own (status 5xx).
-    #[error("{host} answered with status {status}{}", said(message))]
+    /// The server has a problem of its own (status 5xx), or lost patience with the request (408).
+    #[error("{host} answered with status {status}{}{}", wish(*retry_after), said(message))]
     ServerError {
         /// The registry.
         host: String,
         /// The HTTP status.
         status: u16,
+        /// How long to wait, when the server said so.
+        retry_after: Option<Duration>,
         /// What the server said.
         message: ServerText,
     },
@@ -324,14 +326,30 @@ pub enum FetchError {
 impl FetchError {
     /// Says whether the same request may succeed later without anybody changing anything.
     pub fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            Self::Unreachable { .. }
-                | Self::Timeout { .. }
-                | Self::RateLimited { .. }
-                | Self::ServerError { .. }
-        )
+        match self {
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::RateLimited { .. } => true,
+            // What a server does not implement it will not implement a second later.
+            Self::ServerError { status, .. } => !matches!(status, 501 | 505),
+            _ => false,
+        }
     }
+
+    /// Returns how long the server asks to wait before the next attempt.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after, .. } | Self::ServerError { retry_after, .. } => {
+                *retry_after
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Appends how long a server asks to wait, when it does.
+fn wish(retry_after: Option<Duration>) -> String {
+    retry_after.map_or_else(String::new, |wait| {
+        format!(", and asks to wait {} seconds", wait.as_secs())
+    })
 }
 
 /// Appends what a server said, when it said anything.

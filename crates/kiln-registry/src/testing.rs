@@ -36,7 +36,7 @@ impl Asked {
 }
 
 /// What to answer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reply {
     status: u16,
     headers: Vec<(String, String)>,
@@ -44,7 +44,7 @@ pub(crate) struct Reply {
     ending: Ending,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     /// The body is as long as announced.
     Whole,

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RANGE};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, LOCATION, RANGE,
+};
 use reqwest::{Certificate, Client, ClientBuilder, Method, Proxy, Response, StatusCode};
 use tokio::sync::OnceCell;
 use url::{Host, Url};
@@ -43,10 +45,21 @@ pub(crate) struct Ask<'a> {
     pub(crate) accept: Option<&'a str>,
     /// The first byte wanted.
     pub(crate) start: u64,
+    /// Whether caches on the way may answer.
+    pub(crate) caches: Caches,
     /// What is sent along.
     pub(crate) body: Option<Body<'a>>,
     /// What is waited for: for messages.
     pub(crate) what: &'static str,
+}
+
+/// Whether caches on the way, proxies and mirrors, may answer in the place of the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caches {
+    /// They may.
+    Welcome,
+    /// What came last was wrong: they are to fetch it again.
+    PassedBy,
 }
 
 /// A small document that goes with a request.
@@ -70,6 +83,7 @@ impl<'a> Ask<'a> {
             method,
             accept: None,
             start: 0,
+            caches: Caches::Welcome,
             body: None,
             what,
         }
@@ -192,6 +206,9 @@ impl Transport {
         }
         if ask.start > 0 {
             request = request.header(RANGE, format!("bytes={}-", ask.start));
+        }
+        if ask.caches == Caches::PassedBy {
+            request = request.header(CACHE_CONTROL, "no-cache");
         }
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);

@@ -5,6 +5,7 @@ const ASK: Ask<'static> = Ask {
     method: &Method::GET,
     accept: None,
     start: 0,
+    caches: Caches::Welcome,
     body: None,
     what: "a test",
 };
