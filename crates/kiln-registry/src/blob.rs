@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use kiln_domain::Reference;
@@ -125,7 +126,9 @@ struct Live {
     repeated_bytes: u64,
     /// How slow it may be; the window is no longer than patience lasts.
     slowest: MinimumRate,
-    window_began: Instant,
+    /// How long was waited for what came in the window. What the reader does in between is not
+    /// the server's fault.
+    window: Duration,
     window_bytes: u64,
 }
 
@@ -172,6 +175,8 @@ impl BlobStream {
 
     /// Returns the next bytes, never empty, or nothing after the last.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
+        // Before now the reader was busy: that time is not lost to the server.
+        self.attempts.progress();
         loop {
             if self.live.is_none() && self.position == self.blob.size_bytes {
                 return Ok(None);
@@ -214,17 +219,19 @@ impl BlobStream {
             return Ok(None);
         };
         let transport = self.registry.transport();
+        let asked_at = Instant::now();
         let mut chunk = transport
             .next_chunk(&mut live.answer.response, WHAT)
             .await?;
+        live.window += asked_at.elapsed();
         live.window_bytes += chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);
         let slowest = live.slowest;
-        if live.window_began.elapsed() >= slowest.window {
+        if live.window >= slowest.window {
             if live.window_bytes < slowest.bytes && chunk.is_some() {
-                self.attempts.no_progress_since(live.window_began);
+                self.attempts.no_progress_for(live.window);
                 return Err(transport.timeout(WHAT, slowest.window));
             }
-            live.window_began = Instant::now();
+            live.window = Duration::ZERO;
             live.window_bytes = 0;
         }
         if let Some(bytes) = chunk.as_mut().filter(|_| live.repeated_bytes > 0) {
@@ -330,7 +337,7 @@ impl BlobStream {
             answer,
             repeated_bytes: 0,
             slowest: config.slowest.within(left),
-            window_began: Instant::now(),
+            window: Duration::ZERO,
             window_bytes: 0,
         })
     }

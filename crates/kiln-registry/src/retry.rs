@@ -97,9 +97,11 @@ impl Attempts {
         self.progress_at = Instant::now();
     }
 
-    /// Notes that what arrived since then was too little to count.
-    pub(crate) fn no_progress_since(&mut self, moment: Instant) {
-        self.progress_at = self.progress_at.min(moment);
+    /// Notes that what arrived in this time was too little to count.
+    pub(crate) fn no_progress_for(&mut self, time: Duration) {
+        if let Some(moment) = Instant::now().checked_sub(time) {
+            self.progress_at = self.progress_at.min(moment);
+        }
     }
 
     /// Makes one attempt, for as long as patience lasts; `what` it waits for stands in messages.
