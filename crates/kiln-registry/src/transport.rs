@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, LOCATION, RANGE,
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE,
 };
 use reqwest::{Certificate, Client, ClientBuilder, Method, Proxy, Response, StatusCode};
 use tokio::sync::OnceCell;
@@ -98,6 +98,15 @@ pub(crate) struct Answer {
     pub(crate) host: String,
     /// Whether the registry itself answered, not somebody it redirected to.
     pub(crate) is_home: bool,
+}
+
+impl Answer {
+    /// Returns where in the whole a partial answer begins, when it says so.
+    pub(crate) fn range_start(&self) -> Option<u64> {
+        let range = self.response.headers().get(CONTENT_RANGE)?;
+        let bytes = range.to_str().ok()?.strip_prefix("bytes ")?;
+        bytes.split('-').next()?.trim().parse().ok()
+    }
 }
 
 /// Why a body was not read to its end.

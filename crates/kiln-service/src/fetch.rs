@@ -303,6 +303,7 @@ impl FetchTree for Fetcher {
                 bytes_total: layer.descriptor.size_bytes,
             });
             running.layers(listed.collect());
+            let disk = Arc::default();
             let work = resolved.layers.iter().enumerate().map(|(index, layer)| {
                 let job = layer::Job {
                     fetcher: self,
@@ -310,6 +311,7 @@ impl FetchTree for Fetcher {
                     layer,
                     index,
                     running,
+                    disk: &disk,
                 };
                 job.pack()
             });
