@@ -292,7 +292,7 @@ fn registry_config(config: &Config) -> kiln_service::RegistryConfig {
     kiln_service::RegistryConfig {
         insecure_hosts: config.insecure_registries.value.clone(),
         extra_ca_pem: config.ca_pem.clone(),
-        ..Default::default()
+        ..config.patience.registry_config()
     }
 }
 

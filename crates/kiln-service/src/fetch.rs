@@ -32,7 +32,7 @@ use kiln_store::version_blobs::BlobRole;
 pub use error::FetchError;
 pub(crate) use kernel::{FetchedKernel, KernelFetchError, MAX_FILE_BYTES};
 pub use kiln_layers::Limits as LayerLimits;
-pub use kiln_registry::Config as RegistryConfig;
+pub use kiln_registry::{Config as RegistryConfig, MinimumRate};
 
 use self::documents::Documents;
 use crate::blocking::Pool;

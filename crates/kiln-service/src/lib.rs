@@ -47,7 +47,9 @@ pub use daemon::{DaemonDesk, Identity};
 pub use database::{DatabaseError, open_database};
 pub use digests::RootfsDigests;
 pub use events::Events;
-pub use fetch::{FetchError, FetchRequest, Fetcher, LayerLimits, RegistryConfig, SourceFiles};
+pub use fetch::{
+    FetchError, FetchRequest, Fetcher, LayerLimits, MinimumRate, RegistryConfig, SourceFiles,
+};
 pub use guest_initrds::GuestInitrds;
 pub use host_files::{Claim, HostFileError, HostFiles, Opened};
 pub use images::{ImageFiles, Images};
