@@ -30,7 +30,7 @@ use crate::config::Config;
 use crate::error::FetchError;
 use crate::retry::{Attempts, Patience};
 use crate::scope::Scope;
-use crate::text::ServerText;
+use crate::text::{ServerText, shown};
 use crate::token::{self, Authorization};
 use crate::transport::{Answer, Ask, BodyFault, Caches, Transport};
 use crate::trust::{is_loopback, shares_origin};
@@ -426,7 +426,7 @@ impl Registry {
                     .check_realm(&realm)
                     .map_err(|reason| FetchError::RealmRefused {
                         host: host(),
-                        realm: ServerText::new(&realm),
+                        realm: ServerText::new(&shown(&realm)),
                         reason,
                     })?;
                 token::fetch(
@@ -478,8 +478,13 @@ impl Registry {
                     // Servers of TLS answer a plain request so, or with an alert, which is no HTTP.
                     Ok(StatusCode::BAD_REQUEST) | Err(FetchError::NotHttp { .. }) => root("https"),
                     Ok(_) => Ok(plain),
-                    Err(FetchError::Unreachable { source, .. }) if !source.is_connect() => {
-                        root("https")
+                    Err(FetchError::Unreachable { host, source }) if !source.is_connect() => {
+                        // Servers of TLS may also hang up, as may any that has a bad moment.
+                        let encrypted = root("https")?;
+                        match self.transport().probe(&encrypted).await {
+                            Ok(_) | Err(FetchError::Tls { .. }) => Ok(encrypted),
+                            Err(_) => Err(FetchError::Unreachable { host, source }),
+                        }
                     }
                     Err(error) => Err(error),
                 }

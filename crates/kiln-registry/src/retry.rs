@@ -112,7 +112,9 @@ impl Attempts {
         work: impl Future<Output = Result<T, FetchError>>,
     ) -> Result<T, FetchError> {
         self.progress();
-        let left = self.patience.left(transport.config());
+        let config = transport.config();
+        // The wait before may have been longer than asked for, on a machine that is busy.
+        let left = self.patience.left(config).max(last_chance(config));
         // Boxed, since asking is a large future that would make all who wait for it as large.
         tokio::time::timeout(left, Box::pin(work))
             .await
@@ -150,8 +152,7 @@ impl Attempts {
             Some(wish) => wish,
             None => self.backoff(config),
         };
-        let last_chance = config.patience / LAST_CHANCE_PART;
-        if self.patience.left(config) < wait.saturating_add(last_chance) {
+        if self.patience.left(config) < wait.saturating_add(last_chance(config)) {
             return Err(error);
         }
         tracing::debug!(%error, failures = self.failures, ?wait, "trying again");
@@ -174,6 +175,11 @@ impl Attempts {
         let share = u32::try_from(chance).unwrap_or(0);
         config.backoff + longest.saturating_sub(config.backoff) * share / 1024
     }
+}
+
+/// The shortest time an attempt is given.
+fn last_chance(config: &Config) -> Duration {
+    config.patience / LAST_CHANCE_PART
 }
 
 #[cfg(test)]
