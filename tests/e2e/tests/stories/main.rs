@@ -12,6 +12,7 @@ mod correctness;
 mod demo;
 mod descriptors;
 mod documents;
+mod faults;
 mod input;
 mod instances;
 mod kernels;
