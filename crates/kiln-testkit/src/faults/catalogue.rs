@@ -449,6 +449,7 @@ pub const FAULTS: &[Fault] = &[
     always(Layer, "layer_403", How::Status(403, &[], "")),
     always(Layer, "layer_close", How::CloseBeforeHead),
     always(Layer, "layer_stall", How::StallBeforeHead),
+    always(Layer, "layer_stall_in_body", How::StallBody),
     always(Layer, "layer_drip", How::DripBody),
     always(Layer, "layer_wrong", How::WrongBytes),
     always(Layer, "layer_longer", How::Longer),

@@ -78,7 +78,8 @@ impl OddImage {
         &self.config
     }
 
-    pub(super) fn first_layer(&self) -> &str {
+    /// Returns the digest of the first layer's blob.
+    pub fn first_layer(&self) -> &str {
         self.layers.first().map_or("", String::as_str)
     }
 

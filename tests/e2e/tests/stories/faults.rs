@@ -214,6 +214,7 @@ const OUTCOMES: &[(&str, Outcome)] = &[
     ("layer_403", Refused("registry.denied")),
     ("layer_close", Refused("registry.unreachable")),
     ("layer_stall", Refused("registry.timed_out")),
+    ("layer_stall_in_body", Refused("registry.timed_out")),
     ("layer_drip", Refused("registry.timed_out")),
     ("layer_wrong", Refused("source.digest_mismatch")),
     ("layer_longer", Refused("source.size_mismatch")),

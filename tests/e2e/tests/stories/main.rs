@@ -24,6 +24,7 @@ mod operations;
 mod quickstart;
 mod recovery;
 mod registries;
+mod resume;
 mod run;
 mod source;
 mod space;
