@@ -21,6 +21,8 @@ fn stalling() -> Result<FaultRegistry> {
 fn params(registry: &FaultRegistry, name: &str) -> Value {
     let mut params = pull(&registry.reference(), name);
     params["credentials"] = json!({"username": USER, "secret": PASSWORD});
+    // Small, since it is compared byte by byte.
+    params["size_bytes"] = json!(64 << 20);
     params
 }
 
