@@ -34,6 +34,9 @@ pub struct Config {
     pub backoff: Duration,
     /// Longest `Retry-After` that is waited for; a longer one is reported at once.
     pub longest_retry_after: Duration,
+    /// How many bytes of a blob one request carries when it is sent: what is sent twice at most
+    /// when a connection breaks. Registries may ask for more.
+    pub chunk_bytes: u64,
 }
 
 /// A transfer rate that is measured over a window.
@@ -63,6 +66,7 @@ impl Default for Config {
             attempts: 5,
             backoff: Duration::from_millis(200),
             longest_retry_after: Duration::from_secs(60),
+            chunk_bytes: 16 << 20,
         }
     }
 }

@@ -6,6 +6,7 @@ const ASK: Ask<'static> = Ask {
     accept: None,
     start: 0,
     body: None,
+    piece: None,
     what: "a test",
 };
 
