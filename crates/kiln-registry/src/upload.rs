@@ -69,15 +69,22 @@ impl Registry {
         content: Content,
         mount_from: Option<&Reference>,
     ) -> Result<Pushed, FetchError> {
-        let mount_from = mount_from.filter(|from| {
-            from.registry() == reference.registry() && from.repository() != reference.repository()
-        });
-        let into = reference.repository();
-        let scope = Scope::Push(into);
+        let scope = Scope::Push(reference.repository());
         let known = self.blob_size_for(scope, reference, &blob.digest).await?;
         if known == Some(blob.size_bytes) {
             return Ok(Pushed::Existed);
         }
+        self.send_blob(reference, blob, content, mount_from).await
+    }
+
+    /// Does what [`push_blob`](Self::push_blob) does for a blob that is known not to be there.
+    pub async fn send_blob(
+        &self,
+        reference: &Reference,
+        blob: &Descriptor,
+        content: Content,
+        mount_from: Option<&Reference>,
+    ) -> Result<Pushed, FetchError> {
         if content.size_bytes() != blob.size_bytes {
             return Err(FetchError::SizeMismatch {
                 digest: blob.digest,
@@ -90,13 +97,13 @@ impl Registry {
             reference,
             blob,
             outgoing: Outgoing::new(content, blob.digest),
-            scope,
+            scope: Scope::Push(reference.repository()),
             chunk_bytes: self.config().chunk_bytes,
             is_whole: blob.size_bytes <= WHOLE_BYTES.min(self.config().chunk_bytes),
             attempts: Attempts::default(),
             restarts: 0,
         };
-        let mounting = match mount_from {
+        let mounting = match mount_from.filter(|from| can_mount(from, reference)) {
             Some(from) => upload.mount(from.repository()).await?,
             None => None,
         };
@@ -118,6 +125,9 @@ impl Registry {
         blob: &Descriptor,
         from: &Reference,
     ) -> Result<bool, FetchError> {
+        if !can_mount(from, reference) {
+            return Ok(false);
+        }
         let mut upload = Upload {
             registry: self,
             reference,
@@ -499,6 +509,11 @@ impl Upload<'_> {
             }),
         }
     }
+}
+
+/// Says whether a blob may be taken over: from another repository of the same registry.
+fn can_mount(from: &Reference, into: &Reference) -> bool {
+    from.registry() == into.registry() && from.repository() != into.repository()
 }
 
 /// Says whether the same request may be answered otherwise a little later.
