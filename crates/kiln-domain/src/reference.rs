@@ -153,6 +153,16 @@ impl Reference {
         }
     }
 
+    /// Returns the reference to `tag` in the same repository.
+    pub fn with_tag(&self, tag: &str) -> Result<Self, ReferenceError> {
+        check_tag(tag)?;
+        Ok(Self {
+            tag: Some(tag.to_owned()),
+            digest: None,
+            ..self.clone()
+        })
+    }
+
     /// Returns the name an image gets when the caller names none: the last part of the
     /// repository, then a hyphen and the tag, or the first 12 digits of the digest.
     ///

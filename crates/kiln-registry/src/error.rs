@@ -148,6 +148,52 @@ pub enum FetchError {
         /// What the server said.
         message: ServerText,
     },
+    /// The registry takes nothing there: it is a mirror, read-only, or being cleaned up.
+    #[error("{host} does not allow {subject}{}", said(message))]
+    ReadOnly {
+        /// The registry.
+        host: String,
+        /// What was to be done.
+        subject: String,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// The registry, or a proxy before it, takes no request of that length.
+    #[error("{host} does not take requests of that length{}", said(message))]
+    ContentTooLarge {
+        /// The registry.
+        host: String,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// There is no more room for the caller in the registry.
+    #[error("{host} has no more room{}", said(message))]
+    QuotaExceeded {
+        /// The registry.
+        host: String,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// The tag exists and may not be moved.
+    #[error("{reference} may not be moved to another image{}", said(message))]
+    TagImmutable {
+        /// The tag, in full.
+        reference: String,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// The registry does not take what was sent.
+    #[error("{host} refused {subject} with status {status}{}", said(message))]
+    PushRefused {
+        /// The registry.
+        host: String,
+        /// What was to be done.
+        subject: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the server said.
+        message: ServerText,
+    },
     /// The demand for credentials cannot be understood.
     #[error("{host} demands credentials in a way that is not understood: {challenge}")]
     ChallengeMalformed {
