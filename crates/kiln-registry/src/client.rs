@@ -166,6 +166,11 @@ impl Registry {
         BlobStream::open(self.clone(), reference.clone(), blob.clone(), start).await
     }
 
+    /// Returns the registry as references name it.
+    pub(crate) fn host(&self) -> &str {
+        &self.shared.host
+    }
+
     pub(crate) fn config(&self) -> &Config {
         self.shared.transport.config()
     }

@@ -34,7 +34,9 @@ mod trust;
 
 pub use artifact::{FoundManifest, find_manifest};
 pub use blob::{BlobBody, BlobStream, FileRange};
-pub use browse::Pong;
+pub use browse::{
+    BrowseError, Cursor, CursorError, Page, Pong, RateLimit, RateLimits, Referrers, ReferrersKept,
+};
 pub use client::{Fetched, Registry};
 pub use config::{Config, MinimumRate};
 pub use docker_archive::DockerArchive;
