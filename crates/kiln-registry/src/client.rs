@@ -189,6 +189,11 @@ impl Registry {
         BlobStream::open_anew(self.clone(), reference.clone(), blob.clone()).await
     }
 
+    /// Returns the registry as references name it.
+    pub(crate) fn host(&self) -> &str {
+        &self.shared.host
+    }
+
     pub(crate) fn config(&self) -> &Config {
         self.shared.transport.config()
     }

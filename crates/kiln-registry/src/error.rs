@@ -7,6 +7,7 @@ use std::time::Duration;
 use kiln_domain::Digest;
 use kiln_domain::oci::{DocumentError, LayerError, PlatformNotFound};
 
+use crate::browse::BrowseError;
 use crate::text::ServerText;
 
 /// Why a manifest, a config or a blob could not be had.
@@ -364,6 +365,9 @@ pub enum FetchError {
     /// The proxy's URL is broken.
     #[error("the proxy is not a URL")]
     Proxy(#[source] reqwest::Error),
+    /// Looking around went wrong in a way of its own.
+    #[error(transparent)]
+    Browse(#[from] BrowseError),
     /// The transport could not be set up, for want of trusted certificates for instance.
     #[error("cannot set up the transport")]
     Setup(#[source] reqwest::Error),

@@ -41,7 +41,9 @@ mod upload;
 
 pub use artifact::{FoundManifest, find_manifest};
 pub use blob::{BlobBody, BlobStream, FileRange};
-pub use browse::Pong;
+pub use browse::{
+    BrowseError, Cursor, CursorError, Page, Pong, RateLimit, RateLimits, Referrers, ReferrersKept,
+};
 pub use client::{Fetched, Registry};
 pub use config::{Config, MinimumRate};
 pub use content::Content;

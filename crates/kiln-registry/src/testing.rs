@@ -160,6 +160,11 @@ impl Server {
             .collect()
     }
 
+    /// Returns every request, that first look too.
+    pub(crate) fn asked_in_all(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+
     pub(crate) fn targets(&self) -> Vec<String> {
         let asked = self.asked();
         asked.into_iter().map(|asked| asked.target).collect()
