@@ -33,6 +33,9 @@ pub struct Pong {
     pub url: String,
     /// The protocol it says it speaks, such as `registry/2.0`; the specification demands nothing.
     pub api_version: Option<String>,
+    /// Whether it asked who we are, and took our credentials. One that is open to everybody does
+    /// not ask, and then nobody knows what they are worth.
+    pub is_authenticated: bool,
 }
 
 impl Registry {
@@ -45,6 +48,7 @@ impl Registry {
         Ok(Pong {
             url: answer.response.url().to_string(),
             api_version: version.map(|text| text.chars().take(80).collect()),
+            is_authenticated: self.knows_us(Scope::Root).await,
         })
     }
 }

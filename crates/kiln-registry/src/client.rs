@@ -377,6 +377,12 @@ impl Registry {
             .map(|authorization| authorization.header.clone())
     }
 
+    /// Says whether the registry asked who we are and took what we said. Nobody is asked for it.
+    pub(crate) async fn knows_us(&self, scope: Scope<'_>) -> bool {
+        let authorizations = self.shared.authorizations.lock().await;
+        self.shared.credentials.is_some() && authorizations.contains_key(&scope.of_token())
+    }
+
     /// Answers the challenge of a 401. `refused` is what was sent with the request.
     async fn authorize(
         &self,

@@ -101,7 +101,13 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
             codes::registry::TLS_FAILED
         }
     };
-    Failure::from_error(code, error)
+    let failure = Failure::from_error(code, error);
+    match error {
+        SourceError::AuthRequired { host, .. } | SourceError::AuthFailed { host, .. } => {
+            failure.with_hint("log in:", Some(format!("kiln login {host}")))
+        }
+        _ => failure,
+    }
 }
 
 fn document_code(error: &DocumentError) -> Code {
