@@ -1,4 +1,14 @@
 //! Looking around in a registry.
+//!
+//! Not here: manifests and blobs, which pulls read too (`client`, `blob`).
+
+mod error;
+mod link;
+mod page;
+mod rate_limit;
+mod referrers;
+#[cfg(test)]
+mod tests;
 
 use reqwest::StatusCode;
 use reqwest::header::HeaderName;
@@ -7,6 +17,11 @@ use crate::client::Registry;
 use crate::error::FetchError;
 use crate::scope::Scope;
 use crate::transport::Ask;
+
+pub use error::{BrowseError, CursorError};
+pub use page::{Cursor, Page};
+pub use rate_limit::{RateLimit, RateLimits};
+pub use referrers::{Referrers, ReferrersKept};
 
 /// How a registry says which protocol it speaks.
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");

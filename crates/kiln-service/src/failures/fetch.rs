@@ -66,7 +66,10 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         SourceError::Tls { .. } => codes::registry::TLS_FAILED,
         SourceError::AuthRequired { .. } => codes::registry::AUTH_REQUIRED,
         SourceError::AuthFailed { .. } => codes::registry::AUTH_FAILED,
-        SourceError::Denied { .. } => codes::registry::DENIED,
+        SourceError::Denied { .. }
+        | SourceError::ReadOnly { .. }
+        | SourceError::QuotaExceeded { .. }
+        | SourceError::TagImmutable { .. } => codes::registry::DENIED,
         SourceError::RateLimited { .. } => codes::registry::RATE_LIMITED,
         SourceError::ServerError { .. } => codes::registry::SERVER_ERROR,
         SourceError::UnexpectedStatus { .. }
@@ -76,6 +79,8 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         | SourceError::RedirectRefused { .. }
         | SourceError::AddressRefused { .. }
         | SourceError::HeadersTooLarge { .. }
+        | SourceError::ContentTooLarge { .. }
+        | SourceError::PushRefused { .. }
         | SourceError::NotHttp { .. } => codes::registry::UNEXPECTED_ANSWER,
         SourceError::ReferenceNotFound { .. }
         | SourceError::BlobNotFound { .. }
@@ -91,6 +96,7 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         | SourceError::ArchiveCompressed { .. }
         | SourceError::ArchiveMalformed { .. } => codes::source::UNREADABLE,
         SourceError::TagAmbiguous { .. } => codes::source::AMBIGUOUS,
+        SourceError::Browse(_) => codes::registry::UNEXPECTED_ANSWER,
         SourceError::Io { source, .. } => storage_code(source),
         SourceError::ExtraCertificate(_) | SourceError::Proxy(_) | SourceError::Setup(_) => {
             codes::registry::TLS_FAILED
