@@ -3,6 +3,7 @@
 mod dev;
 pub(crate) mod login;
 pub(crate) mod logout;
+mod system;
 pub(crate) mod whoami;
 
 use clap::{Args, Subcommand};
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     /// List your logins
     #[command(alias = "list")]
     Ls(whoami::ListArguments),
+    /// List the logins that the daemon keeps for work without a caller; for root only
+    Logins,
     /// Run a registry on this machine, to develop against
     #[command(subcommand)]
     Dev(dev::Command),
@@ -51,6 +54,7 @@ impl Command {
             Self::Logout(arguments) => logout::logout(arguments, session).await,
             Self::Whoami(arguments) => whoami::whoami(arguments, session).await,
             Self::Ls(arguments) => whoami::list(arguments, session).await,
+            Self::Logins => system::list(session).await,
             Self::Dev(command) => command.run(session).await,
         }
     }

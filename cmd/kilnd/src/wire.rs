@@ -19,9 +19,10 @@ use kiln_service::{
     Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles, Identity,
     ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations, Pool, Pulls,
     Records, Registries, Remotes, RootfsDigests, SnapshotSchedule, Snapshots, SystemClock,
-    open_database, recover,
+    SystemLogins, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
+use kiln_vault::Vault;
 use rustix::fs::FlockOperation;
 use rustix::process::Resource;
 use tokio::sync::watch;
@@ -179,6 +180,12 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
     let look_pool = Pool::new("look", LOOKS_AT_A_TIME);
     let build_pool = Pool::new("build", config.build_threads.value);
     let remotes = Arc::new(Remotes::new(registry_config(config)));
+    let logins = SystemLogins::new(
+        store.clone(),
+        Vault::new(config.login_key.clone()),
+        clock.clone(),
+        look_pool.clone(),
+    );
     let fetcher = Arc::new(Fetcher::new(
         cache,
         remotes.clone(),
@@ -237,7 +244,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             KernelSources::new(records, fetcher),
             build_pool,
         )),
-        registries: Arc::new(Registries::new(remotes)),
+        registries: Arc::new(Registries::new(remotes, logins)),
         operations: Arc::new(Operations::new(store.clone(), board)),
         events: Arc::new(Events::new(store)),
     }

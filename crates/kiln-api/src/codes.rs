@@ -147,6 +147,10 @@ codes! {
             "The registry answered with an error of its own.", "Try again later.";
         UNEXPECTED_ANSWER = "registry.unexpected_answer", Network, never,
             "The registry's answer does not follow the distribution specification, or would lead credentials astray.", "Check that the host is a registry.";
+        NOT_LOGGED_IN = "registry.not_logged_in", NotFound, never,
+            "The daemon keeps no login of that name.", "List them with `kiln registry logins`.";
+        LOGIN_UNREADABLE = "registry.login_unreadable", Conflict, never,
+            "The key of the daemon's own logins is missing, is another one, or may be read by others.", "Put the key back, or log in again with `kiln login --system`.";
         PORT_BUSY = "registry.port_busy", Conflict, never,
             "The port that the development registry is to listen on is taken.", "Take another one with `kiln registry dev up --port`.";
         NO_SERVER = "registry.no_server", NotFound, never,
