@@ -1,5 +1,6 @@
 //! `kiln registry …`: registries, seen over the network.
 
+mod dev;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod whoami;
@@ -27,6 +28,9 @@ pub(crate) enum Command {
     /// List your logins
     #[command(alias = "list")]
     Ls(whoami::ListArguments),
+    /// Run a registry on this machine, to develop against
+    #[command(subcommand)]
+    Dev(dev::Command),
 }
 
 /// Which registry to ask.
@@ -47,6 +51,7 @@ impl Command {
             Self::Logout(arguments) => logout::logout(arguments, session).await,
             Self::Whoami(arguments) => whoami::whoami(arguments, session).await,
             Self::Ls(arguments) => whoami::list(arguments, session).await,
+            Self::Dev(command) => command.run(session).await,
         }
     }
 }

@@ -147,6 +147,14 @@ codes! {
             "The registry answered with an error of its own.", "Try again later.";
         UNEXPECTED_ANSWER = "registry.unexpected_answer", Network, never,
             "The registry's answer does not follow the distribution specification, or would lead credentials astray.", "Check that the host is a registry.";
+        PORT_BUSY = "registry.port_busy", Conflict, never,
+            "The port that the development registry is to listen on is taken.", "Take another one with `kiln registry dev up --port`.";
+        NO_SERVER = "registry.no_server", NotFound, never,
+            "There is no program to run a development registry with, or it did not start.", "Install docker-registry; see `kiln registry dev logs`.";
+        ENGINE_DENIED = "registry.engine_denied", Denied, never,
+            "The container engine does not let this user in.", "Join the engine's group and log in again.";
+        ENGINE_FAILED = "registry.engine_failed", Unavailable, later,
+            "The container engine does not run, or could not run the registry.", "Start the engine, or install docker-registry.";
     }
     /// Layers of an image.
     layer {

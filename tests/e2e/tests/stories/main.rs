@@ -11,6 +11,7 @@ mod command_line;
 mod correctness;
 mod demo;
 mod descriptors;
+mod devregistry;
 mod documents;
 mod input;
 mod instances;
