@@ -34,6 +34,7 @@ mod remotes;
 mod seams;
 mod snapshots;
 mod space;
+mod transfers;
 mod views;
 mod watchers;
 
@@ -60,4 +61,5 @@ pub use remotes::Remotes;
 pub use seams::{BuildRootfs, FetchTree, Resolved, SeamFuture, SourceBlob};
 pub use snapshots::{SnapshotSchedule, Snapshots};
 pub use space::{FetchNeeds, NoRoom, Space, Storing};
+pub use transfers::Transfers;
 pub use watchers::ConnectionId;

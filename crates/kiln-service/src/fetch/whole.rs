@@ -64,7 +64,21 @@ impl Fetcher {
         running: &Arc<Running>,
     ) -> Result<File, FetchError> {
         running.layer(index, LayerState::Fetching);
-        let body = source.blob(blob, 0).await?;
+        let file = self.whole(source, blob, index, target, running).await?;
+        running.layer(index, LayerState::Done);
+        Ok(file)
+    }
+
+    /// Does it, and leaves to the caller to say that the blob is done.
+    pub(super) async fn whole(
+        &self,
+        source: &ImageSource,
+        blob: &Descriptor,
+        index: usize,
+        target: File,
+        running: &Arc<Running>,
+    ) -> Result<File, FetchError> {
+        let body = Box::pin(source.blob(blob, 0)).await?;
         let keeping = Keeping::new(blob.digest, index, running);
         let file = match body {
             BlobBody::File(range) => {
@@ -74,14 +88,13 @@ impl Fetcher {
             BlobBody::Stream(stream) => {
                 let (sender, reader) = chunk_channel();
                 let kept = self.pool.run(move || keeping.into_file(reader, target));
-                let fed = feed(sender, Coming::Blob(stream));
+                let fed = Box::pin(feed(sender, Coming::Blob(stream)));
                 let (fed, kept) = tokio::join!(fed, kept);
                 // A broken download breaks the writing too; the download is the cause.
                 fed?;
                 kept??
             }
         };
-        running.layer(index, LayerState::Done);
         Ok(file)
     }
 
@@ -94,7 +107,8 @@ impl Fetcher {
         target: File,
         running: &Arc<Running>,
     ) -> Result<File, FetchError> {
-        let download = Download::open(url, limit_bytes, self.remotes.config()).await?;
+        let opening = Download::open(url, limit_bytes, self.remotes.config());
+        let download = Box::pin(opening).await?;
         let listed = LayerProgress {
             digest: digest.to_string(),
             state: LayerState::Fetching,
@@ -105,7 +119,7 @@ impl Fetcher {
         let keeping = Keeping::new(digest, 0, running);
         let (sender, reader) = chunk_channel();
         let kept = self.pool.run(move || keeping.into_file(reader, target));
-        let fed = feed(sender, Coming::File(Box::new(download)));
+        let fed = Box::pin(feed(sender, Coming::File(Box::new(download))));
         let (fed, kept) = tokio::join!(fed, kept);
         fed?;
         let file = kept??;
