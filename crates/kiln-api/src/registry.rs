@@ -1,5 +1,7 @@
 //! Registries, seen over the network: `registry.*`.
 
+pub mod copy;
+
 use kiln_domain::RegistryName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -13,6 +13,7 @@ mod feed;
 mod kernel;
 mod layer;
 mod needs;
+mod outgoing;
 mod whole;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ pub use error::FetchError;
 pub(crate) use kernel::{FetchedKernel, KernelFetchError, MAX_FILE_BYTES};
 pub use kiln_layers::Limits as LayerLimits;
 pub use kiln_registry::{Config as RegistryConfig, MinimumRate};
+pub(crate) use outgoing::Shelf;
 
 use self::documents::Documents;
 use crate::blocking::Pool;
@@ -103,7 +105,7 @@ impl Fetcher {
         }
     }
 
-    async fn open(&self, request: &FetchRequest) -> Result<ImageSource, FetchError> {
+    pub(crate) async fn open(&self, request: &FetchRequest) -> Result<ImageSource, FetchError> {
         if let Source::Registry(reference) = &request.source {
             let name = RegistryName::of(reference);
             let registry = self.remotes.registry(&name, request.credentials.clone())?;

@@ -35,6 +35,7 @@ mod remotes;
 mod seams;
 mod snapshots;
 mod space;
+mod transfers;
 mod views;
 mod watchers;
 
@@ -64,4 +65,5 @@ pub use remotes::Remotes;
 pub use seams::{BuildRootfs, FetchTree, Resolved, SeamFuture, SourceBlob};
 pub use snapshots::{SnapshotSchedule, Snapshots};
 pub use space::{FetchNeeds, NoRoom, Space, Storing};
+pub use transfers::Transfers;
 pub use watchers::ConnectionId;

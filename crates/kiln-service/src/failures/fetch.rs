@@ -66,10 +66,12 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         SourceError::Tls { .. } => codes::registry::TLS_FAILED,
         SourceError::AuthRequired { .. } => codes::registry::AUTH_REQUIRED,
         SourceError::AuthFailed { .. } => codes::registry::AUTH_FAILED,
-        SourceError::Denied { .. }
-        | SourceError::ReadOnly { .. }
-        | SourceError::QuotaExceeded { .. }
-        | SourceError::TagImmutable { .. } => codes::registry::DENIED,
+        SourceError::Denied { .. } => codes::registry::DENIED,
+        SourceError::ReadOnly { .. } => codes::registry::READ_ONLY,
+        SourceError::ContentTooLarge { .. } => codes::registry::TOO_LARGE,
+        SourceError::QuotaExceeded { .. } => codes::registry::QUOTA_EXCEEDED,
+        SourceError::TagImmutable { .. } => codes::registry::TAG_IMMUTABLE,
+        SourceError::PushRefused { .. } => codes::registry::PUSH_REFUSED,
         SourceError::RateLimited { .. } => codes::registry::RATE_LIMITED,
         SourceError::ServerError { .. } => codes::registry::SERVER_ERROR,
         SourceError::UnexpectedStatus { .. }
@@ -79,8 +81,6 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         | SourceError::RedirectRefused { .. }
         | SourceError::AddressRefused { .. }
         | SourceError::HeadersTooLarge { .. }
-        | SourceError::ContentTooLarge { .. }
-        | SourceError::PushRefused { .. }
         | SourceError::NotHttp { .. } => codes::registry::UNEXPECTED_ANSWER,
         SourceError::ReferenceNotFound { .. }
         | SourceError::BlobNotFound { .. }
