@@ -62,7 +62,9 @@ pub use pulls::{Pulls, Records};
 pub use recovery::{AdoptionError, RecoveryError, recover};
 pub use registries::Registries;
 pub use remotes::Remotes;
-pub use seams::{BuildRootfs, FetchTree, Resolved, SeamFuture, SourceBlob};
+pub use seams::{
+    Bootable, BootableTarget, BuildRootfs, FetchTree, Found, Resolved, SeamFuture, SourceBlob,
+};
 pub use snapshots::{SnapshotSchedule, Snapshots};
 pub use space::{FetchNeeds, NoRoom, Space, Storing};
 pub use transfers::Transfers;
