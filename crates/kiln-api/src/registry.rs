@@ -1,5 +1,6 @@
 //! Registries, seen over the network: `registry.*`.
 
+pub mod copy;
 pub mod logins;
 
 use kiln_domain::RegistryName;

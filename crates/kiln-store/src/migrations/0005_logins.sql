@@ -1,4 +1,4 @@
--- Schema 4: logins to registries for work that has no caller.
+-- Schema 5: logins to registries for work that has no caller.
 
 CREATE TABLE logins (
     scope      TEXT    NOT NULL PRIMARY KEY,  -- a registry, or a namespace in it
