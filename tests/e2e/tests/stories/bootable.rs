@@ -312,7 +312,8 @@ fn noted(
     })
 }
 
-fn lies() -> Vec<Lie> {
+/// Lies about where a chunk is and what it holds.
+fn lies_of_chunks() -> Vec<Lie> {
     vec![
         noted(
             "an offset beyond the end",
@@ -356,6 +357,12 @@ fn lies() -> Vec<Lie> {
             "digest",
             json!(format!("sha256:{}", "0".repeat(64))),
         ),
+    ]
+}
+
+/// Lies about what there is, and documents that cannot be.
+fn lies() -> Vec<Lie> {
+    vec![
         lie("no kernel", "source.malformed_manifest", |forgery| {
             forgery.layer("kernel")?["annotations"]["kiln.bootable.role"] = json!("other");
             Ok(())
@@ -452,7 +459,7 @@ fn an_artifact_that_lies_is_refused_and_leaves_nothing() -> Result<()> {
     booting(&maker, "image")?;
     let archive = export(&maker, "image", "image.tar")?;
     let stage = Stage::new()?;
-    for (number, (what, want, tell)) in lies().into_iter().enumerate() {
+    for (number, (what, want, tell)) in lies_of_chunks().into_iter().chain(lies()).enumerate() {
         let folder = stage.path(&format!("forged-{number}"));
         let mut forgery = Forgery::of(&archive, &folder)?;
         tell(&mut forgery).context(what)?;
