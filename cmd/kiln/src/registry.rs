@@ -1,5 +1,10 @@
 //! `kiln registry …`: registries, seen over the network.
 
+mod dev;
+pub(crate) mod login;
+pub(crate) mod logout;
+pub(crate) mod whoami;
+
 use clap::{Args, Subcommand};
 use kiln_api::registry::{Ping, PingParams};
 use kiln_domain::RegistryName;
@@ -14,6 +19,18 @@ use crate::text::cell;
 pub(crate) enum Command {
     /// Ask whether a registry is there, speaks the protocol and knows you
     Ping(PingArguments),
+    /// Log in to a registry, where docker, podman and skopeo find it too
+    Login(login::LoginArguments),
+    /// Forget a login
+    Logout(logout::LogoutArguments),
+    /// Say who you are at registries, from where, and whether they agree
+    Whoami(whoami::WhoamiArguments),
+    /// List your logins
+    #[command(alias = "list")]
+    Ls(whoami::ListArguments),
+    /// Run a registry on this machine, to develop against
+    #[command(subcommand)]
+    Dev(dev::Command),
 }
 
 /// Which registry to ask.
@@ -30,6 +47,11 @@ impl Command {
     pub(crate) async fn run(self, session: &Session) -> Result<(), CommandError> {
         match self {
             Self::Ping(arguments) => ping(arguments, session).await,
+            Self::Login(arguments) => login::login(arguments, session).await,
+            Self::Logout(arguments) => logout::logout(arguments, session).await,
+            Self::Whoami(arguments) => whoami::whoami(arguments, session).await,
+            Self::Ls(arguments) => whoami::list(arguments, session).await,
+            Self::Dev(command) => command.run(session).await,
         }
     }
 }

@@ -3,12 +3,15 @@
 //! Only this program reads any of them; every value remembers where it came from. What a value
 //! does is written where it is used.
 
+mod patience;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln_api::daemon::Setting;
 use serde::Deserialize;
 
+use self::patience::{Patience, PatienceTable};
 use crate::places::Places;
 
 /// A value and where it came from.
@@ -50,6 +53,7 @@ pub(crate) struct Config {
     pub(crate) ca_files: Valued<Vec<PathBuf>>,
     /// What the CA files hold, read once at start.
     pub(crate) ca_pem: Vec<Vec<u8>>,
+    pub(crate) patience: Patience,
     pub(crate) retention_days: Valued<u32>,
     /// Files in which the init of guests may be; the first that fits wins.
     pub(crate) guest_init: Valued<Vec<PathBuf>>,
@@ -111,6 +115,7 @@ struct LimitsTable {
 struct RegistryTable {
     insecure: Option<Vec<String>>,
     ca_files: Option<Vec<PathBuf>>,
+    limits: PatienceTable,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -227,6 +232,7 @@ impl Config {
             insecure_registries: Valued::default(Vec::new()),
             ca_files: Valued::default(Vec::new()),
             ca_pem: Vec::new(),
+            patience: Patience::default(),
             retention_days: Valued::default(30),
             guest_init: Valued::default(places.guest_init),
             snapshot_interval_seconds: Valued::default(86_400),
@@ -262,6 +268,7 @@ impl Config {
         self.insecure_registries
             .set(file.registry.insecure, &origin);
         self.ca_files.set(file.registry.ca_files, &origin);
+        self.patience.apply(&file.registry.limits, &origin);
         self.retention_days.set(file.images.retention_days, &origin);
         let init = file.guest.init.map(|path| vec![path]);
         self.guest_init.set(init, &origin);
@@ -314,6 +321,7 @@ impl Config {
         for (key, valued) in paths {
             absolute(key, valued, &valued.value)?;
         }
+        self.patience.check()?;
         for path in &self.guest_init.value {
             absolute("guest.init", &self.guest_init, path)?;
         }
@@ -332,7 +340,9 @@ impl Config {
         }
         let path = |path: &PathBuf| format!("{:?}", path.display().to_string());
         let list = |items: Vec<String>| format!("{items:?}");
-        vec![
+        let patience = self.patience.keys();
+        let patience = patience.map(|(key, valued)| row(key, valued, u64::to_string));
+        let mut rows = vec![
             row("daemon.state_dir", &self.state_dir, path),
             row("daemon.cache_dir", &self.cache_dir, path),
             row("daemon.socket", &self.socket, path),
@@ -397,7 +407,9 @@ impl Config {
             row("log.format", &self.log_format, |format| {
                 format!("{format:?}").to_lowercase()
             }),
-        ]
+        ];
+        rows.extend(patience);
+        rows
     }
 }
 
@@ -480,6 +492,8 @@ mod tests {
             "[database]\nsnapshot_events = 0\n",
             "[daemon]\nsocket = \"relative.sock\"\n",
             "[guest]\ninit = \"kiln-init\"\n",
+            "[registry.limits]\nattempts = 0\n",
+            "[registry.limits]\nstall_timeout = 5\n",
             "[daemon]\nsocket_access = \"everybody\"\n",
             "not toml",
         ];
@@ -494,7 +508,7 @@ mod tests {
 
         let shown = config.settings();
 
-        assert_eq!(shown.len(), 16);
+        assert_eq!(shown.len(), 23);
         assert!(shown.iter().all(|setting| setting.origin == "default"));
     }
 

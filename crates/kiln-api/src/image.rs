@@ -1,5 +1,7 @@
 //! Images: `image.*`.
 
+pub mod push;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 

@@ -15,6 +15,7 @@ mod feed;
 mod kernel;
 mod layer;
 mod needs;
+mod outgoing;
 mod whole;
 
 use std::collections::BTreeMap;
@@ -34,7 +35,8 @@ use kiln_store::version_blobs::BlobRole;
 pub use error::FetchError;
 pub(crate) use kernel::{FetchedKernel, KernelFetchError, MAX_FILE_BYTES};
 pub use kiln_layers::Limits as LayerLimits;
-pub use kiln_registry::Config as RegistryConfig;
+pub use kiln_registry::{Config as RegistryConfig, MinimumRate};
+pub(crate) use outgoing::Shelf;
 
 use self::documents::Documents;
 use crate::blocking::Pool;
@@ -105,7 +107,7 @@ impl Fetcher {
         }
     }
 
-    async fn open(&self, request: &FetchRequest) -> Result<ImageSource, FetchError> {
+    pub(crate) async fn open(&self, request: &FetchRequest) -> Result<ImageSource, FetchError> {
         if let Source::Registry(reference) = &request.source {
             let name = RegistryName::of(reference);
             let registry = self.remotes.registry(&name, request.credentials.clone())?;
@@ -347,6 +349,7 @@ impl FetchTree for Fetcher {
                 bytes_total: layer.descriptor.size_bytes,
             });
             running.layers(listed.collect());
+            let disk = Arc::default();
             let work = resolved.layers.iter().enumerate().map(|(index, layer)| {
                 let job = layer::Job {
                     fetcher: self,
@@ -354,6 +357,7 @@ impl FetchTree for Fetcher {
                     layer,
                     index,
                     running,
+                    disk: &disk,
                 };
                 job.pack()
             });

@@ -95,6 +95,11 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         SourceError::AuthRequired { .. } => codes::registry::AUTH_REQUIRED,
         SourceError::AuthFailed { .. } => codes::registry::AUTH_FAILED,
         SourceError::Denied { .. } => codes::registry::DENIED,
+        SourceError::ReadOnly { .. } => codes::registry::READ_ONLY,
+        SourceError::ContentTooLarge { .. } => codes::registry::TOO_LARGE,
+        SourceError::QuotaExceeded { .. } => codes::registry::QUOTA_EXCEEDED,
+        SourceError::TagImmutable { .. } => codes::registry::TAG_IMMUTABLE,
+        SourceError::PushRefused { .. } => codes::registry::PUSH_REFUSED,
         SourceError::RateLimited { .. } => codes::registry::RATE_LIMITED,
         SourceError::ServerError { .. } => codes::registry::SERVER_ERROR,
         SourceError::UnexpectedStatus { .. }
@@ -119,12 +124,19 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         | SourceError::ArchiveCompressed { .. }
         | SourceError::ArchiveMalformed { .. } => codes::source::UNREADABLE,
         SourceError::TagAmbiguous { .. } => codes::source::AMBIGUOUS,
+        SourceError::Browse(_) => codes::registry::UNEXPECTED_ANSWER,
         SourceError::Io { source, .. } => storage_code(source),
         SourceError::ExtraCertificate(_) | SourceError::Proxy(_) | SourceError::Setup(_) => {
             codes::registry::TLS_FAILED
         }
     };
-    Failure::from_error(code, error)
+    let failure = Failure::from_error(code, error);
+    match error {
+        SourceError::AuthRequired { host, .. } | SourceError::AuthFailed { host, .. } => {
+            failure.with_hint("log in:", Some(format!("kiln login {host}")))
+        }
+        _ => failure,
+    }
 }
 
 fn document_code(error: &DocumentError) -> Code {

@@ -85,3 +85,22 @@ pub enum FetchError {
     #[error(transparent)]
     StandIn(Box<dyn std::error::Error + Send + Sync>),
 }
+
+impl FetchError {
+    /// Says whether the cause is a full disk or an exceeded quota.
+    pub(super) fn is_no_space(&self) -> bool {
+        match self {
+            Self::Cache(error) => error.is_no_space(),
+            Self::Blob(error) => error.is_no_space(),
+            Self::Ingest { source, .. }
+            | Self::Decode {
+                source: DecodeError::Output { source, .. },
+                ..
+            } => matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+            _ => false,
+        }
+    }
+}

@@ -66,7 +66,7 @@ impl Fetcher {
         running: &Arc<Running>,
     ) -> Result<FetchedKernel, KernelFetchError> {
         let source = self.open(request).await?;
-        let found = find_manifest(&source, request.platform).await;
+        let found = Box::pin(find_manifest(&source, request.platform)).await;
         let manifest = found.map_err(FetchError::from)?.manifest;
         let Some(layers) = KernelLayers::of(&manifest)? else {
             if !manifest.is_image() {
@@ -94,7 +94,7 @@ impl Fetcher {
             let catalogue = catalogue.clone();
             let scratch = self.looks.run(move || catalogue.scratch()).await;
             let scratch = scratch.map_err(FetchError::from)??;
-            let fetching = self.whole_blob(&source, blob, index, scratch, running);
+            let fetching = Box::pin(self.whole_blob(&source, blob, index, scratch, running));
             files.push(fetching.await?);
         }
         Ok(FetchedKernel::Files(files))

@@ -24,14 +24,14 @@ use super::commit::{Derived, Finished, Origin};
 use super::job::{Ids, or_cancelled, unless_cancelled};
 use super::kernel_choice::{KernelWords, Wanted};
 use super::shipped_kernel::{Preference, PullKernel};
+use super::source_files::claim_source;
 use crate::board::Running;
 use crate::boot::{self, boot_failure};
 use crate::build::{BuildError, BuildRequest};
 use crate::failures::{
     artifact_failure, build_failure, fetch_failure, host_file_failure, room_failure, store_failure,
 };
-use crate::fetch::{FetchRequest, SourceFiles};
-use crate::host_files::{Claim, HostFileError};
+use crate::fetch::FetchRequest;
 use crate::seams::{BuildRootfs, Found, Resolved};
 use crate::space::{NoRoom, Space};
 
@@ -75,36 +75,6 @@ pub(super) struct Job {
     pub(super) size_bytes: Option<u64>,
 }
 
-/// The files of a source that a caller may have, not looked at yet.
-#[derive(Debug)]
-enum ClaimedSource {
-    /// The source is no local one.
-    None,
-    /// The layout that a path names.
-    Directory(Claim),
-    /// The archive that a path names.
-    Archive(Claim),
-    /// Files that the caller opened.
-    Passed(Vec<(String, Claim)>),
-}
-
-impl ClaimedSource {
-    /// Opens what was passed, and looks whether what was named is there. It blocks.
-    fn open(self) -> Result<SourceFiles, HostFileError> {
-        Ok(match self {
-            Self::None => SourceFiles::None,
-            Self::Directory(claim) => claim.directory().map(|_| SourceFiles::Named)?,
-            Self::Archive(claim) => claim.file().map(|_| SourceFiles::Named)?,
-            Self::Passed(files) => {
-                let opened = files
-                    .into_iter()
-                    .map(|(name, claim)| Ok((name, claim.file()?)));
-                SourceFiles::Passed(opened.collect::<Result<_, HostFileError>>()?)
-            }
-        })
-    }
-}
-
 impl Pulls {
     /// Pulls an image; the work goes on when the caller hangs up.
     pub async fn pull(&self, actor: &Actor, params: PullParams) -> Result<Outcome, Failure> {
@@ -115,7 +85,8 @@ impl Pulls {
         preference.check(&checked.kernel)?;
         self.records.check_name(&checked.name, actor).await?;
         // Handles live a minute: every file is taken before anything waits for a thread.
-        let source = self.claim_source(actor, &checked.source, &params)?;
+        let passed = params.source_files.as_ref();
+        let source = claim_source(&self.files, actor, &checked.source, passed)?;
         let kernel = self.claim_pull_kernel(actor, preference, checked.kernel)?;
         let files = self
             .look(move || source.open().map_err(|error| host_file_failure(&error)))
@@ -183,40 +154,6 @@ impl Pulls {
             preference: Preference::of(params.prefer_shipped_kernel),
             boot: params.boot,
             size_bytes: params.size_bytes,
-        })
-    }
-
-    /// Takes the files of a local source: those the client passed, or paths for callers who may
-    /// name them.
-    fn claim_source(
-        &self,
-        actor: &Actor,
-        source: &Source,
-        params: &PullParams,
-    ) -> Result<ClaimedSource, Failure> {
-        let path = match source {
-            Source::Registry(_) => return Ok(ClaimedSource::None),
-            Source::OciLayout { path, .. }
-            | Source::OciArchive { path, .. }
-            | Source::DockerArchive { path, .. } => path,
-        };
-        let claim = |named| {
-            let claimed = self.files.claim(actor, named);
-            claimed.map_err(|error| host_file_failure(&error))
-        };
-        if let Some(files) = &params.source_files {
-            let claimed = files
-                .iter()
-                .map(|(name, named)| Ok((name.clone(), claim(named)?)));
-            return Ok(ClaimedSource::Passed(claimed.collect::<Result<_, _>>()?));
-        }
-        let named = path
-            .parse::<kiln_api::HostFile>()
-            .map_err(|error| Failure::from_error(codes::source::INVALID_REFERENCE, &error))?;
-        let claimed = claim(&named)?;
-        Ok(match source {
-            Source::OciLayout { .. } => ClaimedSource::Directory(claimed),
-            _ => ClaimedSource::Archive(claimed),
         })
     }
 
