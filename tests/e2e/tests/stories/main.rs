@@ -5,6 +5,7 @@
 //! says so and is skipped; with `KILN_REQUIRE_TOOLS` set it fails instead.
 
 mod archives;
+mod bootable;
 mod booting;
 mod checkout;
 mod command_line;
