@@ -268,7 +268,8 @@ fn failure(error: &CheckoutError) -> Failure {
     }
 }
 
-fn file_failure(error: &FileError) -> Failure {
+/// Says why a file of the caller's could not be made.
+pub(crate) fn file_failure(error: &FileError) -> Failure {
     match error {
         FileError::AlreadyExists { .. } => Failure::from_error(codes::file::ALREADY_EXISTS, error)
             .with_hint(

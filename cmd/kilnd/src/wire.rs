@@ -16,10 +16,10 @@ use kiln_domain::Architecture;
 use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Limits, Server, bind};
 use kiln_service::{
-    Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles, Identity,
-    ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations, Pool, Pulls,
-    Records, Registries, Remotes, RootfsDigests, SnapshotSchedule, Snapshots, SystemClock,
-    open_database, recover,
+    BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles,
+    Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations,
+    Pool, Pulls, Records, Registries, Remotes, RootfsDigests, SnapshotSchedule, Snapshots,
+    SystemClock, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use rustix::fs::FlockOperation;
@@ -233,11 +233,14 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             clock,
             catalogue,
             initrds,
-            host_files,
-            KernelSources::new(records, fetcher),
+            host_files.clone(),
+            KernelSources::new(records, fetcher.clone()),
             build_pool,
         )),
-        registries: Arc::new(Registries::new(remotes)),
+        registries: Arc::new(Registries::new(
+            remotes,
+            BlobFiles::new(fetcher, host_files),
+        )),
         operations: Arc::new(Operations::new(store.clone(), board)),
         events: Arc::new(Events::new(store)),
     }

@@ -1,5 +1,17 @@
 //! Registries, seen over the network: `registry.*`.
 
+mod lists;
+mod manifest;
+
+pub use lists::{
+    Catalog, CatalogParams, Limit, Names, RateLimit, RateLimitParams, RateLimits, Referrers,
+    ReferrersPage, ReferrersParams, Tags, TagsParams,
+};
+pub use manifest::{
+    Blob, BlobParams, DocumentKind, ImageConfig, Manifest, ManifestParams, ManifestView,
+    OpenedBlob, Pointer,
+};
+
 use kiln_domain::RegistryName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -129,6 +129,13 @@ impl Ingest {
         Ok(blob)
     }
 
+    /// Returns the blob open for reading alone, after its length and digest were checked, and gives
+    /// it no name: nobody finds it in the cache, and it goes when it is closed.
+    pub fn withhold(self) -> Result<Blob, IngestError> {
+        self.check()?;
+        Ok(open_blob(self.file.path())?)
+    }
+
     fn check(&self) -> Result<(), IngestError> {
         if self.found_bytes != self.expected_bytes {
             return Err(IngestError::SizeMismatch {

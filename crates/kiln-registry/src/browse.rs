@@ -10,8 +10,9 @@ mod referrers;
 #[cfg(test)]
 mod tests;
 
-use reqwest::StatusCode;
-use reqwest::header::HeaderName;
+use kiln_domain::{Digest, Reference};
+use reqwest::header::{CONTENT_LENGTH, HeaderName};
+use reqwest::{Method, StatusCode};
 
 use crate::client::Registry;
 use crate::error::FetchError;
@@ -45,6 +46,37 @@ impl Registry {
         Ok(Pong {
             url: answer.response.url().to_string(),
             api_version: version.map(|text| text.chars().take(80).collect()),
+        })
+    }
+
+    /// Asks how many bytes a blob of the repository of `reference` has.
+    pub async fn blob_size(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+    ) -> Result<u64, FetchError> {
+        let repository = reference.repository();
+        let scope = Scope::Pull(repository);
+        let path = format!("{repository}/blobs/{digest}");
+        let ask = Ask::with(&Method::HEAD, "a blob's length");
+        let answer = self.ask(scope, &path, ask).await?;
+        if answer.response.status() == StatusCode::NOT_FOUND {
+            return Err(FetchError::BlobNotFound {
+                place: format!("{}/{repository}", reference.registry()),
+                digest: *digest,
+            });
+        }
+        let answer = self.expect(StatusCode::OK, answer, scope).await?;
+        // Not the body's length: an answer to HEAD has none.
+        let length = answer.response.headers().get(CONTENT_LENGTH);
+        let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
+        length.ok_or_else(|| {
+            BrowseError::AnswerMalformed {
+                host: self.host().to_owned(),
+                what: "a blob's length",
+                problem: "it names none",
+            }
+            .into()
         })
     }
 }

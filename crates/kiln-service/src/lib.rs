@@ -55,7 +55,7 @@ pub use kernels::{KernelSources, Kernels};
 pub use operations::{Operations, Watcher};
 pub use pulls::{Pulls, Records};
 pub use recovery::{AdoptionError, RecoveryError, recover};
-pub use registries::Registries;
+pub use registries::{BlobFiles, Registries};
 pub use remotes::Remotes;
 pub use seams::{BuildRootfs, FetchTree, Resolved, SeamFuture, SourceBlob};
 pub use snapshots::{SnapshotSchedule, Snapshots};

@@ -7,6 +7,7 @@ use kiln_domain::Digest;
 use kiln_layers::{DecodeError, PackError};
 
 use crate::blocking::PoolError;
+use crate::space::NoRoom;
 
 /// Why an image could not be fetched or decoded.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,9 @@ pub enum FetchError {
         /// The longest taken.
         limit_bytes: u64,
     },
+    /// The disk has less room than a blob needs.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// No thread, or a defect.
     #[error(transparent)]
     Pool(#[from] PoolError),

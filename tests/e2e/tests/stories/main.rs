@@ -6,6 +6,7 @@
 
 mod archives;
 mod booting;
+mod browsing;
 mod checkout;
 mod command_line;
 mod correctness;
