@@ -109,6 +109,10 @@ pub(crate) enum Command {
     /// Look around in registries
     #[command(subcommand, alias = "registries")]
     Registry(registry::Command),
+    /// Log in to a registry, where docker, podman and skopeo find it too
+    Login(registry::login::LoginArguments),
+    /// Forget a login to a registry
+    Logout(registry::logout::LogoutArguments),
     /// List, watch, wait for and cancel long work
     #[command(subcommand, visible_alias = "op", aliases = ["operations", "ops"])]
     Operation(operation::Command),
@@ -156,6 +160,8 @@ impl Command {
             Self::Kernel(command) => command.run(session).await,
             Self::Tags(arguments) => registry::tags(arguments, session).await,
             Self::Registry(command) => command.run(session).await,
+            Self::Login(arguments) => registry::login::login(arguments, session).await,
+            Self::Logout(arguments) => registry::logout::logout(arguments, session).await,
             Self::Operation(command) => command.run(session).await,
             Self::Events(arguments) | Self::Event(event::Command::List(arguments)) => {
                 event::list(arguments, session).await
@@ -256,6 +262,12 @@ mod tests {
             "instance inspect",
             "instance rm",
             "checkout",
+            "login",
+            "logout",
+            "registry login",
+            "registry logout",
+            "registry whoami",
+            "registry ls",
             "image checkout",
             "kernel ls",
             "kernel rm",

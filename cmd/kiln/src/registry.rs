@@ -2,8 +2,11 @@
 
 mod blob;
 mod lists;
+pub(crate) mod login;
+pub(crate) mod logout;
 mod manifest;
 mod natural;
+pub(crate) mod whoami;
 
 use clap::{Args, Subcommand};
 use kiln_api::registry::{Ping, PingParams};
@@ -34,6 +37,15 @@ pub(crate) enum Command {
     /// Tell how often a registry lets itself be asked
     #[command(alias = "rate-limit")]
     Ratelimit(lists::RateLimitArguments),
+    /// Log in to a registry, where docker, podman and skopeo find it too
+    Login(login::LoginArguments),
+    /// Forget a login
+    Logout(logout::LogoutArguments),
+    /// Say who you are at registries, from where, and whether they agree
+    Whoami(whoami::WhoamiArguments),
+    /// List your logins
+    #[command(alias = "list")]
+    Ls(whoami::ListArguments),
 }
 
 /// Which registry to ask.
@@ -56,6 +68,10 @@ impl Command {
             Self::Blob(arguments) => blob::run(arguments, session).await,
             Self::Referrers(arguments) => lists::referrers(arguments, session).await,
             Self::Ratelimit(arguments) => lists::ratelimit(arguments, session).await,
+            Self::Login(arguments) => login::login(arguments, session).await,
+            Self::Logout(arguments) => logout::logout(arguments, session).await,
+            Self::Whoami(arguments) => whoami::whoami(arguments, session).await,
+            Self::Ls(arguments) => whoami::list(arguments, session).await,
         }
     }
 }

@@ -136,9 +136,9 @@ codes! {
         TLS_FAILED = "registry.tls_failed", Network, never,
             "The registry's certificate could not be trusted.", "Add its CA file to the daemon's configuration (registry.ca_files).";
         AUTH_REQUIRED = "registry.auth_required", Auth, never,
-            "The registry wants credentials and none were found.", "Log in with docker, podman or skopeo, or use --creds.";
+            "The registry wants credentials and none were found.", "Log in with `kiln login`, or use --creds.";
         AUTH_FAILED = "registry.auth_failed", Auth, never,
-            "The registry did not accept the credentials.", "Check the user name and password, and log in again.";
+            "The registry did not accept the credentials.", "Check the user name and password, and log in again with `kiln login`.";
         DENIED = "registry.denied", Denied, never,
             "The registry does not let this user read the repository.", "Ask for read access to the repository.";
         RATE_LIMITED = "registry.rate_limited", Network, later,

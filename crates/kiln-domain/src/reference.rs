@@ -364,7 +364,7 @@ fn is_port(port: &str) -> bool {
         && port.parse::<u16>().is_ok_and(|number| number > 0)
 }
 
-fn check_repository(repository: &str) -> Result<(), ReferenceError> {
+pub(crate) fn check_repository(repository: &str) -> Result<(), ReferenceError> {
     check_len("repository", repository, MAX_NAME_LEN)?;
     for component in repository.split('/') {
         if component.bytes().any(|byte| byte.is_ascii_uppercase()) {

@@ -10,9 +10,8 @@ mod referrers;
 #[cfg(test)]
 mod tests;
 
-use kiln_domain::{Digest, Reference};
-use reqwest::header::{CONTENT_LENGTH, HeaderName};
-use reqwest::{Method, StatusCode};
+use reqwest::StatusCode;
+use reqwest::header::HeaderName;
 
 use crate::client::Registry;
 use crate::error::FetchError;
@@ -34,6 +33,9 @@ pub struct Pong {
     pub url: String,
     /// The protocol it says it speaks, such as `registry/2.0`; the specification demands nothing.
     pub api_version: Option<String>,
+    /// Whether it asked who we are, and took our credentials. One that is open to everybody does
+    /// not ask, and then nobody knows what they are worth.
+    pub is_authenticated: bool,
 }
 
 impl Registry {
@@ -46,37 +48,7 @@ impl Registry {
         Ok(Pong {
             url: answer.response.url().to_string(),
             api_version: version.map(|text| text.chars().take(80).collect()),
-        })
-    }
-
-    /// Asks how many bytes a blob of the repository of `reference` has.
-    pub async fn blob_size(
-        &self,
-        reference: &Reference,
-        digest: &Digest,
-    ) -> Result<u64, FetchError> {
-        let repository = reference.repository();
-        let scope = Scope::Pull(repository);
-        let path = format!("{repository}/blobs/{digest}");
-        let ask = Ask::with(&Method::HEAD, "a blob's length");
-        let answer = self.ask(scope, &path, ask).await?;
-        if answer.response.status() == StatusCode::NOT_FOUND {
-            return Err(FetchError::BlobNotFound {
-                place: format!("{}/{repository}", reference.registry()),
-                digest: *digest,
-            });
-        }
-        let answer = self.expect(StatusCode::OK, answer, scope).await?;
-        // Not the body's length: an answer to HEAD has none.
-        let length = answer.response.headers().get(CONTENT_LENGTH);
-        let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
-        length.ok_or_else(|| {
-            BrowseError::AnswerMalformed {
-                host: self.host().to_owned(),
-                what: "a blob's length",
-                problem: "it names none",
-            }
-            .into()
+            is_authenticated: self.knows_us(Scope::Root).await,
         })
     }
 }

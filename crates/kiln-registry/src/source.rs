@@ -88,16 +88,17 @@ impl ImageSource {
     }
 
     /// Fetches a small blob, such as a config, whole; at most 4 MiB, digest and size checked.
+    /// Wrong bytes are fetched once more, past the caches on the way.
     pub async fn small_blob(&self, descriptor: &Descriptor) -> Result<Fetched, FetchError> {
         check_limit(descriptor)?;
         let fetched = match self {
             Self::DockerArchive(archive) => archive.document(descriptor)?,
             Self::Registry { .. } | Self::Layout(_) => {
-                let bytes = read_whole(self.blob(descriptor, 0).await?).await?;
-                Fetched {
-                    digest: Digest::of(&bytes),
-                    bytes: bytes.into(),
-                    media_type: None,
+                let fetched = read_whole(self.blob(descriptor, 0).await?).await?;
+                if fetched.digest == descriptor.digest || !self.is_remote() {
+                    fetched
+                } else {
+                    read_whole(self.blob_anew(descriptor).await?).await?
                 }
             }
         };
@@ -133,9 +134,39 @@ impl ImageSource {
         range.skip_bytes(start);
         Ok(BlobBody::File(range))
     }
+
+    /// Opens a blob whose bytes were wrong the last time: from its start, and past the caches on
+    /// the way.
+    pub async fn blob_anew(&self, descriptor: &Descriptor) -> Result<BlobBody, FetchError> {
+        match self {
+            Self::Registry {
+                registry,
+                reference,
+            } => {
+                let stream = registry.blob_anew(reference, descriptor).await?;
+                Ok(BlobBody::Stream(Box::new(stream)))
+            }
+            Self::Layout(_) | Self::DockerArchive(_) => self.blob(descriptor, 0).await,
+        }
+    }
+
+    /// Says whether bytes come over the network, so that the same question may have another
+    /// answer.
+    pub fn is_remote(&self) -> bool {
+        matches!(self, Self::Registry { .. })
+    }
 }
 
-async fn read_whole(body: BlobBody) -> Result<Vec<u8>, FetchError> {
+async fn read_whole(body: BlobBody) -> Result<Fetched, FetchError> {
+    let bytes = read_bytes(body).await?;
+    Ok(Fetched {
+        digest: Digest::of(&bytes),
+        bytes: bytes.into(),
+        media_type: None,
+    })
+}
+
+async fn read_bytes(body: BlobBody) -> Result<Vec<u8>, FetchError> {
     match body {
         BlobBody::Stream(mut stream) => {
             let mut bytes = Vec::new();

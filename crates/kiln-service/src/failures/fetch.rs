@@ -67,7 +67,10 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         SourceError::Tls { .. } => codes::registry::TLS_FAILED,
         SourceError::AuthRequired { .. } => codes::registry::AUTH_REQUIRED,
         SourceError::AuthFailed { .. } => codes::registry::AUTH_FAILED,
-        SourceError::Denied { .. } => codes::registry::DENIED,
+        SourceError::Denied { .. }
+        | SourceError::ReadOnly { .. }
+        | SourceError::QuotaExceeded { .. }
+        | SourceError::TagImmutable { .. } => codes::registry::DENIED,
         SourceError::RateLimited { .. } => codes::registry::RATE_LIMITED,
         SourceError::ServerError { .. } => codes::registry::SERVER_ERROR,
         SourceError::UnexpectedStatus { .. }
@@ -77,6 +80,8 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         | SourceError::RedirectRefused { .. }
         | SourceError::AddressRefused { .. }
         | SourceError::HeadersTooLarge { .. }
+        | SourceError::ContentTooLarge { .. }
+        | SourceError::PushRefused { .. }
         | SourceError::NotHttp { .. } => codes::registry::UNEXPECTED_ANSWER,
         SourceError::ReferenceNotFound { .. }
         | SourceError::BlobNotFound { .. }
@@ -98,7 +103,13 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
             codes::registry::TLS_FAILED
         }
     };
-    Failure::from_error(code, error)
+    let failure = Failure::from_error(code, error);
+    match error {
+        SourceError::AuthRequired { host, .. } | SourceError::AuthFailed { host, .. } => {
+            failure.with_hint("log in:", Some(format!("kiln login {host}")))
+        }
+        _ => failure,
+    }
 }
 
 fn browse_code(error: &BrowseError) -> Code {

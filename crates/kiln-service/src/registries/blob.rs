@@ -10,6 +10,7 @@ use kiln_api::{Failure, codes};
 use kiln_domain::RegistryName;
 use kiln_domain::access::Actor;
 use kiln_domain::oci::Descriptor;
+use kiln_registry::FetchError;
 
 use super::{Registries, parse_reference};
 use crate::failures::{fetch_failure, host_file_failure, source_failure};
@@ -54,7 +55,12 @@ impl Registries {
             size_bytes
         } else {
             let asking = registry.blob_size(&reference, &digest);
-            asking.await.map_err(|error| source_failure(&error))?
+            let found = asking.await.map_err(|error| source_failure(&error))?;
+            let place = || format!("{}/{}", reference.registry(), reference.repository());
+            found.ok_or_else(|| {
+                let place = place();
+                source_failure(&FetchError::BlobNotFound { place, digest })
+            })?
         };
         let wanted = Descriptor::new("", digest, size_bytes);
         let fetching = self

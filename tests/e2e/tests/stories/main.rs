@@ -17,6 +17,7 @@ mod input;
 mod instances;
 mod kernels;
 mod lifetime;
+mod logins;
 mod names;
 mod newcomer;
 mod opening;
