@@ -16,10 +16,10 @@ use kiln_domain::Architecture;
 use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Limits, Server, bind};
 use kiln_service::{
-    Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles, Identity,
-    ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations, Partials,
-    Pool, Pulls, Records, Registries, Remotes, RootfsDigests, SnapshotSchedule, Snapshots,
-    SystemClock, SystemLogins, open_database, recover,
+    BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles,
+    Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations,
+    Partials, Pool, Pulls, Records, Registries, Remotes, RootfsDigests, SnapshotSchedule,
+    Snapshots, SystemClock, SystemLogins, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use kiln_vault::Vault;
@@ -242,11 +242,15 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             clock,
             catalogue,
             initrds,
-            host_files,
-            KernelSources::new(records, fetcher),
+            host_files.clone(),
+            KernelSources::new(records, fetcher.clone()),
             build_pool,
         )),
-        registries: Arc::new(Registries::new(remotes, logins)),
+        registries: Arc::new(Registries::new(
+            remotes,
+            logins,
+            BlobFiles::new(fetcher, host_files),
+        )),
         operations: Arc::new(Operations::new(store.clone(), board)),
         events: Arc::new(Events::new(store)),
     }

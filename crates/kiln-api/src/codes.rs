@@ -147,6 +147,8 @@ codes! {
             "The registry limits how often it may be asked.", "Wait as long as the message says, or log in for a higher limit.";
         SERVER_ERROR = "registry.server_error", Network, later,
             "The registry answered with an error of its own.", "Try again later.";
+        UNSUPPORTED = "registry.unsupported", Invalid, never,
+            "The registry is there and does not offer what was asked of it.", "Ask its documentation what it offers; `kiln tags` needs no catalogue.";
         UNEXPECTED_ANSWER = "registry.unexpected_answer", Network, never,
             "The registry's answer does not follow the distribution specification, or would lead credentials astray.", "Check that the host is a registry.";
         NOT_LOGGED_IN = "registry.not_logged_in", NotFound, never,
