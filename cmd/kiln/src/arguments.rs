@@ -12,8 +12,8 @@ use crate::progress::Style;
 use crate::session::Session;
 use crate::time_span::TimeSpan;
 use crate::{
-    checkout, daemon, demo, doctor, event, image, instance, kernel, logs, operation, pull,
-    reference, register, registry, rpc, run, stop,
+    checkout, daemon, demo, doctor, event, export, image, import, instance, kernel, logs,
+    operation, pull, reference, register, registry, rpc, run, stop,
 };
 
 /// Turns OCI images into bootable microVM images and looks after them.
@@ -90,6 +90,10 @@ pub(crate) enum Command {
     Inspect(image::ShowArguments),
     /// Make a private, writable copy of an image's root filesystem in a file
     Checkout(checkout::Arguments),
+    /// Put a whole image into one file: root filesystem, kernel, initial ramdisk, modules
+    Export(export::Arguments),
+    /// Make an image of a file that `kiln export` made
+    Import(import::Arguments),
     /// Hide images and free their names
     Forget(image::ForgetArguments),
     /// List machines that run images
@@ -104,9 +108,15 @@ pub(crate) enum Command {
     /// Import, list and remove kernels
     #[command(subcommand, alias = "kernels")]
     Kernel(kernel::Command),
+    /// List the tags of a repository
+    Tags(registry::TagsArguments),
     /// Look around in registries
     #[command(subcommand, alias = "registries")]
     Registry(registry::Command),
+    /// Log in to a registry, where docker, podman and skopeo find it too
+    Login(registry::login::LoginArguments),
+    /// Forget a login to a registry
+    Logout(registry::logout::LogoutArguments),
     /// List, watch, wait for and cancel long work
     #[command(subcommand, visible_alias = "op", aliases = ["operations", "ops"])]
     Operation(operation::Command),
@@ -146,13 +156,18 @@ impl Command {
             Self::Image(command) => command.run(session).await,
             Self::Inspect(arguments) => image::inspect(arguments, session).await,
             Self::Checkout(arguments) => checkout::run(arguments, session).await,
+            Self::Export(arguments) => export::run(arguments, session).await,
+            Self::Import(arguments) => import::run(arguments, session).await,
             Self::Forget(arguments) => image::forget(arguments, session).await,
             Self::Ps(arguments) => instance::list(arguments, session).await,
             Self::Stop(arguments) => stop::run(arguments, session).await,
             Self::Logs(arguments) => logs::run(arguments, session).await,
             Self::Instance(command) => command.run(session).await,
             Self::Kernel(command) => command.run(session).await,
+            Self::Tags(arguments) => registry::tags(arguments, session).await,
             Self::Registry(command) => command.run(session).await,
+            Self::Login(arguments) => registry::login::login(arguments, session).await,
+            Self::Logout(arguments) => registry::logout::logout(arguments, session).await,
             Self::Operation(command) => command.run(session).await,
             Self::Events(arguments) | Self::Event(event::Command::List(arguments)) => {
                 event::list(arguments, session).await
@@ -219,7 +234,16 @@ mod tests {
             kernel::List::NAME,
             kernel::Pull::NAME,
             kernel::Remove::NAME,
+            kiln_api::registry::Blob::NAME,
+            kiln_api::registry::Catalog::NAME,
+            kiln_api::registry::Manifest::NAME,
             kiln_api::registry::Ping::NAME,
+            kiln_api::registry::logins::Login::NAME,
+            kiln_api::registry::logins::Logins::NAME,
+            kiln_api::registry::logins::Logout::NAME,
+            kiln_api::registry::RateLimit::NAME,
+            kiln_api::registry::Referrers::NAME,
+            kiln_api::registry::Tags::NAME,
             operation::Cancel::NAME,
             operation::Get::NAME,
             operation::List::NAME,
@@ -247,7 +271,22 @@ mod tests {
             "instance inspect",
             "instance rm",
             "checkout",
+            "login",
+            "logout",
+            "registry login",
+            "registry logout",
+            "registry whoami",
+            "registry ls",
+            "registry dev up",
+            "registry dev status",
+            "registry dev logs",
+            "registry dev down",
+            "registry dev wipe",
             "image checkout",
+            "export",
+            "import",
+            "image export",
+            "image import",
             "kernel ls",
             "kernel rm",
             "kernels ls",

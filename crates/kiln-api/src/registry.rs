@@ -1,5 +1,19 @@
 //! Registries, seen over the network: `registry.*`.
 
+pub mod copy;
+mod lists;
+pub mod logins;
+mod manifest;
+
+pub use lists::{
+    Catalog, CatalogParams, Limit, Names, RateLimit, RateLimitParams, RateLimits, Referrers,
+    ReferrersPage, ReferrersParams, Tags, TagsParams,
+};
+pub use manifest::{
+    Blob, BlobParams, DocumentKind, ImageConfig, Manifest, ManifestParams, ManifestView,
+    OpenedBlob, Pointer,
+};
+
 use kiln_domain::RegistryName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -44,7 +58,11 @@ pub struct Pong {
     /// The protocol it says it speaks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_version: Option<String>,
-    /// The user name that was sent along, where one was.
+    /// The user name of the call's credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
+    /// Whether the registry asked who is calling, and took the credentials. An open one does not
+    /// ask.
+    #[serde(default)]
+    pub authenticated: bool,
 }

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use kiln_domain::oci::{Descriptor, Document, Manifest, PlatformNotFound, StatedMediaTypes};
 use kiln_domain::{Digest, Platform};
 
@@ -17,8 +18,12 @@ use crate::source::ImageSource;
 pub struct FoundManifest {
     /// Digest of its bytes.
     pub digest: Digest,
+    /// How many they are.
+    pub size_bytes: u64,
     /// What it says.
     pub manifest: Manifest,
+    /// Its bytes.
+    pub bytes: Bytes,
 }
 
 /// Finds the manifest for `wanted` in `source`: an index's best match, or its first manifest
@@ -36,7 +41,9 @@ pub async fn find_manifest(
             Document::Manifest(manifest) => {
                 return Ok(FoundManifest {
                     digest: fetched.digest,
+                    size_bytes: fetched.bytes.len() as u64,
                     manifest,
+                    bytes: fetched.bytes,
                 });
             }
             Document::Index(_) if depth >= MAX_DEPTH => {
@@ -58,7 +65,7 @@ pub async fn find_manifest(
     Err(too_nested(source, MAX_DOCUMENTS, "manifests"))
 }
 
-fn parse(
+pub(crate) fn parse(
     source: &ImageSource,
     fetched: &Fetched,
     descriptor: Option<&Descriptor>,
@@ -79,7 +86,7 @@ fn parse(
     })
 }
 
-fn too_nested(source: &ImageSource, limit: usize, of_what: &'static str) -> FetchError {
+pub(crate) fn too_nested(source: &ImageSource, limit: usize, of_what: &'static str) -> FetchError {
     FetchError::TooNested {
         reference: source
             .reference()

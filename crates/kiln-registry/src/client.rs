@@ -189,6 +189,11 @@ impl Registry {
         BlobStream::open_anew(self.clone(), reference.clone(), blob.clone()).await
     }
 
+    /// Returns the registry as references name it.
+    pub(crate) fn host(&self) -> &str {
+        &self.shared.host
+    }
+
     pub(crate) fn config(&self) -> &Config {
         self.shared.transport.config()
     }
@@ -370,6 +375,12 @@ impl Registry {
             .get(&scope.of_token())
             .filter(|authorization| authorization.is_fresh())
             .map(|authorization| authorization.header.clone())
+    }
+
+    /// Says whether the registry asked who we are and took what we said. Nobody is asked for it.
+    pub(crate) async fn knows_us(&self, scope: Scope<'_>) -> bool {
+        let authorizations = self.shared.authorizations.lock().await;
+        self.shared.credentials.is_some() && authorizations.contains_key(&scope.of_token())
     }
 
     /// Answers the challenge of a 401. `refused` is what was sent with the request.

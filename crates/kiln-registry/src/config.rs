@@ -37,6 +37,9 @@ pub struct Config {
     /// Longest time that one pull loses to faults in all: attempts that failed, and the waiting
     /// after them.
     pub patience: Duration,
+    /// How many bytes of a blob one request carries when it is sent: what is sent twice at most
+    /// when a connection breaks. Registries may ask for more.
+    pub chunk_bytes: u64,
 }
 
 /// A transfer rate that is measured over a window.
@@ -82,6 +85,7 @@ impl Default for Config {
             backoff: Duration::from_millis(200),
             longest_retry_after: Duration::from_secs(60),
             patience: Duration::from_secs(120),
+            chunk_bytes: 16 << 20,
         }
     }
 }

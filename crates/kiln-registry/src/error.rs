@@ -7,6 +7,7 @@ use std::time::Duration;
 use kiln_domain::Digest;
 use kiln_domain::oci::{DocumentError, LayerError, PlatformNotFound};
 
+use crate::browse::BrowseError;
 use crate::text::ServerText;
 
 /// Why a manifest, a config or a blob could not be had.
@@ -143,6 +144,52 @@ pub enum FetchError {
     UnexpectedStatus {
         /// The registry.
         host: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// The registry takes nothing there: it is a mirror, read-only, or being cleaned up.
+    #[error("{host} does not allow {subject}{}", said(message))]
+    ReadOnly {
+        /// The registry.
+        host: String,
+        /// What was to be done.
+        subject: String,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// The registry, or a proxy before it, takes no request of that length.
+    #[error("{host} does not take requests of that length{}", said(message))]
+    ContentTooLarge {
+        /// The registry.
+        host: String,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// There is no more room for the caller in the registry.
+    #[error("{host} has no more room{}", said(message))]
+    QuotaExceeded {
+        /// The registry.
+        host: String,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// The tag exists and may not be moved.
+    #[error("{reference} may not be moved to another image{}", said(message))]
+    TagImmutable {
+        /// The tag, in full.
+        reference: String,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// The registry does not take what was sent.
+    #[error("{host} refused {subject} with status {status}{}", said(message))]
+    PushRefused {
+        /// The registry.
+        host: String,
+        /// What was to be done.
+        subject: String,
         /// The HTTP status.
         status: u16,
         /// What the server said.
@@ -318,6 +365,9 @@ pub enum FetchError {
     /// The proxy's URL is broken.
     #[error("the proxy is not a URL")]
     Proxy(#[source] reqwest::Error),
+    /// Looking around went wrong in a way of its own.
+    #[error(transparent)]
+    Browse(#[from] BrowseError),
     /// The transport could not be set up, for want of trusted certificates for instance.
     #[error("cannot set up the transport")]
     Setup(#[source] reqwest::Error),

@@ -13,6 +13,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("kiln-files", 1),
     ("kiln-api", 2),
     ("kiln-artifacts", 2),
+    ("kiln-bootable", 2),
     ("kiln-cache", 2),
     ("kiln-credentials", 2),
     ("kiln-ext4", 2),
@@ -20,6 +21,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("kiln-layers", 2),
     ("kiln-registry", 2),
     ("kiln-store", 2),
+    ("kiln-vault", 2),
     ("kiln-vmm", 2),
     ("kiln-service", 3),
     ("kiln-client", 4),
@@ -43,6 +45,7 @@ const ONE_ROOM_ONLY: &[(&str, &str)] = &[
     ("jsonrpsee", "kiln-rpc"),
     ("rusqlite", "kiln-store"),
     ("reqwest", "kiln-registry"),
+    ("aws-lc-rs", "kiln-vault"),
     ("flate2", "kiln-layers"),
     ("tar", "kiln-layers"),
 ];
@@ -73,6 +76,11 @@ const SHARED: &[(&str, &str, &str)] = &[
         "flate2",
         "kiln-registry",
         "archives may be compressed as a whole",
+    ),
+    (
+        "tar",
+        "kiln-bootable",
+        "an exported image is an archive of blobs, and a disk for others lies in a layer",
     ),
     (
         "tar",

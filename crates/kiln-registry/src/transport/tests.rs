@@ -7,6 +7,7 @@ const ASK: Ask<'static> = Ask {
     start: 0,
     caches: Caches::Welcome,
     body: None,
+    piece: None,
     what: "a test",
 };
 

@@ -1,12 +1,14 @@
 //! What fetching and decoding failed with, as the wire answers it.
 
 use kiln_api::{Code, Failure, codes};
+use kiln_bootable::UnpackError;
 use kiln_cache::{CacheError, IngestError};
 use kiln_domain::oci::DocumentError;
+use kiln_domain::oci::bootable::BootableError;
 use kiln_layers::DecodeError;
-use kiln_registry::FetchError as SourceError;
+use kiln_registry::{BrowseError, FetchError as SourceError};
 
-use super::{full_or_failed, pool_failure, storage_code};
+use super::{full_or_failed, pool_failure, room_failure, storage_code};
 use crate::fetch::FetchError;
 
 pub(crate) fn fetch_failure(error: &FetchError) -> Failure {
@@ -26,10 +28,13 @@ pub(crate) fn fetch_failure(error: &FetchError) -> Failure {
             Failure::from_error(storage_code(source), error)
         }
         FetchError::Decode { source, .. } => Failure::from_error(decode_code(source), error),
+        FetchError::Bootable(bootable) => Failure::from_error(bootable_code(bootable), error),
+        FetchError::Chunk { source, .. } => Failure::from_error(chunk_code(source), error),
         FetchError::Pack { .. } => Failure::from_error(codes::storage::FAILED, error),
         FetchError::MissingFile { .. } | FetchError::IndexTooLarge { .. } => {
             Failure::from_error(codes::source::UNREADABLE, error)
         }
+        FetchError::NoRoom(room) => room_failure(room, error),
         FetchError::Pool(error) => pool_failure(error),
         FetchError::StandIn(_) => Failure::from_error(codes::registry::UNREACHABLE, error),
     }
@@ -55,6 +60,30 @@ fn decode_code(error: &DecodeError) -> Code {
     }
 }
 
+fn bootable_code(error: &BootableError) -> Code {
+    match error {
+        BootableError::Format { .. }
+        | BootableError::Filesystem { .. }
+        | BootableError::Platform(_) => codes::source::UNSUPPORTED,
+        BootableError::Config(_)
+        | BootableError::Text { .. }
+        | BootableError::RootfsSize { .. }
+        | BootableError::Chunk { .. }
+        | BootableError::Role { .. }
+        | BootableError::TooLarge { .. } => codes::source::MALFORMED_MANIFEST,
+    }
+}
+
+fn chunk_code(error: &UnpackError) -> Code {
+    match error {
+        UnpackError::Broken { .. } => codes::layer::BROKEN_COMPRESSION,
+        UnpackError::TooLong { .. } | UnpackError::TooShort { .. } => codes::source::SIZE_MISMATCH,
+        UnpackError::DigestMismatch { .. } => codes::source::DIGEST_MISMATCH,
+        UnpackError::Input { source } | UnpackError::Output { source } => storage_code(source),
+        UnpackError::Cancelled => codes::operation::CANCELLED,
+    }
+}
+
 pub(crate) fn source_failure(error: &SourceError) -> Failure {
     let code = match error {
         SourceError::Unreachable { .. } => codes::registry::UNREACHABLE,
@@ -67,6 +96,11 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         SourceError::AuthRequired { .. } => codes::registry::AUTH_REQUIRED,
         SourceError::AuthFailed { .. } => codes::registry::AUTH_FAILED,
         SourceError::Denied { .. } => codes::registry::DENIED,
+        SourceError::ReadOnly { .. } => codes::registry::READ_ONLY,
+        SourceError::ContentTooLarge { .. } => codes::registry::TOO_LARGE,
+        SourceError::QuotaExceeded { .. } => codes::registry::QUOTA_EXCEEDED,
+        SourceError::TagImmutable { .. } => codes::registry::TAG_IMMUTABLE,
+        SourceError::PushRefused { .. } => codes::registry::PUSH_REFUSED,
         SourceError::RateLimited { .. } => codes::registry::RATE_LIMITED,
         SourceError::ServerError { .. } => codes::registry::SERVER_ERROR,
         SourceError::UnexpectedStatus { .. }
@@ -91,12 +125,38 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         | SourceError::ArchiveCompressed { .. }
         | SourceError::ArchiveMalformed { .. } => codes::source::UNREADABLE,
         SourceError::TagAmbiguous { .. } => codes::source::AMBIGUOUS,
+        SourceError::Browse(error) => browse_code(error),
         SourceError::Io { source, .. } => storage_code(source),
         SourceError::ExtraCertificate(_) | SourceError::Proxy(_) | SourceError::Setup(_) => {
             codes::registry::TLS_FAILED
         }
     };
-    Failure::from_error(code, error)
+    let failure = Failure::from_error(code, error);
+    match error {
+        SourceError::AuthRequired { host, .. } | SourceError::AuthFailed { host, .. } => {
+            failure.with_hint("log in:", Some(format!("kiln login {host}")))
+        }
+        _ => failure,
+    }
+}
+
+fn browse_code(error: &BrowseError) -> Code {
+    match error {
+        BrowseError::NotOffered { .. } => codes::registry::UNSUPPORTED,
+        BrowseError::AnswerMalformed { .. } | BrowseError::PageRefused { .. } => {
+            codes::registry::UNEXPECTED_ANSWER
+        }
+    }
+}
+
+/// Says why a document, which a reference or digest names, cannot be read.
+pub(crate) fn document_failure(document: &str, error: &DocumentError) -> Failure {
+    let mut failure = Failure::from_error(document_code(error), error);
+    failure.message = kiln_api::failure::printable(&format!("{document} is refused"));
+    failure
+        .cause
+        .insert(0, kiln_api::failure::printable(&error.to_string()));
+    failure
 }
 
 fn document_code(error: &DocumentError) -> Code {

@@ -2,11 +2,14 @@
 
 use std::io;
 
+use kiln_bootable::UnpackError;
 use kiln_cache::{CacheError, IngestError, TooLong};
 use kiln_domain::Digest;
+use kiln_domain::oci::bootable::BootableError;
 use kiln_layers::{DecodeError, PackError};
 
 use crate::blocking::PoolError;
+use crate::space::NoRoom;
 
 /// Why an image could not be fetched or decoded.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +42,17 @@ pub enum FetchError {
         /// Why.
         source: DecodeError,
     },
+    /// An artifact is not as a bootable one has to be.
+    #[error(transparent)]
+    Bootable(#[from] BootableError),
+    /// A chunk of a root filesystem is not what the artifact says.
+    #[error("layer {digest} of the bootable artifact cannot be used")]
+    Chunk {
+        /// The chunk's blob.
+        digest: Digest,
+        /// Why.
+        source: UnpackError,
+    },
     /// A pack that was just written could not be opened.
     #[error("the decoded layer {digest} cannot be read back")]
     Pack {
@@ -65,6 +79,9 @@ pub enum FetchError {
         /// The longest taken.
         limit_bytes: u64,
     },
+    /// The disk has less room than a blob needs.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// No thread, or a defect.
     #[error(transparent)]
     Pool(#[from] PoolError),

@@ -63,13 +63,11 @@ mod tests {
 
     fn layer(blob: &[u8], size_bytes: u64, diff_id: &[u8]) -> Layer {
         Layer {
-            descriptor: Descriptor {
-                media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
-                digest: Digest::of(blob),
+            descriptor: Descriptor::new(
+                "application/vnd.oci.image.layer.v1.tar+gzip",
+                Digest::of(blob),
                 size_bytes,
-                platform: None,
-                annotations: std::collections::BTreeMap::new(),
-            },
+            ),
             compression: LayerCompression::Gzip,
             diff_id: Digest::of(diff_id),
         }

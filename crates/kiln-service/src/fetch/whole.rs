@@ -39,7 +39,7 @@ struct Keeping {
 }
 
 /// What is downloaded.
-enum Coming {
+pub(super) enum Coming {
     Blob(Box<BlobStream>),
     File(Box<Download>),
 }
@@ -64,9 +64,23 @@ impl Fetcher {
         target: File,
         running: &Arc<Running>,
     ) -> Result<File, FetchError> {
-        let second = second_handle(&target, blob.digest)?;
         running.layer(index, LayerState::Fetching);
-        let body = source.blob(blob, 0).await?;
+        let file = self.whole(source, blob, index, target, running).await?;
+        running.layer(index, LayerState::Done);
+        Ok(file)
+    }
+
+    /// Does it, and leaves to the caller to say that the blob is done.
+    pub(super) async fn whole(
+        &self,
+        source: &ImageSource,
+        blob: &Descriptor,
+        index: usize,
+        target: File,
+        running: &Arc<Running>,
+    ) -> Result<File, FetchError> {
+        let second = second_handle(&target, blob.digest)?;
+        let body = Box::pin(source.blob(blob, 0)).await?;
         let keeping = Keeping::new(blob.digest, index, running);
         let file = match self.body_into_file(body, keeping, target).await {
             Err(error) if source.is_remote() && is_digest_mismatch(&error) => {
@@ -77,7 +91,6 @@ impl Fetcher {
             }
             fetched => fetched?,
         };
-        running.layer(index, LayerState::Done);
         Ok(file)
     }
 
@@ -214,7 +227,10 @@ impl Keeping {
 }
 
 /// Sends a download's chunks to whoever writes them, and an empty one behind the last.
-async fn feed(sender: mpsc::Sender<Bytes>, coming: &mut Coming) -> Result<(), FetchError> {
+pub(super) async fn feed(
+    sender: mpsc::Sender<Bytes>,
+    coming: &mut Coming,
+) -> Result<(), FetchError> {
     while let Some(chunk) = coming.next().await? {
         // A writer that has gone away says itself why.
         if sender.send(chunk).await.is_err() {

@@ -5,18 +5,22 @@
 //! says so and is skipped; with `KILN_REQUIRE_TOOLS` set it fails instead.
 
 mod archives;
+mod bootable;
 mod booting;
+mod browsing;
 mod checkout;
 mod command_line;
 mod correctness;
 mod demo;
 mod descriptors;
+mod devregistry;
 mod documents;
 mod faults;
 mod input;
 mod instances;
 mod kernels;
 mod lifetime;
+mod logins;
 mod names;
 mod newcomer;
 mod opening;
