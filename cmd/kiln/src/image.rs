@@ -12,7 +12,7 @@ use crate::image_vmm::VmmArguments;
 use crate::output::{self, Columns, Format};
 use crate::session::Session;
 use crate::text::{cell, or_dash, size, time};
-use crate::{checkout, image_open, pages, pull, register};
+use crate::{checkout, image_open, pages, pull, push, register};
 
 /// What there is to do with images.
 #[derive(Debug, Subcommand)]
@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Forget(ForgetArguments),
     /// Pull an OCI image and build a bootable image from it
     Pull(pull::Arguments),
+    /// Send an image to a registry
+    Push(push::Arguments),
     /// Take an existing root filesystem and a kernel into Kiln's care
     Register(register::Arguments),
 }
@@ -97,6 +99,7 @@ impl Command {
             Self::Checkout(arguments) => checkout::run(arguments, session).await,
             Self::Forget(arguments) => forget(arguments, session).await,
             Self::Pull(arguments) => pull::run(arguments, session).await,
+            Self::Push(arguments) => push::run(arguments, session).await,
             Self::Register(arguments) => register::run(arguments, session).await,
         }
     }

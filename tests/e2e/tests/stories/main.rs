@@ -29,6 +29,7 @@ mod source;
 mod space;
 mod stage;
 mod stopping;
+mod transfers;
 mod walk;
 mod websocket;
 mod wire;
