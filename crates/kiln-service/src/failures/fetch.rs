@@ -124,7 +124,6 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         | SourceError::ArchiveCompressed { .. }
         | SourceError::ArchiveMalformed { .. } => codes::source::UNREADABLE,
         SourceError::TagAmbiguous { .. } => codes::source::AMBIGUOUS,
-        SourceError::Browse(_) => codes::registry::UNEXPECTED_ANSWER,
         SourceError::Io { source, .. } => storage_code(source),
         SourceError::ExtraCertificate(_) | SourceError::Proxy(_) | SourceError::Setup(_) => {
             codes::registry::TLS_FAILED
