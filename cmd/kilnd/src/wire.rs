@@ -16,12 +16,13 @@ use kiln_domain::Architecture;
 use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Limits, Server, bind};
 use kiln_service::{
-    Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles, Identity,
-    ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations, Partials,
-    Pool, Pulls, Records, Registries, Remotes, RootfsDigests, SnapshotSchedule, Snapshots,
-    SystemClock, Transfers, open_database, recover,
+    BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles,
+    Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations,
+    Partials, Pool, Pulls, Records, Registries, Remotes, RootfsDigests, SnapshotSchedule,
+    Snapshots, SystemClock, SystemLogins, Transfers, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
+use kiln_vault::Vault;
 use rustix::fs::FlockOperation;
 use rustix::process::Resource;
 use tokio::sync::watch;
@@ -181,6 +182,12 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
     let look_pool = Pool::new("look", LOOKS_AT_A_TIME);
     let build_pool = Pool::new("build", config.build_threads.value);
     let remotes = Arc::new(Remotes::new(registry_config(config)));
+    let logins = SystemLogins::new(
+        store.clone(),
+        Vault::new(config.login_key.clone()),
+        clock.clone(),
+        look_pool.clone(),
+    );
     let fetcher = Arc::new(Fetcher::new(
         cache,
         remotes.clone(),
@@ -241,11 +248,15 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             clock,
             catalogue,
             initrds,
-            host_files,
-            KernelSources::new(records, fetcher),
+            host_files.clone(),
+            KernelSources::new(records, fetcher.clone()),
             build_pool,
         )),
-        registries: Arc::new(Registries::new(remotes)),
+        registries: Arc::new(Registries::new(
+            remotes,
+            logins,
+            BlobFiles::new(fetcher, host_files),
+        )),
         operations: Arc::new(Operations::new(store.clone(), board)),
         events: Arc::new(Events::new(store)),
     }

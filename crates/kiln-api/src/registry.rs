@@ -1,6 +1,18 @@
 //! Registries, seen over the network: `registry.*`.
 
 pub mod copy;
+mod lists;
+pub mod logins;
+mod manifest;
+
+pub use lists::{
+    Catalog, CatalogParams, Limit, Names, RateLimit, RateLimitParams, RateLimits, Referrers,
+    ReferrersPage, ReferrersParams, Tags, TagsParams,
+};
+pub use manifest::{
+    Blob, BlobParams, DocumentKind, ImageConfig, Manifest, ManifestParams, ManifestView,
+    OpenedBlob, Pointer,
+};
 
 use kiln_domain::RegistryName;
 use schemars::JsonSchema;
