@@ -1,7 +1,9 @@
 //! `kiln registry …`: registries, seen over the network.
 
+mod dev;
 pub(crate) mod login;
 pub(crate) mod logout;
+mod system;
 pub(crate) mod whoami;
 
 use clap::{Args, Subcommand};
@@ -30,6 +32,11 @@ pub(crate) enum Command {
     /// List your logins
     #[command(alias = "list")]
     Ls(whoami::ListArguments),
+    /// List the logins that the daemon keeps for work without a caller; for root only
+    Logins,
+    /// Run a registry on this machine, to develop against
+    #[command(subcommand)]
+    Dev(dev::Command),
 }
 
 /// Which registry to ask.
@@ -51,6 +58,8 @@ impl Command {
             Self::Whoami(arguments) => whoami::whoami(arguments, session).await,
             Self::Copy(arguments) => copy::run(arguments, session).await,
             Self::Ls(arguments) => whoami::list(arguments, session).await,
+            Self::Logins => system::list(session).await,
+            Self::Dev(command) => command.run(session).await,
         }
     }
 }

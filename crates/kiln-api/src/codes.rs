@@ -149,6 +149,18 @@ codes! {
             "The registry answered with an error of its own.", "Try again later.";
         UNEXPECTED_ANSWER = "registry.unexpected_answer", Network, never,
             "The registry's answer does not follow the distribution specification, or would lead credentials astray.", "Check that the host is a registry.";
+        NOT_LOGGED_IN = "registry.not_logged_in", NotFound, never,
+            "The daemon keeps no login of that name.", "List them with `kiln registry logins`.";
+        LOGIN_UNREADABLE = "registry.login_unreadable", Conflict, never,
+            "The key of the daemon's own logins is missing, is another one, or may be read by others.", "Put the key back, or log in again with `kiln login --system`.";
+        PORT_BUSY = "registry.port_busy", Conflict, never,
+            "The port that the development registry is to listen on is taken.", "Take another one with `kiln registry dev up --port`.";
+        NO_SERVER = "registry.no_server", NotFound, never,
+            "There is no program to run a development registry with, or it did not start.", "Install docker-registry; see `kiln registry dev logs`.";
+        ENGINE_DENIED = "registry.engine_denied", Denied, never,
+            "The container engine does not let this user in.", "Join the engine's group and log in again.";
+        ENGINE_FAILED = "registry.engine_failed", Unavailable, later,
+            "The container engine does not run, or could not run the registry.", "Start the engine, or install docker-registry.";
         READ_ONLY = "registry.read_only", Denied, never,
             "The registry takes nothing there: it is a mirror, read-only, or being cleaned up.", "Push to the registry behind the mirror, or ask who runs it.";
         TOO_LARGE = "registry.too_large", Invalid, never,

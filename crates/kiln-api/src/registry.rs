@@ -1,6 +1,7 @@
 //! Registries, seen over the network: `registry.*`.
 
 pub mod copy;
+pub mod logins;
 
 use kiln_domain::RegistryName;
 use schemars::JsonSchema;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jsonrpsee::core::RegisterMethodError;
 use kiln_api::registry::Ping;
+use kiln_api::registry::logins::{Login, Logins, Logout};
 use kiln_service::Registries;
 
 use crate::table::Table;
@@ -15,5 +16,14 @@ pub(crate) fn register(
     table.method::<Ping, _, _, _>(
         desk,
         |desk, _, params| async move { desk.ping(params).await },
-    )
+    )?;
+    table.method::<Login, _, _, _>(desk, |desk, caller, params| async move {
+        desk.login(&caller.actor, params).await
+    })?;
+    table.method::<Logout, _, _, _>(desk, |desk, caller, params| async move {
+        desk.logout(&caller.actor, params).await
+    })?;
+    table.method::<Logins, _, _, _>(desk, |desk, caller, params| async move {
+        desk.logins(&caller.actor, params).await
+    })
 }

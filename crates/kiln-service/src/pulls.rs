@@ -11,12 +11,14 @@
 //! records why. Only after the commit does anybody hear "done".
 
 mod begin;
+mod bootable;
 mod commit;
 mod job;
 mod kernel_choice;
 mod pull;
 mod register;
 mod rootfs_probe;
+mod shipped_kernel;
 mod source_files;
 
 use std::path::PathBuf;

@@ -1,5 +1,7 @@
 //! Registries, seen over the network: the desk of `registry.*`.
 
+mod logins;
+
 use std::sync::Arc;
 
 use kiln_api::Failure;
@@ -8,17 +10,19 @@ use kiln_api::registry::{PingParams, Pong};
 use crate::failures::source_failure;
 use crate::pulls::credentials;
 use crate::remotes::Remotes;
+use crate::system_logins::SystemLogins;
 
 /// Asks registries on behalf of callers.
 #[derive(Clone, Debug)]
 pub struct Registries {
     remotes: Arc<Remotes>,
+    logins: SystemLogins,
 }
 
 impl Registries {
     /// Makes the desk.
-    pub fn new(remotes: Arc<Remotes>) -> Self {
-        Self { remotes }
+    pub fn new(remotes: Arc<Remotes>, logins: SystemLogins) -> Self {
+        Self { remotes, logins }
     }
 
     /// Asks whether a registry is there.

@@ -67,6 +67,9 @@ pub(crate) fn image(
             kind: version.source_kind,
             reference: version.source_reference.unwrap_or_default(),
             manifest_digest: version.manifest_digest.map(|digest| digest.to_string()),
+            original: version
+                .original
+                .and_then(|original| serde_json::from_value(original).ok()),
         },
         version: Version {
             id: version.id,

@@ -1,8 +1,10 @@
 //! What fetching and decoding failed with, as the wire answers it.
 
 use kiln_api::{Code, Failure, codes};
+use kiln_bootable::UnpackError;
 use kiln_cache::{CacheError, IngestError};
 use kiln_domain::oci::DocumentError;
+use kiln_domain::oci::bootable::BootableError;
 use kiln_layers::DecodeError;
 use kiln_registry::FetchError as SourceError;
 
@@ -26,6 +28,8 @@ pub(crate) fn fetch_failure(error: &FetchError) -> Failure {
             Failure::from_error(storage_code(source), error)
         }
         FetchError::Decode { source, .. } => Failure::from_error(decode_code(source), error),
+        FetchError::Bootable(bootable) => Failure::from_error(bootable_code(bootable), error),
+        FetchError::Chunk { source, .. } => Failure::from_error(chunk_code(source), error),
         FetchError::Pack { .. } => Failure::from_error(codes::storage::FAILED, error),
         FetchError::MissingFile { .. } | FetchError::IndexTooLarge { .. } => {
             Failure::from_error(codes::source::UNREADABLE, error)
@@ -52,6 +56,30 @@ fn decode_code(error: &DecodeError) -> Code {
         DecodeError::DiffIdMismatch { .. } => codes::layer::DIFF_ID_MISMATCH,
         DecodeError::Input { source } | DecodeError::Output { source, .. } => storage_code(source),
         DecodeError::Cancelled => codes::operation::CANCELLED,
+    }
+}
+
+fn bootable_code(error: &BootableError) -> Code {
+    match error {
+        BootableError::Format { .. }
+        | BootableError::Filesystem { .. }
+        | BootableError::Platform(_) => codes::source::UNSUPPORTED,
+        BootableError::Config(_)
+        | BootableError::Text { .. }
+        | BootableError::RootfsSize { .. }
+        | BootableError::Chunk { .. }
+        | BootableError::Role { .. }
+        | BootableError::TooLarge { .. } => codes::source::MALFORMED_MANIFEST,
+    }
+}
+
+fn chunk_code(error: &UnpackError) -> Code {
+    match error {
+        UnpackError::Broken { .. } => codes::layer::BROKEN_COMPRESSION,
+        UnpackError::TooLong { .. } | UnpackError::TooShort { .. } => codes::source::SIZE_MISMATCH,
+        UnpackError::DigestMismatch { .. } => codes::source::DIGEST_MISMATCH,
+        UnpackError::Input { source } | UnpackError::Output { source } => storage_code(source),
+        UnpackError::Cancelled => codes::operation::CANCELLED,
     }
 }
 

@@ -73,7 +73,8 @@ impl Fetcher {
                 let reference = request.source.to_string();
                 return Err(KernelFetchError::NoKernel { reference });
             }
-            let resolved = self.resolve(request, running).await?;
+            let resolved = self.resolve_image(&source, request, running).await?;
+            let resolved = resolved.map_err(FetchError::from)?;
             running.enter(Stage::Fetch);
             let packs = self.layers(request, &resolved, running).await?;
             return Ok(FetchedKernel::Image(packs));

@@ -22,7 +22,8 @@ use super::Pulls;
 use super::begin::{Attendance, Makes, Opening};
 use super::commit::{Derived, Finished, Origin};
 use super::job::{Ids, or_cancelled, unless_cancelled};
-use super::kernel_choice::{ChosenKernel, KernelWords, Wanted, choice_failure};
+use super::kernel_choice::{KernelWords, Wanted};
+use super::shipped_kernel::{Preference, PullKernel};
 use super::source_files::claim_source;
 use crate::board::Running;
 use crate::boot::{self, boot_failure};
@@ -31,7 +32,7 @@ use crate::failures::{
     artifact_failure, build_failure, fetch_failure, host_file_failure, room_failure, store_failure,
 };
 use crate::fetch::FetchRequest;
-use crate::seams::{BuildRootfs, Resolved};
+use crate::seams::{BuildRootfs, Found, Resolved};
 use crate::space::{NoRoom, Space};
 
 /// A pull whose every word was understood.
@@ -41,6 +42,7 @@ struct Checked {
     name: ImageName,
     platform: Platform,
     kernel: KernelWords,
+    preference: Preference,
     boot: BootChoice,
     size_bytes: Option<u64>,
 }
@@ -63,14 +65,14 @@ enum RequestError {
 
 /// What the job takes along.
 #[derive(Debug)]
-struct Job {
-    ids: Ids,
+pub(super) struct Job {
+    pub(super) ids: Ids,
     request: FetchRequest,
-    name: ImageName,
-    actor: Actor,
-    kernel: ChosenKernel,
-    boot: BootChoice,
-    size_bytes: Option<u64>,
+    pub(super) name: ImageName,
+    pub(super) actor: Actor,
+    pub(super) kernel: PullKernel,
+    pub(super) boot: BootChoice,
+    pub(super) size_bytes: Option<u64>,
 }
 
 impl Pulls {
@@ -79,15 +81,13 @@ impl Pulls {
         let checked = self
             .understand(&params)
             .map_err(|error| request_failure(&error))?;
-        checked
-            .kernel
-            .check()
-            .map_err(|error| choice_failure(&error))?;
+        let preference = checked.preference;
+        preference.check(&checked.kernel)?;
         self.records.check_name(&checked.name, actor).await?;
         // Handles live a minute: every file is taken before anything waits for a thread.
         let passed = params.source_files.as_ref();
         let source = claim_source(&self.files, actor, &checked.source, passed)?;
-        let kernel = self.claim_kernel(actor, checked.kernel)?;
+        let kernel = self.claim_pull_kernel(actor, preference, checked.kernel)?;
         let files = self
             .look(move || source.open().map_err(|error| host_file_failure(&error)))
             .await?;
@@ -95,7 +95,7 @@ impl Pulls {
             architecture: checked.platform.architecture(),
             boot: checked.boot,
         };
-        let kernel = self.choose_kernel(kernel, wanted).await?;
+        let kernel = self.choose_pull_kernel(preference, kernel, wanted).await?;
         let ids = Ids::random();
         let opening = Opening {
             makes: Makes::Version {
@@ -151,6 +151,7 @@ impl Pulls {
             name,
             platform,
             kernel,
+            preference: Preference::of(params.prefer_shipped_kernel),
             boot: params.boot,
             size_bytes: params.size_bytes,
         })
@@ -165,9 +166,15 @@ impl Pulls {
     ) -> Result<Image, Failure> {
         running.enter(Stage::Resolve);
         let resolving = self.fetch.resolve(&job.request, &running);
-        let resolved = or_cancelled(&running, resolving, fetch_failure).await?;
+        let resolved = match or_cancelled(&running, resolving, fetch_failure).await? {
+            Found::Image(resolved) => *resolved,
+            Found::Bootable(bootable) => {
+                return self.run_bootable(id, job, *bootable, running).await;
+            }
+        };
+        let chosen = job.kernel.without_shipped()?;
         let container = &resolved.config.config;
-        let plan = boot::plan(job.boot, job.kernel.own_initrd(), Some(container))
+        let plan = boot::plan(job.boot, chosen.own_initrd(), Some(container))
             .map_err(|error| boot_failure(&error))?;
         let view = plan.view.clone();
         let derived = derive(&resolved, job.size_bytes);
@@ -186,7 +193,7 @@ impl Pulls {
                     .await?
             }
         };
-        let staged = self.stage_kernel(staging, job.kernel, plan, &running);
+        let staged = self.stage_kernel(staging, chosen, plan, &running);
         let (staging, kernel) = staged.await?;
         let config_blob = resolved
             .blobs
@@ -210,6 +217,7 @@ impl Pulls {
                 source_reference: resolved.source_reference.clone(),
                 manifest_digest: Some(resolved.manifest_digest),
                 config_digest: config_blob.map(|blob| blob.digest),
+                original: None,
                 derivation: Some(derived),
                 image_config: resolved.container_config(),
                 blobs: resolved.blobs,

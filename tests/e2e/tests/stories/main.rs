@@ -5,12 +5,14 @@
 //! says so and is skipped; with `KILN_REQUIRE_TOOLS` set it fails instead.
 
 mod archives;
+mod bootable;
 mod booting;
 mod checkout;
 mod command_line;
 mod correctness;
 mod demo;
 mod descriptors;
+mod devregistry;
 mod documents;
 mod input;
 mod instances;
