@@ -110,7 +110,8 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         | SourceError::RedirectRefused { .. }
         | SourceError::AddressRefused { .. }
         | SourceError::HeadersTooLarge { .. }
-        | SourceError::NotHttp { .. } => codes::registry::UNEXPECTED_ANSWER,
+        | SourceError::NotHttp { .. }
+        | SourceError::Browse(_) => codes::registry::UNEXPECTED_ANSWER,
         SourceError::ReferenceNotFound { .. }
         | SourceError::BlobNotFound { .. }
         | SourceError::TagMissing { .. } => codes::source::NOT_FOUND,
