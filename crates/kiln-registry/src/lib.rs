@@ -21,8 +21,10 @@ mod docker_archive;
 mod download;
 mod error;
 mod layout;
+mod remote;
 mod resolve;
 mod retry;
+pub mod routes;
 mod scope;
 mod source;
 #[cfg(test)]
@@ -41,6 +43,7 @@ pub use docker_archive::DockerArchive;
 pub use download::Download;
 pub use error::FetchError;
 pub use layout::Layout;
+pub use remote::{Identities, Remote, RemoteBlob};
 pub use resolve::{ConfigFuture, Configs, Layer, Resolved, resolve, resolve_with};
 pub use source::ImageSource;
 pub use text::ServerText;

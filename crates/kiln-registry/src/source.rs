@@ -6,18 +6,19 @@ use kiln_domain::oci::Descriptor;
 use kiln_domain::{Digest, Reference};
 
 use crate::blob::BlobBody;
-use crate::client::{Fetched, MAX_DOCUMENT_BYTES, Registry};
+use crate::client::{Fetched, MAX_DOCUMENT_BYTES};
 use crate::docker_archive::DockerArchive;
 use crate::error::FetchError;
 use crate::layout::Layout;
+use crate::remote::Remote;
 
 /// One image's source, opened. Cheap to clone.
 #[derive(Clone, Debug)]
 pub enum ImageSource {
     /// A registry over the network.
     Registry {
-        /// The registry, seen by the caller.
-        registry: Registry,
+        /// The registry and its mirrors, seen by the caller.
+        registry: Remote,
         /// Which image.
         reference: Reference,
     },
@@ -87,8 +88,33 @@ impl ImageSource {
         Ok(fetched)
     }
 
+    /// Asks others from now on for what had another digest than it was asked for by.
+    ///
+    /// Returns whether there is anybody left to ask.
+    pub fn distrust(&self, digest: &Digest) -> bool {
+        match self {
+            Self::Registry { registry, .. } => registry.distrust(digest),
+            Self::Layout(_) | Self::DockerArchive(_) => false,
+        }
+    }
+
     /// Fetches a small blob, such as a config, whole; at most 4 MiB, digest and size checked.
     pub async fn small_blob(&self, descriptor: &Descriptor) -> Result<Fetched, FetchError> {
+        loop {
+            match self.small_blob_once(descriptor).await {
+                Err(
+                    error @ (FetchError::DigestMismatch { .. } | FetchError::SizeMismatch { .. }),
+                ) => {
+                    if !self.distrust(&descriptor.digest) {
+                        return Err(error);
+                    }
+                }
+                fetched => return fetched,
+            }
+        }
+    }
+
+    async fn small_blob_once(&self, descriptor: &Descriptor) -> Result<Fetched, FetchError> {
         check_limit(descriptor)?;
         let fetched = match self {
             Self::DockerArchive(archive) => archive.document(descriptor)?,
