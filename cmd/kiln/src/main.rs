@@ -27,6 +27,7 @@ mod pages;
 mod programs;
 mod progress;
 mod pull;
+mod reach;
 mod reference;
 mod register;
 mod registry;

@@ -1,11 +1,14 @@
 //! `kiln registry …`: registries, seen over the network.
 
+mod explain;
+
 use clap::{Args, Subcommand};
 use kiln_api::registry::{Ping, PingParams};
 use kiln_domain::RegistryName;
 
 use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
+use crate::reach::{self, TlsArguments};
 use crate::session::Session;
 use crate::text::cell;
 
@@ -14,15 +17,19 @@ use crate::text::cell;
 pub(crate) enum Command {
     /// Ask whether a registry is there, speaks the protocol and knows you
     Ping(PingArguments),
+    /// Tell which hosts would be asked for an image, in which order, how and why
+    Explain(explain::Arguments),
 }
 
 /// Which registry to ask.
 #[derive(Debug, Args)]
 pub(crate) struct PingArguments {
-    /// Host of the registry, such as ghcr.io or localhost:5000
-    registry: RegistryName,
+    /// Host of the registry, such as ghcr.io or localhost:5000; that of `REGISTRY_URL` when left out
+    registry: Option<RegistryName>,
     #[command(flatten)]
     credentials: CredentialsArguments,
+    #[command(flatten)]
+    tls: TlsArguments,
 }
 
 impl Command {
@@ -30,19 +37,23 @@ impl Command {
     pub(crate) async fn run(self, session: &Session) -> Result<(), CommandError> {
         match self {
             Self::Ping(arguments) => ping(arguments, session).await,
+            Self::Explain(arguments) => explain::run(arguments, session).await,
         }
     }
 }
 
 async fn ping(arguments: PingArguments, session: &Session) -> Result<(), CommandError> {
+    let registry = reach::named(arguments.registry, session)?;
+    let tls_verify = arguments.tls.verify(&registry, session)?;
     let credentials = arguments
         .credentials
-        .of_registry(&arguments.registry, session)
+        .of_registry(&registry, session)
         .await?;
     let client = session.connect().await?;
     let params = PingParams {
-        registry: arguments.registry,
+        registry,
         credentials,
+        tls_verify,
     };
     let pong = session.call::<Ping>(&client, &params).await?;
     session.output().one(&pong, pong.registry.as_str(), |pong| {

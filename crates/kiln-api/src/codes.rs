@@ -130,11 +130,11 @@ codes! {
     /// Registries, seen over the network.
     registry {
         UNREACHABLE = "registry.unreachable", Network, later,
-            "No connection to the registry could be made.", "Check the host and the network; proxies are not used.";
+            "No connection to the registry could be made.", "Check the host, the network and the proxy; `kiln registry explain` tells which are used.";
         TIMED_OUT = "registry.timed_out", Network, later,
             "The registry stopped sending.", "Try again.";
         TLS_FAILED = "registry.tls_failed", Network, never,
-            "The registry's certificate could not be trusted.", "Add its CA file to the daemon's configuration (registry.ca_files).";
+            "The registry's certificate could not be trusted.", "Put its CA into /etc/containers/certs.d/HOST/ca.crt, or add it to the daemon's configuration (registries.ca_files).";
         AUTH_REQUIRED = "registry.auth_required", Auth, never,
             "The registry wants credentials and none were found.", "Log in with docker, podman or skopeo, or use --creds.";
         AUTH_FAILED = "registry.auth_failed", Auth, never,
@@ -147,6 +147,8 @@ codes! {
             "The registry answered with an error of its own.", "Try again later.";
         UNEXPECTED_ANSWER = "registry.unexpected_answer", Network, never,
             "The registry's answer does not follow the distribution specification, or would lead credentials astray.", "Check that the host is a registry.";
+        BLOCKED = "registry.blocked", Policy, never,
+            "The configuration of this host forbids the registry or the image.", "Ask who keeps the file that the message names; `kiln registry explain` shows the rule.";
     }
     /// Layers of an image.
     layer {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jsonrpsee::core::RegisterMethodError;
-use kiln_api::registry::Ping;
+use kiln_api::registry::{Explain, Ping};
 use kiln_service::Registries;
 
 use crate::table::Table;
@@ -15,5 +15,6 @@ pub(crate) fn register(
     table.method::<Ping, _, _, _>(
         desk,
         |desk, _, params| async move { desk.ping(params).await },
-    )
+    )?;
+    table.method::<Explain, _, _, _>(desk, |desk, _, params| async move { desk.explain(&params) })
 }

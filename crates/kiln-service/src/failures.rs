@@ -20,7 +20,7 @@ use crate::host_files::HostFileError;
 use crate::pulls::ProbeError;
 use crate::space::NoRoom;
 
-pub(crate) use fetch::{fetch_failure, source_failure};
+pub(crate) use fetch::{fetch_failure, name_failure, short_name_failure, source_failure};
 
 /// Tells a full disk from every other reason the system gives.
 pub(crate) fn storage_code(error: &io::Error) -> Code {

@@ -1,5 +1,7 @@
 //! Registries, seen over the network: the desk of `registry.*`.
 
+mod explain;
+
 use std::sync::Arc;
 
 use kiln_api::Failure;
@@ -7,7 +9,7 @@ use kiln_api::registry::{PingParams, Pong};
 
 use crate::failures::source_failure;
 use crate::pulls::credentials;
-use crate::remotes::Remotes;
+use crate::remotes::{Remotes, tls_verify};
 
 /// Asks registries on behalf of callers.
 #[derive(Clone, Debug)]
@@ -28,7 +30,8 @@ impl Registries {
             .as_ref()
             .map(|given| given.username.clone());
         let identity = params.credentials.map(credentials);
-        let registry = self.remotes.registry(&params.registry, identity);
+        let tls = tls_verify(params.tls_verify);
+        let registry = self.remotes.registry_with(&params.registry, identity, tls);
         let registry = registry.map_err(|error| source_failure(&error))?;
         let pong = registry
             .ping()

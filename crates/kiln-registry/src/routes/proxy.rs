@@ -134,13 +134,18 @@ impl Proxies {
         &self.origin
     }
 
-    /// Returns the proxy for a URL, if one is to be used.
-    pub fn of_url(&self, url: &Url) -> Option<&ProxyUrl> {
-        let proxy = match url.scheme() {
+    /// Returns the proxy for a scheme, where no exception holds.
+    pub fn of_scheme(&self, scheme: &str) -> Option<&ProxyUrl> {
+        match scheme {
             "https" => self.https.as_ref(),
             "http" => self.http.as_ref(),
             _ => None,
-        }?;
+        }
+    }
+
+    /// Returns the proxy for a URL, if one is to be used.
+    pub fn of_url(&self, url: &Url) -> Option<&ProxyUrl> {
+        let proxy = self.of_scheme(url.scheme())?;
         let host = url.host()?.to_owned();
         let port = url.port_or_known_default();
         if crate::trust::is_loopback(&host) || self.exceptions.include(&host, port) {

@@ -5,9 +5,11 @@ use kiln_cache::{CacheError, IngestError};
 use kiln_domain::oci::DocumentError;
 use kiln_layers::DecodeError;
 use kiln_registry::FetchError as SourceError;
+use kiln_registry::routes::ShortNameError;
 
 use super::{full_or_failed, pool_failure, storage_code};
 use crate::fetch::FetchError;
+use crate::remotes::NameError;
 
 pub(crate) fn fetch_failure(error: &FetchError) -> Failure {
     match error {
@@ -63,7 +65,11 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         }
         SourceError::TooLarge { .. } => codes::file::TOO_LARGE,
         SourceError::Timeout { .. } => codes::registry::TIMED_OUT,
-        SourceError::Tls { .. } => codes::registry::TLS_FAILED,
+        SourceError::Tls { .. }
+        | SourceError::ExtraCertificate(_)
+        | SourceError::ClientCertificate { .. }
+        | SourceError::Header { .. }
+        | SourceError::Setup(_) => codes::registry::TLS_FAILED,
         SourceError::AuthRequired { .. } => codes::registry::AUTH_REQUIRED,
         SourceError::AuthFailed { .. } => codes::registry::AUTH_FAILED,
         SourceError::Denied { .. } => codes::registry::DENIED,
@@ -92,11 +98,39 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         | SourceError::ArchiveMalformed { .. } => codes::source::UNREADABLE,
         SourceError::TagAmbiguous { .. } => codes::source::AMBIGUOUS,
         SourceError::Io { source, .. } => storage_code(source),
-        SourceError::ExtraCertificate(_) | SourceError::Proxy(_) | SourceError::Setup(_) => {
-            codes::registry::TLS_FAILED
-        }
+        SourceError::Blocked { .. } => codes::registry::BLOCKED,
     };
     Failure::from_error(code, error)
+}
+
+pub(crate) fn name_failure(error: &NameError) -> Failure {
+    match error {
+        NameError::Source(_) => Failure::from_error(codes::source::INVALID_REFERENCE, error),
+        NameError::ShortName(error) => short_name_failure(error),
+    }
+}
+
+pub(crate) fn short_name_failure(error: &ShortNameError) -> Failure {
+    match error {
+        ShortNameError::Reference(_) => {
+            Failure::from_error(codes::source::INVALID_REFERENCE, error)
+        }
+        ShortNameError::Strict { name } => {
+            Failure::from_error(codes::source::INVALID_REFERENCE, error).with_hint(
+                format!("write it with its registry, such as docker.io/library/{name}"),
+                None,
+            )
+        }
+        ShortNameError::Ambiguous {
+            name, registries, ..
+        } => {
+            let first = registries.first().map_or("docker.io", String::as_str);
+            Failure::from_error(codes::source::AMBIGUOUS, error).with_hint(
+                format!("write it with its registry, such as {first}/{name}"),
+                None,
+            )
+        }
+    }
 }
 
 fn document_code(error: &DocumentError) -> Code {

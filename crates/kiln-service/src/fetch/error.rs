@@ -72,3 +72,14 @@ pub enum FetchError {
     #[error(transparent)]
     StandIn(Box<dyn std::error::Error + Send + Sync>),
 }
+
+impl FetchError {
+    /// Says whether what came is not what was asked for: somebody else may have the right bytes.
+    pub(crate) fn is_about_bytes(&self) -> bool {
+        matches!(
+            self,
+            Self::Blob(IngestError::DigestMismatch { .. } | IngestError::SizeMismatch { .. })
+                | Self::TooLong(_)
+        )
+    }
+}

@@ -128,7 +128,21 @@ impl Job<'_> {
         decoded
     }
 
+    /// Fetches the layer from whoever has it. One that gives other bytes under its digest is not
+    /// asked again.
     async fn fetch(&self) -> Result<Pack, FetchError> {
+        let digest = &self.layer.descriptor.digest;
+        loop {
+            match self.fetch_once().await {
+                Err(error) if error.is_about_bytes() && self.source.distrust(digest) => {
+                    tracing::warn!(%digest, %error, "fetching it elsewhere");
+                }
+                fetched => return fetched,
+            }
+        }
+    }
+
+    async fn fetch_once(&self) -> Result<Pack, FetchError> {
         let descriptor = &self.layer.descriptor;
         let body = self.source.blob(descriptor, 0).await?;
         let decoding = self.decoding();

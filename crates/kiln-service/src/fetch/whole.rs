@@ -16,7 +16,7 @@ use kiln_api::operation::{LayerProgress, LayerState};
 use kiln_cache::IngestError;
 use kiln_domain::Digest;
 use kiln_domain::oci::Descriptor;
-use kiln_registry::{BlobBody, BlobStream, Download, FetchError as SourceError, ImageSource};
+use kiln_registry::{BlobBody, Download, FetchError as SourceError, ImageSource, RemoteBlob};
 use tokio::sync::mpsc;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -40,7 +40,7 @@ struct Keeping {
 
 /// What is downloaded.
 enum Coming {
-    Blob(Box<BlobStream>),
+    Blob(Box<RemoteBlob>),
     File(Box<Download>),
 }
 
