@@ -107,6 +107,10 @@ pub(crate) enum Command {
     /// Look around in registries
     #[command(subcommand, alias = "registries")]
     Registry(registry::Command),
+    /// Log in to a registry, where docker, podman and skopeo find it too
+    Login(registry::login::LoginArguments),
+    /// Forget a login to a registry
+    Logout(registry::logout::LogoutArguments),
     /// List, watch, wait for and cancel long work
     #[command(subcommand, visible_alias = "op", aliases = ["operations", "ops"])]
     Operation(operation::Command),
@@ -153,6 +157,8 @@ impl Command {
             Self::Instance(command) => command.run(session).await,
             Self::Kernel(command) => command.run(session).await,
             Self::Registry(command) => command.run(session).await,
+            Self::Login(arguments) => registry::login::login(arguments, session).await,
+            Self::Logout(arguments) => registry::logout::logout(arguments, session).await,
             Self::Operation(command) => command.run(session).await,
             Self::Events(arguments) | Self::Event(event::Command::List(arguments)) => {
                 event::list(arguments, session).await
@@ -247,6 +253,17 @@ mod tests {
             "instance inspect",
             "instance rm",
             "checkout",
+            "login",
+            "logout",
+            "registry login",
+            "registry logout",
+            "registry whoami",
+            "registry ls",
+            "registry dev up",
+            "registry dev status",
+            "registry dev logs",
+            "registry dev down",
+            "registry dev wipe",
             "image checkout",
             "kernel ls",
             "kernel rm",

@@ -4,7 +4,7 @@
 //! The secret goes into the call and nowhere else. Where files are looked for and how helpers are
 //! asked is `kiln-credentials`'.
 
-use std::io::{self, BufRead as _};
+use std::io;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -12,17 +12,13 @@ use kiln_api::image::Credentials;
 use kiln_api::{Failure, codes};
 use kiln_credentials::{CredentialsError, Places, Target};
 use kiln_domain::{Credentials as Found, Reference, RegistryName};
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::failure::CommandError;
-use crate::output;
 use crate::session::Session;
-
-/// Longest secret that is read, in bytes; tokens of cloud registries have a few thousand.
-const MAX_SECRET_BYTES: usize = 64 << 10;
+use crate::{output, secret};
 
 /// The user name that marks an identity token, as credential helpers write it.
-const IDENTITY_TOKEN: &str = "<token>";
+pub(crate) const IDENTITY_TOKEN: &str = "<token>";
 
 /// The flags.
 #[derive(Debug, Args)]
@@ -74,16 +70,7 @@ impl CredentialsArguments {
         search: impl FnOnce(&Places) -> Result<Option<Found>, CredentialsError> + Send + 'static,
         session: &Session,
     ) -> Result<Option<Credentials>, CommandError> {
-        let surroundings = session.surroundings();
-        let places = Places {
-            auth_file: self.authfile.clone(),
-            registry_auth_file: surroundings.registry_auth_file.clone(),
-            runtime_dir: surroundings.xdg_runtime_dir.clone(),
-            config_home: surroundings.xdg_config_home.clone(),
-            docker_config: surroundings.docker_config.clone(),
-            home: surroundings.home.clone(),
-            path: surroundings.path.clone(),
-        };
+        let places = places(self.authfile.clone(), session);
         let found = tokio::task::spawn_blocking(move || search(&places)).await;
         match found.map_err(io::Error::other)? {
             Ok(found) => Ok(found.map(for_the_wire)),
@@ -104,7 +91,26 @@ impl CredentialsArguments {
     }
 }
 
-fn for_the_wire(found: Found) -> Credentials {
+/// Returns where this user's tools keep logins; `auth_file` is the one of an option.
+pub(crate) fn places(auth_file: Option<PathBuf>, session: &Session) -> Places {
+    let surroundings = session.surroundings();
+    Places {
+        auth_file,
+        registry_auth_file: surroundings.registry_auth_file.clone(),
+        runtime_dir: surroundings.xdg_runtime_dir.clone(),
+        user_run_dir: Some(PathBuf::from(format!(
+            "/run/containers/{}",
+            rustix::process::geteuid().as_raw()
+        ))),
+        config_home: surroundings.xdg_config_home.clone(),
+        docker_config: surroundings.docker_config.clone(),
+        home: surroundings.home.clone(),
+        path: surroundings.path.clone(),
+    }
+}
+
+/// Puts credentials into the form of calls.
+pub(crate) fn for_the_wire(found: Found) -> Credentials {
     match found {
         Found::Password { username, secret } => Credentials {
             username,
@@ -117,7 +123,8 @@ fn for_the_wire(found: Found) -> Credentials {
     }
 }
 
-fn broken(error: &CredentialsError) -> Failure {
+/// Says what is wrong with an auth file or a helper.
+pub(crate) fn broken(error: &CredentialsError) -> Failure {
     let code = match error {
         CredentialsError::AuthFileMissing { .. } => codes::file::NOT_FOUND,
         CredentialsError::Unreadable { .. } => codes::file::UNREADABLE,
@@ -127,8 +134,8 @@ fn broken(error: &CredentialsError) -> Failure {
         | CredentialsError::Helper { .. } => codes::request::INVALID_PARAMS,
     };
     Failure::from_error(code, error).with_hint(
-        "repair or remove it, or log in anew with docker, podman or skopeo",
-        None,
+        "repair it, or remove it and log in anew:",
+        Some("kiln login REGISTRY".to_owned()),
     )
 }
 
@@ -143,36 +150,12 @@ fn parse(text: &str, session: &Session) -> Result<Credentials, CommandError> {
     }
     let secret = match secret {
         Some(secret) => secret,
-        None => ask(username, session.surroundings().stdin_is_terminal)?,
+        None => secret::ask(username, session)?,
     };
     Ok(Credentials {
         username: username.to_owned(),
         secret,
     })
-}
-
-fn ask(username: &str, is_terminal: bool) -> Result<String, CommandError> {
-    if !is_terminal {
-        return read_line();
-    }
-    output::note(&format!("password for {}: ", crate::text::cell(username)));
-    let silence = Silence::begin();
-    let line = read_line();
-    drop(silence);
-    output::note("\n");
-    line
-}
-
-fn read_line() -> Result<String, CommandError> {
-    let mut line = String::new();
-    let limit = u64::try_from(MAX_SECRET_BYTES).unwrap_or(u64::MAX);
-    let mut input = io::Read::take(io::stdin().lock(), limit);
-    input.read_line(&mut line)?;
-    let secret = line.trim_end_matches(['\n', '\r']);
-    if secret.is_empty() {
-        return Err(refused("no password was given"));
-    }
-    Ok(secret.to_owned())
 }
 
 fn refused(message: &str) -> CommandError {
@@ -182,32 +165,4 @@ fn refused(message: &str) -> CommandError {
             Some("kiln pull REFERENCE --creds USER".to_owned()),
         )
         .into()
-}
-
-/// The terminal without its echo; dropped, it echoes again.
-struct Silence {
-    before: Option<Termios>,
-}
-
-impl Silence {
-    fn begin() -> Self {
-        let stdin = io::stdin();
-        let before = tcgetattr(&stdin).ok();
-        if let Some(mut silent) = before.clone() {
-            silent.local_modes.remove(LocalModes::ECHO);
-            silent.local_modes.insert(LocalModes::ECHONL);
-            // A terminal that refuses shows the password, as it would without our asking.
-            let _ = tcsetattr(&stdin, OptionalActions::Flush, &silent);
-        }
-        Self { before }
-    }
-}
-
-impl Drop for Silence {
-    fn drop(&mut self) {
-        if let Some(before) = &self.before {
-            // Nobody can be told; the shell sets its terminal anew in any case.
-            let _ = tcsetattr(io::stdin(), OptionalActions::Flush, before);
-        }
-    }
 }

@@ -33,6 +33,7 @@ mod register;
 mod registry;
 mod rpc;
 mod run;
+mod secret;
 mod session;
 mod stop;
 mod surroundings;

@@ -66,9 +66,9 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "kiln ps",
     ),
     (
-        &["login", "logout"],
-        "log in with docker, podman or skopeo, or name the user:",
-        "kiln pull REFERENCE --creds USER",
+        &["signin", "auth", "whoami"],
+        "to see who you are at registries:",
+        "kiln registry whoami",
     ),
     (
         &["log", "console", "attach"],

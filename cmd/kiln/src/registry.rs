@@ -1,6 +1,10 @@
 //! `kiln registry …`: registries, seen over the network.
 
+mod dev;
 mod explain;
+pub(crate) mod login;
+pub(crate) mod logout;
+pub(crate) mod whoami;
 
 use clap::{Args, Subcommand};
 use kiln_api::registry::{Ping, PingParams};
@@ -19,6 +23,18 @@ pub(crate) enum Command {
     Ping(PingArguments),
     /// Tell which hosts would be asked for an image, in which order, how and why
     Explain(explain::Arguments),
+    /// Log in to a registry, where docker, podman and skopeo find it too
+    Login(login::LoginArguments),
+    /// Forget a login
+    Logout(logout::LogoutArguments),
+    /// Say who you are at registries, from where, and whether they agree
+    Whoami(whoami::WhoamiArguments),
+    /// List your logins
+    #[command(alias = "list")]
+    Ls(whoami::ListArguments),
+    /// Run a registry on this machine, to develop against
+    #[command(subcommand)]
+    Dev(dev::Command),
 }
 
 /// Which registry to ask.
@@ -38,6 +54,11 @@ impl Command {
         match self {
             Self::Ping(arguments) => ping(arguments, session).await,
             Self::Explain(arguments) => explain::run(arguments, session).await,
+            Self::Login(arguments) => login::login(arguments, session).await,
+            Self::Logout(arguments) => logout::logout(arguments, session).await,
+            Self::Whoami(arguments) => whoami::whoami(arguments, session).await,
+            Self::Ls(arguments) => whoami::list(arguments, session).await,
+            Self::Dev(command) => command.run(session).await,
         }
     }
 }

@@ -3,6 +3,8 @@
 //! Only this program reads any of them; every value remembers where it came from. What a value
 //! does is written where it is used.
 
+mod patience;
+
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use kiln_registry::routes::ShortNames;
 use serde::Deserialize;
 use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use self::patience::{Patience, PatienceTable};
 use crate::places::Places;
 
 /// A value and where it came from.
@@ -67,6 +70,7 @@ pub(crate) struct Config {
     pub(crate) own_file: Option<(PathBuf, String)>,
     /// Whether it has `[[registry]]` tables.
     pub(crate) has_own_rules: bool,
+    pub(crate) patience: Patience,
     pub(crate) retention_days: Valued<u32>,
     /// Files in which the init of guests may be; the first that fits wins.
     pub(crate) guest_init: Valued<Vec<PathBuf>>,
@@ -133,19 +137,20 @@ struct RegistryTable {
     short_names: Option<ShortNames>,
     conf_files: Option<Vec<PathBuf>>,
     certs_dirs: Option<Vec<PathBuf>>,
+    limits: PatienceTable,
 }
 
 /// What stands under `registry`: rules in `[[registry]]` tables, which `kiln-registry` reads, or one
 /// table `[registry]`, which is how `[registries]` was called at first.
 #[derive(Debug)]
 enum RegistryPart {
-    Table(RegistryTable),
+    Table(Box<RegistryTable>),
     Rules,
 }
 
 impl Default for RegistryPart {
     fn default() -> Self {
-        Self::Table(RegistryTable::default())
+        Self::Table(Box::default())
     }
 }
 
@@ -161,7 +166,8 @@ impl<'de> Deserialize<'de> for RegistryPart {
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
                 let table = de::value::MapAccessDeserializer::new(map);
-                RegistryTable::deserialize(table).map(RegistryPart::Table)
+                let table = RegistryTable::deserialize(table)?;
+                Ok(RegistryPart::Table(Box::new(table)))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut rules: A) -> Result<Self::Value, A::Error> {
@@ -308,6 +314,7 @@ impl Config {
             certs_dirs: Valued::default(places.certs_dirs),
             own_file: None,
             has_own_rules: false,
+            patience: Patience::default(),
             retention_days: Valued::default(30),
             guest_init: Valued::default(places.guest_init),
             snapshot_interval_seconds: Valued::default(86_400),
@@ -342,7 +349,7 @@ impl Config {
         self.build_threads.set(file.limits.build_threads, &origin);
         match file.registry {
             RegistryPart::Rules => self.has_own_rules = true,
-            RegistryPart::Table(table) => self.apply_registries(table, &origin),
+            RegistryPart::Table(table) => self.apply_registries(*table, &origin),
         }
         self.apply_registries(file.registries, &origin);
         self.retention_days.set(file.images.retention_days, &origin);
@@ -363,6 +370,7 @@ impl Config {
         self.short_names.set(table.short_names, origin);
         self.conf_files.set(table.conf_files, origin);
         self.certs_dirs.set(table.certs_dirs, origin);
+        self.patience.apply(&table.limits, origin);
     }
 
     fn read_ca_files(&self) -> Result<Vec<Vec<u8>>, ConfigError> {
@@ -414,6 +422,7 @@ impl Config {
                 absolute(key, valued, path)?;
             }
         }
+        self.patience.check()?;
         for path in &self.guest_init.value {
             absolute("guest.init", &self.guest_init, path)?;
         }
@@ -436,7 +445,9 @@ impl Config {
             let shown = paths.iter().map(|path| path.display().to_string());
             list(shown.collect())
         };
-        vec![
+        let patience = self.patience.keys();
+        let patience = patience.map(|(key, valued)| row(key, valued, u64::to_string));
+        let mut rows = vec![
             row("daemon.state_dir", &self.state_dir, path),
             row("daemon.cache_dir", &self.cache_dir, path),
             row("daemon.socket", &self.socket, path),
@@ -496,7 +507,9 @@ impl Config {
             row("log.format", &self.log_format, |format| {
                 format!("{format:?}").to_lowercase()
             }),
-        ]
+        ];
+        rows.extend(patience);
+        rows
     }
 }
 
@@ -579,6 +592,8 @@ mod tests {
             "[database]\nsnapshot_events = 0\n",
             "[daemon]\nsocket = \"relative.sock\"\n",
             "[guest]\ninit = \"kiln-init\"\n",
+            "[registry.limits]\nattempts = 0\n",
+            "[registry.limits]\nstall_timeout = 5\n",
             "[daemon]\nsocket_access = \"everybody\"\n",
             "not toml",
             "[registries]\nshort_names = \"maybe\"\n",
@@ -613,7 +628,7 @@ mod tests {
 
         let shown = config.settings();
 
-        assert_eq!(shown.len(), 19);
+        assert_eq!(shown.len(), 26);
         assert!(shown.iter().all(|setting| setting.origin == "default"));
     }
 

@@ -99,7 +99,7 @@ pub(crate) fn read(config: &Config, words: &ProxyWords) -> Result<Surroundings, 
         insecure_hosts: config.insecure_registries.value.clone(),
         extra_ca_pem: config.ca_pem.clone(),
         proxies,
-        ..Default::default()
+        ..config.patience.registry_config()
     };
     Ok(Surroundings {
         network: Network {

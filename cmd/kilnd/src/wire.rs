@@ -18,9 +18,9 @@ use kiln_registry::routes::Network;
 use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Limits, Server, bind};
 use kiln_service::{
     Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles, Identity,
-    ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations, Pool, Pulls,
-    Records, Registries, Remotes, RootfsDigests, SnapshotSchedule, Snapshots, SystemClock,
-    open_database, recover,
+    ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations, Partials,
+    Pool, Pulls, Records, Registries, Remotes, RootfsDigests, SnapshotSchedule, Snapshots,
+    SystemClock, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use rustix::fs::FlockOperation;
@@ -95,6 +95,7 @@ pub(crate) async fn serve(
         clock.clone(),
     );
     let snapshots = Snapshots::new(store.clone(), clock.clone(), snapshot_schedule(&config));
+    let partials = Partials::new(opened.cache.clone(), clock.clone(), Pool::new("sweep", 1));
     let machines = InstanceWatch::new(store.clone(), clock.clone(), machines_at_a_time());
     machines
         .resume()
@@ -121,6 +122,7 @@ pub(crate) async fn serve(
     let files = files_socket.serve(host_files, stopped.clone());
     let digests = digests.run(stopped.clone());
     let snapshots = snapshots.run(stopped.clone());
+    let partials = partials.run(stopped.clone());
     let machines = machines.run(stopped.clone());
     tracing::info!(socket = %socket.path().display(), ?recovered, "ready");
     let grace = Duration::from_secs(config.shutdown_grace_seconds.value);
@@ -138,11 +140,10 @@ pub(crate) async fn serve(
         grace: grace + DRAIN,
     };
     let serving = server.serve(socket, closing);
-    let work = async {
-        let ((), (), (), (), ()) = tokio::join!(serving, files, digests, snapshots, machines);
-    };
-    let (ended, ()) = tokio::select! {
-        ended = async { tokio::join!(stopping, work) } => ended,
+    let workers = async { tokio::join!(digests, snapshots, partials, machines) };
+    let work = async { tokio::join!(stopping, serving, files, workers) };
+    let (ended, (), (), _) = tokio::select! {
+        ended = work => ended,
         never = reloading => match never {},
     };
     ended.context("cannot listen for signals")?;

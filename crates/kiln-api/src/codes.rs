@@ -136,9 +136,9 @@ codes! {
         TLS_FAILED = "registry.tls_failed", Network, never,
             "The registry's certificate could not be trusted.", "Put its CA into /etc/containers/certs.d/HOST/ca.crt, or add it to the daemon's configuration (registries.ca_files).";
         AUTH_REQUIRED = "registry.auth_required", Auth, never,
-            "The registry wants credentials and none were found.", "Log in with docker, podman or skopeo, or use --creds.";
+            "The registry wants credentials and none were found.", "Log in with `kiln login`, or use --creds.";
         AUTH_FAILED = "registry.auth_failed", Auth, never,
-            "The registry did not accept the credentials.", "Check the user name and password, and log in again.";
+            "The registry did not accept the credentials.", "Check the user name and password, and log in again with `kiln login`.";
         DENIED = "registry.denied", Denied, never,
             "The registry does not let this user read the repository.", "Ask for read access to the repository.";
         RATE_LIMITED = "registry.rate_limited", Network, later,
@@ -149,6 +149,14 @@ codes! {
             "The registry's answer does not follow the distribution specification, or would lead credentials astray.", "Check that the host is a registry.";
         BLOCKED = "registry.blocked", Policy, never,
             "The configuration of this host forbids the registry or the image.", "Ask who keeps the file that the message names; `kiln registry explain` shows the rule.";
+        PORT_BUSY = "registry.port_busy", Conflict, never,
+            "The port that the development registry is to listen on is taken.", "Take another one with `kiln registry dev up --port`.";
+        NO_SERVER = "registry.no_server", NotFound, never,
+            "There is no program to run a development registry with, or it did not start.", "Install docker-registry; see `kiln registry dev logs`.";
+        ENGINE_DENIED = "registry.engine_denied", Denied, never,
+            "The container engine does not let this user in.", "Join the engine's group and log in again.";
+        ENGINE_FAILED = "registry.engine_failed", Unavailable, later,
+            "The container engine does not run, or could not run the registry.", "Start the engine, or install docker-registry.";
     }
     /// Layers of an image.
     layer {

@@ -77,7 +77,11 @@ pub struct Pong {
     /// The protocol it says it speaks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_version: Option<String>,
-    /// The user name that was sent along, where one was.
+    /// The user name of the call's credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
+    /// Whether the registry asked who is calling, and took the credentials. An open one does not
+    /// ask.
+    #[serde(default)]
+    pub authenticated: bool,
 }

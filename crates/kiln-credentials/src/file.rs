@@ -31,7 +31,7 @@ pub(crate) const LEGACY_NAME: &str = ".dockercfg";
 const MAX_BYTES: u64 = 1 << 20;
 
 /// How Docker itself calls its registry in auth files and towards helpers.
-const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
+pub(crate) const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// How a file is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,32 +65,63 @@ struct Entry {
     identitytoken: Option<String>,
 }
 
+/// Something a file, or a helper named in it, has.
+pub(crate) struct Hit {
+    pub(crate) credentials: Credentials,
+    /// The name of the entry; towards a helper the host.
+    pub(crate) key: String,
+    pub(crate) helper: Option<String>,
+}
+
+/// One login that a file has or leads to, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    /// The entry's name in the form of `normalised`.
+    pub(crate) name: String,
+    pub(crate) username: Option<String>,
+    pub(crate) helper: Option<String>,
+}
+
+/// Reads the bytes of a file; nothing when there is none.
+pub(crate) fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>, CredentialsError> {
+    let unreadable = |source| CredentialsError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) => return Err(unreadable(error)),
+    };
+    let mut bytes = Vec::new();
+    let count = file
+        .take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    if count as u64 > MAX_BYTES {
+        return Err(CredentialsError::TooLarge {
+            path: path.to_owned(),
+            limit_bytes: MAX_BYTES,
+        });
+    }
+    Ok(Some(bytes))
+}
+
 impl AuthFile {
     /// Reads a file; nothing when there is none.
     pub(crate) fn read(path: &Path, form: Form) -> Result<Option<Self>, CredentialsError> {
-        let unreadable = |source| CredentialsError::Unreadable {
-            path: path.to_owned(),
-            source,
-        };
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if is_absent(&error) => return Ok(None),
-            Err(error) => return Err(unreadable(error)),
-        };
-        let mut bytes = Vec::new();
-        let count = file
-            .take(MAX_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(unreadable)?;
-        if count as u64 > MAX_BYTES {
-            return Err(CredentialsError::TooLarge {
-                path: path.to_owned(),
-                limit_bytes: MAX_BYTES,
-            });
-        }
+        read_bytes(path)?
+            .map(|bytes| Self::parse(path, form, &bytes))
+            .transpose()
+    }
+
+    /// Reads the content of a file. An empty one has nothing in it: `mktemp` makes such files for
+    /// scripts that log in.
+    pub(crate) fn parse(path: &Path, form: Form, bytes: &[u8]) -> Result<Self, CredentialsError> {
         let content = match form {
-            Form::Current => serde_json::from_slice(&bytes),
-            Form::Legacy => serde_json::from_slice(&bytes).map(|auths| Content {
+            _ if bytes.trim_ascii().is_empty() => Ok(Content::default()),
+            Form::Current => serde_json::from_slice(bytes),
+            Form::Legacy => serde_json::from_slice(bytes).map(|auths| Content {
                 auths: Some(auths),
                 ..Content::default()
             }),
@@ -101,10 +132,10 @@ impl AuthFile {
             line: error.line(),
             column: error.column(),
         })?;
-        Ok(Some(Self {
+        Ok(Self {
             path: path.to_owned(),
             content,
-        }))
+        })
     }
 
     /// Looks for credentials: a helper of the host, then the entry with the longest matching
@@ -113,7 +144,7 @@ impl AuthFile {
         &self,
         target: Target<'_>,
         helpers: &Helpers<'_>,
-    ) -> Result<Option<Credentials>, CredentialsError> {
+    ) -> Result<Option<Hit>, CredentialsError> {
         let host = target.host();
         if let Some(helper) = self.helper_of(host)
             && let Some(found) = self.ask(helper, host, helpers)?
@@ -123,13 +154,94 @@ impl AuthFile {
         if let Some(found) = self.entry_of(target)? {
             return Ok(Some(found));
         }
-        match self.content.creds_store.as_deref() {
-            Some(helper) if !helper.is_empty() => self.ask(helper, host, helpers),
-            _ => Ok(None),
+        match self.common_helper() {
+            Some(helper) => self.ask(helper, host, helpers),
+            None => Ok(None),
         }
     }
 
-    fn helper_of(&self, host: &str) -> Option<&str> {
+    /// Lists what the file has and what its helpers say they have. A helper that fails costs its
+    /// own logins only.
+    pub(crate) fn list(&self, helpers: &Helpers<'_>) -> (Vec<Listed>, Vec<CredentialsError>) {
+        let (mut found, mut problems) = (Vec::new(), Vec::new());
+        for (key, entry) in self.content.auths.iter().flatten() {
+            match entry.credentials() {
+                Ok(None) => {}
+                Ok(Some(credentials)) => found.push(Listed {
+                    name: normalised(key),
+                    username: username(credentials),
+                    helper: None,
+                }),
+                Err(NotBase64) => problems.push(self.broken_entry(key)),
+            }
+        }
+        for (host, helper) in self.host_helpers() {
+            let known = match self.listed_by(helper, helpers) {
+                Ok(known) => known,
+                Err(problem) => {
+                    problems.push(problem);
+                    continue;
+                }
+            };
+            let name = normalised(host);
+            let known = known
+                .into_iter()
+                .find(|(server, _)| normalised(server) == name);
+            found.extend(known.map(|(_, username)| Listed {
+                name,
+                username: Some(username),
+                helper: Some(helper.to_owned()),
+            }));
+        }
+        if let Some(helper) = self.common_helper() {
+            match self.listed_by(helper, helpers) {
+                Err(problem) => problems.push(problem),
+                Ok(known) => found.extend(known.into_iter().map(|(server, username)| Listed {
+                    name: normalised(&server),
+                    username: Some(username),
+                    helper: Some(helper.to_owned()),
+                })),
+            }
+        }
+        (found, problems)
+    }
+
+    /// Lists the hosts that have a helper of their own.
+    pub(crate) fn host_helpers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let configured = self.content.cred_helpers.iter().flatten();
+        configured
+            .map(|(host, helper)| (host.as_str(), helper.as_str()))
+            .filter(|(_, helper)| !helper.is_empty())
+    }
+
+    /// Returns the helper of all hosts that have none of their own.
+    pub(crate) fn common_helper(&self) -> Option<&str> {
+        let helper = self.content.creds_store.as_deref();
+        helper.filter(|helper| !helper.is_empty())
+    }
+
+    fn listed_by(
+        &self,
+        helper: &str,
+        helpers: &Helpers<'_>,
+    ) -> Result<BTreeMap<String, String>, CredentialsError> {
+        helpers
+            .list(helper)
+            .map_err(|source| CredentialsError::Helper {
+                path: self.path.clone(),
+                source,
+            })
+    }
+
+    fn broken_entry(&self, key: &str) -> CredentialsError {
+        CredentialsError::Entry {
+            path: self.path.clone(),
+            key: key.chars().take(255).collect(),
+        }
+    }
+
+    /// Returns the helper of a host, in the form of `normalised`.
+    pub(crate) fn helper_of(&self, host: &str) -> Option<&str> {
         let configured = self.content.cred_helpers.as_ref()?;
         let exact = configured.get_key_value(host);
         let found = exact.or_else(|| configured.iter().find(|(key, _)| normalised(key) == host));
@@ -143,21 +255,20 @@ impl AuthFile {
         helper: &str,
         host: &str,
         helpers: &Helpers<'_>,
-    ) -> Result<Option<Credentials>, CredentialsError> {
-        let server = if host == "docker.io" {
-            DOCKER_HUB_KEY
-        } else {
-            host
-        };
-        helpers
-            .get(helper, server)
-            .map_err(|source| CredentialsError::Helper {
-                path: self.path.clone(),
-                source,
-            })
+    ) -> Result<Option<Hit>, CredentialsError> {
+        let found = helpers.get(helper, server(host));
+        let found = found.map_err(|source| CredentialsError::Helper {
+            path: self.path.clone(),
+            source,
+        })?;
+        Ok(found.map(|credentials| Hit {
+            credentials,
+            key: host.to_owned(),
+            helper: Some(helper.to_owned()),
+        }))
     }
 
-    fn entry_of(&self, target: Target<'_>) -> Result<Option<Credentials>, CredentialsError> {
+    fn entry_of(&self, target: Target<'_>) -> Result<Option<Hit>, CredentialsError> {
         let Some(auths) = &self.content.auths else {
             return Ok(None);
         };
@@ -165,16 +276,33 @@ impl AuthFile {
             let exact = auths.get_key_value(&wanted).into_iter();
             let alike = auths.iter().filter(|(key, _)| normalised(key) == wanted);
             for (key, entry) in exact.chain(alike) {
-                let found = entry.credentials().map_err(|_| CredentialsError::Entry {
-                    path: self.path.clone(),
-                    key: key.chars().take(255).collect(),
-                })?;
-                if found.is_some() {
-                    return Ok(found);
+                let found = entry.credentials().map_err(|_| self.broken_entry(key))?;
+                if let Some(credentials) = found {
+                    return Ok(Some(Hit {
+                        credentials,
+                        key: key.clone(),
+                        helper: None,
+                    }));
                 }
             }
         }
         Ok(None)
+    }
+}
+
+/// How a host is called towards helpers.
+pub(crate) fn server(host: &str) -> &str {
+    if host == "docker.io" {
+        DOCKER_HUB_KEY
+    } else {
+        host
+    }
+}
+
+fn username(credentials: Credentials) -> Option<String> {
+    match credentials {
+        Credentials::Password { username, .. } => Some(username),
+        Credentials::IdentityToken(_) => None,
     }
 }
 
@@ -217,7 +345,7 @@ fn decode(auth: &str) -> Result<Credentials, NotBase64> {
 
 /// Brings an entry's name into the form of [`Target::keys`]. With a scheme it is a URL, of which the
 /// host counts; without one it may be a host with namespaces.
-fn normalised(key: &str) -> String {
+pub(crate) fn normalised(key: &str) -> String {
     let without_scheme = ["https://", "http://"]
         .iter()
         .find_map(|scheme| key.strip_prefix(scheme));
@@ -262,15 +390,5 @@ mod tests {
         for (key, want) in cases {
             assert_eq!(normalised(key), want, "reading {key:?}");
         }
-    }
-
-    #[test]
-    fn the_most_special_name_comes_first() {
-        let reference = "reg.io/a/b/c:1".parse().unwrap();
-
-        assert_eq!(
-            Target::Repository(&reference).keys(),
-            ["reg.io/a/b/c", "reg.io/a/b", "reg.io/a", "reg.io"]
-        );
     }
 }

@@ -2,8 +2,12 @@
 //!
 //! ```text
 //! docker-credential-<name> get     stdin: server      stdout: {"Username": …, "Secret": …}
+//! docker-credential-<name> store   stdin: {"ServerURL": …, "Username": …, "Secret": …}
+//! docker-credential-<name> erase   stdin: server
+//! docker-credential-<name> list                       stdout: {server: user name, …}
 //! ```
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -13,10 +17,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kiln_domain::{Credentials, Secret};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Most bytes read of a helper's answer.
 const MAX_ANSWER_BYTES: u64 = 64 * 1024;
+
+/// Most bytes read of a helper's list, whose lines have about a hundred.
+const MAX_LIST_BYTES: u64 = 1 << 20;
+
+/// The user name under which helpers keep identity tokens.
+pub(crate) const IDENTITY_TOKEN: &str = "<token>";
 
 /// How often a helper that has closed its output is looked at.
 const EXIT_POLL: Duration = Duration::from_millis(5);
@@ -71,6 +81,12 @@ pub enum HelperError {
         /// The program.
         program: String,
     },
+    /// The program's list is no list of user names.
+    #[error("{program} did not answer with a list of user names")]
+    List {
+        /// The program.
+        program: String,
+    },
 }
 
 /// How helpers are found and how long they may take.
@@ -87,30 +103,127 @@ struct Answer {
     secret: String,
 }
 
+/// What a helper is told to keep.
+#[derive(Serialize)]
+struct Kept<'a> {
+    #[serde(rename = "ServerURL")]
+    server: &'a str,
+    #[serde(rename = "Username")]
+    username: &'a str,
+    #[serde(rename = "Secret")]
+    secret: &'a str,
+}
+
+/// One word to a helper.
+struct Call<'a> {
+    action: &'static str,
+    input: &'a str,
+    limit_bytes: u64,
+}
+
+/// What became of it.
+enum Said {
+    /// It is done; this was the output.
+    Done(Vec<u8>),
+    /// The helper has nothing of the kind.
+    Nothing,
+}
+
 impl Helpers<'_> {
     /// Asks `docker-credential-<name>` for the credentials of `server`; nothing when it has none.
     pub(crate) fn get(&self, name: &str, server: &str) -> Result<Option<Credentials>, HelperError> {
+        let call = Call {
+            action: "get",
+            input: server,
+            limit_bytes: MAX_ANSWER_BYTES,
+        };
         let program = program_name(name)?;
-        let path = self.find(&program).ok_or_else(|| HelperError::NotFound {
-            program: program.clone(),
-        })?;
-        let (status, output) = self.run(&program, &path, server)?;
-        if !status.success() {
-            let said = String::from_utf8_lossy(&output);
-            let said = said.trim();
-            // Some helpers say it in other words, but all begin alike.
-            if said.starts_with(NOT_FOUND) {
-                return Ok(None);
-            }
-            let message = said.chars().take(200).collect::<String>();
-            return Err(HelperError::Failed {
-                program,
-                message: message.escape_debug().to_string(),
-            });
+        match self.call(&program, &call)? {
+            Said::Nothing => Ok(None),
+            Said::Done(output) => serde_json::from_slice(&output)
+                .map(credentials)
+                .map_err(|_| HelperError::Answer { program }),
         }
-        let answer: Answer =
-            serde_json::from_slice(&output).map_err(|_| HelperError::Answer { program })?;
-        Ok(credentials(answer))
+    }
+
+    /// Has it keep the credentials of `server`.
+    pub(crate) fn store(
+        &self,
+        name: &str,
+        server: &str,
+        credentials: &Credentials,
+    ) -> Result<(), HelperError> {
+        let (username, secret) = match credentials {
+            Credentials::Password { username, secret } => (username.as_str(), secret),
+            Credentials::IdentityToken(secret) => (IDENTITY_TOKEN, secret),
+        };
+        let program = program_name(name)?;
+        let kept = Kept {
+            server,
+            username,
+            secret: secret.expose(),
+        };
+        // Three texts are always JSON; a helper that got none would refuse it.
+        let input = serde_json::to_string(&kept).unwrap_or_default();
+        let call = Call {
+            action: "store",
+            input: &input,
+            limit_bytes: MAX_ANSWER_BYTES,
+        };
+        match self.call(&program, &call)? {
+            Said::Done(_) => Ok(()),
+            Said::Nothing => Err(HelperError::Failed {
+                program,
+                message: NOT_FOUND.to_owned(),
+            }),
+        }
+    }
+
+    /// Has it forget the credentials of `server`, which it need not have.
+    pub(crate) fn erase(&self, name: &str, server: &str) -> Result<(), HelperError> {
+        let call = Call {
+            action: "erase",
+            input: server,
+            limit_bytes: MAX_ANSWER_BYTES,
+        };
+        self.call(&program_name(name)?, &call).map(drop)
+    }
+
+    /// Asks it for the user names it has, by server.
+    pub(crate) fn list(&self, name: &str) -> Result<BTreeMap<String, String>, HelperError> {
+        let call = Call {
+            action: "list",
+            input: "",
+            limit_bytes: MAX_LIST_BYTES,
+        };
+        let program = program_name(name)?;
+        match self.call(&program, &call)? {
+            Said::Nothing => Ok(BTreeMap::new()),
+            Said::Done(output) => {
+                serde_json::from_slice(&output).map_err(|_| HelperError::List { program })
+            }
+        }
+    }
+
+    fn call(&self, program: &str, call: &Call<'_>) -> Result<Said, HelperError> {
+        let path = self.find(program).ok_or_else(|| HelperError::NotFound {
+            program: program.to_owned(),
+        })?;
+        let (status, output) = self.run(program, &path, call)?;
+        if status.success() {
+            return Ok(Said::Done(output));
+        }
+        let said = String::from_utf8_lossy(&output);
+        let said = said.trim();
+        // Some helpers say it in other words, but all begin alike.
+        if said.starts_with(NOT_FOUND) {
+            return Ok(Said::Nothing);
+        }
+        let message = said.chars().take(200).collect::<String>();
+        Err(HelperError::Failed {
+            program: program.to_owned(),
+            message: message.escape_debug().to_string(),
+        })
     }
 
     fn find(&self, program: &str) -> Option<PathBuf> {
@@ -129,7 +242,7 @@ impl Helpers<'_> {
         &self,
         program: &str,
         path: &PathBuf,
-        server: &str,
+        call: &Call<'_>,
     ) -> Result<(ExitStatus, Vec<u8>), HelperError> {
         let failed = |source| HelperError::Run {
             program: program.to_owned(),
@@ -141,7 +254,7 @@ impl Helpers<'_> {
         };
         let deadline = Instant::now() + self.timeout;
         let child = Command::new(path)
-            .arg("get")
+            .arg(call.action)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -149,10 +262,10 @@ impl Helpers<'_> {
             .map_err(failed)?;
         let mut child = Running(child);
         let (stdin, stdout) = (child.0.stdin.take(), child.0.stdout.take());
-        let question = server.to_owned();
+        let (question, limit) = (call.input.to_owned(), call.limit_bytes);
         let (sender, answer) = mpsc::channel();
         // The thread ends with the pipe: at the latest when the child is killed.
-        thread::spawn(move || sender.send(converse(stdin, stdout, &question)));
+        thread::spawn(move || sender.send(converse(stdin, stdout, &question, limit)));
         let output = answer
             .recv_timeout(self.timeout)
             .map_err(|_| timeout())?
@@ -184,6 +297,7 @@ fn converse(
     stdin: Option<impl Write>,
     stdout: Option<impl Read>,
     question: &str,
+    limit_bytes: u64,
 ) -> io::Result<Vec<u8>> {
     if let Some(mut stdin) = stdin {
         match writeln!(stdin, "{question}") {
@@ -194,7 +308,7 @@ fn converse(
     }
     let mut output = Vec::new();
     if let Some(stdout) = stdout {
-        stdout.take(MAX_ANSWER_BYTES).read_to_end(&mut output)?;
+        stdout.take(limit_bytes).read_to_end(&mut output)?;
     }
     Ok(output)
 }
@@ -214,7 +328,7 @@ fn credentials(answer: Answer) -> Option<Credentials> {
     let secret = Secret::new(answer.secret);
     match answer.username.as_str() {
         _ if secret.expose().is_empty() => None,
-        "<token>" => Some(Credentials::IdentityToken(secret)),
+        IDENTITY_TOKEN => Some(Credentials::IdentityToken(secret)),
         _ => Some(Credentials::Password {
             username: answer.username,
             secret,

@@ -8,6 +8,7 @@
 //!   └─────▶ index (nested)                └▶ layers   compressed tars, bottom first
 //! ```
 
+pub mod bootable;
 mod config;
 mod descriptor;
 mod document;

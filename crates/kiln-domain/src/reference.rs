@@ -153,6 +153,30 @@ impl Reference {
         }
     }
 
+    /// Returns the same repository's `tag`, without a digest.
+    ///
+    /// # Errors
+    /// The text is no tag.
+    pub fn with_tag(&self, tag: &str) -> Result<Self, ReferenceError> {
+        check_tag(tag)?;
+        Ok(Self {
+            tag: Some(tag.to_owned()),
+            digest: None,
+            ..self.clone()
+        })
+    }
+
+    /// Returns the tag of the same repository under which clients keep what refers to `subject`,
+    /// where the registry does not (OCI distribution spec, "Referrers Tag Schema").
+    #[must_use]
+    pub fn referrers_tag(&self, subject: &Digest) -> Self {
+        Self {
+            tag: Some(format!("sha256-{}", subject.to_hex())),
+            digest: None,
+            ..self.clone()
+        }
+    }
+
     /// Returns the name an image gets when the caller names none: the last part of the
     /// repository, then a hyphen and the tag, or the first 12 digits of the digest.
     ///
@@ -340,7 +364,7 @@ fn is_port(port: &str) -> bool {
         && port.parse::<u16>().is_ok_and(|number| number > 0)
 }
 
-fn check_repository(repository: &str) -> Result<(), ReferenceError> {
+pub(crate) fn check_repository(repository: &str) -> Result<(), ReferenceError> {
     check_len("repository", repository, MAX_NAME_LEN)?;
     for component in repository.split('/') {
         if component.bytes().any(|byte| byte.is_ascii_uppercase()) {

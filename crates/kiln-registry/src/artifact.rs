@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use kiln_domain::oci::{Descriptor, Document, Manifest, PlatformNotFound, StatedMediaTypes};
 use kiln_domain::{Digest, Platform};
 
@@ -19,6 +20,8 @@ pub struct FoundManifest {
     pub digest: Digest,
     /// What it says.
     pub manifest: Manifest,
+    /// Its bytes.
+    pub bytes: Bytes,
 }
 
 /// Finds the manifest for `wanted` in `source`: an index's best match, or its first manifest
@@ -37,6 +40,7 @@ pub async fn find_manifest(
                 return Ok(FoundManifest {
                     digest: fetched.digest,
                     manifest,
+                    bytes: fetched.bytes,
                 });
             }
             Document::Index(_) if depth >= MAX_DEPTH => {
@@ -58,7 +62,7 @@ pub async fn find_manifest(
     Err(too_nested(source, MAX_DOCUMENTS, "manifests"))
 }
 
-fn parse(
+pub(crate) fn parse(
     source: &ImageSource,
     fetched: &Fetched,
     descriptor: Option<&Descriptor>,
@@ -79,7 +83,7 @@ fn parse(
     })
 }
 
-fn too_nested(source: &ImageSource, limit: usize, of_what: &'static str) -> FetchError {
+pub(crate) fn too_nested(source: &ImageSource, limit: usize, of_what: &'static str) -> FetchError {
     FetchError::TooNested {
         reference: source
             .reference()

@@ -6,19 +6,21 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use kiln_domain::Reference;
 use kiln_domain::oci::Descriptor;
 use reqwest::StatusCode;
 use tokio::time::Instant;
 
 use crate::client::Registry;
+use crate::config::MinimumRate;
 use crate::error::FetchError;
 use crate::remote::RemoteBlob;
 use crate::retry::Attempts;
 use crate::scope::Scope;
-use crate::transport::{Answer, Ask};
+use crate::transport::{Answer, Ask, Caches};
 
 /// What is waited for, in messages.
 const WHAT: &str = "a blob";
@@ -96,15 +98,37 @@ pub struct BlobStream {
     attempts: Attempts,
     /// Where the last failure was.
     failed_at: u64,
+    parts: Parts,
+    caches: Caches,
+    length: Length,
+}
+
+/// Whether the server is asked for the rest of a blob alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parts {
+    Wanted,
+    /// It gave another part, or says that there is none: it is asked for everything.
+    Useless,
+}
+
+/// Whether the server was caught with another length than the descriptor's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Length {
+    Unquestioned,
+    WrongOnce,
 }
 
 /// The connection in use and how fast it was lately.
 #[derive(Debug)]
 struct Live {
     answer: Answer,
-    /// The rest of a chunk of which only the beginning had to be skipped.
-    pending: Option<Bytes>,
-    window_began: Instant,
+    /// How many bytes come again that were had before: the server knows no ranges.
+    repeated_bytes: u64,
+    /// How slow it may be; the window is no longer than patience lasts.
+    slowest: MinimumRate,
+    /// How long was waited for what came in the window. What the reader does in between is not
+    /// the server's fault.
+    window: Duration,
     window_bytes: u64,
 }
 
@@ -115,15 +139,7 @@ impl BlobStream {
         blob: Descriptor,
         start: u64,
     ) -> Result<Self, FetchError> {
-        let mut stream = Self {
-            registry,
-            reference,
-            blob,
-            position: start,
-            live: None,
-            attempts: Attempts::default(),
-            failed_at: start,
-        };
+        let mut stream = Self::new(registry, reference, blob, start);
         if start > stream.blob.size_bytes {
             return Err(stream.size_mismatch(start));
         }
@@ -131,8 +147,36 @@ impl BlobStream {
         Ok(stream)
     }
 
+    pub(crate) async fn open_anew(
+        registry: Registry,
+        reference: Reference,
+        blob: Descriptor,
+    ) -> Result<Self, FetchError> {
+        let mut stream = Self::new(registry, reference, blob, 0);
+        stream.caches = Caches::PassedBy;
+        stream.connect().await?;
+        Ok(stream)
+    }
+
+    fn new(registry: Registry, reference: Reference, blob: Descriptor, start: u64) -> Self {
+        Self {
+            attempts: Attempts::sharing(registry.patience()),
+            registry,
+            reference,
+            blob,
+            position: start,
+            live: None,
+            failed_at: start,
+            parts: Parts::Wanted,
+            caches: Caches::Welcome,
+            length: Length::Unquestioned,
+        }
+    }
+
     /// Returns the next bytes, never empty, or nothing after the last.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
+        // Before now the reader was busy: that time is not lost to the server.
+        self.attempts.progress();
         loop {
             if self.live.is_none() && self.position == self.blob.size_bytes {
                 return Ok(None);
@@ -140,13 +184,12 @@ impl BlobStream {
             self.connect().await?;
             match self.read().await {
                 Ok(Some(bytes)) if bytes.is_empty() => {}
-                Ok(Some(bytes)) => return self.accept(bytes).map(Some),
-                Ok(None) => {
-                    self.live = None;
-                    if self.position < self.blob.size_bytes {
-                        return Err(self.size_mismatch(self.position));
-                    }
-                }
+                Ok(Some(bytes)) => match self.accept(bytes) {
+                    Ok(bytes) => return Ok(Some(bytes)),
+                    Err(error) => self.fail(error).await?,
+                },
+                Ok(None) if self.position == self.blob.size_bytes => self.live = None,
+                Ok(None) => self.go_on_after_end().await?,
                 Err(error) => self.fail(error).await?,
             }
         }
@@ -158,10 +201,12 @@ impl BlobStream {
     }
 
     fn accept(&mut self, bytes: Bytes) -> Result<Bytes, FetchError> {
-        self.position = self.position.saturating_add(bytes.len() as u64);
-        if self.position > self.blob.size_bytes {
-            return Err(self.size_mismatch(self.position));
+        let position = self.position.saturating_add(bytes.len() as u64);
+        if position > self.blob.size_bytes {
+            return Err(self.size_mismatch(position));
         }
+        self.position = position;
+        self.attempts.progress();
         if self.position - self.failed_at >= FORGIVING_BYTES {
             self.attempts.forgive();
         }
@@ -173,21 +218,27 @@ impl BlobStream {
         let Some(live) = &mut self.live else {
             return Ok(None);
         };
-        if let Some(pending) = live.pending.take() {
-            return Ok(Some(pending));
-        }
         let transport = self.registry.transport();
-        let chunk = transport
+        let asked_at = Instant::now();
+        let mut chunk = transport
             .next_chunk(&mut live.answer.response, WHAT)
             .await?;
-        let slowest = transport.config().slowest;
+        live.window += asked_at.elapsed();
         live.window_bytes += chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        if live.window_began.elapsed() >= slowest.window {
+        let slowest = live.slowest;
+        if live.window >= slowest.window {
             if live.window_bytes < slowest.bytes && chunk.is_some() {
+                self.attempts.no_progress_for(live.window);
                 return Err(transport.timeout(WHAT, slowest.window));
             }
-            live.window_began = Instant::now();
+            live.window = Duration::ZERO;
             live.window_bytes = 0;
+        }
+        if let Some(bytes) = chunk.as_mut().filter(|_| live.repeated_bytes > 0) {
+            let length = bytes.len() as u64;
+            let repeated = length.min(live.repeated_bytes);
+            live.repeated_bytes -= repeated;
+            bytes.advance(usize::try_from(repeated).unwrap_or(bytes.len()));
         }
         Ok(chunk)
     }
@@ -196,12 +247,34 @@ impl BlobStream {
         self.live = None;
         self.failed_at = self.position;
         let config = self.registry.config();
+        if matches!(error, FetchError::SizeMismatch { .. }) && self.length == Length::Unquestioned {
+            // Somebody in between may have answered something else altogether, once.
+            self.length = Length::WrongOnce;
+            self.caches = Caches::PassedBy;
+            return self.attempts.wait_anyway(error, config).await;
+        }
         self.attempts.wait_after(error, config).await
+    }
+
+    /// Goes on after a body without an announced length that ended too early: nobody can tell a
+    /// short blob from a broken connection.
+    async fn go_on_after_end(&mut self) -> Result<(), FetchError> {
+        self.live = None;
+        self.failed_at = self.position;
+        let error = self.size_mismatch(self.position);
+        let config = self.registry.config();
+        self.attempts.wait_anyway(error, config).await
     }
 
     async fn connect(&mut self) -> Result<(), FetchError> {
         while self.live.is_none() && self.position < self.blob.size_bytes {
-            match self.connect_once().await {
+            let registry = self.registry.clone();
+            let mut attempts = self.attempts.clone();
+            let connecting = self.connect_once();
+            let connected = attempts.attempt(registry.transport(), WHAT, connecting);
+            let connected = connected.await;
+            self.attempts = attempts;
+            match connected {
                 Ok(live) => self.live = Some(live),
                 Err(error) => self.fail(error).await?,
             }
@@ -209,9 +282,41 @@ impl BlobStream {
         Ok(())
     }
 
-    async fn connect_once(&self) -> Result<Live, FetchError> {
+    async fn connect_once(&mut self) -> Result<Live, FetchError> {
+        if self.position > 0 && self.parts == Parts::Wanted {
+            let live = self.ask(self.position).await?;
+            match live.answer.response.status() {
+                StatusCode::PARTIAL_CONTENT if self.begins_at_position(&live.answer) => {
+                    self.check_length(&live.answer, self.position)?;
+                    return Ok(live);
+                }
+                StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+                    let host = &live.answer.host;
+                    tracing::debug!(host, digest = %self.blob.digest, "no rest of a blob: all of it");
+                    self.parts = Parts::Useless;
+                }
+                _ => return self.whole(live).await,
+            }
+        }
+        let live = self.ask(0).await?;
+        self.whole(live).await
+    }
+
+    /// Takes an answer that must be the whole blob.
+    async fn whole(&self, mut live: Live) -> Result<Live, FetchError> {
+        let scope = Scope::Pull(self.reference.repository());
+        let expecting = self.registry.expect(StatusCode::OK, live.answer, scope);
+        live.answer = expecting.await?;
+        self.check_length(&live.answer, 0)?;
+        live.repeated_bytes = self.position;
+        Ok(live)
+    }
+
+    /// Asks for the blob from byte `start` on.
+    async fn ask(&self, start: u64) -> Result<Live, FetchError> {
         let ask = Ask {
-            start: self.position,
+            start,
+            caches: self.caches,
             ..Ask::get(WHAT)
         };
         let repository = self.reference.repository();
@@ -220,33 +325,21 @@ impl BlobStream {
             .registry
             .ask(Scope::Pull(repository), &path, ask)
             .await?;
-        let mut live = Live {
-            answer,
-            pending: None,
-            window_began: Instant::now(),
-            window_bytes: 0,
-        };
-        match live.answer.response.status() {
-            StatusCode::NOT_FOUND => {
-                drop(live);
-                return Err(FetchError::BlobNotFound {
-                    place: format!("{}/{repository}", self.reference.registry()),
-                    digest: self.blob.digest,
-                });
-            }
-            StatusCode::RANGE_NOT_SATISFIABLE => return Err(self.size_mismatch(self.position)),
-            StatusCode::PARTIAL_CONTENT if self.position > 0 => {
-                self.check_range(&live.answer)?;
-            }
-            _ => {
-                let registry = &self.registry;
-                let scope = Scope::Pull(repository);
-                live.answer = registry.expect(StatusCode::OK, live.answer, scope).await?;
-                self.check_length(&live.answer, 0)?;
-                self.skip(&mut live).await?;
-            }
+        if answer.response.status() == StatusCode::NOT_FOUND {
+            return Err(FetchError::BlobNotFound {
+                place: format!("{}/{repository}", self.reference.registry()),
+                digest: self.blob.digest,
+            });
         }
-        Ok(live)
+        let config = self.registry.config();
+        let left = self.registry.patience().left(config);
+        Ok(Live {
+            answer,
+            repeated_bytes: 0,
+            slowest: config.slowest.within(left),
+            window: Duration::ZERO,
+            window_bytes: 0,
+        })
     }
 
     /// Compares the announced length of a part that begins at `start`.
@@ -259,44 +352,10 @@ impl BlobStream {
         }
     }
 
-    /// Makes sure that a partial answer begins where it was asked to.
-    fn check_range(&self, answer: &Answer) -> Result<(), FetchError> {
-        let range = answer.response.headers().get("content-range");
-        let range = range.and_then(|value| value.to_str().ok());
-        let first = range
-            .and_then(|range| range.strip_prefix("bytes "))
-            .and_then(|range| range.split('-').next())
-            .and_then(|first| first.trim().parse::<u64>().ok());
-        if first.is_some_and(|first| first != self.position) {
-            return Err(FetchError::UnexpectedStatus {
-                host: answer.host.clone(),
-                status: StatusCode::PARTIAL_CONTENT.as_u16(),
-                message: crate::text::ServerText::new(range.unwrap_or_default()),
-            });
-        }
-        self.check_length(answer, self.position)
-    }
-
-    /// Reads over the bytes before the position, which a server that knows no ranges sends again.
-    async fn skip(&self, live: &mut Live) -> Result<(), FetchError> {
-        let mut before = self.position;
-        while before > 0 {
-            let transport = self.registry.transport();
-            let chunk = transport
-                .next_chunk(&mut live.answer.response, WHAT)
-                .await?;
-            let Some(mut chunk) = chunk else {
-                return Err(self.size_mismatch(self.position - before));
-            };
-            match usize::try_from(before) {
-                Ok(count) if count < chunk.len() => {
-                    live.pending = Some(chunk.split_off(count));
-                    before = 0;
-                }
-                _ => before -= chunk.len() as u64,
-            }
-        }
-        Ok(())
+    /// Tells whether a partial answer begins where it was asked to; one that does not say so is
+    /// not believed (RFC 9110, 15.3.7).
+    fn begins_at_position(&self, answer: &Answer) -> bool {
+        answer.range_start() == Some(self.position)
     }
 
     fn size_mismatch(&self, found_bytes: u64) -> FetchError {

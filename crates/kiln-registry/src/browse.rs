@@ -1,4 +1,14 @@
 //! Looking around in a registry.
+//!
+//! Not here: manifests and blobs, which pulls read too (`client`, `blob`).
+
+mod error;
+mod link;
+mod page;
+mod rate_limit;
+mod referrers;
+#[cfg(test)]
+mod tests;
 
 use reqwest::StatusCode;
 use reqwest::header::HeaderName;
@@ -7,6 +17,11 @@ use crate::client::Registry;
 use crate::error::FetchError;
 use crate::scope::Scope;
 use crate::transport::Ask;
+
+pub use error::{BrowseError, CursorError};
+pub use page::{Cursor, Page};
+pub use rate_limit::{RateLimit, RateLimits};
+pub use referrers::{Referrers, ReferrersKept};
 
 /// How a registry says which protocol it speaks.
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -18,6 +33,9 @@ pub struct Pong {
     pub url: String,
     /// The protocol it says it speaks, such as `registry/2.0`; the specification demands nothing.
     pub api_version: Option<String>,
+    /// Whether it asked who we are, and took our credentials. One that is open to everybody does
+    /// not ask, and then nobody knows what they are worth.
+    pub is_authenticated: bool,
 }
 
 impl Registry {
@@ -30,6 +48,7 @@ impl Registry {
         Ok(Pong {
             url: answer.response.url().to_string(),
             api_version: version.map(|text| text.chars().take(80).collect()),
+            is_authenticated: self.knows_us(Scope::Root).await,
         })
     }
 }

@@ -28,12 +28,12 @@ use crate::blob::BlobStream;
 use crate::challenge::{self, Challenge};
 use crate::config::Config;
 use crate::error::FetchError;
-use crate::retry::Attempts;
+use crate::retry::{Attempts, Patience};
 use crate::routes::Endpoint;
 use crate::scope::Scope;
 use crate::text::ServerText;
 use crate::token::{self, Authorization};
-use crate::transport::{Answer, Ask, BodyFault, Transport};
+use crate::transport::{Answer, Ask, BodyFault, Caches, Transport};
 use crate::trust::{is_loopback, shares_origin};
 
 /// Largest manifest, index or config, in bytes.
@@ -41,6 +41,9 @@ pub(crate) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 
 /// How much of an error body is read at most, in bytes.
 const MAX_ERROR_BYTES: u64 = 64 * 1024;
+
+/// What is waited for, in messages.
+const MANIFEST: &str = "a manifest";
 
 /// How often one request may be answered with 401.
 const MAX_UNAUTHORIZED: u32 = 2;
@@ -56,10 +59,12 @@ pub struct Fetched {
     pub digest: Digest,
 }
 
-/// One registry, seen by one caller. Cheap to clone; clones share connections and tokens.
+/// One registry, seen by one caller. Cheap to clone; clones share connections, tokens and the
+/// patience with faults.
 #[derive(Clone)]
 pub struct Registry {
     shared: Arc<Shared>,
+    patience: Patience,
 }
 
 struct Shared {
@@ -137,6 +142,7 @@ impl Registry {
                 transport: Transport::new(host, endpoint, config)?,
                 authorizations: Mutex::new(HashMap::new()),
             }),
+            patience: Patience::default(),
         })
     }
 
@@ -146,20 +152,22 @@ impl Registry {
         Self::named(&endpoint.registry, credentials, endpoint.config.clone())
     }
 
-    /// Returns the registry's name.
-    pub fn host(&self) -> &str {
-        &self.shared.host
-    }
-
     /// Fetches the manifest or index of `reference`: by its digest when it has one, else by tag.
     ///
     /// At most 4 MiB. What is asked for by digest has that digest; what is asked for by tag has
-    /// the digest the registry announces, when it announces one.
+    /// the digest the registry announces, when it announces one. Wrong bytes are fetched once
+    /// more, past the caches on the way.
     pub async fn manifest(&self, reference: &Reference) -> Result<Fetched, FetchError> {
-        let mut attempts = Attempts::default();
+        let mut attempts = Attempts::sharing(&self.patience);
+        let mut caches = Caches::Welcome;
         loop {
-            match self.manifest_once(reference).await {
+            let fetching = self.manifest_once(reference, caches);
+            match attempts.attempt(self.transport(), MANIFEST, fetching).await {
                 Ok(fetched) => return Ok(fetched),
+                Err(error @ FetchError::DigestMismatch { .. }) if caches == Caches::Welcome => {
+                    caches = Caches::PassedBy;
+                    attempts.wait_anyway(error, self.config()).await?;
+                }
                 Err(error) => attempts.wait_after(error, self.config()).await?,
             }
         }
@@ -179,6 +187,21 @@ impl Registry {
         BlobStream::open(self.clone(), reference.clone(), blob.clone(), start).await
     }
 
+    /// Opens a blob whose bytes were wrong the last time: from its start, and past the caches on
+    /// the way.
+    pub async fn blob_anew(
+        &self,
+        reference: &Reference,
+        blob: &Descriptor,
+    ) -> Result<BlobStream, FetchError> {
+        BlobStream::open_anew(self.clone(), reference.clone(), blob.clone()).await
+    }
+
+    /// Returns the registry as references name it.
+    pub(crate) fn host(&self) -> &str {
+        &self.shared.host
+    }
+
     pub(crate) fn config(&self) -> &Config {
         self.shared.transport.config()
     }
@@ -187,7 +210,15 @@ impl Registry {
         &self.shared.transport
     }
 
-    async fn manifest_once(&self, reference: &Reference) -> Result<Fetched, FetchError> {
+    pub(crate) fn patience(&self) -> &Patience {
+        &self.patience
+    }
+
+    async fn manifest_once(
+        &self,
+        reference: &Reference,
+        caches: Caches,
+    ) -> Result<Fetched, FetchError> {
         let wanted = match reference.digest() {
             Some(digest) => digest.to_string(),
             None => reference.tag().unwrap_or_default().to_owned(),
@@ -195,7 +226,8 @@ impl Registry {
         let accept = document_media_types().join(", ");
         let ask = Ask {
             accept: Some(&accept),
-            ..Ask::get("a manifest")
+            caches,
+            ..Ask::get(MANIFEST)
         };
         let repository = reference.repository();
         let path = format!("{repository}/manifests/{wanted}");
@@ -241,7 +273,7 @@ impl Registry {
     ) -> Result<Vec<u8>, FetchError> {
         let transport = self.transport();
         match transport
-            .read_capped(response, MAX_DOCUMENT_BYTES, "a manifest")
+            .read_capped(response, MAX_DOCUMENT_BYTES, MANIFEST)
             .await
         {
             Ok(bytes) => Ok(bytes),
@@ -351,6 +383,12 @@ impl Registry {
             .get(&scope.of_token())
             .filter(|authorization| authorization.is_fresh())
             .map(|authorization| authorization.header.clone())
+    }
+
+    /// Says whether the registry asked who we are and took what we said. Nobody is asked for it.
+    pub(crate) async fn knows_us(&self, scope: Scope<'_>) -> bool {
+        let authorizations = self.shared.authorizations.lock().await;
+        self.shared.credentials.is_some() && authorizations.contains_key(&scope.of_token())
     }
 
     /// Answers the challenge of a 401. `refused` is what was sent with the request.
@@ -515,9 +553,10 @@ pub(crate) async fn failure(
             retry_after,
             message,
         },
-        status @ 500.. => FetchError::ServerError {
+        status @ (408 | 500..) => FetchError::ServerError {
             host,
             status,
+            retry_after,
             message,
         },
         status => FetchError::UnexpectedStatus {

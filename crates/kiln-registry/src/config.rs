@@ -35,11 +35,17 @@ pub struct Config {
     pub slowest: MinimumRate,
     /// How often a request is tried in all, where trying again may help.
     pub attempts: u32,
-    /// The wait before the second attempt; it doubles from attempt to attempt, up to ten
-    /// seconds, and is shortened at random.
+    /// The shortest wait before another attempt. The longest doubles from attempt to attempt, up
+    /// to ten seconds; chance decides in between.
     pub backoff: Duration,
     /// Longest `Retry-After` that is waited for; a longer one is reported at once.
     pub longest_retry_after: Duration,
+    /// Longest time that one pull loses to faults in all: attempts that failed, and the waiting
+    /// after them.
+    pub patience: Duration,
+    /// How many bytes of a blob one request carries when it is sent: what is sent twice at most
+    /// when a connection breaks. Registries may ask for more.
+    pub chunk_bytes: u64,
 }
 
 /// A transfer rate that is measured over a window.
@@ -49,6 +55,21 @@ pub struct MinimumRate {
     pub bytes: u64,
     /// The window's length.
     pub window: Duration,
+}
+
+impl MinimumRate {
+    /// Measures the same rate over a window no longer than `longest`.
+    pub(crate) fn within(self, longest: Duration) -> Self {
+        if self.window <= longest {
+            return self;
+        }
+        let (short, whole) = (longest.as_millis(), self.window.as_millis());
+        let bytes = u128::from(self.bytes) * short / whole.max(1);
+        Self {
+            bytes: u64::try_from(bytes).unwrap_or(self.bytes),
+            window: longest,
+        }
+    }
 }
 
 impl Default for Config {
@@ -63,7 +84,7 @@ impl Default for Config {
             user_agent: concat!("kiln/", env!("CARGO_PKG_VERSION")).to_owned(),
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(30),
-            document_timeout: Duration::from_secs(120),
+            document_timeout: Duration::from_secs(60),
             slowest: MinimumRate {
                 bytes: 60 * 1024,
                 window: Duration::from_secs(60),
@@ -71,6 +92,8 @@ impl Default for Config {
             attempts: 5,
             backoff: Duration::from_millis(200),
             longest_retry_after: Duration::from_secs(60),
+            patience: Duration::from_secs(120),
+            chunk_bytes: 16 << 20,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use kiln_domain::Digest;
 use kiln_domain::oci::{DocumentError, LayerError, PlatformNotFound};
 
+use crate::browse::BrowseError;
 use crate::text::ServerText;
 
 /// Why a manifest, a config or a blob could not be had.
@@ -117,22 +118,24 @@ pub enum FetchError {
         digest: Digest,
     },
     /// The registry asks to slow down, for longer than Kiln waits.
-    #[error("{host} limits the rate of requests{}", said(message))]
+    #[error("{host} limits the rate of requests{}{}", wish(*retry_after), said(message))]
     RateLimited {
         /// The registry.
         host: String,
-        /// How long to wait, when the server said so in seconds.
+        /// How long to wait, when the server said so.
         retry_after: Option<Duration>,
         /// What the server said.
         message: ServerText,
     },
-    /// The server has a problem of its own (status 5xx).
-    #[error("{host} answered with status {status}{}", said(message))]
+    /// The server has a problem of its own (status 5xx), or lost patience with the request (408).
+    #[error("{host} answered with status {status}{}{}", wish(*retry_after), said(message))]
     ServerError {
         /// The registry.
         host: String,
         /// The HTTP status.
         status: u16,
+        /// How long to wait, when the server said so.
+        retry_after: Option<Duration>,
         /// What the server said.
         message: ServerText,
     },
@@ -141,6 +144,52 @@ pub enum FetchError {
     UnexpectedStatus {
         /// The registry.
         host: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// The registry takes nothing there: it is a mirror, read-only, or being cleaned up.
+    #[error("{host} does not allow {subject}{}", said(message))]
+    ReadOnly {
+        /// The registry.
+        host: String,
+        /// What was to be done.
+        subject: String,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// The registry, or a proxy before it, takes no request of that length.
+    #[error("{host} does not take requests of that length{}", said(message))]
+    ContentTooLarge {
+        /// The registry.
+        host: String,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// There is no more room for the caller in the registry.
+    #[error("{host} has no more room{}", said(message))]
+    QuotaExceeded {
+        /// The registry.
+        host: String,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// The tag exists and may not be moved.
+    #[error("{reference} may not be moved to another image{}", said(message))]
+    TagImmutable {
+        /// The tag, in full.
+        reference: String,
+        /// What the server said.
+        message: ServerText,
+    },
+    /// The registry does not take what was sent.
+    #[error("{host} refused {subject} with status {status}{}", said(message))]
+    PushRefused {
+        /// The registry.
+        host: String,
+        /// What was to be done.
+        subject: String,
         /// The HTTP status.
         status: u16,
         /// What the server said.
@@ -336,6 +385,9 @@ pub enum FetchError {
         /// `FILE:LINE`.
         origin: String,
     },
+    /// Looking around went wrong in a way of its own.
+    #[error(transparent)]
+    Browse(#[from] BrowseError),
     /// The transport could not be set up, for want of trusted certificates for instance.
     #[error("cannot set up the transport")]
     Setup(#[source] reqwest::Error),
@@ -344,14 +396,30 @@ pub enum FetchError {
 impl FetchError {
     /// Says whether the same request may succeed later without anybody changing anything.
     pub fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            Self::Unreachable { .. }
-                | Self::Timeout { .. }
-                | Self::RateLimited { .. }
-                | Self::ServerError { .. }
-        )
+        match self {
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::RateLimited { .. } => true,
+            // What a server does not implement it will not implement a second later.
+            Self::ServerError { status, .. } => !matches!(status, 501 | 505),
+            _ => false,
+        }
     }
+
+    /// Returns how long the server asks to wait before the next attempt.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after, .. } | Self::ServerError { retry_after, .. } => {
+                *retry_after
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Appends how long a server asks to wait, when it does.
+fn wish(retry_after: Option<Duration>) -> String {
+    retry_after.map_or_else(String::new, |wait| {
+        format!(", and asks to wait {} seconds", wait.as_secs())
+    })
 }
 
 /// Appends what a server said, when it said anything.

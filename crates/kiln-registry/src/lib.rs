@@ -4,6 +4,8 @@
 //! checked; [`ImageSource::blob`] then opens its layers. Everything a stranger sends is bounded
 //! in size and time, and credentials go to nobody but the registry they are for.
 //!
+//! The other way, [`Registry::push_blob`] and [`Registry::push_manifest`] send what is at hand.
+//!
 //! [`find_manifest`] does the first half for artifacts that are no images, and [`Download`] fetches
 //! one file by its URL: this is the only room that speaks HTTP.
 //!
@@ -17,10 +19,14 @@ mod browse;
 mod challenge;
 mod client;
 mod config;
+mod content;
 mod docker_archive;
 mod download;
 mod error;
+mod graph;
 mod layout;
+mod push;
+mod referrers_tag;
 mod remote;
 mod resolve;
 mod retry;
@@ -33,17 +39,23 @@ mod text;
 mod token;
 mod transport;
 mod trust;
+mod upload;
 
 pub use artifact::{FoundManifest, find_manifest};
 pub use blob::{BlobBody, BlobStream, FileRange};
-pub use browse::Pong;
+pub use browse::{
+    BrowseError, Cursor, CursorError, Page, Pong, RateLimit, RateLimits, Referrers, ReferrersKept,
+};
 pub use client::{Fetched, Registry};
 pub use config::{Config, MinimumRate};
+pub use content::Content;
 pub use docker_archive::DockerArchive;
 pub use download::Download;
 pub use error::FetchError;
+pub use graph::{Breadth, Graph, GraphDocument, read_graph};
 pub use layout::Layout;
 pub use remote::{Identities, Remote, RemoteBlob};
 pub use resolve::{ConfigFuture, Configs, Layer, Resolved, resolve, resolve_with};
 pub use source::ImageSource;
 pub use text::ServerText;
+pub use upload::Pushed;

@@ -6,7 +6,7 @@
 //! ```
 //! Whatever goes wrong at one place leads to the next; the last one's error is the one that
 //! counts. What a place gives for a digest is checked, so it cannot deceive; one that tried is
-//! not asked for that digest again ([`Remote::distrust`]).
+//! not asked for that digest again ([`Remote::blob_anew`]).
 //!
 //! Each place is spoken to as nobody, or with the credentials that are its own: those of one host
 //! never reach another.
@@ -124,30 +124,40 @@ impl Remote {
         start: u64,
     ) -> Result<RemoteBlob, FetchError> {
         let at = self.begin_of(&blob.digest);
-        let mut opened = RemoteBlob {
-            remote: self.clone(),
-            reference: reference.clone(),
-            blob: blob.clone(),
-            at,
-            stream: None,
-            position: start,
-            permit: None,
-        };
+        let mut opened = RemoteBlob::new(self, reference, blob, at);
         opened.open(start).await?;
         Ok(opened)
     }
 
-    /// Asks others from now on for what had another digest than it was asked for by.
-    ///
-    /// Returns whether there is anybody left to ask.
-    pub fn distrust(&self, digest: &Digest) -> bool {
-        let served = locked(&self.shared.served).get(digest).copied();
-        let next = served.unwrap_or_default() + 1;
-        if next >= self.shared.stops.len() {
-            return false;
+    /// Opens a blob whose bytes were wrong the last time, as [`Registry::blob_anew`] does: from its
+    /// start, and at the next place where there is one. Who gave wrong bytes for a digest is not
+    /// asked for it again.
+    pub async fn blob_anew(
+        &self,
+        reference: &Reference,
+        blob: &Descriptor,
+    ) -> Result<RemoteBlob, FetchError> {
+        if self.has_others(&blob.digest) {
+            let next = self.served(&blob.digest) + 1;
+            locked(&self.shared.begins).insert(blob.digest, next);
+            return self.blob(reference, blob, 0).await;
         }
-        locked(&self.shared.begins).insert(*digest, next);
-        true
+        let (at, stop) = self.next_stop(self.begin_of(&blob.digest), Question::Digest)?;
+        let asked = stop.reference(reference);
+        let mut opened = RemoteBlob::new(self, reference, blob, at);
+        opened.take_turn(stop).await;
+        opened.stream = Some(stop.registry.blob_anew(&asked, blob).await?);
+        Ok(opened)
+    }
+
+    /// Says whether there is a place to ask behind the one that served a digest last.
+    pub fn has_others(&self, digest: &Digest) -> bool {
+        self.served(digest) + 1 < self.shared.stops.len()
+    }
+
+    fn served(&self, digest: &Digest) -> usize {
+        let served = locked(&self.shared.served).get(digest).copied();
+        served.unwrap_or_default()
     }
 
     fn begin_of(&self, digest: &Digest) -> usize {
@@ -238,6 +248,18 @@ pub struct RemoteBlob {
 }
 
 impl RemoteBlob {
+    fn new(remote: &Remote, reference: &Reference, blob: &Descriptor, at: usize) -> Self {
+        Self {
+            remote: remote.clone(),
+            reference: reference.clone(),
+            blob: blob.clone(),
+            at,
+            stream: None,
+            position: 0,
+            permit: None,
+        }
+    }
+
     /// Returns the next bytes, never empty, or nothing after the last.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
         loop {
@@ -269,17 +291,21 @@ impl RemoteBlob {
         self.open(self.position).await
     }
 
+    async fn take_turn(&mut self, stop: &Stop) {
+        let endpoint = stop.endpoint.as_ref();
+        self.permit = match endpoint.and_then(|endpoint| endpoint.permits.clone()) {
+            // Nobody closes them; without a turn the download would still be right.
+            Some(permits) => permits.acquire_owned().await.ok(),
+            None => None,
+        };
+    }
+
     async fn open(&mut self, start: u64) -> Result<(), FetchError> {
         loop {
             let remote = self.remote.clone();
             let (found, stop) = remote.next_stop(self.at, Question::Digest)?;
             self.at = found;
-            let permits = stop.endpoint.as_ref();
-            self.permit = match permits.and_then(|endpoint| endpoint.permits.clone()) {
-                // Nobody closes them; without a turn the download would still be right.
-                Some(permits) => permits.acquire_owned().await.ok(),
-                None => None,
-            };
+            self.take_turn(stop).await;
             let asked = stop.reference(&self.reference);
             match stop.registry.blob(&asked, &self.blob, start).await {
                 Ok(stream) => {

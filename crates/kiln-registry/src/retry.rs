@@ -1,28 +1,122 @@
-//! Trying again: how often, and how long to wait in between.
+//! Trying again: what is worth it, how long to wait in between, and when patience ends.
+//!
+//! ```text
+//! attempt ──fails──▶ would another one help? are there attempts left? is there time left?
+//!    ▲                   │ yes                      │ no: the error as it is
+//!    └──── wait ◀────────┘
+//! ```
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::error::FetchError;
+use crate::transport::Transport;
 
 /// Longest wait that is not the server's own wish.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-/// Longest time one piece of work waits between its attempts, in all.
-const MAX_WAITED: Duration = Duration::from_secs(90);
+/// Which part of the patience an attempt must still have before it begins: five seconds of two
+/// minutes.
+const LAST_CHANCE_PART: u32 = 24;
+
+/// The time that one pull has lost to faults, shared by everything it fetches.
+///
+/// Lost is what passed since the last progress when an attempt fails, and the waiting after it.
+/// What several layers lose side by side counts once. Cheap to clone; clones share the time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Patience(Arc<Mutex<Lost>>);
+
+#[derive(Debug, Default)]
+struct Lost {
+    total: Duration,
+    /// The latest stretch that was counted.
+    stretch: Option<(Instant, Instant)>,
+}
+
+impl Patience {
+    /// Returns how much may still be lost.
+    pub(crate) fn left(&self, config: &Config) -> Duration {
+        let lost = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        config.patience.saturating_sub(lost.total)
+    }
+
+    /// Counts what passed between two moments, unless it is counted already.
+    fn lose(&self, from: Instant, to: Instant) {
+        let mut lost = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((begin, end)) = lost.stretch.filter(|(_, end)| from <= *end) else {
+            lost.total = lost.total.saturating_add(to.duration_since(from));
+            lost.stretch = Some((from, to));
+            return;
+        };
+        // What lies before the latest stretch may have been counted in an earlier one: too much
+        // is counted then, never too little.
+        let before = begin.saturating_duration_since(from);
+        let behind = to.saturating_duration_since(end);
+        lost.total = lost.total.saturating_add(before).saturating_add(behind);
+        lost.stretch = Some((begin.min(from), end.max(to)));
+    }
+}
 
 /// The failed attempts of one piece of work.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Attempts {
     failures: u32,
-    waited: Duration,
+    patience: Patience,
+    /// When the attempt began, or made progress last.
+    progress_at: Instant,
+}
+
+impl Default for Attempts {
+    /// Work for itself, with patience of its own.
+    fn default() -> Self {
+        Self::sharing(&Patience::default())
+    }
 }
 
 impl Attempts {
-    /// Forgets the failures so far, because there was progress; the waiting counts on.
+    /// Work that is part of something larger, whose patience it uses up.
+    pub(crate) fn sharing(patience: &Patience) -> Self {
+        Self {
+            failures: 0,
+            patience: patience.clone(),
+            progress_at: Instant::now(),
+        }
+    }
+
+    /// Forgets the failures so far, because there was much progress; the lost time counts on.
     pub(crate) fn forgive(&mut self) {
         self.failures = 0;
+    }
+
+    /// Notes that something arrived: time is not lost before now.
+    pub(crate) fn progress(&mut self) {
+        self.progress_at = Instant::now();
+    }
+
+    /// Notes that what arrived in this time was too little to count.
+    pub(crate) fn no_progress_for(&mut self, time: Duration) {
+        if let Some(moment) = Instant::now().checked_sub(time) {
+            self.progress_at = self.progress_at.min(moment);
+        }
+    }
+
+    /// Makes one attempt, for as long as patience lasts; `what` it waits for stands in messages.
+    pub(crate) async fn attempt<T>(
+        &mut self,
+        transport: &Transport,
+        what: &'static str,
+        work: impl Future<Output = Result<T, FetchError>>,
+    ) -> Result<T, FetchError> {
+        self.progress();
+        let left = self.patience.left(transport.config());
+        // Boxed, since asking is a large future that would make all who wait for it as large.
+        tokio::time::timeout(left, Box::pin(work))
+            .await
+            .unwrap_or_else(|_| Err(transport.timeout(what, left)))
     }
 
     /// Waits before the next attempt, or gives the error back when another one would not help
@@ -32,41 +126,55 @@ impl Attempts {
         error: FetchError,
         config: &Config,
     ) -> Result<(), FetchError> {
+        if error.is_retryable() {
+            return self.wait_anyway(error, config).await;
+        }
+        Err(error)
+    }
+
+    /// Does what [`Attempts::wait_after`] does after an error that speaks for giving up, where
+    /// the caller knows better.
+    pub(crate) async fn wait_anyway(
+        &mut self,
+        error: FetchError,
+        config: &Config,
+    ) -> Result<(), FetchError> {
         self.failures = self.failures.saturating_add(1);
-        if !error.is_retryable() || self.failures >= config.attempts {
+        let failed_at = Instant::now();
+        self.patience.lose(self.progress_at, failed_at);
+        if self.failures >= config.attempts {
             return Err(error);
         }
-        let wait = match &error {
-            FetchError::RateLimited {
-                retry_after: Some(wish),
-                ..
-            } if *wish > config.longest_retry_after => return Err(error),
-            FetchError::RateLimited {
-                retry_after: Some(wish),
-                ..
-            } => *wish,
-            _ => self.backoff(config),
+        let wait = match error.retry_after() {
+            Some(wish) if wish > config.longest_retry_after => return Err(error),
+            Some(wish) => wish,
+            None => self.backoff(config),
         };
-        self.waited = self.waited.saturating_add(wait);
-        if self.waited > MAX_WAITED {
+        let last_chance = config.patience / LAST_CHANCE_PART;
+        if self.patience.left(config) < wait.saturating_add(last_chance) {
             return Err(error);
         }
         tracing::debug!(%error, failures = self.failures, ?wait, "trying again");
         tokio::time::sleep(wait).await;
+        self.progress();
+        self.patience.lose(failed_at, self.progress_at);
         Ok(())
     }
 
-    /// Doubles from failure to failure; somewhere between half and all of that, so that many
-    /// clients do not come back at once.
-    fn backoff(self, config: &Config) -> Duration {
-        let doublings = self.failures.saturating_sub(1).min(16);
-        let full = config
+    /// Full jitter: anything between the shortest wait and one that doubles from failure to
+    /// failure, so that many clients do not come back at once.
+    fn backoff(&self, config: &Config) -> Duration {
+        let doublings = self.failures.min(16);
+        let longest = config
             .backoff
             .saturating_mul(1 << doublings)
-            .min(MAX_BACKOFF);
+            .min(MAX_BACKOFF.max(config.backoff));
         // Every RandomState has fresh keys: enough chance for a jitter, without a dependency.
         let chance = RandomState::new().hash_one(self.failures) % 1024;
-        let share = 512 + u32::try_from(chance / 2).unwrap_or(0);
-        full * share / 1024
+        let share = u32::try_from(chance).unwrap_or(0);
+        config.backoff + longest.saturating_sub(config.backoff) * share / 1024
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,44 +88,22 @@ impl ImageSource {
         Ok(fetched)
     }
 
-    /// Asks others from now on for what had another digest than it was asked for by.
-    ///
-    /// Returns whether there is anybody left to ask.
-    pub fn distrust(&self, digest: &Digest) -> bool {
+    /// Says whether somebody else than who served a blob last may have it.
+    pub fn has_others(&self, digest: &Digest) -> bool {
         match self {
-            Self::Registry { registry, .. } => registry.distrust(digest),
+            Self::Registry { registry, .. } => registry.has_others(digest),
             Self::Layout(_) | Self::DockerArchive(_) => false,
         }
     }
 
     /// Fetches a small blob, such as a config, whole; at most 4 MiB, digest and size checked.
+    /// Wrong bytes are fetched from whoever else has them, and at last once more, past the caches on
+    /// the way.
     pub async fn small_blob(&self, descriptor: &Descriptor) -> Result<Fetched, FetchError> {
-        loop {
-            match self.small_blob_once(descriptor).await {
-                Err(
-                    error @ (FetchError::DigestMismatch { .. } | FetchError::SizeMismatch { .. }),
-                ) => {
-                    if !self.distrust(&descriptor.digest) {
-                        return Err(error);
-                    }
-                }
-                fetched => return fetched,
-            }
-        }
-    }
-
-    async fn small_blob_once(&self, descriptor: &Descriptor) -> Result<Fetched, FetchError> {
         check_limit(descriptor)?;
         let fetched = match self {
             Self::DockerArchive(archive) => archive.document(descriptor)?,
-            Self::Registry { .. } | Self::Layout(_) => {
-                let bytes = read_whole(self.blob(descriptor, 0).await?).await?;
-                Fetched {
-                    digest: Digest::of(&bytes),
-                    bytes: bytes.into(),
-                    media_type: None,
-                }
-            }
+            Self::Registry { .. } | Self::Layout(_) => self.whole_blob(descriptor).await?,
         };
         if fetched.digest != descriptor.digest {
             return Err(FetchError::DigestMismatch {
@@ -136,6 +114,19 @@ impl ImageSource {
         }
         check_size(&fetched, descriptor)?;
         Ok(fetched)
+    }
+
+    async fn whole_blob(&self, descriptor: &Descriptor) -> Result<Fetched, FetchError> {
+        let mut body = self.blob(descriptor, 0).await?;
+        let mut may_ask_again = self.is_remote();
+        loop {
+            let fetched = read_whole(body).await?;
+            if fetched.digest == descriptor.digest || !may_ask_again {
+                return Ok(fetched);
+            }
+            may_ask_again = self.has_others(&descriptor.digest);
+            body = self.blob_anew(descriptor).await?;
+        }
     }
 
     /// Opens a blob at byte `start`. It delivers as many bytes as the descriptor says or an error;
@@ -159,9 +150,39 @@ impl ImageSource {
         range.skip_bytes(start);
         Ok(BlobBody::File(range))
     }
+
+    /// Opens a blob whose bytes were wrong the last time: from its start, at whoever else has it, or
+    /// past the caches on the way where nobody has.
+    pub async fn blob_anew(&self, descriptor: &Descriptor) -> Result<BlobBody, FetchError> {
+        match self {
+            Self::Registry {
+                registry,
+                reference,
+            } => {
+                let stream = registry.blob_anew(reference, descriptor).await?;
+                Ok(BlobBody::Stream(Box::new(stream)))
+            }
+            Self::Layout(_) | Self::DockerArchive(_) => self.blob(descriptor, 0).await,
+        }
+    }
+
+    /// Says whether bytes come over the network, so that the same question may have another
+    /// answer.
+    pub fn is_remote(&self) -> bool {
+        matches!(self, Self::Registry { .. })
+    }
 }
 
-async fn read_whole(body: BlobBody) -> Result<Vec<u8>, FetchError> {
+async fn read_whole(body: BlobBody) -> Result<Fetched, FetchError> {
+    let bytes = read_bytes(body).await?;
+    Ok(Fetched {
+        digest: Digest::of(&bytes),
+        bytes: bytes.into(),
+        media_type: None,
+    })
+}
+
+async fn read_bytes(body: BlobBody) -> Result<Vec<u8>, FetchError> {
     match body {
         BlobBody::Stream(mut stream) => {
             let mut bytes = Vec::new();

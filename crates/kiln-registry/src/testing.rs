@@ -36,7 +36,7 @@ impl Asked {
 }
 
 /// What to answer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reply {
     status: u16,
     headers: Vec<(String, String)>,
@@ -44,7 +44,7 @@ pub(crate) struct Reply {
     ending: Ending,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     /// The body is as long as announced.
     Whole,
@@ -54,6 +54,8 @@ enum Ending {
     Stall(usize),
     /// No length is announced; the body ends with the connection.
     Unannounced,
+    /// The connection closes without a word.
+    Nothing,
 }
 
 impl Reply {
@@ -72,6 +74,14 @@ impl Reply {
 
     pub(crate) fn status(status: u16) -> Self {
         Self::new(status, "")
+    }
+
+    /// Closes the connection without a word.
+    pub(crate) fn hang_up() -> Self {
+        Self {
+            ending: Ending::Nothing,
+            ..Self::status(200)
+        }
     }
 
     pub(crate) fn redirect(location: &str) -> Self {
@@ -150,6 +160,11 @@ impl Server {
             .collect()
     }
 
+    /// Returns every request, that first look too.
+    pub(crate) fn asked_in_all(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+
     pub(crate) fn targets(&self) -> Vec<String> {
         let asked = self.asked();
         asked.into_iter().map(|asked| asked.target).collect()
@@ -226,6 +241,9 @@ async fn read_request(stream: &mut TcpStream) -> Option<Asked> {
 
 /// Writes what the reply says. The client may hang up at any time, which is no failure here.
 async fn write_reply(stream: &mut TcpStream, reply: &Reply) {
+    if matches!(reply.ending, Ending::Nothing) {
+        return;
+    }
     let mut head = format!(
         "HTTP/1.1 {} Scripted\r\nconnection: close\r\n",
         reply.status
@@ -239,7 +257,7 @@ async fn write_reply(stream: &mut TcpStream, reply: &Reply) {
     head.push_str("\r\n");
     let count = match reply.ending {
         Ending::Cut(count) | Ending::Stall(count) => count,
-        Ending::Whole | Ending::Unannounced => reply.body.len(),
+        Ending::Whole | Ending::Unannounced | Ending::Nothing => reply.body.len(),
     };
     let sent = async {
         stream.write_all(head.as_bytes()).await?;

@@ -8,13 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RANGE};
-use reqwest::header::{HeaderMap, HeaderName};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap,
+    HeaderName, HeaderValue, LOCATION, RANGE,
+};
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, Proxy, Response, StatusCode};
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 use url::{Host, Url};
 
 use crate::config::Config;
+use crate::content::Piece;
 use crate::error::FetchError;
 use crate::text::ServerText;
 use crate::trust::{GuardedResolver, OutOfReach, Reach, Trust, is_loopback, shares_origin};
@@ -46,10 +50,23 @@ pub(crate) struct Ask<'a> {
     pub(crate) accept: Option<&'a str>,
     /// The first byte wanted.
     pub(crate) start: u64,
+    /// Whether caches on the way may answer.
+    pub(crate) caches: Caches,
     /// What is sent along.
     pub(crate) body: Option<Body<'a>>,
+    /// The part of a blob that is sent along instead.
+    pub(crate) piece: Option<&'a Piece>,
     /// What is waited for: for messages.
     pub(crate) what: &'static str,
+}
+
+/// Whether caches on the way, proxies and mirrors, may answer in the place of the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caches {
+    /// They may.
+    Welcome,
+    /// What came last was wrong: they are to fetch it again.
+    PassedBy,
 }
 
 /// A small document that goes with a request.
@@ -73,7 +90,9 @@ impl<'a> Ask<'a> {
             method,
             accept: None,
             start: 0,
+            caches: Caches::Welcome,
             body: None,
+            piece: None,
             what,
         }
     }
@@ -87,6 +106,15 @@ pub(crate) struct Answer {
     pub(crate) host: String,
     /// Whether the registry itself answered, not somebody it redirected to.
     pub(crate) is_home: bool,
+}
+
+impl Answer {
+    /// Returns where in the whole a partial answer begins, when it says so.
+    pub(crate) fn range_start(&self) -> Option<u64> {
+        let range = self.response.headers().get(CONTENT_RANGE)?;
+        let bytes = range.to_str().ok()?.strip_prefix("bytes ")?;
+        bytes.split('-').next()?.trim().parse().ok()
+    }
 }
 
 /// Why a body was not read to its end.
@@ -188,6 +216,9 @@ impl Transport {
             request = request
                 .header(CONTENT_TYPE, body.media_type)
                 .body(body.bytes.clone());
+        } else if ask.piece.is_none() && !is_reading(ask.method) {
+            // Some servers refuse a request without a body that does not say so (status 411).
+            request = request.header(CONTENT_LENGTH, 0);
         }
         if let Some(accept) = ask.accept {
             request = request.header(ACCEPT, accept);
@@ -195,10 +226,64 @@ impl Transport {
         if ask.start > 0 {
             request = request.header(RANGE, format!("bytes={}-", ask.start));
         }
+        if ask.caches == Caches::PassedBy {
+            request = request.header(CACHE_CONTROL, "no-cache");
+        }
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        self.send(request, ask.what).await
+        match ask.piece {
+            Some(piece) => self.send_piece(request, piece, ask.what).await,
+            None => self.send(request, ask.what).await,
+        }
+    }
+
+    /// Sends a part of a blob. The wait for the connection to take more is bounded, and so is
+    /// that for the answer behind the last byte, when the server may have much to do.
+    async fn send_piece(
+        &self,
+        request: reqwest::RequestBuilder,
+        piece: &Piece,
+        what: &'static str,
+    ) -> Result<Response, FetchError> {
+        let mut request = request
+            .header(CONTENT_TYPE, "application/octet-stream")
+            .header(CONTENT_LENGTH, piece.len());
+        if piece.is_ranged {
+            let last = piece.end.saturating_sub(1);
+            request = request.header(CONTENT_RANGE, format!("{}-{last}", piece.start));
+        }
+        let sending = request.body(reqwest::Body::wrap(piece.body())).send();
+        let mut sending = std::pin::pin!(sending);
+        let (stall, slowest) = (self.config.stall_timeout, self.config.slowest);
+        let tick = stall.min(slowest.window) / 8;
+        let (mut seen, mut moved_at) = (piece.start, Instant::now());
+        let (mut window_start, mut window_began) = (piece.start, Instant::now());
+        loop {
+            if let Ok(sent) = tokio::time::timeout(tick, &mut sending).await {
+                return sent.map_err(|error| self.classify(error, what));
+            }
+            let sent = piece.sent();
+            if sent != seen {
+                (seen, moved_at) = (sent, Instant::now());
+            }
+            if sent == piece.end {
+                let limit = self.config.document_timeout;
+                if moved_at.elapsed() >= limit {
+                    return Err(self.timeout(what, limit));
+                }
+                continue;
+            }
+            if moved_at.elapsed() >= stall {
+                return Err(self.timeout("room for more of a blob", stall));
+            }
+            if window_began.elapsed() >= slowest.window {
+                if sent - window_start < slowest.bytes {
+                    return Err(self.timeout("room for more of a blob", slowest.window));
+                }
+                (window_start, window_began) = (sent, Instant::now());
+            }
+        }
     }
 
     /// Asks a token realm, by GET or, with a form, by POST. Redirects are not followed: nobody
@@ -398,6 +483,10 @@ impl From<FetchError> for BodyFault {
 
 fn length(body: &[u8]) -> u64 {
     u64::try_from(body.len()).unwrap_or(u64::MAX)
+}
+
+fn is_reading(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::DELETE)
 }
 
 fn is_redirect(status: StatusCode) -> bool {

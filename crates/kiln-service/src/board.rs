@@ -280,6 +280,10 @@ impl Running {
     pub fn layer(&self, index: usize, state: LayerState) {
         self.update_layer(index, |layer| {
             layer.state = state;
+            if state == LayerState::Fetching {
+                // Again, perhaps: wrong bytes are fetched once more.
+                layer.bytes_done = 0;
+            }
             if matches!(state, LayerState::Done | LayerState::Cached) {
                 layer.bytes_done = layer.bytes_total;
             }

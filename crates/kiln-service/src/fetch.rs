@@ -33,7 +33,7 @@ use kiln_store::version_blobs::BlobRole;
 pub use error::FetchError;
 pub(crate) use kernel::{FetchedKernel, KernelFetchError, MAX_FILE_BYTES};
 pub use kiln_layers::Limits as LayerLimits;
-pub use kiln_registry::Config as RegistryConfig;
+pub use kiln_registry::{Config as RegistryConfig, MinimumRate};
 
 use self::documents::Documents;
 use crate::blocking::Pool;
@@ -307,6 +307,7 @@ impl FetchTree for Fetcher {
                 bytes_total: layer.descriptor.size_bytes,
             });
             running.layers(listed.collect());
+            let disk = Arc::default();
             let work = resolved.layers.iter().enumerate().map(|(index, layer)| {
                 let job = layer::Job {
                     fetcher: self,
@@ -314,6 +315,7 @@ impl FetchTree for Fetcher {
                     layer,
                     index,
                     running,
+                    disk: &disk,
                 };
                 job.pack()
             });

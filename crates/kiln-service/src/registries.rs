@@ -42,6 +42,7 @@ impl Registries {
             url: pong.url,
             api_version: pong.api_version,
             username,
+            authenticated: pong.is_authenticated,
         })
     }
 }

@@ -13,6 +13,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("kiln-files", 1),
     ("kiln-api", 2),
     ("kiln-artifacts", 2),
+    ("kiln-bootable", 2),
     ("kiln-cache", 2),
     ("kiln-credentials", 2),
     ("kiln-ext4", 2),
@@ -73,6 +74,11 @@ const SHARED: &[(&str, &str, &str)] = &[
         "flate2",
         "kiln-registry",
         "archives may be compressed as a whole",
+    ),
+    (
+        "tar",
+        "kiln-bootable",
+        "an exported image is an archive of blobs, and a disk for others lies in a layer",
     ),
     (
         "tar",

@@ -20,6 +20,7 @@ impl Home {
             auth_file: None,
             registry_auth_file: None,
             runtime_dir: below("run"),
+            user_run_dir: below("run-of-the-user"),
             config_home: below("config"),
             docker_config: below("docker"),
             home: below("home"),
@@ -119,6 +120,10 @@ fn unset_directories_fall_back_to_the_home() {
         assert_eq!(home.user("reg.io/app").as_deref(), Some("ada"), "{name}");
     }
     let reference = "reg.io/app".parse().unwrap();
+    let mut home = Home::new(&[("run-of-the-user/auth.json", auths(&[("reg.io", "root")]))]);
+    assert_eq!(home.user("reg.io/app"), None);
+    home.places.runtime_dir = None;
+    assert_eq!(home.user("reg.io/app").as_deref(), Some("root"));
     let nowhere = super::find(Target::Repository(&reference), &Places::default());
     assert_eq!(nowhere.unwrap(), None);
 }

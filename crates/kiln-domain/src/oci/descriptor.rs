@@ -23,6 +23,9 @@ pub struct Descriptor {
     /// Which platform it is for, in an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<PlatformWords>,
+    /// What kind of artifact it is, in an index or a list of referrers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
     /// Notes, such as the tag of an image in a layout.
     #[serde(
         default,
@@ -54,6 +57,7 @@ impl Descriptor {
             digest,
             size_bytes,
             platform: None,
+            artifact_type: None,
             annotations: BTreeMap::new(),
         }
     }

@@ -42,6 +42,10 @@ pub struct Manifest {
     pub config: Descriptor,
     /// The layers, bottom first, at most 1,024, each of at most 1 TiB, of any media type.
     pub layers: Vec<Descriptor>,
+    /// What kind of artifact it says it is.
+    pub artifact_type: Option<String>,
+    /// The document it is about, such as the image a signature signs.
+    pub subject: Option<Descriptor>,
     /// Notes.
     pub annotations: BTreeMap<String, String>,
 }
@@ -53,6 +57,10 @@ pub struct Index {
     pub document_type: DocumentType,
     /// The documents, in the order written.
     pub manifests: Vec<Descriptor>,
+    /// What kind of artifact it says it is.
+    pub artifact_type: Option<String>,
+    /// The document it is about.
+    pub subject: Option<Descriptor>,
     /// Notes.
     pub annotations: BTreeMap<String, String>,
 }
@@ -153,7 +161,16 @@ struct RawDocument {
     layers: Option<Vec<Descriptor>>,
     manifests: Option<Vec<Descriptor>>,
     fs_layers: Option<serde::de::IgnoredAny>,
+    artifact_type: Option<String>,
+    subject: Option<serde_json::Value>,
     #[serde(default, deserialize_with = "null_as_default")]
+    annotations: BTreeMap<String, String>,
+}
+
+/// What manifests and indexes both say about themselves.
+struct About {
+    artifact_type: Option<String>,
+    subject: Option<Descriptor>,
     annotations: BTreeMap<String, String>,
 }
 
@@ -213,19 +230,28 @@ impl Document {
 
 impl RawDocument {
     fn into_document(self, stated: Option<DocumentType>) -> Result<Document, DocumentError> {
-        let annotations = self.annotations;
+        let about = About {
+            artifact_type: self.artifact_type.filter(|text| !text.is_empty()),
+            // Nothing is fetched by it, so one that cannot be read, with another kind of digest for
+            // instance, is no reason to refuse the image.
+            subject: self
+                .subject
+                .and_then(|subject| serde_json::from_value(subject).ok()),
+            annotations: self.annotations,
+        };
         match (self.manifests, self.config, self.layers) {
             (Some(manifests), None, None) if stated.is_none_or(DocumentType::is_index) => {
                 Ok(Document::Index(Index {
                     document_type: stated.unwrap_or(DocumentType::OciIndex),
                     manifests,
-                    annotations,
+                    artifact_type: about.artifact_type,
+                    subject: about.subject,
+                    annotations: about.annotations,
                 }))
             }
             (None, Some(config), Some(layers)) if !stated.is_some_and(DocumentType::is_index) => {
                 let document_type = stated.unwrap_or(DocumentType::OciManifest);
-                Manifest::checked(document_type, config, layers, annotations)
-                    .map(Document::Manifest)
+                Manifest::checked(document_type, config, layers, about).map(Document::Manifest)
             }
             _ => Err(DocumentError::Ambiguous {
                 expected: match stated {
@@ -243,7 +269,7 @@ impl Manifest {
         document_type: DocumentType,
         config: Descriptor,
         layers: Vec<Descriptor>,
-        annotations: BTreeMap<String, String>,
+        about: About,
     ) -> Result<Self, DocumentError> {
         if layers.len() > MAX_LAYERS {
             return Err(DocumentError::TooManyLayers {
@@ -261,7 +287,9 @@ impl Manifest {
             document_type,
             config,
             layers,
-            annotations,
+            artifact_type: about.artifact_type,
+            subject: about.subject,
+            annotations: about.annotations,
         })
     }
 

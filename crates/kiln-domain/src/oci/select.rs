@@ -120,6 +120,8 @@ mod tests {
         Index {
             document_type: DocumentType::OciIndex,
             manifests,
+            artifact_type: None,
+            subject: None,
             annotations: std::collections::BTreeMap::new(),
         }
     }

@@ -114,7 +114,6 @@ async fn wrong_lengths_are_caught_announced_or_not() {
         Reply::ok(&CONTENT[..9]).unannounced(),
         Reply::ok([CONTENT, b"x"].concat()),
         Reply::ok([CONTENT, b"x"].concat()).unannounced(),
-        Reply::status(416),
     ];
     for reply in replies {
         let scripted = reply.clone();
@@ -126,20 +125,75 @@ async fn wrong_lengths_are_caught_announced_or_not() {
     }
 }
 
+/// A length that is wrong once is a disturbance on the way: what comes next is asked of the
+/// registry itself.
 #[tokio::test]
-async fn a_part_that_begins_elsewhere_is_refused() {
-    let (result, _) = read(patient(), 4, |_, _| {
-        Reply::new(206, &CONTENT[3..9]).with("content-range", "bytes 3-8/10")
+async fn a_length_that_was_wrong_once_costs_one_more_request() {
+    let wrong = [
+        Reply::ok(&CONTENT[..9]),
+        Reply::ok([CONTENT, b"x"].concat()),
+        Reply::ok([CONTENT, b"x"].concat()).unannounced(),
+        Reply::ok("<html>Log in to the network</html>"),
+    ];
+    for reply in wrong {
+        let scripted = reply.clone();
+        let (result, asked) = read(patient(), 0, move |asked, before| match before {
+            0 => scripted.clone(),
+            _ => ranged(asked),
+        })
+        .await;
+
+        assert_eq!(result.unwrap(), CONTENT, "after {reply:?}");
+        let caches: Vec<Option<&str>> = asked
+            .iter()
+            .map(|asked| asked.header("cache-control"))
+            .collect();
+        assert_eq!(caches, [None, Some("no-cache")], "after {reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_end_without_a_length_is_taken_for_a_broken_connection() {
+    let (result, asked) = read(patient(), 0, |asked, before| match before {
+        0 => Reply::ok(&CONTENT[..6]).unannounced(),
+        _ => ranged(asked),
     })
     .await;
 
-    assert!(
-        matches!(
-            result,
-            Err(FetchError::UnexpectedStatus { status: 206, .. })
-        ),
-        "{result:?}"
-    );
+    assert_eq!(result.unwrap(), CONTENT);
+    assert_eq!(asked[1].header("range"), Some("bytes=6-"));
+}
+
+#[tokio::test]
+async fn a_server_that_misreads_ranges_is_asked_for_everything() {
+    let misreadings = [
+        Reply::status(416),
+        Reply::new(206, &CONTENT[3..9]).with("content-range", "bytes 3-8/10"),
+        Reply::new(206, &CONTENT[4..]).with("content-range", "pages 4-9/10"),
+        Reply::new(206, &CONTENT[4..]),
+    ];
+    for misreading in misreadings {
+        let scripted = misreading.clone();
+        let (result, asked) = read(patient(), 4, move |asked, _| match asked.header("range") {
+            Some(_) => scripted.clone(),
+            None => Reply::ok(CONTENT),
+        })
+        .await;
+
+        assert_eq!(result.unwrap(), &CONTENT[4..], "after {misreading:?}");
+        assert_eq!(asked.len(), 2, "after {misreading:?}");
+
+        let status = if misreading == Reply::status(416) {
+            416
+        } else {
+            206
+        };
+        let (result, _) = read(patient(), 4, move |_, _| misreading.clone()).await;
+        assert!(
+            matches!(result, Err(FetchError::UnexpectedStatus { status: found, .. }) if found == status),
+            "{result:?}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -168,6 +222,65 @@ async fn a_blob_slower_than_allowed_is_given_up() {
         matches!(result, Err(FetchError::Timeout { .. })),
         "{result:?}"
     );
+}
+
+/// The registry forgets the token while a layer is on its way, and breaks the connection.
+#[tokio::test]
+async fn a_token_that_dies_in_the_middle_of_a_blob_costs_no_byte() {
+    let server = Server::start(|asked, before| {
+        let own = asked.header("host").unwrap_or_default().to_owned();
+        if asked.target.starts_with("/token") {
+            return Reply::ok(format!(r#"{{"token":"t{before}","expires_in":300}}"#));
+        }
+        if asked.target == "/v2/" {
+            return Reply::ok("{}");
+        }
+        let good = if asked.header("range").is_some() {
+            "Bearer t1"
+        } else {
+            "Bearer t0"
+        };
+        if asked.header("authorization") != Some(good) {
+            return Reply::demand(&format!(r#"Bearer realm="http://{own}/token""#));
+        }
+        match asked.header("range") {
+            None => ranged(asked).cut_after(6),
+            Some(_) => ranged(asked),
+        }
+    })
+    .await;
+    let registry = Registry::new(&server.reference(), None, Arc::new(patient())).unwrap();
+
+    let blob = descriptor(CONTENT);
+    let mut stream = registry.blob(&server.reference(), &blob, 0).await.unwrap();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = stream.next().await.unwrap() {
+        bytes.extend_from_slice(&chunk);
+    }
+
+    assert_eq!(bytes, CONTENT);
+    let asked = server.asked();
+    let ranges: Vec<Option<&str>> = asked
+        .iter()
+        .filter(|asked| !asked.target.starts_with("/token"))
+        .map(|asked| asked.header("range"))
+        .collect();
+    let rest = Some("bytes=6-");
+    assert_eq!(ranges, [None, None, rest, rest]);
+}
+
+#[test]
+fn a_rate_is_the_same_over_a_shorter_window() {
+    let rate = MinimumRate {
+        bytes: 60_000,
+        window: Duration::from_secs(60),
+    };
+
+    let short = rate.within(Duration::from_secs(7));
+    let long = rate.within(Duration::from_secs(61));
+
+    assert_eq!((short.bytes, short.window.as_secs()), (7_000, 7));
+    assert_eq!((long.bytes, long.window.as_secs()), (60_000, 60));
 }
 
 #[test]

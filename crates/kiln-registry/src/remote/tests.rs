@@ -119,7 +119,7 @@ async fn a_mirror_that_lies_about_a_digest_is_not_believed() {
     assert_eq!(&small.bytes[..], b"a layer");
     assert_eq!(mirror.targets().len(), 2);
     // The last one has nobody behind it.
-    assert!(!remote.distrust(&layer.digest));
+    assert!(!remote.has_others(&layer.digest));
     let BlobBody::Stream(_) = source.blob(&layer, 0).await.unwrap() else {
         panic!("a registry streams");
     };

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kiln_domain::{Reference, RegistryName};
 use tokio::sync::Semaphore;
@@ -17,6 +18,9 @@ use crate::trust::{Reach, is_loopback};
 /// How often a mirror is tried at most, where trying again may help: there is somebody else to
 /// ask.
 const MIRROR_ATTEMPTS: u32 = 2;
+
+/// Longest time that one pull loses to the faults of one mirror.
+const MIRROR_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a place is for an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +166,7 @@ impl Network {
         }
         if role == Role::Mirror {
             config.attempts = config.attempts.min(MIRROR_ATTEMPTS);
+            config.patience = config.patience.min(MIRROR_PATIENCE);
         }
         let (proxy, proxy_reason) = proxy_on_the_way(&proxies, &registry, security);
         config.proxies = proxies;

@@ -6,7 +6,9 @@ const ASK: Ask<'static> = Ask {
     method: &Method::GET,
     accept: None,
     start: 0,
+    caches: Caches::Welcome,
     body: None,
+    piece: None,
     what: "a test",
 };
 

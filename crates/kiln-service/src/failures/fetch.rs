@@ -72,7 +72,10 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         | SourceError::Setup(_) => codes::registry::TLS_FAILED,
         SourceError::AuthRequired { .. } => codes::registry::AUTH_REQUIRED,
         SourceError::AuthFailed { .. } => codes::registry::AUTH_FAILED,
-        SourceError::Denied { .. } => codes::registry::DENIED,
+        SourceError::Denied { .. }
+        | SourceError::ReadOnly { .. }
+        | SourceError::QuotaExceeded { .. }
+        | SourceError::TagImmutable { .. } => codes::registry::DENIED,
         SourceError::RateLimited { .. } => codes::registry::RATE_LIMITED,
         SourceError::ServerError { .. } => codes::registry::SERVER_ERROR,
         SourceError::UnexpectedStatus { .. }
@@ -82,6 +85,9 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         | SourceError::RedirectRefused { .. }
         | SourceError::AddressRefused { .. }
         | SourceError::HeadersTooLarge { .. }
+        | SourceError::ContentTooLarge { .. }
+        | SourceError::PushRefused { .. }
+        | SourceError::Browse(_)
         | SourceError::NotHttp { .. } => codes::registry::UNEXPECTED_ANSWER,
         SourceError::ReferenceNotFound { .. }
         | SourceError::BlobNotFound { .. }
@@ -100,7 +106,13 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         SourceError::Io { source, .. } => storage_code(source),
         SourceError::Blocked { .. } => codes::registry::BLOCKED,
     };
-    Failure::from_error(code, error)
+    let failure = Failure::from_error(code, error);
+    match error {
+        SourceError::AuthRequired { host, .. } | SourceError::AuthFailed { host, .. } => {
+            failure.with_hint("log in:", Some(format!("kiln login {host}")))
+        }
+        _ => failure,
+    }
 }
 
 pub(crate) fn name_failure(error: &NameError) -> Failure {

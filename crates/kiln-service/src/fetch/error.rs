@@ -74,12 +74,20 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// Says whether what came is not what was asked for: somebody else may have the right bytes.
-    pub(crate) fn is_about_bytes(&self) -> bool {
-        matches!(
-            self,
-            Self::Blob(IngestError::DigestMismatch { .. } | IngestError::SizeMismatch { .. })
-                | Self::TooLong(_)
-        )
+    /// Says whether the cause is a full disk or an exceeded quota.
+    pub(super) fn is_no_space(&self) -> bool {
+        match self {
+            Self::Cache(error) => error.is_no_space(),
+            Self::Blob(error) => error.is_no_space(),
+            Self::Ingest { source, .. }
+            | Self::Decode {
+                source: DecodeError::Output { source, .. },
+                ..
+            } => matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+            _ => false,
+        }
     }
 }

@@ -38,8 +38,10 @@ pub(super) fn of_layers(
         let is_missing = cache.blob(&descriptor.digest)?.is_none();
         // A manifest may name one blob for two layers.
         if is_missing && counted.insert(descriptor.digest) {
+            let had_bytes = cache.partial_bytes(&descriptor.digest);
+            let lacking = descriptor.size_bytes.saturating_sub(had_bytes);
             // Sizes are what a manifest claims: they may add up to anything.
-            needs.blob_bytes = needs.blob_bytes.saturating_add(descriptor.size_bytes);
+            needs.blob_bytes = needs.blob_bytes.saturating_add(lacking);
         }
     }
     Ok(needs)
@@ -61,13 +63,11 @@ mod tests {
 
     fn layer(blob: &[u8], size_bytes: u64, diff_id: &[u8]) -> Layer {
         Layer {
-            descriptor: Descriptor {
-                media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
-                digest: Digest::of(blob),
+            descriptor: Descriptor::new(
+                "application/vnd.oci.image.layer.v1.tar+gzip",
+                Digest::of(blob),
                 size_bytes,
-                platform: None,
-                annotations: std::collections::BTreeMap::new(),
-            },
+            ),
             compression: LayerCompression::Gzip,
             diff_id: Digest::of(diff_id),
         }

@@ -188,10 +188,9 @@ impl Kernels {
         running.enter(Stage::Resolve);
         let import = match &job.wanted {
             Wanted::Source(request) => {
-                let fetching = self
-                    .sources
-                    .fetcher
-                    .kernel(request, &self.catalogue, &running);
+                // It holds a download and all its mirrors: too much to lie in every caller's frame.
+                let fetcher = &self.sources.fetcher;
+                let fetching = Box::pin(fetcher.kernel(request, &self.catalogue, &running));
                 match or_cancelled(&running, fetching, kernel_fetch_failure).await? {
                     FetchedKernel::Files(files) => import_of(files)?,
                     FetchedKernel::Image(packs) => {

@@ -171,6 +171,30 @@ fn artifacts_and_too_many_layers_are_refused() {
 }
 
 #[test]
+fn what_an_artifact_says_it_is_and_about_is_kept_and_never_a_reason_to_refuse() {
+    let about = |subject: &str| {
+        let members = members(1);
+        let text = format!(
+            r#"{{"schemaVersion":2,"artifactType":"application/spdx+json","subject":{subject},{members}}}"#
+        );
+        match Document::parse(text.as_bytes(), StatedMediaTypes::default(), LIMIT) {
+            Ok(Document::Manifest(manifest)) => (
+                manifest.artifact_type,
+                manifest.subject.map(|subject| subject.digest),
+            ),
+            other => panic!("{other:?}"),
+        }
+    };
+    let kind = Some("application/spdx+json".to_owned());
+
+    let known = about(&descriptor(OCI_MANIFEST));
+    let foreign = about(r#"{"mediaType":"x","digest":"sha512:00","size":1}"#);
+
+    assert_eq!(known, (kind.clone(), Some(Digest::of(b"x"))));
+    assert_eq!(foreign, (kind, None));
+}
+
+#[test]
 fn layers_longer_than_any_are_refused() {
     let of = |size: u64| {
         let text = manifest(None);

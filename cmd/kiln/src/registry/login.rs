@@ -1,0 +1,239 @@
+//! `kiln login`: keeps a login where this user's other tools find it too.
+//!
+//! The registry is asked first, by the daemon: what it refuses is not kept. Where a login goes is
+//! decided by `kiln-credentials`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use kiln_api::image::Credentials as Wire;
+use kiln_api::registry::{Ping, PingParams, Pong};
+use kiln_api::{Failure, codes};
+use kiln_credentials::{KeepError, Kept, Origin};
+use kiln_domain::{Credentials, LoginScope, RegistryName, Secret};
+use serde::Serialize;
+
+use crate::credentials::{IDENTITY_TOKEN, broken, places};
+use crate::failure::CommandError;
+use crate::reach::TlsArguments;
+use crate::session::Session;
+use crate::text::cell;
+use crate::{output, secret};
+
+/// Where a login goes that names no registry.
+const DEFAULT_REGISTRY: &str = "docker.io";
+
+/// Who to be, and where.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The login goes to the first place where it would be found: the credential helper that is configured for the
+host, else the first auth file that exists ($REGISTRY_AUTH_FILE, podman's, docker's), else docker's
+~/.docker/config.json, which docker, podman and skopeo read too.
+
+An identity token is kept under the user name '<token>'.")]
+pub(crate) struct LoginArguments {
+    /// Registry such as ghcr.io, or a namespace in one such as ghcr.io/some/team
+    #[arg(value_name = "REGISTRY[/NAMESPACE]", default_value = DEFAULT_REGISTRY)]
+    registry: LoginScope,
+    /// User name; asked for when left out
+    #[arg(short = 'u', long, value_name = "USER")]
+    username: Option<String>,
+    /// Read the password from standard input
+    #[arg(long)]
+    password_stdin: bool,
+    /// What others take, and every user of this host could see.
+    #[arg(short = 'p', long, value_name = "PASSWORD", hide = true)]
+    password: Option<String>,
+    /// Keep the login in this auth file
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+    /// Do not ask the registry whether it takes the password
+    #[arg(long)]
+    no_check: bool,
+}
+
+/// What a login came to.
+#[derive(Debug, Serialize)]
+struct LoggedIn<'a> {
+    registry: &'a LoginScope,
+    username: &'a str,
+    /// Whether the registry took the password. An open one does not ask for it.
+    checked: bool,
+    file: &'a Path,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    helper: Option<&'a str>,
+    key: &'a str,
+}
+
+/// Logs in.
+pub(crate) async fn login(
+    arguments: LoginArguments,
+    session: &Session,
+) -> Result<(), CommandError> {
+    let (username, secret) = who(&arguments, session)?;
+    let checked = if arguments.no_check {
+        false
+    } else {
+        check(arguments.registry.registry(), &username, &secret, session).await?
+    };
+    let credentials = match username.as_str() {
+        IDENTITY_TOKEN => Credentials::IdentityToken(Secret::new(secret)),
+        _ => Credentials::Password {
+            username: username.clone(),
+            secret: Secret::new(secret),
+        },
+    };
+    let scope = arguments.registry.clone();
+    let places = places(arguments.authfile.clone(), session);
+    let keeping =
+        tokio::task::spawn_blocking(move || kiln_credentials::keep(&scope, &credentials, &places));
+    let kept = keeping.await.map_err(io::Error::other)?;
+    let kept = kept.map_err(|error| not_kept(&error, &arguments.registry))?;
+    warn(&kept, checked, &arguments, session);
+    let logged_in = LoggedIn {
+        registry: &arguments.registry,
+        username: &username,
+        checked,
+        file: &kept.origin.file,
+        helper: kept.origin.helper.as_deref(),
+        key: &kept.origin.key,
+    };
+    let name = arguments.registry.to_string();
+    session.output().one(&logged_in, &name, |logged_in| {
+        format!(
+            "logged in to {} as {}, kept {}\n",
+            cell(&name),
+            cell(logged_in.username),
+            place(&kept.origin)
+        )
+    })
+}
+
+/// Finds out who wants to log in, before anybody is asked anything.
+fn who(arguments: &LoginArguments, session: &Session) -> Result<(String, String), CommandError> {
+    let is_terminal = session.surroundings().stdin_is_terminal;
+    let scope = &arguments.registry;
+    if arguments.password.is_some() {
+        return Err(refused(
+            "a password on the command line is seen by every user of this host, and kept in the shell's history",
+            scope,
+        ));
+    }
+    let username = match &arguments.username {
+        Some(username) => username.clone(),
+        None if is_terminal && !arguments.password_stdin => secret::ask_username()?,
+        None => return Err(refused("no user name was given", scope)),
+    };
+    // A colon ends the user name where user name and password are sent (RFC 7617, 2).
+    if username.is_empty() || username.contains([':', '\n', '\r', '\0']) {
+        return Err(refused("that is no user name", scope));
+    }
+    let secret = if arguments.password_stdin {
+        secret::read_all()?
+    } else if is_terminal {
+        secret::ask(&username, session)?
+    } else {
+        return Err(refused(
+            "there is no terminal to ask for the password on",
+            scope,
+        ));
+    };
+    Ok((username, secret))
+}
+
+/// Asks the registry whether it takes the password, and tells whether it wanted to know.
+async fn check(
+    registry: &RegistryName,
+    username: &str,
+    secret: &str,
+    session: &Session,
+) -> Result<bool, CommandError> {
+    let credentials = Wire {
+        username: username.to_owned(),
+        secret: secret.to_owned(),
+    };
+    Ok(ping(registry, credentials, session).await?.authenticated)
+}
+
+/// Asks a registry, by the daemon, what it makes of somebody.
+pub(super) async fn ping(
+    registry: &RegistryName,
+    credentials: Wire,
+    session: &Session,
+) -> Result<Pong, CommandError> {
+    let client = session.connect().await?;
+    let params = PingParams {
+        registry: registry.clone(),
+        credentials: Some(credentials),
+        tls_verify: TlsArguments::default().verify(registry, session)?,
+    };
+    session.call::<Ping>(&client, &params).await
+}
+
+fn warn(kept: &Kept, checked: bool, arguments: &LoginArguments, session: &Session) {
+    let label = session.paint().doubtful("warning:");
+    if !checked && !arguments.no_check {
+        output::note(&format!(
+            "{label} {} is open to everybody and did not ask for the password, so nobody knows whether it is right\n",
+            cell(arguments.registry.registry().as_str())
+        ));
+    }
+    if kept.is_plain() {
+        output::note(&format!(
+            "{label} the password stands unencrypted in {}; a credential helper would keep it \
+             (\"credsStore\" in that file)\n",
+            cell(&kept.origin.file.display().to_string())
+        ));
+    }
+    if let Some(other) = &kept.hidden_by {
+        output::note(&format!(
+            "{label} it is without effect: another login is found before it, {}\n",
+            place(other)
+        ));
+    }
+}
+
+/// Says where a login is.
+pub(super) fn place(origin: &Origin) -> String {
+    let file = cell(&origin.file.display().to_string());
+    match &origin.helper {
+        Some(helper) => format!("by docker-credential-{} (named in {file})", cell(helper)),
+        None => format!("in {file}"),
+    }
+}
+
+/// Says why a login could not be kept or forgotten.
+pub(super) fn not_kept(error: &KeepError, scope: &LoginScope) -> Failure {
+    let code = match error {
+        KeepError::Read(source) => return broken(source),
+        KeepError::NoPlace | KeepError::Namespace { .. } | KeepError::Helper { .. } => {
+            codes::request::INVALID_PARAMS
+        }
+        KeepError::Busy { .. } => codes::storage::FAILED,
+        KeepError::Io { .. } => codes::file::UNREADABLE,
+    };
+    let failure = Failure::from_error(code, error);
+    match error {
+        KeepError::Namespace { host, .. } => failure.with_hint(
+            "log in to the registry as a whole:",
+            Some(format!("kiln login {host}")),
+        ),
+        KeepError::Busy { .. } => failure.with_hint("try again", None),
+        _ => failure.with_hint(
+            "keep it in a file of your choice:",
+            Some(format!("kiln login {scope} --authfile FILE")),
+        ),
+    }
+}
+
+fn refused(message: &str, scope: &LoginScope) -> CommandError {
+    Failure::new(codes::request::INVALID_PARAMS, message)
+        .with_hint(
+            "pipe the password in:",
+            Some(format!(
+                "kiln login {scope} -u USER --password-stdin < FILE"
+            )),
+        )
+        .into()
+}

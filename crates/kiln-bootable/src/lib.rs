@@ -1,0 +1,20 @@
+//! Between the files of an image and the layers of a bootable artifact.
+//!
+//! ```text
+//! rootfs.ext4 ─plan─▶ cells with data ─pack─▶ one zstd frame each ─unpack─▶ rootfs.ext4, holes kept
+//! kernel, initrd.img, rootfs.sums ─pack─▶ as they are        modules.tar ─pack─▶ one zstd frame
+//!                                            └─▶ Archive: all of it in one file
+//! ```
+//! What a layer is called and what a manifest may say is in `kiln_domain::oci::bootable`. Fetching,
+//! sending and keeping blobs is not here. All of it blocks.
+
+mod archive;
+mod hashing;
+mod pack;
+mod plan;
+mod unpack;
+
+pub use archive::{Archive, ArchiveError};
+pub use pack::{ImageFiles, PackError, compression, pack};
+pub use plan::plan;
+pub use unpack::{UnpackError, inflate, unpack};
