@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use kiln_api::image::{
     Boot, BootChoice, Forget, ForgetParams, Forgotten, Get, GetParams, Image, List, ListParams,
+    Source,
 };
 use kiln_client::Client;
 
@@ -280,6 +281,7 @@ fn lines(image: &Image) -> String {
         ("architecture", cell(&image.architecture)),
         ("source", cell(&image.source.reference)),
         ("manifest", or_dash(image.source.manifest_digest.as_deref())),
+        ("built from", built_from(&image.source)),
         ("directory", cell(&image.artifact_dir)),
         (
             "rootfs",
@@ -307,6 +309,20 @@ fn lines(image: &Image) -> String {
         pairs.push(("forgotten", time(at)));
     }
     output::pairs(&pairs)
+}
+
+/// Names what a bootable artifact says it was built from.
+fn built_from(source: &Source) -> String {
+    let Some(original) = &source.original else {
+        return "-".to_owned();
+    };
+    let words = [&original.reference, &original.manifest_digest];
+    let words: Vec<String> = words.into_iter().flatten().map(|word| cell(word)).collect();
+    or_dash(
+        Some(words.join("  "))
+            .as_deref()
+            .filter(|words| !words.is_empty()),
+    )
 }
 
 fn in_use(machines: Option<u64>) -> String {

@@ -1,5 +1,7 @@
 //! Images: `image.*`.
 
+pub mod push;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -119,6 +121,10 @@ pub struct PullParams {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub kernel_ref: Option<KernelName>,
+    /// Boot with the kernel that comes along, where the source is a bootable artifact; the named
+    /// one, which may then be left out, is for all other sources.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub prefer_shipped_kernel: bool,
     /// A kernel file to boot with, in place of `kernel_ref`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_path: Option<HostFile>,
@@ -489,6 +495,21 @@ pub struct Source {
     /// The reference, in full.
     pub reference: String,
     /// Digest of the platform's manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_digest: Option<String>,
+    /// The OCI image it was built from elsewhere, where it came as a bootable artifact. It is what
+    /// the artifact says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original: Option<Original>,
+}
+
+/// The OCI image that somebody built a bootable artifact from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Original {
+    /// Its reference, where it came from a registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// Digest of its manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest_digest: Option<String>,
 }

@@ -18,6 +18,7 @@ pub mod operation;
 pub mod page;
 pub mod reference_docs;
 pub mod registry;
+pub mod transfer;
 
 pub use code::{Class, Code};
 pub use failure::{Failure, Hint};

@@ -1,5 +1,6 @@
 //! Registries, seen over the network: `registry.*`.
 
+pub mod copy;
 mod explain;
 
 use kiln_domain::RegistryName;

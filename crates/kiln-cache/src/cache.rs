@@ -178,6 +178,13 @@ impl Cache {
         partial::length_at(&self.partial_path(digest))
     }
 
+    /// Makes a file without a name on the disk of the cache, for what is on its way through. It
+    /// goes when it is closed.
+    pub fn scratch(&self) -> Result<File, CacheError> {
+        files::create_directory(&self.ingest)?;
+        tempfile::tempfile_in(&self.ingest).map_err(at("create a file in", &self.ingest))
+    }
+
     /// Opens the pack of a layer for reading; `None` when the cache does not hold it.
     ///
     /// A pack is not synced, so after a power cut it may have a name and no content: its footer

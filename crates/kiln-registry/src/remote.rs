@@ -24,13 +24,19 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::blob::BlobStream;
 use crate::client::{Fetched, Registry};
 use crate::error::FetchError;
-use crate::routes::{Endpoint, Role, Route, same_place};
+use crate::routes::{Endpoint, Route, same_place};
 
 /// Who the caller is, registry by registry.
 #[derive(Clone, Debug, Default)]
 pub struct Identities(Vec<(RegistryName, Credentials)>);
 
 impl Identities {
+    /// Is somebody at one registry, and nobody elsewhere.
+    pub fn at(registry: RegistryName, credentials: Option<Credentials>) -> Self {
+        let known = credentials.map(|credentials| (registry, credentials));
+        Self(known.into_iter().collect())
+    }
+
     /// Adds credentials for a registry. The first ones of a registry count.
     pub fn add(&mut self, registry: RegistryName, credentials: Credentials) {
         self.0.push((registry, credentials));
@@ -50,8 +56,8 @@ pub struct Remote {
 }
 
 struct Shared {
-    /// Never empty; the last is the location itself.
-    stops: Vec<Stop>,
+    mirrors: Vec<Stop>,
+    location: Stop,
     /// The stop at which each digest is asked for first: those before gave something else.
     begins: Mutex<HashMap<Digest, usize>>,
     /// The stop that served each digest last.
@@ -77,22 +83,24 @@ impl Remote {
     /// Prepares to walk a route. Nothing is sent yet.
     pub fn new(route: Route, identities: &Identities) -> Result<Self, FetchError> {
         let route = route.unless_blocked()?;
-        let stops = route.endpoints.into_iter().map(|endpoint| {
+        let stop = |endpoint: Endpoint| {
             let credentials = identities.of(&endpoint.registry).cloned();
             Ok(Stop {
                 registry: Registry::at(&endpoint, credentials)?,
                 endpoint: Some(endpoint),
                 is_out: AtomicBool::new(false),
             })
-        });
-        let stops = stops.collect::<Result<_, FetchError>>()?;
-        Ok(Self::of(stops))
+        };
+        let mirrors = route.mirrors.into_iter().map(stop);
+        let mirrors = mirrors.collect::<Result<_, FetchError>>()?;
+        Ok(Self::of(mirrors, stop(route.location)?))
     }
 
-    fn of(stops: Vec<Stop>) -> Self {
+    fn of(mirrors: Vec<Stop>, location: Stop) -> Self {
         Self {
             shared: Arc::new(Shared {
-                stops,
+                mirrors,
+                location,
                 begins: Mutex::default(),
                 served: Mutex::default(),
             }),
@@ -107,7 +115,7 @@ impl Remote {
         };
         let mut at = 0;
         loop {
-            let (found, stop) = self.next_stop(at, question)?;
+            let (found, stop) = self.next_stop(at, question);
             let asked = stop.reference(reference);
             match stop.registry.manifest(&asked).await {
                 Ok(fetched) => return Ok(fetched),
@@ -142,7 +150,7 @@ impl Remote {
             locked(&self.shared.begins).insert(blob.digest, next);
             return self.blob(reference, blob, 0).await;
         }
-        let (at, stop) = self.next_stop(self.begin_of(&blob.digest), Question::Digest)?;
+        let (at, stop) = self.next_stop(self.begin_of(&blob.digest), Question::Digest);
         let asked = stop.reference(reference);
         let mut opened = RemoteBlob::new(self, reference, blob, at);
         opened.take_turn(stop).await;
@@ -152,7 +160,13 @@ impl Remote {
 
     /// Says whether there is a place to ask behind the one that served a digest last.
     pub fn has_others(&self, digest: &Digest) -> bool {
-        self.served(digest) + 1 < self.shared.stops.len()
+        self.served(digest) < self.shared.mirrors.len()
+    }
+
+    /// Returns the registry in which the image itself lies, and what `reference` is called there.
+    pub fn location(&self, reference: &Reference) -> (&Registry, Reference) {
+        let location = &self.shared.location;
+        (&location.registry, location.reference(reference))
     }
 
     fn served(&self, digest: &Digest) -> usize {
@@ -168,18 +182,16 @@ impl Remote {
     }
 
     /// Finds the next place that may answer, from `at` on. The last one always may.
-    fn next_stop(&self, at: usize, question: Question) -> Result<(usize, &Stop), FetchError> {
-        let last = self.shared.stops.len().saturating_sub(1);
-        let stops = self.shared.stops.iter().enumerate().skip(at);
-        let mut fitting = stops.filter(|(index, stop)| *index == last || stop.may_answer(question));
-        fitting.next().ok_or_else(|| FetchError::HostInvalid {
-            host: String::new(),
-        })
+    fn next_stop(&self, at: usize, question: Question) -> (usize, &Stop) {
+        let mirrors = self.shared.mirrors.iter().enumerate().skip(at);
+        let mut fitting = mirrors.filter(|(_, stop)| stop.may_answer(question));
+        let location = (self.shared.mirrors.len(), &self.shared.location);
+        fitting.next().unwrap_or(location)
     }
 
     /// Goes on to the place after one that failed, or gives its error back when it is the last.
     fn after(&self, index: usize, stop: &Stop, error: FetchError) -> Result<usize, FetchError> {
-        if index + 1 >= self.shared.stops.len() {
+        if index >= self.shared.mirrors.len() {
             return Err(error);
         }
         tracing::warn!(
@@ -197,28 +209,27 @@ impl Remote {
 impl From<Registry> for Remote {
     /// A registry without mirrors, asked under its own name.
     fn from(registry: Registry) -> Self {
-        Self::of(vec![Stop {
+        let location = Stop {
             registry,
             endpoint: None,
             is_out: AtomicBool::new(false),
-        }])
+        };
+        Self::of(Vec::new(), location)
     }
 }
 
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let registries = self.shared.stops.iter().map(|stop| &stop.registry);
+        let mirrors = self.shared.mirrors.iter();
+        let registries = mirrors.chain([&self.shared.location]);
+        let registries = registries.map(|stop| &stop.registry);
         f.debug_list().entries(registries).finish()
     }
 }
 
 impl Stop {
     fn may_answer(&self, question: Question) -> bool {
-        let resolves = |endpoint: &Endpoint| {
-            endpoint.role == Role::Location
-                || endpoint.resolves_tags
-                || question == Question::Digest
-        };
+        let resolves = |endpoint: &Endpoint| endpoint.resolves_tags || question == Question::Digest;
         !self.is_out.load(Ordering::Relaxed) && self.endpoint.as_ref().is_none_or(resolves)
     }
 
@@ -285,9 +296,9 @@ impl RemoteBlob {
         self.stream = None;
         self.permit = None;
         let remote = self.remote.clone();
-        if let Some(stop) = remote.shared.stops.get(self.at) {
-            self.at = remote.after(self.at, stop, error)?;
-        }
+        let mirrors = &remote.shared.mirrors;
+        let stop = mirrors.get(self.at).unwrap_or(&remote.shared.location);
+        self.at = remote.after(self.at, stop, error)?;
         self.open(self.position).await
     }
 
@@ -303,7 +314,7 @@ impl RemoteBlob {
     async fn open(&mut self, start: u64) -> Result<(), FetchError> {
         loop {
             let remote = self.remote.clone();
-            let (found, stop) = remote.next_stop(self.at, Question::Digest)?;
+            let (found, stop) = remote.next_stop(self.at, Question::Digest);
             self.at = found;
             self.take_turn(stop).await;
             let asked = stop.reference(&self.reference);

@@ -96,8 +96,10 @@ pub struct Route {
     pub prefix: Option<String>,
     /// Whether the rule forbids the image.
     pub is_blocked: bool,
-    /// The places, in the order in which they are asked; never empty.
-    pub endpoints: Vec<Endpoint>,
+    /// Places that have copies, in the order in which they are asked.
+    pub mirrors: Vec<Endpoint>,
+    /// Where it lies; asked last.
+    pub location: Endpoint,
     /// Mirrors that are not asked for this image, with the reason.
     pub passed_over: Vec<(String, String)>,
 }
@@ -112,36 +114,35 @@ impl Network {
     pub fn route(&self, reference: &Reference, tls: TlsVerify) -> Route {
         let name = reference.to_string();
         let found = self.rules.of_name(&name);
+        let rule = found.map(|(rule, _)| rule);
+        let moved = found.and_then(|(rule, matched)| {
+            let location = rule.location.as_ref()?;
+            location.rewrite(reference, matched)
+        });
+        let location = moved.unwrap_or_else(|| reference.clone());
+        let because = if location == *reference {
+            "the name says so"
+        } else {
+            "the rule has moved the name there"
+        };
         let mut route = Route {
             reference: reference.clone(),
-            rule: found.map(|(rule, _)| rule.origin.clone()),
-            prefix: found.map(|(rule, _)| rule.prefix.to_string()),
-            is_blocked: found.is_some_and(|(rule, _)| rule.blocked),
-            endpoints: Vec::new(),
+            rule: rule.map(|rule| rule.origin.clone()),
+            prefix: rule.map(|rule| rule.prefix.to_string()),
+            is_blocked: rule.is_some_and(|rule| rule.blocked),
+            mirrors: Vec::new(),
+            location: self.endpoint(
+                Role::Location,
+                location,
+                rule.is_some_and(|rule| rule.insecure) || tls == TlsVerify::Waived,
+                rule.map(|rule| &rule.ways),
+                because,
+            ),
             passed_over: Vec::new(),
         };
-        let location = match found {
-            Some((rule, matched)) => {
-                self.add_mirrors(&mut route, rule, matched);
-                let moved = rule.location.as_ref();
-                moved.and_then(|location| location.rewrite(reference, matched))
-            }
-            None => None,
-        };
-        let location = location.unwrap_or_else(|| reference.clone());
-        let because = match &route.rule {
-            Some(_) if location != *reference => "it is where the names lie",
-            _ => "the name says so",
-        };
-        let rule = found.map(|(rule, _)| rule);
-        let endpoint = self.endpoint(
-            Role::Location,
-            location,
-            rule.is_some_and(|rule| rule.insecure) || tls == TlsVerify::Waived,
-            rule.map(|rule| &rule.ways),
-            because,
-        );
-        route.endpoints.push(endpoint);
+        if let Some((rule, matched)) = found {
+            self.add_mirrors(&mut route, rule, matched);
+        }
         route
     }
 
@@ -188,7 +189,7 @@ impl Network {
                         "it is a mirror",
                     );
                     (endpoint.resolves_tags, endpoint.tags_reason) = tags;
-                    route.endpoints.push(endpoint);
+                    route.mirrors.push(endpoint);
                 }
                 Err(why) => route.passed_over.push((place, why.to_owned())),
             }
@@ -209,6 +210,11 @@ impl Network {
 }
 
 impl Route {
+    /// Lists all places in the order in which they are asked.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.mirrors.iter().chain([&self.location])
+    }
+
     /// Returns the route unless the image is forbidden.
     pub fn unless_blocked(self) -> Result<Self, FetchError> {
         match (&self.rule, self.is_blocked) {

@@ -233,7 +233,8 @@ impl Transport {
             request = request.header(AUTHORIZATION, authorization);
         }
         match ask.piece {
-            Some(piece) => self.send_piece(request, piece, ask.what).await,
+            // Boxed: every request would carry the room for it.
+            Some(piece) => Box::pin(self.send_piece(request, piece, ask.what)).await,
             None => self.send(request, ask.what).await,
         }
     }

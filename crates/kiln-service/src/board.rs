@@ -297,6 +297,17 @@ impl Running {
         self.update_layer(index, |layer| layer.bytes_done += read);
     }
 
+    /// Tells how much of one layer a registry has taken. An upload that begins anew goes back.
+    pub fn layer_sent(&self, index: usize, bytes: u64) {
+        self.update_layer(index, |layer| layer.bytes_done = bytes);
+    }
+
+    /// Counts bytes that a registry has taken for good.
+    pub fn sent(&self, bytes: u64) {
+        self.progress
+            .send_modify(|progress| progress.sent_bytes += bytes);
+    }
+
     fn update_layer(&self, index: usize, change: impl FnOnce(&mut LayerProgress)) {
         self.progress.send_modify(|progress| {
             let Some(layer) = progress.layers.get_mut(index) else {

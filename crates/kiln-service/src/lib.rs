@@ -35,6 +35,7 @@ mod remotes;
 mod seams;
 mod snapshots;
 mod space;
+mod transfers;
 mod views;
 mod watchers;
 
@@ -61,7 +62,10 @@ pub use pulls::{Pulls, Records};
 pub use recovery::{AdoptionError, RecoveryError, recover};
 pub use registries::Registries;
 pub use remotes::Remotes;
-pub use seams::{BuildRootfs, FetchTree, Resolved, SeamFuture, SourceBlob};
+pub use seams::{
+    Bootable, BootableTarget, BuildRootfs, FetchTree, Found, Resolved, SeamFuture, SourceBlob,
+};
 pub use snapshots::{SnapshotSchedule, Snapshots};
 pub use space::{FetchNeeds, NoRoom, Space, Storing};
+pub use transfers::Transfers;
 pub use watchers::ConnectionId;

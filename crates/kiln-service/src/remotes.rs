@@ -82,7 +82,7 @@ impl Remotes {
         tls: TlsVerify,
     ) -> Result<Remote, FetchError> {
         let route = self.network().route(reference, tls);
-        for endpoint in &route.endpoints {
+        for endpoint in route.endpoints() {
             if endpoint.security == Security::Insecure {
                 let registry = endpoint.registry.as_str();
                 tracing::warn!(registry, "plain HTTP or any certificate will do");

@@ -161,11 +161,11 @@ async fn one_that_does_not_answer_is_asked_once() {
         2,
         "what it lacks today it may have tomorrow"
     );
-    let outs = remote.shared.stops.iter();
+    let outs = remote.shared.mirrors.iter();
     let outs: Vec<bool> = outs
         .map(|stop| stop.is_out.load(Ordering::Relaxed))
         .collect();
-    assert_eq!(outs, [true, false, false]);
+    assert_eq!(outs, [true, false]);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ fn places(network: &Network, reference: &str) -> Vec<String> {
         };
         format!("{reference} {tags}")
     };
-    route.endpoints.iter().map(line).collect()
+    route.endpoints().map(line).collect()
 }
 
 #[test]
@@ -69,10 +69,7 @@ fn a_public_mirror_resolves_tags_only_where_that_is_written() {
         ));
         let reference = format!("a.io/x{end}").parse().unwrap();
         let route = network.route(&reference, TlsVerify::Configured);
-        let found = route
-            .endpoints
-            .iter()
-            .find(|place| place.role == Role::Mirror);
+        let found = route.mirrors.first();
         let got = found.map(|place| place.resolves_tags);
         assert_eq!(got, want, "{mirror} {keys} {end}");
         assert_eq!(route.passed_over.len(), usize::from(want.is_none()));
@@ -85,7 +82,7 @@ fn plain_http_is_for_the_place_that_is_insecure_and_no_other() {
     let network = network(conf);
     let of = |tls| {
         let route = network.route(&"a.io/x".parse().unwrap(), tls);
-        let securities = route.endpoints.iter().map(|place| place.security);
+        let securities = route.endpoints().map(|place| place.security);
         securities.collect::<Vec<_>>()
     };
 
@@ -99,7 +96,7 @@ fn plain_http_is_for_the_place_that_is_insecure_and_no_other() {
     );
     let strict = "[[registry]]\nprefix='a.io'\n[[registry.mirror]]\nlocation='m.io'\n";
     let waived = self::network(strict).route(&"a.io/x".parse().unwrap(), TlsVerify::Waived);
-    assert_eq!(waived.endpoints[0].security, Security::Https);
+    assert_eq!(waived.mirrors[0].security, Security::Https);
 }
 
 #[test]
@@ -146,9 +143,7 @@ fn each_place_has_its_own_certificates_proxy_and_headers() {
 
     let route = network.route(&"a.io/x".parse().unwrap(), TlsVerify::Configured);
 
-    let [mirror, location] = route.endpoints.as_slice() else {
-        panic!("{route:?}");
-    };
+    let (mirror, location) = (&route.mirrors[0], &route.location);
     assert_eq!(mirror.authorities, ["/certs/m.io/ca.crt"]);
     assert_eq!(
         mirror.client_certificate.as_deref(),

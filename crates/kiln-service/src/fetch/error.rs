@@ -2,8 +2,10 @@
 
 use std::io;
 
+use kiln_bootable::UnpackError;
 use kiln_cache::{CacheError, IngestError, TooLong};
 use kiln_domain::Digest;
+use kiln_domain::oci::bootable::BootableError;
 use kiln_layers::{DecodeError, PackError};
 
 use crate::blocking::PoolError;
@@ -38,6 +40,17 @@ pub enum FetchError {
         digest: Digest,
         /// Why.
         source: DecodeError,
+    },
+    /// An artifact is not as a bootable one has to be.
+    #[error(transparent)]
+    Bootable(#[from] BootableError),
+    /// A chunk of a root filesystem is not what the artifact says.
+    #[error("layer {digest} of the bootable artifact cannot be used")]
+    Chunk {
+        /// The chunk's blob.
+        digest: Digest,
+        /// Why.
+        source: UnpackError,
     },
     /// A pack that was just written could not be opened.
     #[error("the decoded layer {digest} cannot be read back")]

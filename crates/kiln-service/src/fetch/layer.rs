@@ -439,14 +439,14 @@ fn believed_blob(
 
 /// Whether a cached blob still is what its name says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Condition {
+pub(super) enum Condition {
     Whole,
     Damaged,
 }
 
 /// Throws a cached blob away that no longer has its digest. One that is gone is as good as
 /// damaged. It blocks.
-fn drop_if_damaged(
+pub(super) fn drop_if_damaged(
     cache: &Cache,
     digest: Digest,
     cancelled: &AtomicBool,
@@ -531,7 +531,7 @@ fn open_pack(
 }
 
 /// Says why a blob could not be kept: too long, or the disk.
-fn kept_failure(digest: Digest, source: io::Error) -> FetchError {
+pub(super) fn kept_failure(digest: Digest, source: io::Error) -> FetchError {
     match source
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<TooLong>())

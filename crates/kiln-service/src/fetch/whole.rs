@@ -64,24 +64,37 @@ impl Fetcher {
         target: File,
         running: &Arc<Running>,
     ) -> Result<File, FetchError> {
+        running.layer(index, LayerState::Fetching);
+        let file = self.whole(source, blob, index, target, running).await?;
+        running.layer(index, LayerState::Done);
+        Ok(file)
+    }
+
+    /// Does it, and leaves to the caller to say that the blob is done.
+    pub(super) async fn whole(
+        &self,
+        source: &ImageSource,
+        blob: &Descriptor,
+        index: usize,
+        target: File,
+        running: &Arc<Running>,
+    ) -> Result<File, FetchError> {
         let mut target = target;
-        let mut body = source.blob(blob, 0).await?;
+        let mut body = Box::pin(source.blob(blob, 0)).await?;
         let mut may_ask_again = source.is_remote();
-        let file = loop {
-            running.layer(index, LayerState::Fetching);
+        loop {
             let spare = second_handle(&target, blob.digest)?;
             let keeping = Keeping::new(blob.digest, index, running);
             match self.body_into_file(body, keeping, target).await {
                 Err(error) if may_ask_again && is_digest_mismatch(&error) => {
+                    running.layer(index, LayerState::Fetching);
                     may_ask_again = source.has_others(&blob.digest);
-                    body = source.blob_anew(blob).await?;
+                    body = Box::pin(source.blob_anew(blob)).await?;
                     target = spare;
                 }
-                fetched => break fetched?,
+                fetched => return fetched,
             }
-        };
-        running.layer(index, LayerState::Done);
-        Ok(file)
+        }
     }
 
     async fn body_into_file(

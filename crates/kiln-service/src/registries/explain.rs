@@ -19,6 +19,7 @@ impl Registries {
         let spelled = network.spell_out(text);
         let spelled = spelled.map_err(|error| short_name_failure(&error))?;
         let route = network.route(&spelled.reference, tls_verify(params.tls_verify));
+        let endpoints = route.endpoints().map(view).collect();
         let passed_over = route.passed_over.into_iter();
         Ok(Explanation {
             reference: route.reference.to_string(),
@@ -26,7 +27,7 @@ impl Registries {
             rule: route.rule,
             prefix: route.prefix,
             blocked: route.is_blocked,
-            endpoints: route.endpoints.into_iter().map(view).collect(),
+            endpoints,
             passed_over: passed_over
                 .map(|(location, reason)| PassedOver { location, reason })
                 .collect(),
@@ -34,7 +35,7 @@ impl Registries {
     }
 }
 
-fn view(endpoint: routes::Endpoint) -> Endpoint {
+fn view(endpoint: &routes::Endpoint) -> Endpoint {
     let reference = endpoint.reference.as_ref();
     Endpoint {
         reference: reference.map(ToString::to_string).unwrap_or_default(),
@@ -50,12 +51,12 @@ fn view(endpoint: routes::Endpoint) -> Endpoint {
             Security::Loopback => EndpointSecurity::Loopback,
             Security::Insecure => EndpointSecurity::Insecure,
         },
-        authorities: endpoint.authorities,
-        client_certificate: endpoint.client_certificate,
-        proxy: endpoint.proxy,
-        proxy_reason: endpoint.proxy_reason,
-        headers: endpoint.headers,
+        authorities: endpoint.authorities.clone(),
+        client_certificate: endpoint.client_certificate.clone(),
+        proxy: endpoint.proxy.clone(),
+        proxy_reason: endpoint.proxy_reason.clone(),
+        headers: endpoint.headers.clone(),
         concurrency: endpoint.concurrency,
-        registry: endpoint.registry,
+        registry: endpoint.registry.clone(),
     }
 }
