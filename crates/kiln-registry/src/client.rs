@@ -85,6 +85,7 @@ struct Shared {
 #[derive(Clone, Copy)]
 enum Scheme {
     Https,
+    Http,
     /// Configured or asked to be insecure: whichever the server speaks, at the port it speaks at.
     Insecure,
     /// Loopback: whichever the server speaks.
@@ -121,16 +122,12 @@ impl Registry {
             .ok_or_else(|| FetchError::HostInvalid {
                 host: host.to_owned(),
             })?;
-        let scheme = if config
-            .insecure_hosts
-            .iter()
-            .any(|insecure| insecure == host)
-        {
-            Scheme::Insecure
-        } else if is_loopback(&endpoint) {
-            Scheme::Probed
-        } else {
-            Scheme::Https
+        let is_insecure = config.insecure_hosts.iter().any(|listed| listed == host);
+        let scheme = match is_insecure {
+            true if config.insecure_may_be_https => Scheme::Insecure,
+            true => Scheme::Http,
+            false if is_loopback(&endpoint) => Scheme::Probed,
+            false => Scheme::Https,
         };
         Ok(Self {
             shared: Arc::new(Shared {
@@ -490,6 +487,7 @@ impl Registry {
         };
         let is_insecure = match self.shared.scheme {
             Scheme::Https => return root("https"),
+            Scheme::Http => return root("http"),
             Scheme::Insecure => true,
             Scheme::Probed => false,
         };

@@ -8,9 +8,12 @@ use crate::routes::{PemFile, Proxies};
 /// registries over the internet.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Registries (`host` or `host:port`, as references write them) that may be spoken to in plain
-    /// HTTP, or with a certificate that cannot be trusted. Loopback registries need no entry.
+    /// Registries (`host` or `host:port`, as references write them) that are spoken to in plain
+    /// HTTP. Loopback registries need no entry.
     pub insecure_hosts: Vec<String>,
+    /// Whether those may speak HTTPS as well, with whatever certificate: then they are asked once
+    /// which it is.
+    pub insecure_may_be_https: bool,
     /// Hosts that registries may send Kiln to although they lie on another domain or on a
     /// private network: token realms and the targets of redirects. A host trusted here may
     /// receive the credentials of any registry that names it as its realm.
@@ -76,6 +79,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             insecure_hosts: Vec::new(),
+            insecure_may_be_https: false,
             trusted_hosts: Vec::new(),
             extra_ca_pem: Vec::new(),
             client_pem: None,

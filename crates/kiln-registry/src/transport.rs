@@ -538,7 +538,7 @@ fn build_client(config: &Config, whom: For) -> Result<Client, FetchError> {
                 };
                 builder = builder.identity(identity.map_err(unusable)?);
             }
-            if is_insecure {
+            if is_insecure && config.insecure_may_be_https {
                 builder = builder.tls_danger_accept_invalid_certs(true);
             }
         }

@@ -137,6 +137,7 @@ impl Network {
             .as_ref()
             .or_else(|| of_host.and_then(|host| host.clients.first()));
         let is_listed = |host: &String| host == registry.as_str();
+        let by_rule = insecure;
         let insecure = insecure || self.config.insecure_hosts.iter().any(is_listed);
         let security = if insecure {
             Security::Insecure
@@ -155,6 +156,7 @@ impl Network {
         config.insecure_hosts.retain(|host| !is_listed(host));
         if insecure {
             config.insecure_hosts.push(registry.to_string());
+            config.insecure_may_be_https = by_rule;
         }
         let pems = authorities.iter().map(|file| file.pem.clone());
         config.extra_ca_pem.extend(pems);
