@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jsonrpsee::core::RegisterMethodError;
 use kiln_api::registry::logins::{Login, Logins, Logout};
-use kiln_api::registry::{Blob, Catalog, Manifest, Ping, RateLimit, Referrers, Tags};
+use kiln_api::registry::{Blob, Catalog, Explain, Manifest, Ping, RateLimit, Referrers, Tags};
 use kiln_service::Registries;
 
 use crate::table::Table;
@@ -44,5 +44,6 @@ pub(crate) fn register(
     })?;
     table.method::<RateLimit, _, _, _>(desk, |desk, _, params| async move {
         desk.ratelimit(params).await
-    })
+    })?;
+    table.method::<Explain, _, _, _>(desk, |desk, _, params| async move { desk.explain(&params) })
 }

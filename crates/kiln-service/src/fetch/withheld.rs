@@ -3,7 +3,7 @@
 use kiln_cache::{Blob, Cache, TooLong};
 use kiln_domain::Reference;
 use kiln_domain::oci::Descriptor;
-use kiln_registry::Registry;
+use kiln_registry::{Registry, Remote};
 
 use super::Fetcher;
 use super::error::FetchError;
@@ -22,7 +22,8 @@ impl Fetcher {
         reference: &Reference,
         blob: Descriptor,
     ) -> Result<Blob, FetchError> {
-        let stream = registry.blob(reference, &blob, 0).await?;
+        let remote = Remote::from(registry.clone());
+        let stream = remote.blob(reference, &blob, 0).await?;
         let (sender, reader) = chunk_channel();
         let cache = self.cache.clone();
         let kept = self.withheld.run(move || keep(&cache, &blob, reader));
