@@ -112,6 +112,8 @@ pub(crate) enum Command {
     /// Import, list and remove kernels
     #[command(subcommand, alias = "kernels")]
     Kernel(kernel::Command),
+    /// List the tags of a repository
+    Tags(registry::TagsArguments),
     /// Look around in registries
     #[command(subcommand, alias = "registries")]
     Registry(registry::Command),
@@ -168,6 +170,7 @@ impl Command {
             Self::Logs(arguments) => logs::run(arguments, session).await,
             Self::Instance(command) => command.run(session).await,
             Self::Kernel(command) => command.run(session).await,
+            Self::Tags(arguments) => registry::tags(arguments, session).await,
             Self::Registry(command) => command.run(session).await,
             Self::Login(arguments) => registry::login::login(arguments, session).await,
             Self::Logout(arguments) => registry::logout::logout(arguments, session).await,
@@ -238,11 +241,17 @@ mod tests {
             kernel::List::NAME,
             kernel::Pull::NAME,
             kernel::Remove::NAME,
+            kiln_api::registry::Blob::NAME,
+            kiln_api::registry::Catalog::NAME,
+            kiln_api::registry::Manifest::NAME,
             kiln_api::registry::Ping::NAME,
             kiln_api::registry::copy::Copy::NAME,
             kiln_api::registry::logins::Login::NAME,
             kiln_api::registry::logins::Logins::NAME,
             kiln_api::registry::logins::Logout::NAME,
+            kiln_api::registry::RateLimit::NAME,
+            kiln_api::registry::Referrers::NAME,
+            kiln_api::registry::Tags::NAME,
             operation::Cancel::NAME,
             operation::Get::NAME,
             operation::List::NAME,

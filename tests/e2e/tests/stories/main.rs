@@ -7,6 +7,7 @@
 mod archives;
 mod bootable;
 mod booting;
+mod browsing;
 mod checkout;
 mod command_line;
 mod correctness;
