@@ -1,8 +1,10 @@
 //! Registries, seen over the network: `registry.*`.
 
+mod deletion;
 mod lists;
 mod manifest;
 
+pub use deletion::{Delete, DeleteParams, Deleted, Untag, UntagParams, Untagged};
 pub use lists::{
     Catalog, CatalogParams, Limit, Names, RateLimit, RateLimitParams, RateLimits, Referrers,
     ReferrersPage, ReferrersParams, Tags, TagsParams,

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use jsonrpsee::core::RegisterMethodError;
-use kiln_api::registry::{Blob, Catalog, Manifest, Ping, RateLimit, Referrers, Tags};
+use kiln_api::registry::{
+    Blob, Catalog, Delete, Manifest, Ping, RateLimit, Referrers, Tags, Untag,
+};
 use kiln_service::Registries;
 
 use crate::table::Table;
@@ -32,6 +34,14 @@ pub(crate) fn register(
     table.method::<Referrers, _, _, _>(desk, |desk, _, params| async move {
         desk.referrers(params).await
     })?;
+    table.method::<Delete, _, _, _>(
+        desk,
+        |desk, _, params| async move { desk.delete(params).await },
+    )?;
+    table.method::<Untag, _, _, _>(
+        desk,
+        |desk, _, params| async move { desk.untag(params).await },
+    )?;
     table.method::<RateLimit, _, _, _>(desk, |desk, _, params| async move {
         desk.ratelimit(params).await
     })
