@@ -2,6 +2,7 @@
 .POSIX:
 CARGO = cargo
 RUNNER = $(CARGO) run --locked --package runner --
+COMPOSE = docker compose
 
 help:
 	@echo 'make demo       pull a real image from a real registry, build it, boot it'
@@ -13,6 +14,8 @@ help:
 	@echo 'make doc        the API documentation of the crates, and docs/api.md, docs/errors.md'
 	@echo 'make dist       release binaries in dist/, and their SHA256SUMS'
 	@echo 'make init       the programs that run inside guests, static files; prints where they are'
+	@echo 'make registry-up, registry-down, registry-clean'
+	@echo '                a registry on localhost:5000 as a container; clean removes its data too'
 	@echo 'make deps       the Debian packages that demo, test and bench use, which they install too'
 
 demo: linker
@@ -43,6 +46,15 @@ dist: linker
 init: linker
 	$(RUNNER) init
 
+registry-up:
+	$(COMPOSE) up --detach
+
+registry-down:
+	$(COMPOSE) down
+
+registry-clean:
+	$(COMPOSE) down --volumes
+
 deps: linker
 	$(RUNNER) deps
 
@@ -51,4 +63,5 @@ linker:
 	@command -v cc > /dev/null || { apt-get -qq update && \
 		apt-get -qq install --yes --no-install-recommends gcc libc6-dev; }
 
-.PHONY: help demo test test-unit lint bench bench-boot doc dist init deps linker
+.PHONY: help demo test test-unit lint bench bench-boot doc dist init deps linker \
+	registry-up registry-down registry-clean

@@ -12,8 +12,8 @@ use crate::progress::Style;
 use crate::session::Session;
 use crate::time_span::TimeSpan;
 use crate::{
-    checkout, daemon, demo, doctor, event, image, instance, kernel, logs, operation, pull,
-    reference, register, registry, rpc, run, stop,
+    checkout, daemon, demo, doctor, event, export, image, import, instance, kernel, logs,
+    operation, pull, reference, register, registry, rpc, run, stop,
 };
 
 /// Turns OCI images into bootable microVM images and looks after them.
@@ -90,6 +90,10 @@ pub(crate) enum Command {
     Inspect(image::ShowArguments),
     /// Make a private, writable copy of an image's root filesystem in a file
     Checkout(checkout::Arguments),
+    /// Put a whole image into one file: root filesystem, kernel, initial ramdisk, modules
+    Export(export::Arguments),
+    /// Make an image of a file that `kiln export` made
+    Import(import::Arguments),
     /// Hide images and free their names
     Forget(image::ForgetArguments),
     /// List machines that run images
@@ -152,6 +156,8 @@ impl Command {
             Self::Image(command) => command.run(session).await,
             Self::Inspect(arguments) => image::inspect(arguments, session).await,
             Self::Checkout(arguments) => checkout::run(arguments, session).await,
+            Self::Export(arguments) => export::run(arguments, session).await,
+            Self::Import(arguments) => import::run(arguments, session).await,
             Self::Forget(arguments) => image::forget(arguments, session).await,
             Self::Ps(arguments) => instance::list(arguments, session).await,
             Self::Stop(arguments) => stop::run(arguments, session).await,
@@ -237,6 +243,9 @@ mod tests {
             kiln_api::registry::Referrers::NAME,
             kiln_api::registry::Tags::NAME,
             kiln_api::registry::Untag::NAME,
+            kiln_api::registry::logins::Login::NAME,
+            kiln_api::registry::logins::Logins::NAME,
+            kiln_api::registry::logins::Logout::NAME,
             operation::Cancel::NAME,
             operation::Get::NAME,
             operation::List::NAME,
@@ -270,7 +279,16 @@ mod tests {
             "registry logout",
             "registry whoami",
             "registry ls",
+            "registry dev up",
+            "registry dev status",
+            "registry dev logs",
+            "registry dev down",
+            "registry dev wipe",
             "image checkout",
+            "export",
+            "import",
+            "image export",
+            "image import",
             "kernel ls",
             "kernel rm",
             "kernels ls",

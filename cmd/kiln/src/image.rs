@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use kiln_api::image::{
     Boot, BootChoice, Forget, ForgetParams, Forgotten, Get, GetParams, Image, List, ListParams,
+    Source,
 };
 use kiln_client::Client;
 
@@ -12,7 +13,7 @@ use crate::image_vmm::VmmArguments;
 use crate::output::{self, Columns, Format};
 use crate::session::Session;
 use crate::text::{cell, or_dash, size, time};
-use crate::{checkout, image_open, pages, pull, register};
+use crate::{checkout, export, image_open, import, pages, pull, register};
 
 /// What there is to do with images.
 #[derive(Debug, Subcommand)]
@@ -29,6 +30,10 @@ pub(crate) enum Command {
     Open(image_open::Arguments),
     /// Make a private, writable copy of an image's root filesystem in a file
     Checkout(checkout::Arguments),
+    /// Put a whole image into one file: root filesystem, kernel, initial ramdisk, modules
+    Export(export::Arguments),
+    /// Make an image of a file that `kiln export` made
+    Import(import::Arguments),
     /// Hide images and free their names
     Forget(ForgetArguments),
     /// Pull an OCI image and build a bootable image from it
@@ -95,6 +100,8 @@ impl Command {
             Self::Inspect(arguments) => inspect(arguments, session).await,
             Self::Open(arguments) => image_open::run(arguments, session).await,
             Self::Checkout(arguments) => checkout::run(arguments, session).await,
+            Self::Export(arguments) => export::run(arguments, session).await,
+            Self::Import(arguments) => import::run(arguments, session).await,
             Self::Forget(arguments) => forget(arguments, session).await,
             Self::Pull(arguments) => pull::run(arguments, session).await,
             Self::Register(arguments) => register::run(arguments, session).await,
@@ -280,6 +287,7 @@ fn lines(image: &Image) -> String {
         ("architecture", cell(&image.architecture)),
         ("source", cell(&image.source.reference)),
         ("manifest", or_dash(image.source.manifest_digest.as_deref())),
+        ("built from", built_from(&image.source)),
         ("directory", cell(&image.artifact_dir)),
         (
             "rootfs",
@@ -307,6 +315,20 @@ fn lines(image: &Image) -> String {
         pairs.push(("forgotten", time(at)));
     }
     output::pairs(&pairs)
+}
+
+/// Names what a bootable artifact says it was built from.
+fn built_from(source: &Source) -> String {
+    let Some(original) = &source.original else {
+        return "-".to_owned();
+    };
+    let words = [&original.reference, &original.manifest_digest];
+    let words: Vec<String> = words.into_iter().flatten().map(|word| cell(word)).collect();
+    or_dash(
+        Some(words.join("  "))
+            .as_deref()
+            .filter(|words| !words.is_empty()),
+    )
 }
 
 fn in_use(machines: Option<u64>) -> String {

@@ -125,11 +125,16 @@ fn default_kernel() -> KernelName {
 }
 
 impl KernelArguments {
+    /// Tells whether nothing is said about a kernel: one that comes along is good then.
+    pub(crate) fn names_none(&self) -> bool {
+        let files = [&self.kernel_path, &self.initrd_path, &self.modules_dir];
+        self.kernel.is_none() && files.iter().all(|file| file.is_none())
+    }
+
     /// Returns the kernel of the catalogue to name: the one that was, else the default, unless
     /// files were named.
     pub(crate) fn kernel_ref(&self) -> Option<KernelName> {
-        let files = [&self.kernel_path, &self.initrd_path, &self.modules_dir];
-        if self.kernel.is_none() && files.iter().all(|file| file.is_none()) {
+        if self.names_none() {
             return Some(default_kernel());
         }
         self.kernel.clone()

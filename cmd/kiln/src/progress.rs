@@ -118,6 +118,7 @@ fn amount(progress: &Progress) -> String {
     };
     let noun = match progress.stage {
         Stage::Resolve | Stage::Fetch => "layers",
+        Stage::Send => "blobs",
         Stage::Merge | Stage::Build => "entries",
         Stage::Stage | Stage::Publish => "files",
     };
@@ -145,6 +146,7 @@ fn stage_words(stage: Stage) -> &'static str {
     match stage {
         Stage::Resolve => "resolving",
         Stage::Fetch => "fetching",
+        Stage::Send => "sending",
         Stage::Merge => "merging",
         Stage::Build => "building",
         Stage::Stage => "staging",
@@ -195,6 +197,7 @@ pub(crate) mod testing {
             bytes_total: Some(4 << 20),
             items_done: 0,
             items_total: Some(2),
+            sent_bytes: 0,
             fetched_bytes: 1 << 20,
             layers: vec![
                 layer("a", LayerState::Fetching),

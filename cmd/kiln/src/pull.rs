@@ -60,6 +60,7 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         reference: source.reference,
         name: arguments.name,
         kernel_ref: arguments.kernel.kernel_ref(),
+        prefer_shipped_kernel: arguments.kernel.names_none(),
         kernel_path: kernel.kernel.clone(),
         initrd_path: kernel.initrd.clone(),
         modules_dir: kernel.modules_file(),

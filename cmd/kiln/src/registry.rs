@@ -2,11 +2,13 @@
 
 mod blob;
 mod deletion;
+mod dev;
 mod lists;
 pub(crate) mod login;
 pub(crate) mod logout;
 mod manifest;
 mod natural;
+mod system;
 pub(crate) mod whoami;
 
 use clap::{Args, Subcommand};
@@ -52,6 +54,11 @@ pub(crate) enum Command {
     /// List your logins
     #[command(alias = "list")]
     Ls(whoami::ListArguments),
+    /// List the logins that the daemon keeps for work without a caller; for root only
+    Logins,
+    /// Run a registry on this machine, to develop against
+    #[command(subcommand)]
+    Dev(dev::Command),
 }
 
 /// Which registry to ask.
@@ -80,6 +87,8 @@ impl Command {
             Self::Logout(arguments) => logout::logout(arguments, session).await,
             Self::Whoami(arguments) => whoami::whoami(arguments, session).await,
             Self::Ls(arguments) => whoami::list(arguments, session).await,
+            Self::Logins => system::list(session).await,
+            Self::Dev(command) => command.run(session).await,
         }
     }
 }

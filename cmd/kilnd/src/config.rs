@@ -3,13 +3,20 @@
 //! Only this program reads any of them; every value remembers where it came from. What a value
 //! does is written where it is used.
 
+mod patience;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln_api::daemon::Setting;
+use kiln_vault::{KeyError, KeySource};
 use serde::Deserialize;
 
+use self::patience::{Patience, PatienceTable};
 use crate::places::Places;
+
+/// Name of the credential with which the daemon's own logins are sealed.
+const LOGIN_KEY: &str = "kiln.key";
 
 /// A value and where it came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +57,7 @@ pub(crate) struct Config {
     pub(crate) ca_files: Valued<Vec<PathBuf>>,
     /// What the CA files hold, read once at start.
     pub(crate) ca_pem: Vec<Vec<u8>>,
+    pub(crate) patience: Patience,
     pub(crate) retention_days: Valued<u32>,
     /// Files in which the init of guests may be; the first that fits wins.
     pub(crate) guest_init: Valued<Vec<PathBuf>>,
@@ -57,6 +65,8 @@ pub(crate) struct Config {
     pub(crate) snapshot_events: Valued<u32>,
     pub(crate) log_level: Valued<String>,
     pub(crate) log_format: Valued<LogFormat>,
+    /// What the daemon's own logins are sealed with.
+    pub(crate) login_key: KeySource,
 }
 
 /// Who may open the socket.
@@ -111,6 +121,7 @@ struct LimitsTable {
 struct RegistryTable {
     insecure: Option<Vec<String>>,
     ca_files: Option<Vec<PathBuf>>,
+    limits: PatienceTable,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -147,6 +158,8 @@ pub(crate) struct Given {
     pub(crate) socket: Option<PathBuf>,
     pub(crate) guest_init: Option<PathBuf>,
     pub(crate) log_level: Option<String>,
+    /// `$CREDENTIALS_DIRECTORY`, where systemd puts what a unit's `LoadCredential=` names.
+    pub(crate) credentials: Option<PathBuf>,
 }
 
 /// Why the configuration cannot be used.
@@ -162,6 +175,8 @@ pub(crate) enum ConfigError {
         path: PathBuf,
         source: Box<toml::de::Error>,
     },
+    #[error("the credential {} is no key", path.display())]
+    Key { path: PathBuf, source: KeyError },
     #[error("{key} = {value} in {origin} is out of range: {range}")]
     Range {
         key: &'static str,
@@ -207,6 +222,7 @@ impl Config {
             .set(given.log_level.clone(), "--log or KILN_LOG");
         config.check()?;
         config.ca_pem = config.read_ca_files()?;
+        config.login_key = config.find_login_key(given)?;
         Ok(config)
     }
 
@@ -227,12 +243,14 @@ impl Config {
             insecure_registries: Valued::default(Vec::new()),
             ca_files: Valued::default(Vec::new()),
             ca_pem: Vec::new(),
+            patience: Patience::default(),
             retention_days: Valued::default(30),
             guest_init: Valued::default(places.guest_init),
             snapshot_interval_seconds: Valued::default(86_400),
             snapshot_events: Valued::default(1_000),
             log_level: Valued::default("info".to_owned()),
             log_format: Valued::default(LogFormat::Text),
+            login_key: KeySource::file(PathBuf::new()),
         }
     }
 
@@ -262,6 +280,7 @@ impl Config {
         self.insecure_registries
             .set(file.registry.insecure, &origin);
         self.ca_files.set(file.registry.ca_files, &origin);
+        self.patience.apply(&file.registry.limits, &origin);
         self.retention_days.set(file.images.retention_days, &origin);
         let init = file.guest.init.map(|path| vec![path]);
         self.guest_init.set(init, &origin);
@@ -272,6 +291,28 @@ impl Config {
         self.log_level.set(file.log.level, &origin);
         self.log_format.set(file.log.format, &origin);
         Ok(())
+    }
+
+    /// Takes the key that the service manager keeps, else a file apart from the database.
+    fn find_login_key(&self, given: &Given) -> Result<KeySource, ConfigError> {
+        let Some(path) = given
+            .credentials
+            .as_ref()
+            .map(|folder| folder.join(LOGIN_KEY))
+        else {
+            return Ok(self.own_login_key());
+        };
+        match fs::read(&path) {
+            Ok(bytes) => {
+                KeySource::given(&bytes).map_err(|source| ConfigError::Key { path, source })
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(self.own_login_key()),
+            Err(source) => Err(ConfigError::Unreadable { path, source }),
+        }
+    }
+
+    fn own_login_key(&self) -> KeySource {
+        KeySource::file(self.state_dir.value.join("logins.key"))
     }
 
     fn read_ca_files(&self) -> Result<Vec<Vec<u8>>, ConfigError> {
@@ -314,6 +355,7 @@ impl Config {
         for (key, valued) in paths {
             absolute(key, valued, &valued.value)?;
         }
+        self.patience.check()?;
         for path in &self.guest_init.value {
             absolute("guest.init", &self.guest_init, path)?;
         }
@@ -332,7 +374,9 @@ impl Config {
         }
         let path = |path: &PathBuf| format!("{:?}", path.display().to_string());
         let list = |items: Vec<String>| format!("{items:?}");
-        vec![
+        let patience = self.patience.keys();
+        let patience = patience.map(|(key, valued)| row(key, valued, u64::to_string));
+        let mut rows = vec![
             row("daemon.state_dir", &self.state_dir, path),
             row("daemon.cache_dir", &self.cache_dir, path),
             row("daemon.socket", &self.socket, path),
@@ -397,7 +441,9 @@ impl Config {
             row("log.format", &self.log_format, |format| {
                 format!("{format:?}").to_lowercase()
             }),
-        ]
+        ];
+        rows.extend(patience);
+        rows
     }
 }
 
@@ -480,6 +526,8 @@ mod tests {
             "[database]\nsnapshot_events = 0\n",
             "[daemon]\nsocket = \"relative.sock\"\n",
             "[guest]\ninit = \"kiln-init\"\n",
+            "[registry.limits]\nattempts = 0\n",
+            "[registry.limits]\nstall_timeout = 5\n",
             "[daemon]\nsocket_access = \"everybody\"\n",
             "not toml",
         ];
@@ -494,7 +542,7 @@ mod tests {
 
         let shown = config.settings();
 
-        assert_eq!(shown.len(), 16);
+        assert_eq!(shown.len(), 23);
         assert!(shown.iter().all(|setting| setting.origin == "default"));
     }
 

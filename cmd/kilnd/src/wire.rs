@@ -18,10 +18,11 @@ use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Limits, Server, bind};
 use kiln_service::{
     BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles,
     Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations,
-    Pool, Pulls, Records, Registries, Remotes, RootfsDigests, SnapshotSchedule, Snapshots,
-    SystemClock, open_database, recover,
+    Partials, Pool, Pulls, Records, Registries, Remotes, RootfsDigests, SnapshotSchedule,
+    Snapshots, SystemClock, SystemLogins, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
+use kiln_vault::Vault;
 use rustix::fs::FlockOperation;
 use rustix::process::Resource;
 use tokio::sync::watch;
@@ -75,6 +76,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         clock.clone(),
     );
     let snapshots = Snapshots::new(store.clone(), clock.clone(), snapshot_schedule(&config));
+    let partials = Partials::new(opened.cache.clone(), clock.clone(), Pool::new("sweep", 1));
     let machines = InstanceWatch::new(store.clone(), clock.clone(), machines_at_a_time());
     machines
         .resume()
@@ -93,6 +95,7 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     let files = files_socket.serve(host_files, stopped.clone());
     let digests = digests.run(stopped.clone());
     let snapshots = snapshots.run(stopped.clone());
+    let partials = partials.run(stopped.clone());
     let machines = machines.run(stopped.clone());
     tracing::info!(socket = %socket.path().display(), ?recovered, "ready");
     let grace = Duration::from_secs(config.shutdown_grace_seconds.value);
@@ -110,8 +113,8 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         grace: grace + DRAIN,
     };
     let serving = server.serve(socket, closing);
-    let (ended, (), (), (), (), ()) =
-        tokio::join!(stopping, serving, files, digests, snapshots, machines);
+    let workers = async { tokio::join!(digests, snapshots, partials, machines) };
+    let (ended, (), (), _) = tokio::join!(stopping, serving, files, workers);
     ended.context("cannot listen for signals")?;
     store.close().await.context("cannot close the database")?;
     tracing::info!("stopped");
@@ -179,6 +182,12 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
     let look_pool = Pool::new("look", LOOKS_AT_A_TIME);
     let build_pool = Pool::new("build", config.build_threads.value);
     let remotes = Arc::new(Remotes::new(registry_config(config)));
+    let logins = SystemLogins::new(
+        store.clone(),
+        Vault::new(config.login_key.clone()),
+        clock.clone(),
+        look_pool.clone(),
+    );
     let fetcher = Arc::new(Fetcher::new(
         cache,
         remotes.clone(),
@@ -239,6 +248,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         )),
         registries: Arc::new(Registries::new(
             remotes,
+            logins,
             BlobFiles::new(fetcher, host_files),
         )),
         operations: Arc::new(Operations::new(store.clone(), board)),
@@ -293,7 +303,7 @@ fn registry_config(config: &Config) -> kiln_service::RegistryConfig {
     kiln_service::RegistryConfig {
         insecure_hosts: config.insecure_registries.value.clone(),
         extra_ca_pem: config.ca_pem.clone(),
-        ..Default::default()
+        ..config.patience.registry_config()
     }
 }
 

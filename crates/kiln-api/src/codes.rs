@@ -99,6 +99,8 @@ codes! {
             "A running operation has reserved that name.", "Wait for the operation with `kiln op wait`.";
         IN_USE = "image.in_use", Conflict, later,
             "Machines that run the image are registered.", "Stop them with `kiln stop`, or use --force.";
+        NO_OCI_SOURCE = "image.no_oci_source", Invalid, never,
+            "The image was not made from an OCI image, so there is none to push.", "Push an image that was pulled.";
         NAME_INVALID = "image.name_invalid", Invalid, never,
             "The name does not follow the grammar of image names.", "Use lower-case letters, digits and single separators.";
     }
@@ -140,7 +142,7 @@ codes! {
         AUTH_FAILED = "registry.auth_failed", Auth, never,
             "The registry did not accept the credentials.", "Check the user name and password, and log in again with `kiln login`.";
         DENIED = "registry.denied", Denied, never,
-            "The registry does not let this user read the repository.", "Ask for read access to the repository.";
+            "The registry does not let this user do that with the repository.", "Ask for the right to read, or to write, the repository.";
         RATE_LIMITED = "registry.rate_limited", Network, later,
             "The registry limits how often it may be asked.", "Wait as long as the message says, or log in for a higher limit.";
         SERVER_ERROR = "registry.server_error", Network, later,
@@ -151,6 +153,28 @@ codes! {
             "The registry is there and does not offer what was asked of it.", "Ask its documentation what it offers; `kiln tags` needs no catalogue.";
         UNEXPECTED_ANSWER = "registry.unexpected_answer", Network, never,
             "The registry's answer does not follow the distribution specification, or would lead credentials astray.", "Check that the host is a registry.";
+        NOT_LOGGED_IN = "registry.not_logged_in", NotFound, never,
+            "The daemon keeps no login of that name.", "List them with `kiln registry logins`.";
+        LOGIN_UNREADABLE = "registry.login_unreadable", Conflict, never,
+            "The key of the daemon's own logins is missing, is another one, or may be read by others.", "Put the key back, or log in again with `kiln login --system`.";
+        PORT_BUSY = "registry.port_busy", Conflict, never,
+            "The port that the development registry is to listen on is taken.", "Take another one with `kiln registry dev up --port`.";
+        NO_SERVER = "registry.no_server", NotFound, never,
+            "There is no program to run a development registry with, or it did not start.", "Install docker-registry; see `kiln registry dev logs`.";
+        ENGINE_DENIED = "registry.engine_denied", Denied, never,
+            "The container engine does not let this user in.", "Join the engine's group and log in again.";
+        ENGINE_FAILED = "registry.engine_failed", Unavailable, later,
+            "The container engine does not run, or could not run the registry.", "Start the engine, or install docker-registry.";
+        READ_ONLY = "registry.read_only", Denied, never,
+            "The registry takes nothing there: it is a mirror, read-only, or being cleaned up.", "Push to the registry behind the mirror, or ask who runs it.";
+        TOO_LARGE = "registry.too_large", Invalid, never,
+            "The registry, or a proxy before it, takes no request of that length.", "Raise the limit of the proxy before the registry (client_max_body_size of nginx).";
+        QUOTA_EXCEEDED = "registry.quota_exceeded", Unavailable, never,
+            "There is no more room for the caller in the registry.", "Delete something there, or ask for more room.";
+        TAG_IMMUTABLE = "registry.tag_immutable", Conflict, never,
+            "The tag exists in the registry and may not be moved.", "Choose another tag.";
+        PUSH_REFUSED = "registry.push_refused", Invalid, never,
+            "The registry does not take what was sent.", "What it says stands in the message.";
     }
     /// Layers of an image.
     layer {

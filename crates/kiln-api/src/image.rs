@@ -1,5 +1,7 @@
 //! Images: `image.*`.
 
+pub mod push;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -118,6 +120,10 @@ pub struct PullParams {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub kernel_ref: Option<KernelName>,
+    /// Boot with the kernel that comes along, where the source is a bootable artifact; the named
+    /// one, which may then be left out, is for all other sources.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub prefer_shipped_kernel: bool,
     /// A kernel file to boot with, in place of `kernel_ref`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_path: Option<HostFile>,
@@ -302,7 +308,7 @@ pub struct OpenParams {
     /// One architecture of it; the host's when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
-    /// Which files; all that there are when left out.
+    /// Which files; root filesystem, kernel and initrd when left out.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub files: BTreeSet<ImageFile>,
 }
@@ -319,11 +325,20 @@ pub enum ImageFile {
     Kernel,
     /// The initial ramdisk, which not every image has.
     Initrd,
+    /// The checksums of the root filesystem's blocks, which an image that was registered lacks.
+    Sums,
+    /// The modules as a plain tar, which not every image has. It is made for the call.
+    Modules,
 }
 
 impl ImageFile {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Rootfs, Self::Kernel, Self::Initrd];
+    /// Those that a machine is started with.
+    pub const OF_A_MACHINE: [Self; 3] = [Self::Rootfs, Self::Kernel, Self::Initrd];
+
+    /// Tells whether every image has it.
+    pub fn is_everywhere(self) -> bool {
+        matches!(self, Self::Rootfs | Self::Kernel)
+    }
 
     /// Returns the word on the wire.
     pub fn as_str(self) -> &'static str {
@@ -331,6 +346,8 @@ impl ImageFile {
             Self::Rootfs => "rootfs",
             Self::Kernel => "kernel",
             Self::Initrd => "initrd",
+            Self::Sums => "sums",
+            Self::Modules => "modules",
         }
     }
 }
@@ -347,7 +364,7 @@ pub struct OpenedImage {
     /// The image, with the version whose files they are.
     pub image: Image,
     /// A handle for each file: it is taken once, at the second socket, within a minute, by the
-    /// user who called. An initrd that was asked for and is not there is left out.
+    /// user who called. What was asked for and the image has not is left out.
     pub handles: BTreeMap<ImageFile, HandleId>,
 }
 
@@ -480,6 +497,21 @@ pub struct Source {
     /// The reference, in full.
     pub reference: String,
     /// Digest of the platform's manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_digest: Option<String>,
+    /// The OCI image it was built from elsewhere, where it came as a bootable artifact. It is what
+    /// the artifact says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original: Option<Original>,
+}
+
+/// The OCI image that somebody built a bootable artifact from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Original {
+    /// Its reference, where it came from a registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// Digest of its manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest_digest: Option<String>,
 }

@@ -3,6 +3,7 @@
 //! One description of each method registers its handler, checks the client and prints the
 //! OpenRPC document, so they cannot disagree. Not here: sockets, JSON-RPC framing, behaviour.
 
+mod bootable;
 pub mod code;
 pub mod codes;
 pub mod daemon;
@@ -18,6 +19,7 @@ pub mod operation;
 pub mod page;
 pub mod reference_docs;
 pub mod registry;
+pub mod transfer;
 
 pub use code::{Class, Code};
 pub use failure::{Failure, Hint};

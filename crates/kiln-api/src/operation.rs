@@ -10,6 +10,7 @@ use crate::image::Image;
 use crate::kernel::Kernel;
 use crate::method::{Subscription, method};
 use crate::page::Page;
+use crate::transfer::Transfer;
 
 method! {
     /// See [`Operation`].
@@ -131,6 +132,9 @@ pub struct Operation {
     /// What came of it, when it took a kernel in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<Box<Kernel>>,
+    /// What came of it, when it sent something to a registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<Box<Transfer>>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
@@ -143,7 +147,7 @@ pub struct Operation {
     pub finished_at: Option<String>,
 }
 
-/// The steps of a pull or registration, in their order.
+/// The steps of a pull, a registration or a push, in their order.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -154,6 +158,8 @@ pub enum Stage {
     Resolve,
     /// Fetching layers and decoding them as they come.
     Fetch,
+    /// Sending blobs to a registry, and fetching those that are not at hand.
+    Send,
     /// Merging the layers into one tree.
     Merge,
     /// Writing the root filesystem.
@@ -170,6 +176,7 @@ impl Stage {
         match self {
             Self::Resolve => "resolve",
             Self::Fetch => "fetch",
+            Self::Send => "send",
             Self::Merge => "merge",
             Self::Build => "build",
             Self::Stage => "stage",
@@ -196,9 +203,20 @@ pub struct Progress {
     pub items_total: Option<u64>,
     /// Bytes fetched from the network or the source by this operation, over all steps.
     pub fetched_bytes: u64,
+    /// Bytes of blobs sent to a registry by this operation.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sent_bytes: u64,
     /// The layers, bottom first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerProgress>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks with a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// How far one layer is.
@@ -224,8 +242,10 @@ pub enum LayerState {
     Fetching,
     /// It is being decoded from the blob in the cache.
     Decoding,
-    /// It was fetched and decoded by this operation.
+    /// It is being sent to a registry.
+    Sending,
+    /// It was fetched and decoded, or sent, by this operation.
     Done,
-    /// Its decoded form was in the cache: nothing had to be done.
+    /// It was where it had to be, decoded or in the registry: nothing had to be done.
     Cached,
 }

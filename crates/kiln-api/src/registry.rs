@@ -1,7 +1,9 @@
 //! Registries, seen over the network: `registry.*`.
 
+pub mod copy;
 mod deletion;
 mod lists;
+pub mod logins;
 mod manifest;
 
 pub use deletion::{Delete, DeleteParams, Deleted, Untag, UntagParams, Untagged};

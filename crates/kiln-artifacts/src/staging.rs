@@ -87,6 +87,16 @@ impl Staging {
         Ok(copied)
     }
 
+    /// Opens the file `name`, which was created here, for reading.
+    pub fn open(&self, name: &str) -> Result<File, ArtifactError> {
+        check_name(name)?;
+        let path = self.directory.child_path(name);
+        match self.directory.open_file(name.as_ref())? {
+            Some(file) => Ok(file),
+            None => Err(at("open", path)(io::Error::from(io::ErrorKind::NotFound)).into()),
+        }
+    }
+
     /// Creates the empty directory `name` and returns its path. It must not exist.
     pub fn create_dir(&self, name: &str) -> Result<PathBuf, ArtifactError> {
         check_name(name)?;
@@ -100,9 +110,7 @@ impl Staging {
     pub fn digest_of(&self, name: &str, cancelled: &AtomicBool) -> Result<Digest, ArtifactError> {
         check_name(name)?;
         let path = self.directory.child_path(name);
-        let Some(mut file) = self.directory.open_file(name.as_ref())? else {
-            return Err(at("open", path)(io::Error::from(io::ErrorKind::NotFound)).into());
-        };
+        let mut file = self.open(name)?;
         let mut hasher = sha2::Sha256::new();
         let mut buffer = vec![0; HASH_CHUNK_BYTES];
         loop {

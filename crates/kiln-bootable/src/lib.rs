@@ -9,12 +9,14 @@
 //! sending and keeping blobs is not here. All of it blocks.
 
 mod archive;
+mod export;
 mod hashing;
 mod pack;
 mod plan;
 mod unpack;
 
 pub use archive::{Archive, ArchiveError};
+pub use export::{ExportError, Exported, export};
 pub use pack::{ImageFiles, PackError, compression, pack};
 pub use plan::plan;
 pub use unpack::{UnpackError, inflate, unpack};

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
-use kiln_domain::oci::bootable::{Part, chunk_grid_bytes};
+use kiln_domain::oci::bootable::{MAX_SUMS_BYTES, Part, chunk_grid_bytes};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
@@ -50,10 +50,21 @@ pub fn plan(files: &ImageFiles) -> Result<Vec<Part>, PackError> {
         cell = end;
     }
     parts.push(Part::Kernel);
+    let has_sums = match &files.sums {
+        Some(sums) => {
+            let what = "checksums";
+            let found = sums.metadata();
+            found
+                .map_err(|source| PackError::Read { what, source })?
+                .len()
+                <= MAX_SUMS_BYTES
+        }
+        None => false,
+    };
     let others = [
         (files.initrd.is_some(), Part::Initrd),
         (files.modules.is_some(), Part::Modules),
-        (files.sums.is_some(), Part::Sums),
+        (has_sums, Part::Sums),
     ];
     parts.extend(
         others

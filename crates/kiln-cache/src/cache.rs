@@ -2,17 +2,18 @@
 //!
 //! Not here: how a blob or a pack gets in.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use kiln_domain::Digest;
+use kiln_domain::{Digest, Timestamp};
 
 use crate::error::{CacheError, at};
 use crate::files;
 use crate::ingest::Ingest;
 use crate::pack::PendingPack;
+use crate::partial::{self, Partial};
 
 /// Longest content of a link, in bytes: a digest's text and something that would make it none.
 const MAX_LINK_BYTES: u64 = 80;
@@ -85,6 +86,13 @@ pub struct Swept {
     pub bytes: u64,
 }
 
+impl Swept {
+    fn count(&mut self, metadata: &Metadata) {
+        self.files += 1;
+        self.bytes += metadata.blocks() * STAT_BLOCK_BYTES;
+    }
+}
+
 impl Cache {
     /// Opens the cache in `directory`, and creates what is missing, for its owner only.
     ///
@@ -151,6 +159,30 @@ impl Cache {
     /// are dropped.
     pub fn ingest(&self, digest: &Digest, size_bytes: u64) -> Result<Ingest, CacheError> {
         Ingest::begin(&self.ingest, self.blob_path(digest), digest, size_bytes)
+    }
+
+    /// Begins to take in a blob as [`Cache::ingest`] does, and goes on from what an earlier
+    /// download left of it. What this one leaves is kept for a day, unless it is little, turned
+    /// out to be wrong, or could not be written.
+    ///
+    /// Where somebody else is writing what was left, it begins from nothing, and leaves nothing.
+    pub fn resume(&self, digest: &Digest, size_bytes: u64) -> Result<Ingest, CacheError> {
+        match Partial::open(&self.partial_path(digest), size_bytes)? {
+            Some(partial) => Ingest::go_on(partial, self.blob_path(digest), digest, size_bytes),
+            None => self.ingest(digest, size_bytes),
+        }
+    }
+
+    /// Returns how many bytes of a blob an earlier download left, or a running one has.
+    pub fn partial_bytes(&self, digest: &Digest) -> u64 {
+        partial::length_at(&self.partial_path(digest))
+    }
+
+    /// Makes a file without a name on the disk of the cache, for what is on its way through. It
+    /// goes when it is closed.
+    pub fn scratch(&self) -> Result<File, CacheError> {
+        files::create_directory(&self.ingest)?;
+        tempfile::tempfile_in(&self.ingest).map_err(at("create a file in", &self.ingest))
     }
 
     /// Opens the pack of a layer for reading; `None` when the cache does not hold it.
@@ -254,16 +286,35 @@ impl Cache {
         }
     }
 
-    /// Removes everything that is still on its way in.
+    /// Removes what is still on its way in, but for partial blobs that may be resumed.
     ///
     /// For start-up, by the holder of the lock on the state directory only: in a running daemon
     /// it would cut off downloads.
-    pub fn sweep(&self) -> Result<Swept, CacheError> {
+    pub fn sweep(&self, now: Timestamp) -> Result<Swept, CacheError> {
+        let mut swept = self.sweep_partials(now)?;
+        files::for_each_file(&self.ingest, |name, metadata| {
+            if !partial::is_partial(&name)
+                && files::remove_file(&self.ingest.join(name))? == Discarded::Removed
+            {
+                swept.count(&metadata);
+            }
+            Ok(())
+        })?;
+        Ok(swept)
+    }
+
+    /// Removes partial blobs that nobody has gone on with for a day, and those whose blob has come
+    /// another way. Those being written stay, so it may be called at any time.
+    pub fn sweep_partials(&self, now: Timestamp) -> Result<Swept, CacheError> {
         let mut swept = Swept::default();
         files::for_each_file(&self.ingest, |name, metadata| {
-            if files::remove_file(&self.ingest.join(name))? == Discarded::Removed {
-                swept.files += 1;
-                swept.bytes += metadata.blocks() * STAT_BLOCK_BYTES;
+            if !partial::is_partial(&name) {
+                return Ok(());
+            }
+            let blob = self.blobs.join(Path::new(&name).with_extension(""));
+            let is_useless = partial::is_old(&metadata, now) || blob.exists();
+            if is_useless && partial::remove_unused(&self.ingest.join(name))? {
+                swept.count(&metadata);
             }
             Ok(())
         })?;
@@ -303,6 +354,11 @@ impl Cache {
 
     fn unverified_path(&self, diff_id: &Digest) -> PathBuf {
         self.unverified.join(format!("{}.pack", diff_id.to_hex()))
+    }
+
+    fn partial_path(&self, digest: &Digest) -> PathBuf {
+        let name = format!("{}.{}", digest.to_hex(), partial::EXTENSION);
+        self.ingest.join(name)
     }
 
     fn blob_path(&self, digest: &Digest) -> PathBuf {

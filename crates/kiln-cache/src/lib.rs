@@ -4,6 +4,7 @@
 //! <cache>/blobs/sha256/<hex>        a blob, 0400, named only after its digest was checked
 //! <cache>/packs/<hex diff id>.pack  a decoded layer, 0400; not synced: its footer decides belief
 //! <cache>/ingest/<hex>.<random>     a blob on its way in
+//! <cache>/ingest/<hex>.partial      a blob on its way in that may be resumed, locked while written
 //! <cache>/ingest/pack.<random>      a pack on its way in
 //! ```
 //!
@@ -17,6 +18,7 @@ mod error;
 mod files;
 mod ingest;
 mod pack;
+mod partial;
 
 pub use cache::{Blob, Cache, CachedPack, Discarded, Swept, Usage};
 pub use error::CacheError;

@@ -151,7 +151,8 @@ impl Walk<'_> {
                 descriptor: Some(&candidate.media_type),
                 response: None,
             };
-            match Document::parse(&bytes, stated, DOCUMENT_LIMIT_BYTES) {
+            // An artifact may be a bootable one.
+            match Document::parse_any(&bytes, stated, DOCUMENT_LIMIT_BYTES) {
                 Ok(Document::Index(inner)) if depth < MAX_DEPTH => self.index(&inner, depth + 1)?,
                 Ok(Document::Manifest(manifest)) => self.manifest(&manifest)?,
                 _ => {}

@@ -120,6 +120,10 @@ words! {
         ImageRegister = "image.register",
         /// Takes a kernel from the network into the catalogue.
         KernelPull = "kernel.pull",
+        /// Sends an image to a registry.
+        ImagePush = "image.push",
+        /// Copies an image from one place to a registry.
+        RegistryCopy = "registry.copy",
     }
 }
 

@@ -18,6 +18,8 @@ use crate::source::ImageSource;
 pub struct FoundManifest {
     /// Digest of its bytes.
     pub digest: Digest,
+    /// How many they are.
+    pub size_bytes: u64,
     /// What it says.
     pub manifest: Manifest,
     /// Its bytes.
@@ -39,6 +41,7 @@ pub async fn find_manifest(
             Document::Manifest(manifest) => {
                 return Ok(FoundManifest {
                     digest: fetched.digest,
+                    size_bytes: fetched.bytes.len() as u64,
                     manifest,
                     bytes: fetched.bytes,
                 });

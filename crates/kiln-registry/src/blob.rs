@@ -12,7 +12,6 @@ use bytes::{Buf as _, Bytes};
 use kiln_domain::Reference;
 use kiln_domain::oci::Descriptor;
 use reqwest::StatusCode;
-use reqwest::header::CONTENT_RANGE;
 use tokio::time::Instant;
 
 use crate::client::Registry;
@@ -355,13 +354,7 @@ impl BlobStream {
     /// Tells whether a partial answer begins where it was asked to; one that does not say so is
     /// not believed (RFC 9110, 15.3.7).
     fn begins_at_position(&self, answer: &Answer) -> bool {
-        let range = answer.response.headers().get(CONTENT_RANGE);
-        let first = range
-            .and_then(|value| value.to_str().ok())
-            .and_then(|range| range.strip_prefix("bytes "))
-            .and_then(|range| range.split('-').next())
-            .and_then(|first| first.trim().parse::<u64>().ok());
-        first == Some(self.position)
+        answer.range_start() == Some(self.position)
     }
 
     fn size_mismatch(&self, found_bytes: u64) -> FetchError {

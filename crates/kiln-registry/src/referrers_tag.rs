@@ -44,11 +44,7 @@ impl Registry {
         media_type: &str,
         manifest: &Bytes,
     ) -> Result<(), FetchError> {
-        let tag = format!("sha256-{}", subject.to_hex());
-        let Ok(list) = reference.with_tag(&tag) else {
-            // 71 characters of the grammar of tags.
-            return Ok(());
-        };
+        let list = reference.referrers_tag(subject);
         let found = match self.manifest(&list).await {
             Ok(fetched) => Some(fetched.bytes),
             Err(FetchError::ReferenceNotFound { .. }) => None,

@@ -113,7 +113,8 @@ impl Attempts {
     ) -> Result<T, FetchError> {
         self.progress();
         let left = self.patience.left(transport.config());
-        tokio::time::timeout(left, work)
+        // Boxed, since asking is a large future that would make all who wait for it as large.
+        tokio::time::timeout(left, Box::pin(work))
             .await
             .unwrap_or_else(|_| Err(transport.timeout(what, left)))
     }

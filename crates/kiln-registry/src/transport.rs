@@ -106,6 +106,15 @@ pub(crate) struct Answer {
     pub(crate) is_home: bool,
 }
 
+impl Answer {
+    /// Returns where in the whole a partial answer begins, when it says so.
+    pub(crate) fn range_start(&self) -> Option<u64> {
+        let range = self.response.headers().get(CONTENT_RANGE)?;
+        let bytes = range.to_str().ok()?.strip_prefix("bytes ")?;
+        bytes.split('-').next()?.trim().parse().ok()
+    }
+}
+
 /// Why a body was not read to its end.
 #[derive(Debug)]
 pub(crate) enum BodyFault {
@@ -223,7 +232,8 @@ impl Transport {
             request = request.header(AUTHORIZATION, authorization);
         }
         match ask.piece {
-            Some(piece) => self.send_piece(request, piece, ask.what).await,
+            // Boxed: every request would carry the room for it.
+            Some(piece) => Box::pin(self.send_piece(request, piece, ask.what)).await,
             None => self.send(request, ask.what).await,
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jsonrpsee::core::RegisterMethodError;
+use kiln_api::registry::logins::{Login, Logins, Logout};
 use kiln_api::registry::{
     Blob, Catalog, Delete, Manifest, Ping, RateLimit, Referrers, Tags, Untag,
 };
@@ -44,5 +45,14 @@ pub(crate) fn register(
     )?;
     table.method::<RateLimit, _, _, _>(desk, |desk, _, params| async move {
         desk.ratelimit(params).await
+    })?;
+    table.method::<Login, _, _, _>(desk, |desk, caller, params| async move {
+        desk.login(&caller.actor, params).await
+    })?;
+    table.method::<Logout, _, _, _>(desk, |desk, caller, params| async move {
+        desk.logout(&caller.actor, params).await
+    })?;
+    table.method::<Logins, _, _, _>(desk, |desk, caller, params| async move {
+        desk.logins(&caller.actor, params).await
     })
 }

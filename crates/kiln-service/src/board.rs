@@ -280,6 +280,10 @@ impl Running {
     pub fn layer(&self, index: usize, state: LayerState) {
         self.update_layer(index, |layer| {
             layer.state = state;
+            if state == LayerState::Fetching {
+                // Again, perhaps: wrong bytes are fetched once more.
+                layer.bytes_done = 0;
+            }
             if matches!(state, LayerState::Done | LayerState::Cached) {
                 layer.bytes_done = layer.bytes_total;
             }
@@ -291,6 +295,17 @@ impl Running {
         self.progress
             .send_modify(|progress| progress.fetched_bytes += fetched);
         self.update_layer(index, |layer| layer.bytes_done += read);
+    }
+
+    /// Tells how much of one layer a registry has taken. An upload that begins anew goes back.
+    pub fn layer_sent(&self, index: usize, bytes: u64) {
+        self.update_layer(index, |layer| layer.bytes_done = bytes);
+    }
+
+    /// Counts bytes that a registry has taken for good.
+    pub fn sent(&self, bytes: u64) {
+        self.progress
+            .send_modify(|progress| progress.sent_bytes += bytes);
     }
 
     fn update_layer(&self, index: usize, change: impl FnOnce(&mut LayerProgress)) {

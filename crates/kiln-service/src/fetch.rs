@@ -7,12 +7,15 @@
 //! either file gets a name. Layers run side by side; one layer of one source is worked on by one
 //! operation at a time, whoever else wants it from there waits and then finds it.
 
+mod bootable;
+mod chunk;
 mod documents;
 mod error;
 mod feed;
 mod kernel;
 mod layer;
 mod needs;
+mod outgoing;
 mod whole;
 mod withheld;
 
@@ -27,20 +30,21 @@ use kiln_api::operation::{LayerProgress, LayerState};
 use kiln_cache::Cache;
 use kiln_domain::{Credentials, Digest, Platform, RegistryName, Source};
 use kiln_layers::Pack;
-use kiln_registry::{DockerArchive, ImageSource, Layout};
+use kiln_registry::{DockerArchive, FetchError as SourceError, ImageSource, Layout};
 use kiln_store::version_blobs::BlobRole;
 
 pub use error::FetchError;
 pub(crate) use kernel::{FetchedKernel, KernelFetchError, MAX_FILE_BYTES};
 pub use kiln_layers::Limits as LayerLimits;
-pub use kiln_registry::Config as RegistryConfig;
+pub use kiln_registry::{Config as RegistryConfig, MinimumRate};
+pub(crate) use outgoing::Shelf;
 
 use self::documents::Documents;
 use crate::blocking::Pool;
 use crate::board::Running;
 use crate::keyed_lock::KeyedLock;
 use crate::remotes::Remotes;
-use crate::seams::{FetchTree, Resolved, SeamFuture, SourceBlob};
+use crate::seams::{Bootable, BootableTarget, FetchTree, Found, Resolved, SeamFuture, SourceBlob};
 use crate::space::{FetchNeeds, InFlight};
 
 /// Longest `index.json` taken, in bytes.
@@ -110,7 +114,7 @@ impl Fetcher {
         }
     }
 
-    async fn open(&self, request: &FetchRequest) -> Result<ImageSource, FetchError> {
+    pub(crate) async fn open(&self, request: &FetchRequest) -> Result<ImageSource, FetchError> {
         if let Source::Registry(reference) = &request.source {
             let name = RegistryName::of(reference);
             let registry = self.remotes.registry(&name, request.credentials.clone())?;
@@ -122,6 +126,55 @@ impl Fetcher {
         let source = request.source.clone();
         let files = request.files.duplicate()?;
         self.looks.run(move || open_local(&source, files)).await?
+    }
+
+    /// Finds the image in an open source. What the source itself refuses is apart: it may have
+    /// something else.
+    async fn resolve_image(
+        &self,
+        source: &ImageSource,
+        request: &FetchRequest,
+        running: &Running,
+    ) -> Result<Result<Resolved, SourceError>, FetchError> {
+        let documents = Documents {
+            fetcher: self,
+            running,
+        };
+        let platform = request.platform;
+        let resolved = match kiln_registry::resolve_with(source, platform, &documents).await {
+            Ok(resolved) => resolved,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let manifest = SourceBlob {
+            digest: resolved.manifest_digest,
+            role: BlobRole::Manifest,
+            size_bytes: resolved.manifest_bytes.len() as u64,
+            diff_id: None,
+        };
+        let config = SourceBlob {
+            digest: resolved.manifest.config.digest,
+            role: BlobRole::Config,
+            size_bytes: resolved.manifest.config.size_bytes,
+            diff_id: None,
+        };
+        let layers = resolved.layers.iter().map(|layer| SourceBlob {
+            digest: layer.descriptor.digest,
+            role: BlobRole::Layer,
+            size_bytes: layer.descriptor.size_bytes,
+            diff_id: Some(layer.diff_id),
+        });
+        let blobs = [manifest, config].into_iter().chain(layers).collect();
+        documents.keep_all(&resolved).await?;
+        Ok(Ok(Resolved {
+            source_kind: source_kind(&request.source),
+            source_reference: request.source.to_string(),
+            platform: resolved.platform,
+            manifest_digest: resolved.manifest_digest,
+            config: resolved.config,
+            blobs,
+            layers: resolved.layers,
+            source: Some(source.clone()),
+        }))
     }
 }
 
@@ -225,46 +278,39 @@ impl FetchTree for Fetcher {
         &'a self,
         request: &'a FetchRequest,
         running: &'a Running,
-    ) -> SeamFuture<'a, Result<Resolved, FetchError>> {
+    ) -> SeamFuture<'a, Result<Found, FetchError>> {
         Box::pin(async move {
             let source = self.open(request).await?;
-            let documents = Documents {
-                fetcher: self,
-                running,
+            let refused = match self.resolve_image(&source, request, running).await? {
+                Ok(resolved) => return Ok(Found::Image(Box::new(resolved))),
+                Err(refused) => refused,
             };
-            let platform = request.platform;
-            let resolved = kiln_registry::resolve_with(&source, platform, &documents).await?;
-            let manifest = SourceBlob {
-                digest: resolved.manifest_digest,
-                role: BlobRole::Manifest,
-                size_bytes: resolved.manifest_bytes.len() as u64,
-                diff_id: None,
-            };
-            let config = SourceBlob {
-                digest: resolved.manifest.config.digest,
-                role: BlobRole::Config,
-                size_bytes: resolved.manifest.config.size_bytes,
-                diff_id: None,
-            };
-            let layers = resolved.layers.iter().map(|layer| SourceBlob {
-                digest: layer.descriptor.digest,
-                role: BlobRole::Layer,
-                size_bytes: layer.descriptor.size_bytes,
-                diff_id: Some(layer.diff_id),
-            });
-            let blobs = [manifest, config].into_iter().chain(layers).collect();
-            documents.keep_all(&resolved).await?;
-            Ok(Resolved {
-                source_kind: source_kind(&request.source),
-                source_reference: request.source.to_string(),
-                platform: resolved.platform,
-                manifest_digest: resolved.manifest_digest,
-                config: resolved.config,
-                blobs,
-                layers: resolved.layers,
-                source: Some(source),
-            })
+            if !bootable::is_artifact(&refused) {
+                return Err(refused.into());
+            }
+            let bootable = self.find_bootable(source, request, refused).await?;
+            Ok(Found::Bootable(Box::new(bootable)))
         })
+    }
+
+    fn bootable<'a>(
+        &'a self,
+        bootable: &'a Bootable,
+        target: BootableTarget,
+        running: &'a Arc<Running>,
+    ) -> SeamFuture<'a, Result<Vec<File>, FetchError>> {
+        Box::pin(self.bootable_parts(bootable, target, running))
+    }
+
+    fn bootable_needs<'a>(
+        &'a self,
+        bootable: &'a Bootable,
+    ) -> SeamFuture<'a, Result<FetchNeeds, FetchError>> {
+        Box::pin(self.needs_of_bootable(bootable))
+    }
+
+    fn drop_chunks<'a>(&'a self, bootable: &'a Bootable) -> SeamFuture<'a, ()> {
+        Box::pin(self.discard_chunks(bootable))
     }
 
     fn knows<'a>(&'a self, resolved: &'a Resolved) -> SeamFuture<'a, Result<bool, FetchError>> {
@@ -310,6 +356,7 @@ impl FetchTree for Fetcher {
                 bytes_total: layer.descriptor.size_bytes,
             });
             running.layers(listed.collect());
+            let disk = Arc::default();
             let work = resolved.layers.iter().enumerate().map(|(index, layer)| {
                 let job = layer::Job {
                     fetcher: self,
@@ -317,6 +364,7 @@ impl FetchTree for Fetcher {
                     layer,
                     index,
                     running,
+                    disk: &disk,
                 };
                 job.pack()
             });

@@ -7,7 +7,7 @@
 
 use std::io::{self, Read as _};
 
-use kiln_api::image::Boot;
+use kiln_api::image::{Boot, Original};
 use kiln_artifacts::names::{IMAGE_JSON, INITRD, KERNEL, MODULES, ROOTFS};
 use kiln_artifacts::{ArtifactError, Artifacts};
 use kiln_domain::oci::MAX_LAYERS;
@@ -55,6 +55,8 @@ pub(crate) struct Recorded {
     pub(crate) source_reference: String,
     pub(crate) manifest_digest: Option<Digest>,
     pub(crate) config_digest: Option<Digest>,
+    /// What it was built from elsewhere.
+    pub(crate) original: Option<Original>,
     pub(crate) blobs: Vec<VersionBlob>,
     pub(crate) rootfs_size_bytes: u64,
     pub(crate) derivation: Option<Digest>,
@@ -124,6 +126,7 @@ struct SourceDocument {
     reference: String,
     manifest_digest: Option<Digest>,
     config_digest: Option<Digest>,
+    original: Option<Original>,
     blobs: Vec<BlobDocument>,
 }
 
@@ -210,6 +213,7 @@ fn parse(bytes: &[u8], version_id: VersionId) -> Result<Recorded, UnreadableImag
         source_reference: text("its source", source.reference)?,
         manifest_digest: source.manifest_digest,
         config_digest: source.config_digest,
+        original: source.original.map(printable_original).transpose()?,
         rootfs_size_bytes: size(document.rootfs.size_bytes)?,
         derivation: document.rootfs.derivation,
         kernel_name: kernel.name,
@@ -218,6 +222,14 @@ fn parse(bytes: &[u8], version_id: VersionId) -> Result<Recorded, UnreadableImag
         has_modules: kernel.has_modules,
         boot: document.boot.map(printable_boot).transpose()?,
         config: document.config,
+    })
+}
+
+fn printable_original(original: Original) -> Result<Original, UnreadableImage> {
+    let checked = |noun, given: Option<String>| given.map(|given| text(noun, given)).transpose();
+    Ok(Original {
+        reference: checked("its original", original.reference)?,
+        manifest_digest: checked("its original's digest", original.manifest_digest)?,
     })
 }
 

@@ -26,6 +26,7 @@ mod instances;
 mod kernels;
 mod keyed_lock;
 mod operations;
+mod partials;
 mod patient_reader;
 mod pulls;
 mod recovery;
@@ -34,6 +35,8 @@ mod remotes;
 mod seams;
 mod snapshots;
 mod space;
+mod system_logins;
+mod transfers;
 mod views;
 mod watchers;
 
@@ -46,18 +49,25 @@ pub use daemon::{DaemonDesk, Identity};
 pub use database::{DatabaseError, open_database};
 pub use digests::RootfsDigests;
 pub use events::Events;
-pub use fetch::{FetchError, FetchRequest, Fetcher, LayerLimits, RegistryConfig, SourceFiles};
+pub use fetch::{
+    FetchError, FetchRequest, Fetcher, LayerLimits, MinimumRate, RegistryConfig, SourceFiles,
+};
 pub use guest_initrds::GuestInitrds;
 pub use host_files::{Claim, HostFileError, HostFiles, Opened};
 pub use images::{ImageFiles, Images};
 pub use instances::{InstanceWatch, Instances};
 pub use kernels::{KernelSources, Kernels};
 pub use operations::{Operations, Watcher};
+pub use partials::Partials;
 pub use pulls::{Pulls, Records};
 pub use recovery::{AdoptionError, RecoveryError, recover};
 pub use registries::{BlobFiles, Registries};
 pub use remotes::Remotes;
-pub use seams::{BuildRootfs, FetchTree, Resolved, SeamFuture, SourceBlob};
+pub use seams::{
+    Bootable, BootableTarget, BuildRootfs, FetchTree, Found, Resolved, SeamFuture, SourceBlob,
+};
 pub use snapshots::{SnapshotSchedule, Snapshots};
 pub use space::{FetchNeeds, NoRoom, Space, Storing};
+pub use system_logins::{LoginError, SystemLogins};
+pub use transfers::Transfers;
 pub use watchers::ConnectionId;

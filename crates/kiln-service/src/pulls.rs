@@ -11,12 +11,15 @@
 //! records why. Only after the commit does anybody hear "done".
 
 mod begin;
+mod bootable;
 mod commit;
 mod job;
 mod kernel_choice;
 mod pull;
 mod register;
 mod rootfs_probe;
+mod shipped_kernel;
+mod source_files;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,6 +42,7 @@ pub(crate) use job::{or_cancelled, unless_cancelled, while_wanted};
 pub(crate) use kernel_choice::{ClaimedKernel, DEFAULT, KernelWords};
 pub(crate) use pull::credentials;
 pub(crate) use rootfs_probe::ProbeError;
+pub(crate) use source_files::claim_source;
 
 /// Pulls images and registers existing root filesystems.
 #[derive(Clone, Debug)]

@@ -68,7 +68,7 @@ pub async fn recover(
     now: Timestamp,
 ) -> Result<Recovered, RecoveryError> {
     let interrupted = store.write(move |tx| interrupt(tx, now)).await?;
-    let swept_cache = cache.sweep()?;
+    let swept_cache = cache.sweep(now)?;
     let swept_kernels = catalogue.sweep()?;
     let owed = store.read(meta::reconciliation_owed).await?;
     let mut recovered = sweep_images(store, artifacts, now).await?;

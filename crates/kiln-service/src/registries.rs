@@ -3,6 +3,7 @@
 mod blob;
 mod deletion;
 mod lists;
+mod logins;
 mod manifest;
 
 use std::sync::Arc;
@@ -18,18 +19,24 @@ pub use blob::BlobFiles;
 use crate::failures::source_failure;
 use crate::pulls::credentials;
 use crate::remotes::Remotes;
+use crate::system_logins::SystemLogins;
 
 /// Asks registries on behalf of callers.
 #[derive(Clone, Debug)]
 pub struct Registries {
     remotes: Arc<Remotes>,
+    logins: SystemLogins,
     files: BlobFiles,
 }
 
 impl Registries {
     /// Makes the desk.
-    pub fn new(remotes: Arc<Remotes>, files: BlobFiles) -> Self {
-        Self { remotes, files }
+    pub fn new(remotes: Arc<Remotes>, logins: SystemLogins, files: BlobFiles) -> Self {
+        Self {
+            remotes,
+            logins,
+            files,
+        }
     }
 
     /// Prepares to speak to a registry as whom the caller says.

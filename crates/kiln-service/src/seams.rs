@@ -8,7 +8,8 @@ use std::fs::File;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use kiln_domain::oci::ImageConfig;
+use kiln_domain::oci::bootable::{BootableConfig, BootableLayers};
+use kiln_domain::oci::{Descriptor, ImageConfig};
 use kiln_domain::{Digest, Platform};
 use kiln_layers::Pack;
 use kiln_registry::{ImageSource, Layer};
@@ -23,6 +24,47 @@ use crate::space::FetchNeeds;
 pub type SeamFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What a reference turned out to mean, before any layer is touched.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// An image, whose root filesystem is built from its layers.
+    Image(Box<Resolved>),
+    /// An image that was built elsewhere.
+    Bootable(Box<Bootable>),
+}
+
+/// An image that was built elsewhere, whose documents are checked.
+#[derive(Clone, Debug)]
+pub struct Bootable {
+    /// `registry`, `oci`, `oci-archive` or `docker-archive`.
+    pub source_kind: &'static str,
+    /// The reference in full.
+    pub source_reference: String,
+    /// What it runs on.
+    pub platform: Platform,
+    /// Digest of the artifact's manifest.
+    pub manifest_digest: Digest,
+    /// Digest of its config.
+    pub config_digest: Digest,
+    /// What it says about the image.
+    pub config: BootableConfig,
+    /// Its layers, told apart.
+    pub layers: BootableLayers,
+    /// The manifest, the config and the layers.
+    pub blobs: Vec<SourceBlob>,
+    /// The source they are fetched from, open.
+    pub source: ImageSource,
+}
+
+/// Where the parts of a bootable artifact go.
+#[derive(Debug)]
+pub struct BootableTarget {
+    /// The root filesystem: as long as it will be, and nothing but a hole.
+    pub rootfs: Arc<File>,
+    /// Files without a name for those other parts that are wanted, by their digests.
+    pub files: Vec<(Descriptor, File)>,
+}
+
+/// An image to be built, before any layer is touched.
 #[derive(Clone, Debug)]
 pub struct Resolved {
     /// `registry`, `oci`, `oci-archive` or `docker-archive`.
@@ -70,7 +112,26 @@ pub trait FetchTree: fmt::Debug + Send + Sync {
         &'a self,
         request: &'a FetchRequest,
         running: &'a Running,
-    ) -> SeamFuture<'a, Result<Resolved, FetchError>>;
+    ) -> SeamFuture<'a, Result<Found, FetchError>>;
+
+    /// Fetches a bootable artifact: every chunk to its place in the root filesystem, and the files
+    /// that are wanted. They are given back in the order asked for, positioned at their beginning.
+    fn bootable<'a>(
+        &'a self,
+        bootable: &'a Bootable,
+        target: BootableTarget,
+        running: &'a Arc<Running>,
+    ) -> SeamFuture<'a, Result<Vec<File>, FetchError>>;
+
+    /// Tells what [`FetchTree::bootable`] will write into the cache at least.
+    fn bootable_needs<'a>(
+        &'a self,
+        bootable: &'a Bootable,
+    ) -> SeamFuture<'a, Result<FetchNeeds, FetchError>>;
+
+    /// Drops the chunks of an artifact from the cache: the image that was made of them has their
+    /// bytes now.
+    fn drop_chunks<'a>(&'a self, bootable: &'a Bootable) -> SeamFuture<'a, ()>;
 
     /// Tells whether every layer's blob is known to unpack to what the config says: only then may
     /// something that was built from the same layers stand in for them.

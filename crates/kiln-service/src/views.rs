@@ -67,6 +67,9 @@ pub(crate) fn image(
             kind: version.source_kind,
             reference: version.source_reference.unwrap_or_default(),
             manifest_digest: version.manifest_digest.map(|digest| digest.to_string()),
+            original: version
+                .original
+                .and_then(|original| serde_json::from_value(original).ok()),
         },
         version: Version {
             id: version.id,
@@ -98,13 +101,17 @@ pub(crate) fn operation(row: OperationRow, live: Option<&Running>) -> Operation 
         .error
         .and_then(|error| serde_json::from_value::<Failure>(error).ok());
     // A result or error that an older daemon wrote differently is left out, not made up.
-    let (result, kernel) = match (row.kind, row.result) {
-        (_, None) => (None, None),
-        (OperationKind::KernelPull, Some(kernel)) => (None, serde_json::from_value(kernel).ok()),
-        (OperationKind::ImagePull | OperationKind::ImageRegister, Some(image)) => {
-            (serde_json::from_value(image).ok(), None)
+    let (mut result, mut kernel, mut transfer) = (None, None, None);
+    match (row.kind, row.result) {
+        (_, None) => {}
+        (OperationKind::KernelPull, Some(value)) => kernel = serde_json::from_value(value).ok(),
+        (OperationKind::ImagePull | OperationKind::ImageRegister, Some(value)) => {
+            result = serde_json::from_value(value).ok();
         }
-    };
+        (OperationKind::ImagePush | OperationKind::RegistryCopy, Some(value)) => {
+            transfer = serde_json::from_value(value).ok();
+        }
+    }
     Operation {
         id: row.id,
         kind: row.kind,
@@ -115,6 +122,7 @@ pub(crate) fn operation(row: OperationRow, live: Option<&Running>) -> Operation 
         watchers: live.map(|running| running.watchers().count() as u64),
         result,
         kernel,
+        transfer,
         error: error.or_else(|| interruption(row.id, row.state)),
         created_at: row.created_at.to_string(),
         updated_at: row.updated_at.to_string(),

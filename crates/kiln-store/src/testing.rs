@@ -180,6 +180,7 @@ pub(crate) fn version(image: u128, n: u128, architecture: &str) -> NewVersion {
         kernel_name: None,
         image_config: Some(json!({"Entrypoint": ["/bin/sh"]})),
         boot: Some(json!({"mode": "entrypoint"})),
+        original: Some(json!({"reference": "docker.io/library/debian:12"})),
         created_at: time(200),
         created_by: OWNER,
     }

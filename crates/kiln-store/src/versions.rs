@@ -49,6 +49,8 @@ pub struct NewVersion {
     pub image_config: Option<Value>,
     /// How it boots and why.
     pub boot: Option<Value>,
+    /// The image it was built from, where that is not what it was pulled from.
+    pub original: Option<Value>,
     /// When it was made.
     pub created_at: Timestamp,
     /// The user who had it made.
@@ -96,6 +98,8 @@ pub struct VersionRow {
     pub image_config: Option<Value>,
     /// How it boots and why; nothing is known of what an older Kiln made.
     pub boot: Option<Value>,
+    /// The image it was built from, where that is not what it was pulled from.
+    pub original: Option<Value>,
     /// When it was made.
     pub created_at: Timestamp,
     /// The user who had it made.
@@ -107,7 +111,8 @@ macro_rules! columns {
         "versions.seq, versions.id, versions.image_id, major, minor, patch, architecture, \
          versions.kind, source_kind, source_reference, manifest_digest, config_digest, \
          derivation, rootfs_size_bytes, rootfs_sha256, kernel_sha256, initrd_sha256, \
-         has_modules, kernel_name, image_config, boot, versions.created_at, created_by"
+         has_modules, kernel_name, image_config, boot, original, versions.created_at, \
+         created_by"
     };
 }
 
@@ -119,11 +124,12 @@ pub fn insert(tx: &WriteTransaction<'_>, version: &NewVersion) -> Result<i64, St
     let sql = "INSERT INTO versions (id, image_id, major, minor, patch, architecture, kind, \
                source_kind, source_reference, manifest_digest, config_digest, derivation, \
                rootfs_size_bytes, rootfs_sha256, kernel_sha256, initrd_sha256, has_modules, \
-               kernel_name, image_config, boot, created_at, created_by) \
+               kernel_name, image_config, boot, original, created_at, created_by) \
                VALUES (:id, :image_id, :major, :minor, :patch, :architecture, :kind, \
                :source_kind, :source_reference, :manifest_digest, :config_digest, :derivation, \
                :rootfs_size_bytes, :rootfs_sha256, :kernel_sha256, :initrd_sha256, \
-               :has_modules, :kernel_name, :image_config, :boot, :created_at, :created_by)";
+               :has_modules, :kernel_name, :image_config, :boot, :original, :created_at, \
+               :created_by)";
     let params = named_params! {
         ":id": Text(version.id),
         ":image_id": Text(version.image_id),
@@ -145,6 +151,7 @@ pub fn insert(tx: &WriteTransaction<'_>, version: &NewVersion) -> Result<i64, St
         ":kernel_name": version.kernel_name.as_ref().map(KernelName::as_str),
         ":image_config": version.image_config.as_ref().map(Text),
         ":boot": version.boot.as_ref().map(Text),
+        ":original": version.original.as_ref().map(Text),
         ":created_at": Micros(version.created_at),
         ":created_by": version.created_by,
     };
@@ -308,6 +315,7 @@ fn read(row: &Row<'_>) -> Result<VersionRow, StoreError> {
         kernel_name: columns.parsed_option("kernel_name")?,
         image_config: columns.json_option("image_config")?,
         boot: columns.json_option("boot")?,
+        original: columns.json_option("original")?,
         created_at: columns.time("created_at")?,
         created_by: columns.integer("created_by")?,
     })

@@ -57,6 +57,8 @@ pub const SETPRIV: Need = program("setpriv", "util-linux");
 pub const MOUNT: Need = program("mount", "mount");
 /// Downloads packages.
 pub const APT_GET: Need = program("apt-get", "apt");
+/// Speaks HTTP as the documentation's reader does.
+pub const CURL: Need = program("curl", "curl");
 /// Resolves package names.
 pub const APT_CACHE: Need = program("apt-cache", "apt");
 /// Unpacks packages.
@@ -75,6 +77,7 @@ pub const ALL: &[Need] = &[
     HTPASSWD,
     OPENSSL,
     TIME,
+    CURL,
     SETPRIV,
     MOUNT,
     APT_GET,

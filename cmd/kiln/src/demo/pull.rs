@@ -138,6 +138,7 @@ async fn begin(
         reference: passed.reference,
         name: Some(name.clone()),
         kernel_ref: Some(kernel.clone()),
+        prefer_shipped_kernel: false,
         kernel_path: None,
         initrd_path: None,
         modules_dir: None,

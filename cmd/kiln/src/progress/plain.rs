@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use kiln_api::operation::{LayerState, Operation, Progress, Stage};
+use kiln_domain::OperationKind;
 
 use super::{sentence, short};
 use crate::text::cell;
@@ -38,8 +39,12 @@ impl Lines {
             for layer in &progress.layers {
                 let how = match layer.state {
                     LayerState::Done => "done",
+                    LayerState::Cached if sends(operation) => "was there",
                     LayerState::Cached => "from the cache",
-                    LayerState::Waiting | LayerState::Fetching | LayerState::Decoding => continue,
+                    LayerState::Waiting
+                    | LayerState::Fetching
+                    | LayerState::Decoding
+                    | LayerState::Sending => continue,
                 };
                 if self.finished_layers.insert(layer.digest.clone()) {
                     lines.push(format!("layer {} {how}\n", short(&layer.digest)));
@@ -76,6 +81,14 @@ impl Lines {
             _ => String::new(),
         }
     }
+}
+
+/// Says whether an operation sends what it has instead of taking something in.
+fn sends(operation: &Operation) -> bool {
+    matches!(
+        operation.kind,
+        OperationKind::ImagePush | OperationKind::RegistryCopy
+    )
 }
 
 fn line(progress: &Progress) -> String {

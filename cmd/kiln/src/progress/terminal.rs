@@ -64,7 +64,10 @@ impl Bars {
 
     fn observe_layers(&mut self, progress: &Progress) {
         for layer in &progress.layers {
-            let is_at_work = matches!(layer.state, LayerState::Fetching | LayerState::Decoding);
+            let is_at_work = matches!(
+                layer.state,
+                LayerState::Fetching | LayerState::Decoding | LayerState::Sending
+            );
             if !is_at_work {
                 if let Some(bar) = self.layers.remove(&layer.digest) {
                     bar.finish_and_clear();

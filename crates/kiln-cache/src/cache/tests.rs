@@ -33,6 +33,13 @@ fn mode_of(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
+/// The time of a file's last change: the clock, as far as these tests need one.
+fn modified(path: &Path) -> Timestamp {
+    let metadata = fs::metadata(path).unwrap();
+    let micros = metadata.mtime() * 1_000_000 + metadata.mtime_nsec() / 1_000;
+    Timestamp::from_micros(micros).unwrap()
+}
+
 fn count_below(path: &Path) -> usize {
     fs::read_dir(path).unwrap().count()
 }
@@ -171,12 +178,13 @@ fn a_sweep_removes_what_a_crash_left() {
     fs::write(cache.ingest.join("pack.aaaaaa"), "torn").unwrap();
     fs::write(cache.ingest.join("0000.bbbbbb"), "torn").unwrap();
 
-    let swept = cache.sweep().unwrap();
+    let swept = cache.sweep(modified(&cache.directory)).unwrap();
 
     assert_eq!(swept.files, 2);
     assert_eq!(count_below(&cache.ingest), 0);
     assert!(cache.blob(&kept).unwrap().is_some());
-    assert_eq!(cache.sweep().unwrap(), Swept::default());
+    let again = cache.sweep(modified(&cache.directory)).unwrap();
+    assert_eq!(again, Swept::default());
 }
 
 #[test]
@@ -365,4 +373,182 @@ fn a_full_disk_is_recognised() {
         let error = IngestError::from(crate::error::at("write", "x")(errno));
         assert_eq!(error.is_no_space(), want, "{errno}");
     }
+}
+
+/// More than is thrown away because asking for it again costs as little.
+const MUCH: usize = 200 << 10;
+
+fn content() -> Vec<u8> {
+    (0..=250).cycle().take(2 * MUCH).collect()
+}
+
+/// Reads back what was kept.
+fn read_back(ingest: &mut Ingest) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut buffer = [0; 10_000];
+    loop {
+        match ingest.read_kept(&mut buffer).unwrap() {
+            0 => return kept,
+            count => kept.extend_from_slice(&buffer[..count]),
+        }
+    }
+}
+
+/// Takes in the first bytes of a blob and breaks off.
+fn begin(cache: &Cache, digest: &Digest, size_bytes: usize, bytes: &[u8]) {
+    let mut ingest = cache.resume(digest, size_bytes as u64).unwrap();
+    ingest.write_all(bytes).unwrap();
+}
+
+#[test]
+fn a_blob_is_gone_on_with_where_it_broke_off() {
+    let (_root, cache) = in_a_new_directory();
+    let content = content();
+    let digest = Digest::of(&content);
+
+    begin(&cache, &digest, content.len(), &content[..MUCH]);
+    assert_eq!(cache.partial_bytes(&digest), MUCH as u64);
+    assert!(cache.blob(&digest).unwrap().is_none());
+    assert_eq!(cache.usage().unwrap(), Usage::default());
+    let mut ingest = cache.resume(&digest, content.len() as u64).unwrap();
+    assert_eq!(ingest.kept_bytes(), MUCH as u64);
+    let too_early = ingest.write_all(&content[MUCH..]);
+    assert_eq!(too_early.unwrap_err().kind(), std::io::ErrorKind::Other);
+    assert_eq!(read_back(&mut ingest), content[..MUCH]);
+    ingest.write_all(&content[MUCH..]).unwrap();
+    let blob = ingest.commit().unwrap();
+
+    assert_eq!(blob.size_bytes, content.len() as u64);
+    assert_eq!(fs::read(cache.blob_path(&digest)).unwrap(), content);
+    assert_eq!(mode_of(&cache.blob_path(&digest)), 0o400);
+    assert_eq!(count_below(&cache.ingest), 0);
+}
+
+#[test]
+fn a_blob_whose_last_byte_came_only_has_to_be_verified() {
+    let (_root, cache) = in_a_new_directory();
+    let content = content();
+    let digest = Digest::of(&content);
+    begin(&cache, &digest, content.len(), &content);
+
+    let mut ingest = cache.resume(&digest, content.len() as u64).unwrap();
+    read_back(&mut ingest);
+    ingest.commit().unwrap();
+
+    assert!(cache.blob(&digest).unwrap().is_some());
+}
+
+/// A partial that is damaged, or was made up, costs what it held and no more.
+#[test]
+fn kept_bytes_that_are_wrong_are_found_by_the_digest_and_thrown_away() {
+    let (_root, cache) = in_a_new_directory();
+    let content = content();
+    let digest = Digest::of(&content);
+    fs::write(cache.partial_path(&digest), vec![b'x'; MUCH]).unwrap();
+
+    let mut ingest = cache.resume(&digest, content.len() as u64).unwrap();
+    read_back(&mut ingest);
+    ingest.write_all(&content[MUCH..]).unwrap();
+    let committed = ingest.commit();
+
+    assert!(
+        matches!(committed, Err(IngestError::DigestMismatch { .. })),
+        "{committed:?}"
+    );
+    assert_eq!(count_below(&cache.ingest), 0);
+    assert!(cache.blob(&digest).unwrap().is_none());
+}
+
+#[test]
+fn two_who_take_in_one_blob_do_not_meet() {
+    let (_root, cache) = in_a_new_directory();
+    let content = content();
+    let digest = Digest::of(&content);
+    let size_bytes = content.len() as u64;
+
+    let mut first = cache.resume(&digest, size_bytes).unwrap();
+    first.write_all(&content[..MUCH]).unwrap();
+    let mut second = cache.resume(&digest, size_bytes).unwrap();
+    assert_eq!(second.kept_bytes(), 0);
+    second.write_all(&content).unwrap();
+    second.commit().unwrap();
+    first.write_all(&content[MUCH..]).unwrap();
+    first.commit().unwrap();
+
+    assert_eq!(fs::read(cache.blob_path(&digest)).unwrap(), content);
+    assert_eq!(count_below(&cache.ingest), 0);
+}
+
+#[test]
+fn what_is_little_too_long_or_abandoned_is_not_kept() {
+    let (_root, cache) = in_a_new_directory();
+    let content = content();
+    let digest = Digest::of(&content);
+
+    begin(&cache, &digest, content.len(), &content[..100]);
+    assert_eq!(count_below(&cache.ingest), 0);
+
+    begin(&cache, &digest, content.len(), &content[..MUCH]);
+    let other = cache.resume(&digest, MUCH as u64 - 1).unwrap();
+    assert_eq!(other.kept_bytes(), 0, "a manifest lies about the size");
+    drop(other);
+    assert_eq!(cache.partial_bytes(&digest), MUCH as u64);
+
+    let ingest = cache.resume(&digest, content.len() as u64).unwrap();
+    ingest.abandon().unwrap();
+    assert_eq!(count_below(&cache.ingest), 0);
+}
+
+#[test]
+fn what_stands_in_a_partials_place_is_not_written_to() {
+    let (root, cache) = in_a_new_directory();
+    let content = content();
+    let digest = Digest::of(&content);
+    let path = cache.partial_path(&digest);
+    let elsewhere = root.path().join("elsewhere");
+    let plant: [&dyn Fn() -> std::io::Result<()>; 2] = [&|| symlink(&elsewhere, &path), &|| {
+        fs::hard_link(&elsewhere, &path)
+    }];
+    for plant in plant {
+        fs::write(&elsewhere, "somebody's").unwrap();
+        plant().unwrap();
+
+        let mut ingest = cache.resume(&digest, content.len() as u64).unwrap();
+        assert_eq!(ingest.kept_bytes(), 0);
+        ingest.write_all(&content[..MUCH]).unwrap();
+        ingest.abandon().unwrap();
+
+        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "somebody's");
+    }
+}
+
+#[test]
+fn a_sweep_leaves_a_partial_for_a_day_and_one_in_use_for_ever() {
+    const DAY: i64 = 24 * 3600 * 1_000_000;
+    let later = |at: Timestamp, micros| Timestamp::from_micros(at.as_micros() + micros).unwrap();
+    let (_root, cache) = in_a_new_directory();
+    let content = content();
+    let digest = Digest::of(&content);
+    begin(&cache, &digest, content.len(), &content[..MUCH]);
+    let at = modified(&cache.partial_path(&digest));
+
+    for ahead in [0, DAY / 2, -DAY / 2] {
+        let now = later(at, ahead);
+        assert_eq!(cache.sweep(now).unwrap(), Swept::default());
+    }
+    let in_use = cache.resume(&digest, content.len() as u64).unwrap();
+    assert_eq!(cache.sweep(later(at, 2 * DAY)).unwrap(), Swept::default());
+    drop(in_use);
+    assert_eq!(cache.sweep(later(at, DAY)).unwrap().files, 1);
+    assert_eq!(count_below(&cache.ingest), 0);
+
+    // From a clock that was wrong.
+    begin(&cache, &digest, content.len(), &content[..MUCH]);
+    assert_eq!(cache.sweep_partials(later(at, -2 * DAY)).unwrap().files, 1);
+
+    // The blob came another way.
+    begin(&cache, &digest, content.len(), &content[..MUCH]);
+    put(&cache, &content);
+    assert_eq!(cache.sweep_partials(at).unwrap().files, 1);
+    assert_eq!(count_below(&cache.ingest), 0);
 }

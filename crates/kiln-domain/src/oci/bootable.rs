@@ -70,6 +70,10 @@ const MAX_KERNEL_BYTES: u64 = 512 << 20;
 /// Longest initial ramdisk, and longest archive of modules, compressed, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
+/// Longest checksums of blocks, in bytes: those of about 50 GiB of scattered data and 250 GiB in one piece, and what a reader may hold
+/// in memory. A root filesystem with more travels without.
+pub const MAX_SUMS_BYTES: u64 = 256 << 20;
+
 /// Why an artifact is no bootable image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BootableError {

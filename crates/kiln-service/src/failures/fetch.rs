@@ -1,8 +1,10 @@
 //! What fetching and decoding failed with, as the wire answers it.
 
 use kiln_api::{Code, Failure, codes};
+use kiln_bootable::UnpackError;
 use kiln_cache::{CacheError, IngestError};
 use kiln_domain::oci::DocumentError;
+use kiln_domain::oci::bootable::BootableError;
 use kiln_layers::DecodeError;
 use kiln_registry::{BrowseError, FetchError as SourceError};
 
@@ -26,6 +28,8 @@ pub(crate) fn fetch_failure(error: &FetchError) -> Failure {
             Failure::from_error(storage_code(source), error)
         }
         FetchError::Decode { source, .. } => Failure::from_error(decode_code(source), error),
+        FetchError::Bootable(bootable) => Failure::from_error(bootable_code(bootable), error),
+        FetchError::Chunk { source, .. } => Failure::from_error(chunk_code(source), error),
         FetchError::Pack { .. } => Failure::from_error(codes::storage::FAILED, error),
         FetchError::MissingFile { .. } | FetchError::IndexTooLarge { .. } => {
             Failure::from_error(codes::source::UNREADABLE, error)
@@ -56,6 +60,30 @@ fn decode_code(error: &DecodeError) -> Code {
     }
 }
 
+fn bootable_code(error: &BootableError) -> Code {
+    match error {
+        BootableError::Format { .. }
+        | BootableError::Filesystem { .. }
+        | BootableError::Platform(_) => codes::source::UNSUPPORTED,
+        BootableError::Config(_)
+        | BootableError::Text { .. }
+        | BootableError::RootfsSize { .. }
+        | BootableError::Chunk { .. }
+        | BootableError::Role { .. }
+        | BootableError::TooLarge { .. } => codes::source::MALFORMED_MANIFEST,
+    }
+}
+
+fn chunk_code(error: &UnpackError) -> Code {
+    match error {
+        UnpackError::Broken { .. } => codes::layer::BROKEN_COMPRESSION,
+        UnpackError::TooLong { .. } | UnpackError::TooShort { .. } => codes::source::SIZE_MISMATCH,
+        UnpackError::DigestMismatch { .. } => codes::source::DIGEST_MISMATCH,
+        UnpackError::Input { source } | UnpackError::Output { source } => storage_code(source),
+        UnpackError::Cancelled => codes::operation::CANCELLED,
+    }
+}
+
 pub(crate) fn source_failure(error: &SourceError) -> Failure {
     let code = match error {
         SourceError::Unreachable { .. } => codes::registry::UNREACHABLE,
@@ -67,10 +95,12 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         SourceError::Tls { .. } => codes::registry::TLS_FAILED,
         SourceError::AuthRequired { .. } => codes::registry::AUTH_REQUIRED,
         SourceError::AuthFailed { .. } => codes::registry::AUTH_FAILED,
-        SourceError::Denied { .. }
-        | SourceError::ReadOnly { .. }
-        | SourceError::QuotaExceeded { .. }
-        | SourceError::TagImmutable { .. } => codes::registry::DENIED,
+        SourceError::Denied { .. } => codes::registry::DENIED,
+        SourceError::ReadOnly { .. } => codes::registry::READ_ONLY,
+        SourceError::ContentTooLarge { .. } => codes::registry::TOO_LARGE,
+        SourceError::QuotaExceeded { .. } => codes::registry::QUOTA_EXCEEDED,
+        SourceError::TagImmutable { .. } => codes::registry::TAG_IMMUTABLE,
+        SourceError::PushRefused { .. } => codes::registry::PUSH_REFUSED,
         SourceError::RateLimited { .. } => codes::registry::RATE_LIMITED,
         SourceError::ServerError { .. } => codes::registry::SERVER_ERROR,
         SourceError::UnexpectedStatus { .. }
@@ -80,8 +110,6 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         | SourceError::RedirectRefused { .. }
         | SourceError::AddressRefused { .. }
         | SourceError::HeadersTooLarge { .. }
-        | SourceError::ContentTooLarge { .. }
-        | SourceError::PushRefused { .. }
         | SourceError::NotHttp { .. } => codes::registry::UNEXPECTED_ANSWER,
         SourceError::ReferenceNotFound { .. }
         | SourceError::BlobNotFound { .. }

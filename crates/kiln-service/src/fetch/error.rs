@@ -2,8 +2,10 @@
 
 use std::io;
 
+use kiln_bootable::UnpackError;
 use kiln_cache::{CacheError, IngestError, TooLong};
 use kiln_domain::Digest;
+use kiln_domain::oci::bootable::BootableError;
 use kiln_layers::{DecodeError, PackError};
 
 use crate::blocking::PoolError;
@@ -40,6 +42,17 @@ pub enum FetchError {
         /// Why.
         source: DecodeError,
     },
+    /// An artifact is not as a bootable one has to be.
+    #[error(transparent)]
+    Bootable(#[from] BootableError),
+    /// A chunk of a root filesystem is not what the artifact says.
+    #[error("layer {digest} of the bootable artifact cannot be used")]
+    Chunk {
+        /// The chunk's blob.
+        digest: Digest,
+        /// Why.
+        source: UnpackError,
+    },
     /// A pack that was just written could not be opened.
     #[error("the decoded layer {digest} cannot be read back")]
     Pack {
@@ -75,4 +88,23 @@ pub enum FetchError {
     /// A stand-in for the network failed; production code never makes this.
     #[error(transparent)]
     StandIn(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl FetchError {
+    /// Says whether the cause is a full disk or an exceeded quota.
+    pub(super) fn is_no_space(&self) -> bool {
+        match self {
+            Self::Cache(error) => error.is_no_space(),
+            Self::Blob(error) => error.is_no_space(),
+            Self::Ingest { source, .. }
+            | Self::Decode {
+                source: DecodeError::Output { source, .. },
+                ..
+            } => matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+            _ => false,
+        }
+    }
 }

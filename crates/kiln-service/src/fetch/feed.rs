@@ -50,7 +50,7 @@ impl Read for ChunkReader {
     }
 }
 
-/// Reads a blob and keeps what it reads.
+/// Reads a blob, beginning with what an earlier download left of it, and keeps what it reads.
 #[derive(Debug)]
 pub(super) struct KeepingReader<R> {
     pub(super) inner: R,
@@ -61,6 +61,15 @@ pub(super) struct KeepingReader<R> {
 
 impl<R: Read> Read for KeepingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.ingest.read_kept(buffer) {
+            Ok(0) => {}
+            Ok(count) => return Ok(count),
+            Err(error) => {
+                let kind = error.kind();
+                self.failure = Some(error);
+                return Err(kind.into());
+            }
+        }
         let count = self.inner.read(buffer)?;
         if let Err(error) = self.ingest.write_all(&buffer[..count]) {
             let kind = error.kind();

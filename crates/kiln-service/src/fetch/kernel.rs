@@ -66,14 +66,15 @@ impl Fetcher {
         running: &Arc<Running>,
     ) -> Result<FetchedKernel, KernelFetchError> {
         let source = self.open(request).await?;
-        let found = find_manifest(&source, request.platform).await;
+        let found = Box::pin(find_manifest(&source, request.platform)).await;
         let manifest = found.map_err(FetchError::from)?.manifest;
         let Some(layers) = KernelLayers::of(&manifest)? else {
             if !manifest.is_image() {
                 let reference = request.source.to_string();
                 return Err(KernelFetchError::NoKernel { reference });
             }
-            let resolved = self.resolve(request, running).await?;
+            let resolved = self.resolve_image(&source, request, running).await?;
+            let resolved = resolved.map_err(FetchError::from)?;
             running.enter(Stage::Fetch);
             let packs = self.layers(request, &resolved, running).await?;
             return Ok(FetchedKernel::Image(packs));
@@ -93,7 +94,7 @@ impl Fetcher {
             let catalogue = catalogue.clone();
             let scratch = self.looks.run(move || catalogue.scratch()).await;
             let scratch = scratch.map_err(FetchError::from)??;
-            let fetching = self.whole_blob(&source, blob, index, scratch, running);
+            let fetching = Box::pin(self.whole_blob(&source, blob, index, scratch, running));
             files.push(fetching.await?);
         }
         Ok(FetchedKernel::Files(files))

@@ -5,6 +5,10 @@
 //! blob in the cache ─────────── decode ───────────▶ keep the pack ─▶ open it
 //! neither ── fetch ─▶ keep the blob and decode ───▶ keep both ─────▶ open it
 //! ```
+//!
+//! A fetch goes on from what an earlier one left in the cache: the decoder reads that first, and
+//! then what comes. When it turns out to be wrong, all of it is fetched; when what came is wrong,
+//! all of it is fetched once more, past the caches on the way.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use kiln_api::operation::LayerState;
-use kiln_cache::{Blob, Cache, CacheError, CachedPack, IngestError, PendingPack, TooLong};
+use kiln_cache::{Blob, Cache, CacheError, CachedPack, Ingest, IngestError, PendingPack, TooLong};
 use kiln_domain::Digest;
 use kiln_domain::oci::LayerCompression;
 use kiln_layers::{Compression, Declared, DecodeError, Limits, Pack, PackError};
@@ -41,6 +45,25 @@ pub(super) struct Job<'a> {
     pub(super) layer: &'a Layer,
     pub(super) index: usize,
     pub(super) running: &'a Arc<Running>,
+    /// Shared by the layers of one image.
+    pub(super) disk: &'a Arc<Disk>,
+}
+
+/// Whether the disk took all that was written of one image.
+#[derive(Debug, Default)]
+pub(super) struct Disk {
+    is_full: AtomicBool,
+}
+
+/// How a layer's blob is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asking {
+    /// What lacks of it.
+    Rest,
+    /// Everything: what was left of it was wrong.
+    All,
+    /// Everything, past the caches on the way: what came was wrong.
+    Anew,
 }
 
 /// What the cache has of a layer.
@@ -55,12 +78,12 @@ enum Found {
 struct Decoding {
     cache: Cache,
     digest: Digest,
-    size_bytes: u64,
     diff_id: Digest,
     declared: Declared,
     limits: Limits,
     index: usize,
     running: Arc<Running>,
+    disk: Arc<Disk>,
     /// The operation has not ended before this has: what it had half made goes with it.
     _at_work: TaskTrackerToken,
     _flight: Flight,
@@ -112,7 +135,7 @@ impl Job<'_> {
         let decoded = self
             .fetcher
             .pool
-            .run(move || decoding.into_pack(&mut file, 0))
+            .run(move || decoding.into_pack(&mut file))
             .await?;
         if matches!(&decoded, Err(FetchError::Decode { .. })) {
             // The bytes were good once. If they are no longer, the next pull fetches them anew.
@@ -129,14 +152,64 @@ impl Job<'_> {
     }
 
     async fn fetch(&self) -> Result<Pack, FetchError> {
+        let mut asking = Asking::Rest;
+        loop {
+            let ingest = self.begin().await?;
+            let kept_bytes = ingest.kept_bytes();
+            let error = match self.fetch_once(ingest, asking).await {
+                Ok(pack) => return Ok(pack),
+                Err(error) => error,
+            };
+            let digest = self.layer.descriptor.digest;
+            asking = match asking {
+                Asking::Rest if kept_bytes > 0 && is_about_content(&error) => {
+                    tracing::warn!(%digest, kept_bytes, "what was left of a layer is damaged");
+                    Asking::All
+                }
+                Asking::Rest | Asking::All
+                    if self.source.is_remote() && is_digest_mismatch(&error) =>
+                {
+                    tracing::warn!(%digest, %error, "wrong bytes came: fetching them once more");
+                    Asking::Anew
+                }
+                _ => return Err(error),
+            };
+            self.running.layer(self.index, LayerState::Fetching);
+        }
+    }
+
+    /// Begins to take in the blob. What comes over the network is kept when it breaks off.
+    async fn begin(&self) -> Result<Ingest, FetchError> {
+        let cache = self.fetcher.cache.clone();
+        let (digest, size_bytes) = {
+            let descriptor = &self.layer.descriptor;
+            (descriptor.digest, descriptor.size_bytes)
+        };
+        let is_remote = self.source.is_remote();
+        let at_work = self.running.at_work();
+        let begin = move || {
+            let _at_work = at_work;
+            if is_remote {
+                cache.resume(&digest, size_bytes)
+            } else {
+                cache.ingest(&digest, size_bytes)
+            }
+        };
+        Ok(self.fetcher.looks.run(begin).await??)
+    }
+
+    async fn fetch_once(&self, ingest: Ingest, asking: Asking) -> Result<Pack, FetchError> {
         let descriptor = &self.layer.descriptor;
-        let body = self.source.blob(descriptor, 0).await?;
+        let body = match asking {
+            Asking::Rest | Asking::All => self.source.blob(descriptor, ingest.kept_bytes()).await?,
+            Asking::Anew => self.source.blob_anew(descriptor).await?,
+        };
         let decoding = self.decoding();
         match body {
             BlobBody::File(range) => {
                 self.fetcher
                     .pool
-                    .run(move || decoding.keep_and_decode(range))
+                    .run(move || decoding.keep_and_decode(range, ingest))
                     .await?
             }
             BlobBody::Stream(mut stream) => {
@@ -144,7 +217,7 @@ impl Job<'_> {
                 let decoded = self
                     .fetcher
                     .pool
-                    .run(move || decoding.keep_and_decode(reader));
+                    .run(move || decoding.keep_and_decode(reader, ingest));
                 let download = async move {
                     while let Some(chunk) = stream.next().await? {
                         // A decoder that has gone away says itself why.
@@ -172,12 +245,12 @@ impl Job<'_> {
         Decoding {
             cache: self.fetcher.cache.clone(),
             digest: self.layer.descriptor.digest,
-            size_bytes: self.layer.descriptor.size_bytes,
             diff_id: self.layer.diff_id,
             declared,
             limits: self.fetcher.limits,
             index: self.index,
             running: self.running.clone(),
+            disk: self.disk.clone(),
             _at_work: self.running.at_work(),
             _flight: self.fetcher.in_flight.begin(self.layer.diff_id),
         }
@@ -186,30 +259,52 @@ impl Job<'_> {
 
 impl Decoding {
     /// Keeps a blob and decodes it in one pass. It blocks.
-    fn keep_and_decode<R: Read + Send>(self, inner: R) -> Result<Pack, FetchError> {
-        let ingest = self.cache.ingest(&self.digest, self.size_bytes)?;
+    ///
+    /// What came of it stays for the next time, unless it is wrong, or the disk is full: then the
+    /// space is needed, whichever layer found that out.
+    fn keep_and_decode<R: Read + Send>(self, inner: R, ingest: Ingest) -> Result<Pack, FetchError> {
+        let kept_bytes = ingest.kept_bytes();
         let mut reader = KeepingReader {
             inner,
             ingest,
             failure: None,
         };
-        let digest = self.digest;
-        let decoded = self.decode(&mut reader, 1);
-        if let Some(source) = reader.failure {
-            return Err(kept_failure(digest, source));
+        let mut decoded = self.decode(&mut reader, kept_bytes);
+        if let Some(source) = reader.failure.take() {
+            decoded = Err(kept_failure(self.digest, source));
         }
-        if let Err(FetchError::Decode { source, .. }) = &decoded {
-            // Wrong bytes break a decoder in a thousand ways; the digest is what is wrong then.
-            let is_about_content =
-                !matches!(source, DecodeError::Cancelled | DecodeError::Output { .. });
-            if is_about_content && self.read_rest(&mut reader).is_ok() {
-                reader.ingest.commit()?;
+        let pending = match decoded {
+            Ok(pending) => pending,
+            Err(error) => {
+                if error.is_no_space() {
+                    self.disk.is_full.store(true, Ordering::Relaxed);
+                }
+                if self.disk.is_full.load(Ordering::Relaxed) {
+                    reader.ingest.abandon()?;
+                } else if is_about_content(&error) {
+                    self.judge(reader, kept_bytes)?;
+                }
+                return Err(error);
             }
-            return decoded.and_then(|pending| self.keep(pending));
-        }
-        let pending = decoded?;
+        };
         reader.ingest.commit()?;
         self.keep(pending)
+    }
+
+    /// Wrong bytes break a decoder in a thousand ways; the digest is what is wrong then. It takes
+    /// the rest to know, but for what an earlier download left: that is the first suspect.
+    fn judge<R: Read + Send>(
+        &self,
+        mut reader: KeepingReader<R>,
+        kept_bytes: u64,
+    ) -> Result<(), FetchError> {
+        if kept_bytes > 0 {
+            return Ok(reader.ingest.abandon()?);
+        }
+        if self.read_rest(&mut reader).is_ok() {
+            reader.ingest.commit()?;
+        }
+        Ok(())
     }
 
     /// Reads to the end of the blob for its digest, unless the work is given up. It blocks.
@@ -229,24 +324,26 @@ impl Decoding {
     }
 
     /// Decodes a blob of the cache. It blocks.
-    fn into_pack(self, input: &mut (dyn Read + Send), fetched: u64) -> Result<Pack, FetchError> {
-        let pending = self.decode(input, fetched)?;
+    fn into_pack(self, input: &mut (dyn Read + Send)) -> Result<Pack, FetchError> {
+        let pending = self.decode(input, u64::MAX)?;
         self.keep(pending)
     }
 
-    /// Decodes into a pack without a name. Of the bytes read, `fetched` times as many count as
-    /// fetched.
+    /// Decodes into a pack without a name. Bytes behind the first `had_bytes` count as fetched.
     fn decode(
         &self,
         input: &mut (dyn Read + Send),
-        fetched: u64,
+        had_bytes: u64,
     ) -> Result<PendingPack, FetchError> {
         let pending = self.cache.new_pack()?;
-        let told = std::cell::Cell::new(0);
-        let progress = |progress: kiln_layers::Progress| {
-            let read = progress.read_bytes - told.replace(progress.read_bytes);
-            self.running.layer_bytes(self.index, read, read * fetched);
+        let told = std::cell::Cell::new(0_u64);
+        let tell = |read_bytes: u64| {
+            let before = told.replace(read_bytes);
+            let fetched = read_bytes.saturating_sub(had_bytes.max(before));
+            let read = read_bytes.saturating_sub(before);
+            self.running.layer_bytes(self.index, read, fetched);
         };
+        let progress = |progress: kiln_layers::Progress| tell(progress.read_bytes);
         let decoded = kiln_layers::decode(
             input,
             self.declared,
@@ -259,8 +356,7 @@ impl Decoding {
         let digest = self.digest;
         match decoded {
             Ok(decoded) => {
-                let read = decoded.read_bytes - told.get();
-                self.running.layer_bytes(self.index, read, read * fetched);
+                tell(decoded.read_bytes);
                 Ok(pending)
             }
             Err(source) => Err(FetchError::Decode { digest, source }),
@@ -277,6 +373,25 @@ impl Decoding {
             source,
         })
     }
+}
+
+/// Says whether other bytes might have been decoded.
+fn is_about_content(error: &FetchError) -> bool {
+    match error {
+        FetchError::Decode { source, .. } => {
+            let is_other = matches!(
+                source,
+                DecodeError::Cancelled | DecodeError::Input { .. } | DecodeError::Output { .. }
+            );
+            !is_other
+        }
+        error => is_digest_mismatch(error),
+    }
+}
+
+/// Says whether wrong bytes came.
+pub(super) fn is_digest_mismatch(error: &FetchError) -> bool {
+    matches!(error, FetchError::Blob(IngestError::DigestMismatch { .. }))
 }
 
 /// Tells whether what a manifest says of a layer is known to be true, as far as the cache can tell.
@@ -322,14 +437,14 @@ fn believed_blob(
 
 /// Whether a cached blob still is what its name says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Condition {
+pub(super) enum Condition {
     Whole,
     Damaged,
 }
 
 /// Throws a cached blob away that no longer has its digest. One that is gone is as good as
 /// damaged. It blocks.
-fn drop_if_damaged(
+pub(super) fn drop_if_damaged(
     cache: &Cache,
     digest: Digest,
     cancelled: &AtomicBool,
@@ -414,7 +529,7 @@ fn open_pack(
 }
 
 /// Says why a blob could not be kept: too long, or the disk.
-fn kept_failure(digest: Digest, source: io::Error) -> FetchError {
+pub(super) fn kept_failure(digest: Digest, source: io::Error) -> FetchError {
     match source
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<TooLong>())

@@ -38,8 +38,10 @@ pub(super) fn of_layers(
         let is_missing = cache.blob(&descriptor.digest)?.is_none();
         // A manifest may name one blob for two layers.
         if is_missing && counted.insert(descriptor.digest) {
+            let had_bytes = cache.partial_bytes(&descriptor.digest);
+            let lacking = descriptor.size_bytes.saturating_sub(had_bytes);
             // Sizes are what a manifest claims: they may add up to anything.
-            needs.blob_bytes = needs.blob_bytes.saturating_add(descriptor.size_bytes);
+            needs.blob_bytes = needs.blob_bytes.saturating_add(lacking);
         }
     }
     Ok(needs)

@@ -8,7 +8,7 @@
 //! in a manifest of their own would get its bytes. What the files are is not here.
 
 use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read, Seek as _, Write as _};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::Fetcher;
 use super::error::FetchError;
 use super::feed::chunk_channel;
-use super::layer::Hasher;
+use super::layer::{Hasher, is_digest_mismatch};
 use crate::board::Running;
 
 /// Bytes moved at a time; the cancel flag is looked at as often.
@@ -54,7 +54,8 @@ impl Coming {
 }
 
 impl Fetcher {
-    /// Fetches a whole blob into `target`, and checks its digest.
+    /// Fetches a whole blob into `target`, and checks its digest. Wrong bytes from the network are
+    /// fetched once more, past the caches on the way.
     pub(super) async fn whole_blob(
         &self,
         source: &ImageSource,
@@ -64,28 +65,70 @@ impl Fetcher {
         running: &Arc<Running>,
     ) -> Result<File, FetchError> {
         running.layer(index, LayerState::Fetching);
-        let body = source.blob(blob, 0).await?;
-        let keeping = Keeping::new(blob.digest, index, running);
-        let file = match body {
-            BlobBody::File(range) => {
-                let keep = move || keeping.into_file(range, target);
-                self.pool.run(keep).await??
-            }
-            BlobBody::Stream(stream) => {
-                let (sender, reader) = chunk_channel();
-                let kept = self.pool.run(move || keeping.into_file(reader, target));
-                let fed = feed(sender, Coming::Blob(stream));
-                let (fed, kept) = tokio::join!(fed, kept);
-                // A broken download breaks the writing too; the download is the cause.
-                fed?;
-                kept??
-            }
-        };
+        let file = self.whole(source, blob, index, target, running).await?;
         running.layer(index, LayerState::Done);
         Ok(file)
     }
 
+    /// Does it, and leaves to the caller to say that the blob is done.
+    pub(super) async fn whole(
+        &self,
+        source: &ImageSource,
+        blob: &Descriptor,
+        index: usize,
+        target: File,
+        running: &Arc<Running>,
+    ) -> Result<File, FetchError> {
+        let second = second_handle(&target, blob.digest)?;
+        let body = Box::pin(source.blob(blob, 0)).await?;
+        let keeping = Keeping::new(blob.digest, index, running);
+        let file = match self.body_into_file(body, keeping, target).await {
+            Err(error) if source.is_remote() && is_digest_mismatch(&error) => {
+                running.layer(index, LayerState::Fetching);
+                let body = source.blob_anew(blob).await?;
+                let keeping = Keeping::new(blob.digest, index, running);
+                self.body_into_file(body, keeping, second).await?
+            }
+            fetched => fetched?,
+        };
+        Ok(file)
+    }
+
+    async fn body_into_file(
+        &self,
+        body: BlobBody,
+        keeping: Keeping,
+        target: File,
+    ) -> Result<File, FetchError> {
+        match body {
+            BlobBody::File(range) => {
+                let keep = move || keeping.into_file(range, target);
+                self.pool.run(keep).await?
+            }
+            BlobBody::Stream(stream) => {
+                let mut coming = Coming::Blob(stream);
+                self.download_into_file(&mut coming, keeping, target).await
+            }
+        }
+    }
+
+    async fn download_into_file(
+        &self,
+        coming: &mut Coming,
+        keeping: Keeping,
+        target: File,
+    ) -> Result<File, FetchError> {
+        let (sender, reader) = chunk_channel();
+        let kept = self.pool.run(move || keeping.into_file(reader, target));
+        let fed = feed(sender, coming);
+        let (fed, kept) = tokio::join!(fed, kept);
+        // A broken download breaks the writing too; the download is the cause.
+        fed?;
+        kept?
+    }
+
     /// Fetches the file at `url`, of at most `limit_bytes`, into `target`, and checks its digest.
+    /// Wrong bytes are fetched once more, past the caches on the way.
     pub(crate) async fn whole_url(
         &self,
         url: &str,
@@ -94,6 +137,7 @@ impl Fetcher {
         target: File,
         running: &Arc<Running>,
     ) -> Result<File, FetchError> {
+        let second = second_handle(&target, digest)?;
         let download = Download::open(url, limit_bytes, self.remotes.config()).await?;
         let listed = LayerProgress {
             digest: digest.to_string(),
@@ -102,16 +146,29 @@ impl Fetcher {
             bytes_total: download.size_bytes().unwrap_or_default(),
         };
         running.layers(vec![listed]);
+        let mut coming = Coming::File(Box::new(download));
         let keeping = Keeping::new(digest, 0, running);
-        let (sender, reader) = chunk_channel();
-        let kept = self.pool.run(move || keeping.into_file(reader, target));
-        let fed = feed(sender, Coming::File(Box::new(download)));
-        let (fed, kept) = tokio::join!(fed, kept);
-        fed?;
-        let file = kept??;
+        let file = match self.download_into_file(&mut coming, keeping, target).await {
+            Err(error) if is_digest_mismatch(&error) => {
+                running.layer(0, LayerState::Fetching);
+                if let Coming::File(download) = &mut coming {
+                    download.begin_anew().await?;
+                }
+                let keeping = Keeping::new(digest, 0, running);
+                self.download_into_file(&mut coming, keeping, second)
+                    .await?
+            }
+            fetched => fetched?,
+        };
         running.layer(0, LayerState::Done);
         Ok(file)
     }
+}
+
+/// Opens a file that is written to again when what came was wrong.
+fn second_handle(target: &File, digest: Digest) -> Result<File, FetchError> {
+    let handle = target.try_clone();
+    handle.map_err(|source| FetchError::Ingest { digest, source })
 }
 
 impl Keeping {
@@ -126,6 +183,9 @@ impl Keeping {
 
     /// Writes a file and checks its digest. It blocks.
     fn into_file(self, body: impl Read, mut target: File) -> Result<File, FetchError> {
+        let digest = self.digest;
+        let emptied = target.set_len(0).and_then(|()| target.rewind());
+        emptied.map_err(|source| FetchError::Ingest { digest, source })?;
         let mut hasher = Hasher::default();
         self.pour(body, |bytes| {
             hasher.update(bytes);
@@ -169,7 +229,7 @@ impl Keeping {
 /// Sends a download's chunks to whoever writes them, and an empty one behind the last.
 pub(super) async fn feed(
     sender: mpsc::Sender<Bytes>,
-    mut coming: Coming,
+    coming: &mut Coming,
 ) -> Result<(), FetchError> {
     while let Some(chunk) = coming.next().await? {
         // A writer that has gone away says itself why.

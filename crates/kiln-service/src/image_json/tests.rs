@@ -87,6 +87,7 @@ fn what_a_directory_says_of_itself_comes_back() {
         source_reference: "docker.io/library/web:1".to_owned(),
         manifest_digest: Some(digest),
         config_digest: None,
+        original: None,
         blobs: vec![VersionBlob {
             digest,
             role: BlobRole::Layer,

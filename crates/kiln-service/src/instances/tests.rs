@@ -238,6 +238,7 @@ fn add_image(tx: &WriteTransaction<'_>) -> Result<(), StoreError> {
         kernel_name: None,
         image_config: None,
         boot: None,
+        original: None,
         created_at: now,
         created_by: own_uid(),
     };

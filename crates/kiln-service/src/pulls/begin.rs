@@ -60,6 +60,8 @@ pub(crate) enum Makes {
     },
     /// A kernel of the catalogue.
     Kernel(KernelName),
+    /// Nothing on this host.
+    Nothing,
 }
 
 /// How a launched job stands when its caller is answered.
@@ -97,14 +99,17 @@ impl Records {
             .write(move |tx| {
                 users::see(tx, opening.actor.uid, now)?;
                 let (name, object) = match &opening.makes {
-                    Makes::Version { name, id } => (name.as_str(), Object::version(*id)),
-                    Makes::Kernel(name) => (name.as_str(), Object::kernel(name)),
+                    Makes::Version { name, id } => {
+                        (Some(name.as_str()), Some(Object::version(*id)))
+                    }
+                    Makes::Kernel(name) => (Some(name.as_str()), Some(Object::kernel(name))),
+                    Makes::Nothing => (None, None),
                 };
                 let operation = NewOperation {
                     id,
                     kind: opening.kind,
                     owner_uid: opening.actor.uid,
-                    object: Some(object),
+                    object,
                     subject: opening.subject.clone(),
                     params: opening.params,
                     created_at: now,

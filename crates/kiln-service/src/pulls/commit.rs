@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use kiln_api::image::{Boot, Image};
+use kiln_api::image::{Boot, Image, Original};
 use kiln_api::operation::Stage;
 use kiln_api::{Failure, codes};
 use kiln_artifacts::Staging;
@@ -57,6 +57,7 @@ pub(super) struct Origin {
     pub(super) source_reference: String,
     pub(super) manifest_digest: Option<Digest>,
     pub(super) config_digest: Option<Digest>,
+    pub(super) original: Option<Original>,
     pub(super) derivation: Option<Derived>,
     pub(super) image_config: Option<Value>,
     pub(super) blobs: Vec<SourceBlob>,
@@ -97,6 +98,8 @@ struct SourceJson<'a> {
     reference: &'a str,
     manifest_digest: Option<Digest>,
     config_digest: Option<Digest>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    original: Option<&'a Original>,
     blobs: Vec<BlobJson>,
 }
 
@@ -252,6 +255,7 @@ fn to_json(finished: &Finished, created_at: String) -> Result<Vec<u8>, DocumentE
             reference: &origin.source_reference,
             manifest_digest: origin.manifest_digest,
             config_digest: origin.config_digest,
+            original: origin.original.as_ref(),
             blobs: origin
                 .blobs
                 .iter()
@@ -340,6 +344,10 @@ fn commit(
             kernel_name: kernel.name.clone(),
             image_config: origin.image_config.clone(),
             boot: serde_json::to_value(&finished.boot).ok(),
+            original: origin
+                .original
+                .as_ref()
+                .and_then(|original| serde_json::to_value(original).ok()),
             created_at: now,
             created_by: finished.actor.uid,
         },

@@ -22,16 +22,17 @@ use super::Pulls;
 use super::begin::{Attendance, Makes, Opening};
 use super::commit::{Derived, Finished, Origin};
 use super::job::{Ids, or_cancelled, unless_cancelled};
-use super::kernel_choice::{ChosenKernel, KernelWords, Wanted, choice_failure};
+use super::kernel_choice::{KernelWords, Wanted};
+use super::shipped_kernel::{Preference, PullKernel};
+use super::source_files::claim_source;
 use crate::board::Running;
 use crate::boot::{self, boot_failure};
 use crate::build::{BuildError, BuildRequest};
 use crate::failures::{
     artifact_failure, build_failure, fetch_failure, host_file_failure, room_failure, store_failure,
 };
-use crate::fetch::{FetchRequest, SourceFiles};
-use crate::host_files::{Claim, HostFileError};
-use crate::seams::{BuildRootfs, Resolved};
+use crate::fetch::FetchRequest;
+use crate::seams::{BuildRootfs, Found, Resolved};
 use crate::space::{NoRoom, Space};
 
 /// A pull whose every word was understood.
@@ -41,6 +42,7 @@ struct Checked {
     name: ImageName,
     platform: Platform,
     kernel: KernelWords,
+    preference: Preference,
     boot: BootChoice,
     size_bytes: Option<u64>,
 }
@@ -63,44 +65,14 @@ enum RequestError {
 
 /// What the job takes along.
 #[derive(Debug)]
-struct Job {
-    ids: Ids,
+pub(super) struct Job {
+    pub(super) ids: Ids,
     request: FetchRequest,
-    name: ImageName,
-    actor: Actor,
-    kernel: ChosenKernel,
-    boot: BootChoice,
-    size_bytes: Option<u64>,
-}
-
-/// The files of a source that a caller may have, not looked at yet.
-#[derive(Debug)]
-enum ClaimedSource {
-    /// The source is no local one.
-    None,
-    /// The layout that a path names.
-    Directory(Claim),
-    /// The archive that a path names.
-    Archive(Claim),
-    /// Files that the caller opened.
-    Passed(Vec<(String, Claim)>),
-}
-
-impl ClaimedSource {
-    /// Opens what was passed, and looks whether what was named is there. It blocks.
-    fn open(self) -> Result<SourceFiles, HostFileError> {
-        Ok(match self {
-            Self::None => SourceFiles::None,
-            Self::Directory(claim) => claim.directory().map(|_| SourceFiles::Named)?,
-            Self::Archive(claim) => claim.file().map(|_| SourceFiles::Named)?,
-            Self::Passed(files) => {
-                let opened = files
-                    .into_iter()
-                    .map(|(name, claim)| Ok((name, claim.file()?)));
-                SourceFiles::Passed(opened.collect::<Result<_, HostFileError>>()?)
-            }
-        })
-    }
+    pub(super) name: ImageName,
+    pub(super) actor: Actor,
+    pub(super) kernel: PullKernel,
+    pub(super) boot: BootChoice,
+    pub(super) size_bytes: Option<u64>,
 }
 
 impl Pulls {
@@ -109,14 +81,13 @@ impl Pulls {
         let checked = self
             .understand(&params)
             .map_err(|error| request_failure(&error))?;
-        checked
-            .kernel
-            .check()
-            .map_err(|error| choice_failure(&error))?;
+        let preference = checked.preference;
+        preference.check(&checked.kernel)?;
         self.records.check_name(&checked.name, actor).await?;
         // Handles live a minute: every file is taken before anything waits for a thread.
-        let source = self.claim_source(actor, &checked.source, &params)?;
-        let kernel = self.claim_kernel(actor, checked.kernel)?;
+        let passed = params.source_files.as_ref();
+        let source = claim_source(&self.files, actor, &checked.source, passed)?;
+        let kernel = self.claim_pull_kernel(actor, preference, checked.kernel)?;
         let files = self
             .look(move || source.open().map_err(|error| host_file_failure(&error)))
             .await?;
@@ -124,7 +95,7 @@ impl Pulls {
             architecture: checked.platform.architecture(),
             boot: checked.boot,
         };
-        let kernel = self.choose_kernel(kernel, wanted).await?;
+        let kernel = self.choose_pull_kernel(preference, kernel, wanted).await?;
         let ids = Ids::random();
         let opening = Opening {
             makes: Makes::Version {
@@ -180,42 +151,9 @@ impl Pulls {
             name,
             platform,
             kernel,
+            preference: Preference::of(params.prefer_shipped_kernel),
             boot: params.boot,
             size_bytes: params.size_bytes,
-        })
-    }
-
-    /// Takes the files of a local source: those the client passed, or paths for callers who may
-    /// name them.
-    fn claim_source(
-        &self,
-        actor: &Actor,
-        source: &Source,
-        params: &PullParams,
-    ) -> Result<ClaimedSource, Failure> {
-        let path = match source {
-            Source::Registry(_) => return Ok(ClaimedSource::None),
-            Source::OciLayout { path, .. }
-            | Source::OciArchive { path, .. }
-            | Source::DockerArchive { path, .. } => path,
-        };
-        let claim = |named| {
-            let claimed = self.files.claim(actor, named);
-            claimed.map_err(|error| host_file_failure(&error))
-        };
-        if let Some(files) = &params.source_files {
-            let claimed = files
-                .iter()
-                .map(|(name, named)| Ok((name.clone(), claim(named)?)));
-            return Ok(ClaimedSource::Passed(claimed.collect::<Result<_, _>>()?));
-        }
-        let named = path
-            .parse::<kiln_api::HostFile>()
-            .map_err(|error| Failure::from_error(codes::source::INVALID_REFERENCE, &error))?;
-        let claimed = claim(&named)?;
-        Ok(match source {
-            Source::OciLayout { .. } => ClaimedSource::Directory(claimed),
-            _ => ClaimedSource::Archive(claimed),
         })
     }
 
@@ -228,9 +166,15 @@ impl Pulls {
     ) -> Result<Image, Failure> {
         running.enter(Stage::Resolve);
         let resolving = self.fetch.resolve(&job.request, &running);
-        let resolved = or_cancelled(&running, resolving, fetch_failure).await?;
+        let resolved = match or_cancelled(&running, resolving, fetch_failure).await? {
+            Found::Image(resolved) => *resolved,
+            Found::Bootable(bootable) => {
+                return self.run_bootable(id, job, *bootable, running).await;
+            }
+        };
+        let chosen = job.kernel.without_shipped()?;
         let container = &resolved.config.config;
-        let plan = boot::plan(job.boot, job.kernel.own_initrd(), Some(container))
+        let plan = boot::plan(job.boot, chosen.own_initrd(), Some(container))
             .map_err(|error| boot_failure(&error))?;
         let view = plan.view.clone();
         let derived = derive(&resolved, job.size_bytes);
@@ -249,7 +193,7 @@ impl Pulls {
                     .await?
             }
         };
-        let staged = self.stage_kernel(staging, job.kernel, plan, &running);
+        let staged = self.stage_kernel(staging, chosen, plan, &running);
         let (staging, kernel) = staged.await?;
         let config_blob = resolved
             .blobs
@@ -273,6 +217,7 @@ impl Pulls {
                 source_reference: resolved.source_reference.clone(),
                 manifest_digest: Some(resolved.manifest_digest),
                 config_digest: config_blob.map(|blob| blob.digest),
+                original: None,
                 derivation: Some(derived),
                 image_config: resolved.container_config(),
                 blobs: resolved.blobs,

@@ -143,6 +143,7 @@ impl Pulls {
                 source_reference: job.reference,
                 manifest_digest: None,
                 config_digest: None,
+                original: None,
                 derivation: None,
                 image_config: None,
                 blobs: Vec::new(),

@@ -193,6 +193,9 @@ fn version(image_id: ImageId, recorded: Recorded) -> NewVersion {
         boot: recorded
             .boot
             .and_then(|boot| serde_json::to_value(boot).ok()),
+        original: recorded
+            .original
+            .and_then(|original| serde_json::to_value(original).ok()),
         created_at: recorded.created_at,
         created_by: recorded.owner_uid,
     }

@@ -214,6 +214,7 @@ pub(crate) fn bare(reference: &str) -> PullParams {
         reference: reference.to_owned(),
         name: None,
         kernel_ref: None,
+        prefer_shipped_kernel: false,
         kernel_path: None,
         initrd_path: None,
         modules_dir: None,

@@ -12,8 +12,8 @@ use kiln_domain::Digest;
 use kiln_domain::oci::ImageConfig;
 use kiln_layers::{Declared, Limits, Pack};
 use kiln_service::{
-    BuildError, BuildRequest, BuildRootfs, Built, FetchError, FetchNeeds, FetchRequest, FetchTree,
-    Resolved, Running, SeamFuture, SourceBlob,
+    Bootable, BootableTarget, BuildError, BuildRequest, BuildRootfs, Built, FetchError, FetchNeeds,
+    FetchRequest, FetchTree, Found, Resolved, Running, SeamFuture, SourceBlob,
 };
 use kiln_store::version_blobs::BlobRole;
 use kiln_store::{Store, names};
@@ -126,7 +126,7 @@ impl FetchTree for OneLayer {
         &'a self,
         request: &'a FetchRequest,
         _running: &'a Running,
-    ) -> SeamFuture<'a, Result<Resolved, FetchError>> {
+    ) -> SeamFuture<'a, Result<Found, FetchError>> {
         Box::pin(async move {
             self.resolved.fetch_add(1, Ordering::SeqCst);
             let config = serde_json::json!({
@@ -145,7 +145,7 @@ impl FetchTree for OneLayer {
             };
             let (config_digest, manifest) =
                 (Digest::of(config.as_bytes()), Digest::of(b"manifest"));
-            Ok(Resolved {
+            Ok(Found::Image(Box::new(Resolved {
                 source_kind: "registry",
                 source_reference: request.source.to_string(),
                 platform: request.platform,
@@ -163,8 +163,28 @@ impl FetchTree for OneLayer {
                 ],
                 layers: Vec::new(),
                 source: None,
-            })
+            })))
         })
+    }
+
+    fn bootable<'a>(
+        &'a self,
+        _bootable: &'a Bootable,
+        _target: BootableTarget,
+        _running: &'a Arc<Running>,
+    ) -> SeamFuture<'a, Result<Vec<File>, FetchError>> {
+        Box::pin(async { Err(FetchError::StandIn("it has images only".into())) })
+    }
+
+    fn bootable_needs<'a>(
+        &'a self,
+        _bootable: &'a Bootable,
+    ) -> SeamFuture<'a, Result<FetchNeeds, FetchError>> {
+        Box::pin(async { Ok(FetchNeeds::default()) })
+    }
+
+    fn drop_chunks<'a>(&'a self, _bootable: &'a Bootable) -> SeamFuture<'a, ()> {
+        Box::pin(async {})
     }
 
     fn knows<'a>(&'a self, _resolved: &'a Resolved) -> SeamFuture<'a, Result<bool, FetchError>> {

@@ -59,6 +59,7 @@ fn a_version_comes_back_as_it_went_in() {
         kernel_name: new.kernel_name,
         image_config: new.image_config,
         boot: new.boot,
+        original: new.original,
         created_at: new.created_at,
         created_by: new.created_by,
     };
@@ -198,6 +199,7 @@ fn every_damaged_column_is_an_error_that_names_it() {
         ("kernel_name", "'../x'"),
         ("image_config", "'{'"),
         ("boot", "'{'"),
+        ("original", "'{'"),
         ("created_at", "9223372036854775807"),
     ];
     for (column, value) in cases {

@@ -5,6 +5,7 @@
 //! says so and is skipped; with `KILN_REQUIRE_TOOLS` set it fails instead.
 
 mod archives;
+mod bootable;
 mod booting;
 mod browsing;
 mod checkout;
@@ -13,6 +14,7 @@ mod correctness;
 mod deleting;
 mod demo;
 mod descriptors;
+mod devregistry;
 mod documents;
 mod input;
 mod instances;

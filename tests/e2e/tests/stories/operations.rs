@@ -246,11 +246,11 @@ fn a_pull_cancelled_in_mid_decode_has_no_thread_left_when_its_end_is_told() -> R
         assert!(!stage.entries("cache/ingest")?.is_empty(), "nothing begun");
 
         let ended = stage.call("operation.cancel", &json!({"operation_id": id}))?;
-        let left = (stage.entries("cache/ingest")?, stage.entries("images")?);
+        let left = (stage.unfinished()?, stage.entries("images")?);
 
         assert_eq!(ended["state"], "cancelled");
         assert_eq!(left, (Vec::new(), Vec::new()), "round {round}");
-        for folder in ["cache/blobs/sha256", "cache/packs"] {
+        for folder in ["cache/blobs/sha256", "cache/packs", "cache/ingest"] {
             let path = stage.root().join(folder);
             std::fs::remove_dir_all(&path)?;
             std::fs::create_dir(&path)?;

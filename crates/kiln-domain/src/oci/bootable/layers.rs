@@ -3,7 +3,7 @@
 use super::super::{Descriptor, Manifest};
 use super::{
     BLOCK_BYTES, BOOTABLE_CONFIG, BootableError, DIGEST, MAX_CHUNK_BYTES, MAX_FILE_BYTES,
-    MAX_KERNEL_BYTES, OFFSET, ROLE, SIZE,
+    MAX_KERNEL_BYTES, MAX_SUMS_BYTES, OFFSET, ROLE, SIZE,
 };
 use crate::digest::Digest;
 
@@ -101,7 +101,7 @@ impl BootableLayers {
 /// Most bytes of checksums that a root filesystem can have: one of 4 bytes for every block, and
 /// 16 for a run of its own.
 fn most_sums(rootfs_bytes: u64) -> u64 {
-    24 + rootfs_bytes.div_ceil(BLOCK_BYTES) * 20
+    (24 + rootfs_bytes.div_ceil(BLOCK_BYTES) * 20).min(MAX_SUMS_BYTES)
 }
 
 fn check_chunks<'a>(

@@ -51,15 +51,16 @@ async fn fetch_garbage(cancelled_at_bytes: u64) -> (FetchError, u64) {
     );
     let running = entry.unwrap();
     let digest = Digest::from_bytes([7; 32]);
+    let ingest = cache.ingest(&digest, SIZE_BYTES).unwrap();
     let decoding = Decoding {
         cache,
         digest,
-        size_bytes: SIZE_BYTES,
         diff_id: digest,
         declared: Declared::As(Compression::None),
         limits: Limits::default(),
         index: 0,
         running: running.clone(),
+        disk: Arc::default(),
         _at_work: running.at_work(),
         _flight: InFlight::default().begin(digest),
     };
@@ -68,7 +69,7 @@ async fn fetch_garbage(cancelled_at_bytes: u64) -> (FetchError, u64) {
         running,
         cancelled_at_bytes,
     };
-    let error = decoding.keep_and_decode(&mut garbage).unwrap_err();
+    let error = decoding.keep_and_decode(&mut garbage, ingest).unwrap_err();
     board.stop(Duration::ZERO).await;
     (error, garbage.read_bytes)
 }

@@ -1,0 +1,234 @@
+//! Where the development registry keeps things, and the note of what was started.
+//!
+//! ```text
+//! <dir>/data/           what it stores
+//! <dir>/config.yml      how it is configured; written at every start
+//! <dir>/registry.log    what it says
+//! <dir>/running.json    what was started; there while it runs
+//! ```
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kiln_api::{Failure, codes};
+use serde::{Deserialize, Serialize};
+
+use super::Common;
+use super::engine::Container;
+use super::server::Server;
+use crate::failure::CommandError;
+use crate::session::Session;
+
+/// Where root's is. It is not the daemon's.
+const ROOTS: &str = "/var/lib/kiln-registry";
+
+/// Longest note, in bytes; usual ones have two hundred.
+const MAX_NOTE_BYTES: u64 = 64 << 10;
+
+/// How much of a log is looked at for its last lines, in bytes.
+const LOG_TAIL_BYTES: u64 = 4 << 20;
+
+/// From which size on a log is set aside at a start, in bytes.
+const LOG_FULL_BYTES: u64 = 16 << 20;
+
+/// How long another start or stop is waited for, in which an engine may fetch its image.
+const LOCK_LIMIT: Duration = Duration::from_secs(60);
+
+/// Pause between two looks whether it is done.
+const LOCK_POLL: Duration = Duration::from_millis(50);
+
+/// What was started.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Its port on 127.0.0.1.
+    pub(super) port: u16,
+    /// What has it.
+    pub(super) started: Started,
+}
+
+/// A registry as a process or as a container.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Started {
+    Server(Server),
+    Container(Container),
+}
+
+/// The directory.
+#[derive(Debug)]
+pub(super) struct Place(PathBuf);
+
+impl Place {
+    /// Finds it; nothing is made yet.
+    pub(super) fn of(common: &Common, session: &Session) -> Result<Self, CommandError> {
+        if let Some(directory) = &common.dir {
+            return Ok(Self(std::path::absolute(directory)?));
+        }
+        let homes = &session.surroundings().homes;
+        if homes.is_root {
+            return Ok(Self(PathBuf::from(ROOTS)));
+        }
+        let home = || homes.home.as_ref().map(|home| home.join(".local/state"));
+        let state = homes.xdg_state_home.clone().or_else(home);
+        let state = state.ok_or_else(|| {
+            Failure::new(
+                codes::request::INVALID_PARAMS,
+                "there is no home directory to keep a registry's data in",
+            )
+            .with_hint(
+                "name a directory:",
+                Some("kiln registry dev up --dir DIR".to_owned()),
+            )
+        })?;
+        Ok(Self(state.join("kiln/registry")))
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.0
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
+        self.0.join("data")
+    }
+
+    pub(super) fn config(&self) -> PathBuf {
+        self.0.join("config.yml")
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.0.join("registry.log")
+    }
+
+    fn note(&self) -> PathBuf {
+        self.0.join("running.json")
+    }
+
+    /// Makes the directory, and keeps others of ours from starting or stopping anything in it.
+    pub(super) fn lock(&self) -> Result<File, CommandError> {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(&self.0)?;
+        let lock = File::open(&self.0)?;
+        let deadline = Instant::now() + LOCK_LIMIT;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(lock),
+                Err(TryLockError::Error(error)) => return Err(error.into()),
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                    let seconds = LOCK_LIMIT.as_secs();
+                    return Err(CommandError::new(
+                        codes::registry::ENGINE_FAILED,
+                        format!(
+                            "another kiln has been starting or stopping the development registry for {seconds} s"
+                        ),
+                    ));
+                }
+                Err(TryLockError::WouldBlock) => thread::sleep(LOCK_POLL),
+            }
+        }
+    }
+
+    /// Reads the note of what was started.
+    pub(super) fn read(&self) -> Result<Option<Record>, CommandError> {
+        let file = match File::open(self.note()) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let mut text = Vec::new();
+        file.take(MAX_NOTE_BYTES).read_to_end(&mut text)?;
+        let record = serde_json::from_slice(&text).map_err(|_| {
+            let message = format!("{} is not a note of Kiln's", self.note().display());
+            Failure::new(codes::file::WRONG_KIND, message)
+                .with_hint("look for its process, then remove the file", None)
+        })?;
+        Ok(Some(record))
+    }
+
+    pub(super) fn write(&self, record: &Record) -> Result<(), CommandError> {
+        let mut file = tempfile::NamedTempFile::new_in(&self.0)?;
+        file.write_all(serde_json::to_string_pretty(record)?.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(self.note()).map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    pub(super) fn forget(&self) -> Result<(), CommandError> {
+        gone(fs::remove_file(self.note()))
+    }
+
+    /// Removes everything.
+    pub(super) fn remove(&self) -> Result<(), CommandError> {
+        gone(fs::remove_dir_all(self.data()))?;
+        for file in [self.config(), self.log(), self.old_log(), self.note()] {
+            gone(fs::remove_file(file))?;
+        }
+        // Whatever else somebody has put there is not ours to remove.
+        drop(fs::remove_dir(&self.0));
+        Ok(())
+    }
+
+    fn old_log(&self) -> PathBuf {
+        self.0.join("registry.log.old")
+    }
+
+    /// Opens the log to add to it. One that has grown large is set aside.
+    pub(super) fn open_log(&self) -> Result<File, CommandError> {
+        let is_full = fs::metadata(self.log()).is_ok_and(|found| found.len() > LOG_FULL_BYTES);
+        if is_full {
+            fs::rename(self.log(), self.old_log())?;
+        }
+        let mut options = File::options();
+        Ok(options.create(true).append(true).open(self.log())?)
+    }
+
+    /// Returns the last lines of the log.
+    pub(super) fn log_tail(&self, lines: usize) -> Result<String, CommandError> {
+        let mut file = match File::open(self.log()) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let from = text.lines().count().saturating_sub(lines);
+        Ok(text
+            .lines()
+            .skip(from)
+            .map(|line| line.to_owned() + "\n")
+            .collect())
+    }
+
+    /// Counts what is stored, in bytes on the disk.
+    pub(super) fn data_bytes(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt as _;
+        let mut folders = vec![self.data()];
+        let mut bytes = 0;
+        while let Some(folder) = folders.pop() {
+            // What goes away meanwhile is not counted.
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                let Ok(found) = entry.metadata() else {
+                    continue;
+                };
+                bytes += found.blocks() * 512;
+                if found.is_dir() {
+                    folders.push(entry.path());
+                }
+            }
+        }
+        bytes
+    }
+}
+
+fn gone(removed: io::Result<()>) -> Result<(), CommandError> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}

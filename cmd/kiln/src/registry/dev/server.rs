@@ -1,0 +1,232 @@
+//! The registry as a process of this user's.
+//!
+//! It leads a session of its own, so neither the end of the client nor of its terminal ends it. The
+//! note of it has its start time and the host's boot beside its number: a number that was given to
+//! another process is nobody's.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kiln_api::{Failure, codes};
+use kiln_domain::ProcessStart;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::place::Place;
+use super::ports;
+use crate::failure::CommandError;
+use crate::surroundings::Surroundings;
+
+/// How the distribution project's registry is called: by Debian, and by itself.
+const NAMES: &[&str] = &["docker-registry", "registry"];
+
+/// What its `--version` says, whatever it is called.
+const VERSION_MARK: &str = "distribution";
+
+/// How long it may take to listen, on a machine that is busy.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long it may take to end before it is killed: it finishes what it is answering.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// Pause between two looks whether it listens.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How long its answer to a connection may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+
+/// How many lines of its log explain why it did not start.
+const QUOTED_LINES: usize = 5;
+
+/// A registry that was started.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Server {
+    pub(super) program: PathBuf,
+    pub(super) pid: u32,
+    /// When it began, in ticks since the boot.
+    started: u64,
+    boot_id: String,
+}
+
+/// Finds the distribution project's registry on `PATH`.
+pub(super) fn find_program(surroundings: &Surroundings) -> Option<PathBuf> {
+    let path = surroundings.path.as_deref()?;
+    let folders: Vec<PathBuf> = std::env::split_paths(path)
+        .filter(|folder| folder.is_absolute())
+        .collect();
+    NAMES
+        .iter()
+        .flat_map(|name| folders.iter().map(move |folder| folder.join(name)))
+        .find(|program| program.is_file() && is_distribution(program))
+}
+
+/// Other things are called `registry` too.
+fn is_distribution(program: &Path) -> bool {
+    let told = Command::new(program)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .output();
+    told.is_ok_and(|told| String::from_utf8_lossy(&told.stdout).contains(VERSION_MARK))
+}
+
+/// Makes this process the leader of a session and runs a program in its place; returns only why it
+/// cannot.
+pub(super) fn become_program(words: &[OsString]) -> CommandError {
+    if let Err(error) = rustix::process::setsid() {
+        return std::io::Error::from(error).into();
+    }
+    match words.split_first() {
+        Some((program, arguments)) => Command::new(program).args(arguments).exec().into(),
+        None => CommandError::new(codes::request::INVALID_PARAMS, "there is no program to run"),
+    }
+}
+
+impl Server {
+    /// Starts it and waits until it listens.
+    pub(super) fn start(program: &Path, port: u16, place: &Place) -> Result<Self, CommandError> {
+        fs::create_dir_all(place.data())?;
+        let mut config = fs::File::create(place.config())?;
+        config.write_all(configuration(port, &place.data()).as_bytes())?;
+        let log = place.open_log()?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["registry", "dev", "become", "--"])
+            .arg(program)
+            .arg("serve")
+            .arg(place.config())
+            // Its own variables (`REGISTRY_…`) would override the file, and people set some for clients.
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        let listening = wait_until_it_listens(&mut child, port);
+        if let Err(message) = listening {
+            // It has ended, or ends now.
+            drop(child.kill());
+            drop(child.wait());
+            let mut failure = Failure::new(codes::registry::NO_SERVER, message);
+            let tail = place.log_tail(QUOTED_LINES)?;
+            failure.cause = tail.lines().map(str::to_owned).collect();
+            failure.hint = None;
+            return Err(failure.into());
+        }
+        let pid = child.id();
+        let started = start_of(pid).ok_or_else(|| {
+            CommandError::new(codes::registry::NO_SERVER, "the registry ended at once")
+        })?;
+        Ok(Self {
+            program: program.to_owned(),
+            pid,
+            started: started.ticks(),
+            boot_id: boot_id(),
+        })
+    }
+
+    /// Opens its process; nothing when that has ended.
+    pub(super) fn process(&self) -> Option<OwnedFd> {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw)?;
+        // First the descriptor, then the look: what began when it did is the one, and had its
+        // number all the while.
+        let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let is_it = self.boot_id == boot_id()
+            && start_of(self.pid) == Some(ProcessStart::new(self.started))
+            && !has_ended(&process, Duration::ZERO);
+        is_it.then_some(process)
+    }
+
+    /// Says whether it listens and takes connections.
+    pub(super) fn answers(&self, port: u16) -> bool {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        TcpStream::connect_timeout(&address, CONNECT_LIMIT).is_ok()
+            && ports::holder(port).is_none_or(|holder| holder.pid == self.pid)
+    }
+
+    /// Asks it to end, and kills it when it does not.
+    pub(super) fn stop(&self) -> Result<(), CommandError> {
+        let Some(process) = self.process() else {
+            return Ok(());
+        };
+        for (signal, limit) in [(Signal::TERM, STOP_LIMIT), (Signal::KILL, STOP_LIMIT)] {
+            match pidfd_send_signal(&process, signal) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => return Err(std::io::Error::from(error).into()),
+            }
+            if has_ended(&process, limit) {
+                return Ok(());
+            }
+        }
+        let message = format!("the registry (pid {}) does not end", self.pid);
+        Err(CommandError::new(codes::registry::NO_SERVER, message))
+    }
+}
+
+/// Waits until a process has ended (`pidfd_open(2)`: its descriptor is readable then).
+fn has_ended(process: &OwnedFd, limit: Duration) -> bool {
+    let mut looked = [PollFd::from_borrowed_fd(process.as_fd(), PollFlags::IN)];
+    let limit = Timespec::try_from(limit).ok();
+    // A signal to us cuts the wait short, which only makes us impatient.
+    poll(&mut looked, limit.as_ref()).is_ok_and(|ready| ready > 0)
+}
+
+fn wait_until_it_listens(child: &mut Child, port: u16) -> Result<(), String> {
+    let deadline = Instant::now() + START_LIMIT;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Err(format!("the registry ended with {status}")),
+            Err(error) => return Err(format!("the registry cannot be waited for: {error}")),
+            Ok(None) => {}
+        }
+        // Somebody else may have taken the port just now.
+        if TcpStream::connect_timeout(&address, CONNECT_LIMIT).is_ok()
+            && ports::holder(port).is_none_or(|holder| holder.pid == child.id())
+        {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let seconds = START_LIMIT.as_secs();
+            return Err(format!("the registry did not listen within {seconds} s"));
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Writes its configuration. JSON is YAML, which is what it reads.
+fn configuration(port: u16, data: &Path) -> String {
+    let configuration = json!({
+        "version": 0.1,
+        "log": {"level": "info", "accesslog": {"disabled": false}},
+        "storage": {
+            "filesystem": {"rootdirectory": data},
+            "delete": {"enabled": true},
+        },
+        "http": {
+            // On loopback only: it has neither encryption nor logins.
+            "addr": format!("127.0.0.1:{port}"),
+            "headers": {"X-Content-Type-Options": ["nosniff"]},
+        },
+    });
+    format!("{configuration:#}\n")
+}
+
+fn start_of(pid: u32) -> Option<ProcessStart> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    ProcessStart::from_stat(&String::from_utf8_lossy(&stat)).ok()
+}
+
+fn boot_id() -> String {
+    // Without one, processes are told apart by number and start alone.
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    text.trim().to_owned()
+}

@@ -1,0 +1,85 @@
+//! `image.push`: an image to a registry.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Credentials;
+use crate::codes;
+use crate::method::method;
+use crate::transfer::TransferOutcome;
+
+method! {
+    /// See [`PushParams`].
+    Push = "image.push",
+    "Sends an image to a registry.",
+    (PushParams) -> TransferOutcome,
+    [
+        codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::image::NO_OCI_SOURCE,
+        codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND, codes::source::CHANGED,
+        codes::source::INVALID_PLATFORM, codes::source::MALFORMED_MANIFEST,
+        codes::source::UNSUPPORTED, codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH,
+        codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
+        codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
+        codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
+        codes::registry::UNEXPECTED_ANSWER, codes::registry::READ_ONLY,
+        codes::registry::TOO_LARGE, codes::registry::QUOTA_EXCEEDED,
+        codes::registry::TAG_IMMUTABLE, codes::registry::PUSH_REFUSED,
+        codes::operation::CANCELLED, codes::storage::FULL, codes::storage::FAILED,
+        codes::daemon::BUSY, codes::daemon::STOPPING,
+    ]
+}
+
+/// What to push, and where to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PushParams {
+    /// An id, a name with an optional tag or version, or a source reference.
+    pub image: String,
+    /// One architecture of it; the host's when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
+    /// Where to: an OCI reference such as `registry.example/team/app:1`.
+    pub into: String,
+    /// Further tags that it gets in the same repository.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// As what it is sent.
+    #[serde(default, rename = "as", skip_serializing_if = "PushForm::is_oci")]
+    pub form: PushForm,
+    /// The whole index that the image was chosen from, not the one manifest alone. What this host
+    /// has not is fetched from the image's source, whose tag must still name it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_platforms: bool,
+    /// What refers to it at its source too: signatures, SBOMs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub referrers: bool,
+    /// Who to be at the registry that it is sent to. Kept nowhere, logged nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
+    /// Who to be at the image's source, should something have to be fetched again. Kept nowhere,
+    /// logged nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_credentials: Option<Credentials>,
+    /// Answer with the operation at once and go on in the background.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detach: bool,
+}
+
+/// As what an image is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PushForm {
+    /// The OCI image it was made from, byte for byte.
+    #[default]
+    Oci,
+}
+
+impl PushForm {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde asks with a reference"
+    )]
+    fn is_oci(&self) -> bool {
+        *self == Self::Oci
+    }
+}

@@ -1,0 +1,172 @@
+//! What came of a blob before its download ended: `ingest/<hex>.partial`.
+//!
+//! ```text
+//! none ──open──▶ locked ──bytes──▶ locked ──commit──▶ renamed: a blob
+//!                  ▲                 │ dropped: cancelled, failed, or killed
+//!                  └──────open──── left ──a day old, or the blob is there──▶ swept
+//! ```
+//! The lock (`flock`) is on the open file, so a daemon that is killed leaves none behind. Whoever
+//! finds a partial locked takes in the blob beside it, and nobody waits.
+//!
+//! Nothing here is believed: whoever goes on from a partial hashes all of it again.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use kiln_domain::Timestamp;
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+
+use crate::error::{CacheError, at};
+use crate::files;
+
+/// How the name of a partial ends.
+pub(crate) const EXTENSION: &str = "partial";
+
+/// A partial shorter than this is not worth keeping: asking for the rest costs as much.
+const WORTH_KEEPING_BYTES: u64 = 64 << 10;
+
+/// How long a partial is kept after its last byte, in microseconds: a day, within which whoever
+/// wants the image tries again.
+const KEPT_MICROS: u64 = 24 * 3600 * 1_000_000;
+
+/// How often one is opened anew that was renamed or removed before it was locked.
+const OPENINGS: usize = 4;
+
+/// The partial of one blob, locked.
+#[derive(Debug)]
+pub(crate) struct Partial {
+    path: PathBuf,
+    file: File,
+}
+
+impl Partial {
+    /// Opens the partial at `path`, or makes it; `None` when somebody else is writing it, or it
+    /// is longer than `longest_bytes` and so belongs to another description of the blob.
+    pub(crate) fn open(path: &Path, longest_bytes: u64) -> Result<Option<Self>, CacheError> {
+        for _ in 0..OPENINGS {
+            let Some(file) = open_or_create(path)? else {
+                continue;
+            };
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                // Somebody's, or a file system without locks: then nothing is resumed.
+                return Ok(None);
+            }
+            let found = file.metadata().map_err(at("examine", path))?;
+            if !is_still_at(path, &found) {
+                continue;
+            }
+            if found.len() > longest_bytes {
+                return Ok(None);
+            }
+            let path = path.to_owned();
+            return Ok(Some(Self { path, file }));
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns how many bytes there are.
+    pub(crate) fn length(&self) -> Result<u64, CacheError> {
+        let found = self.file.metadata().map_err(at("examine", &self.path))?;
+        Ok(found.len())
+    }
+
+    /// Leaves it for the next one who wants the blob, if there is enough of it.
+    pub(crate) fn leave(&self) -> Result<(), CacheError> {
+        if self.length()? < WORTH_KEEPING_BYTES {
+            return self.remove();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn remove(&self) -> Result<(), CacheError> {
+        files::remove_file(&self.path).map(drop)
+    }
+}
+
+/// Returns the length of the partial at `path`; zero when there is none.
+pub(crate) fn length_at(path: &Path) -> u64 {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => metadata.len(),
+        _ => 0,
+    }
+}
+
+/// Says whether a name in `ingest/` is that of a partial.
+pub(crate) fn is_partial(name: &OsStr) -> bool {
+    Path::new(name).extension() == Some(OsStr::new(EXTENSION))
+}
+
+/// Says whether a partial has had its time. One from the future comes from a clock that was wrong,
+/// and nobody could tell when it will be old.
+pub(crate) fn is_old(metadata: &Metadata, now: Timestamp) -> bool {
+    let modified = metadata
+        .mtime()
+        .saturating_mul(1_000_000)
+        .saturating_add(metadata.mtime_nsec() / 1_000);
+    modified.abs_diff(now.as_micros()) >= KEPT_MICROS
+}
+
+/// Removes the partial at `path`, unless somebody is writing it; says whether it did.
+pub(crate) fn remove_unused(path: &Path) -> Result<bool, CacheError> {
+    match Partial::open(path, u64::MAX)? {
+        Some(partial) => partial.remove().map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// Opens what is at `path`; what is no partial of ours is removed, and then there is none.
+fn open_or_create(path: &Path) -> Result<Option<File>, CacheError> {
+    if let Some(parent) = path.parent() {
+        // Somebody may have emptied the cache meanwhile.
+        files::create_directory(parent)?;
+    }
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path);
+    let own = rustix::process::geteuid().as_raw();
+    match opened {
+        Ok(file) => {
+            let found = file.metadata().map_err(at("examine", path))?;
+            // With a second name, writing to it would change something else.
+            if found.is_file() && found.nlink() <= 1 && found.uid() == own {
+                return Ok(Some(file));
+            }
+        }
+        Err(error) if is_something_else(&error) => {}
+        Err(error) => return Err(at("open", path)(error)),
+    }
+    files::remove_file(path)?;
+    Ok(None)
+}
+
+/// Says whether a file could not be opened for what it is: a link, a socket, or sealed.
+fn is_something_else(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(
+        errno,
+        Some(Errno::LOOP | Errno::NXIO | Errno::ACCESS | Errno::PERM)
+    )
+}
+
+fn is_still_at(path: &Path, found: &Metadata) -> bool {
+    fs::symlink_metadata(path)
+        .is_ok_and(|there| (there.dev(), there.ino()) == (found.dev(), found.ino()))
+}

@@ -1,0 +1,243 @@
+//! One chunk of a root filesystem, from wherever it is to its place.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kiln_api::operation::LayerState;
+use kiln_bootable::{UnpackError, unpack};
+use kiln_cache::{Cache, IngestError};
+use kiln_domain::oci::bootable::Chunk;
+use kiln_registry::{BlobBody, ImageSource};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::error::FetchError;
+use super::feed::{KeepingReader, chunk_channel};
+use super::layer::{Condition, Hasher, drop_if_damaged, kept_failure};
+use super::{Fetcher, place};
+use crate::board::Running;
+
+/// Bytes read at a time of the rest of a chunk that cannot be unpacked; the cancel flag is looked
+/// at as often.
+const REST_BUFFER_BYTES: usize = 256 << 10;
+
+/// Everything needed to bring one chunk to its place.
+pub(super) struct Job<'a> {
+    pub(super) fetcher: &'a Fetcher,
+    pub(super) source: &'a ImageSource,
+    pub(super) chunk: &'a Chunk,
+    pub(super) index: usize,
+    pub(super) rootfs: Arc<File>,
+    pub(super) running: &'a Arc<Running>,
+}
+
+/// What the unpacking thread needs; it outlives the waiting for it.
+struct Unpacking {
+    cache: Cache,
+    chunk: Chunk,
+    index: usize,
+    rootfs: Arc<File>,
+    running: Arc<Running>,
+    /// The operation has not ended before this has: what it had half made goes with it.
+    _at_work: TaskTrackerToken,
+}
+
+impl Job<'_> {
+    /// Brings it there the shortest way.
+    pub(super) async fn place(self) -> Result<(), FetchError> {
+        // Others who want the same chunk from there wait, and find it.
+        let key = (place(self.source), self.chunk.descriptor.digest);
+        let _turn = self.fetcher.locks.lock(key).await;
+        let is_remote = self.source.reference().is_some();
+        let unpacking = self.unpacking();
+        let kept = if is_remote {
+            self.fetcher.pool.run(move || unpacking.cached()).await??
+        } else {
+            None
+        };
+        if let Some(file) = kept {
+            self.running.layer(self.index, LayerState::Decoding);
+            let unpacking = self.unpacking();
+            let place = move || unpacking.read(file, 0);
+            self.fetcher.pool.run(place).await??;
+        } else {
+            self.running.layer(self.index, LayerState::Fetching);
+            self.fetch().await?;
+        }
+        self.running.layer(self.index, LayerState::Done);
+        Ok(())
+    }
+
+    async fn fetch(&self) -> Result<(), FetchError> {
+        let body = self.source.blob(&self.chunk.descriptor, 0).await?;
+        let unpacking = self.unpacking();
+        let pool = &self.fetcher.pool;
+        let mut stream = match body {
+            BlobBody::File(range) => return pool.run(move || unpacking.read(range, 1)).await?,
+            BlobBody::Stream(stream) => stream,
+        };
+        let (sender, reader) = chunk_channel();
+        let placed = pool.run(move || unpacking.keep(reader));
+        let download = async move {
+            while let Some(bytes) = stream.next().await? {
+                // Who unpacks and has gone away says itself why.
+                if sender.send(bytes).await.is_err() {
+                    return Ok(());
+                }
+            }
+            sender.send(Bytes::new()).await.ok();
+            Ok::<_, FetchError>(())
+        };
+        let (downloaded, placed) = tokio::join!(download, placed);
+        // A broken download breaks the unpacking too; the download is the cause.
+        downloaded?;
+        placed?
+    }
+
+    fn unpacking(&self) -> Unpacking {
+        Unpacking {
+            cache: self.fetcher.cache.clone(),
+            chunk: self.chunk.clone(),
+            index: self.index,
+            rootfs: self.rootfs.clone(),
+            running: self.running.clone(),
+            _at_work: self.running.at_work(),
+        }
+    }
+}
+
+impl Unpacking {
+    /// Opens the chunk in the cache, when it has it whole. A damaged one goes: half of it in the
+    /// root filesystem could not be taken back. It blocks.
+    fn cached(self) -> Result<Option<File>, FetchError> {
+        let descriptor = &self.chunk.descriptor;
+        let Some(blob) = self.cache.blob(&descriptor.digest)? else {
+            return Ok(None);
+        };
+        let cancelled = self.running.work().flag();
+        match drop_if_damaged(&self.cache, descriptor.digest, cancelled)? {
+            Condition::Damaged => Ok(None),
+            Condition::Whole if blob.size_bytes == descriptor.size_bytes => Ok(Some(blob.file)),
+            Condition::Whole => Err(FetchError::Blob(IngestError::SizeMismatch {
+                digest: descriptor.digest,
+                expected_bytes: descriptor.size_bytes,
+                found_bytes: blob.size_bytes,
+            })),
+        }
+    }
+
+    /// Unpacks what needs no keeping. It blocks.
+    fn read(self, input: impl Read, fetched: u64) -> Result<(), FetchError> {
+        let mut input = HashingReader {
+            inner: input,
+            hasher: Hasher::default(),
+        };
+        let unpacked = self.unpack(&mut input, fetched);
+        // Wrong bytes break a stream in a thousand ways; the digest is what is wrong then.
+        if unpacked.is_ok() || (is_about_content(&unpacked) && self.read_rest(&mut input).is_ok()) {
+            let expected = self.chunk.descriptor.digest;
+            let found = input.hasher.finish();
+            if found != expected {
+                let mismatch = IngestError::DigestMismatch { expected, found };
+                return Err(FetchError::Blob(mismatch));
+            }
+        }
+        unpacked
+    }
+
+    /// Keeps what comes, and unpacks it in the same pass. It blocks.
+    fn keep(self, input: impl Read) -> Result<(), FetchError> {
+        let descriptor = &self.chunk.descriptor;
+        let ingest = self
+            .cache
+            .ingest(&descriptor.digest, descriptor.size_bytes)?;
+        let mut reader = KeepingReader {
+            inner: input,
+            ingest,
+            failure: None,
+        };
+        let unpacked = self.unpack(&mut reader, 1);
+        if let Some(source) = reader.failure {
+            return Err(kept_failure(descriptor.digest, source));
+        }
+        if unpacked.is_ok() || (is_about_content(&unpacked) && self.read_rest(&mut reader).is_ok())
+        {
+            reader.ingest.commit()?;
+        }
+        unpacked
+    }
+
+    fn unpack(&self, input: &mut dyn Read, fetched: u64) -> Result<(), FetchError> {
+        let read = Cell::new(0);
+        let mut input = Counting { input, read: &read };
+        let told = Cell::new(0);
+        let tell = |_: u64| {
+            let count = read.get() - told.replace(read.get());
+            self.running.layer_bytes(self.index, count, count * fetched);
+        };
+        let cancelled = self.running.work().flag();
+        let unpacked = unpack(&mut input, &self.chunk, &self.rootfs, &tell, cancelled);
+        tell(0);
+        let digest = self.chunk.descriptor.digest;
+        unpacked.map_err(|source| FetchError::Chunk { digest, source })
+    }
+
+    /// Reads to the end for the digest, unless the work is given up. It blocks.
+    fn read_rest(&self, reader: &mut dyn Read) -> io::Result<()> {
+        let mut buffer = vec![0; REST_BUFFER_BYTES];
+        loop {
+            if self.running.work().is_cancelled() {
+                return Err(io::Error::other("the operation was cancelled"));
+            }
+            match reader.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn is_about_content(unpacked: &Result<(), FetchError>) -> bool {
+    let Err(FetchError::Chunk { source, .. }) = unpacked else {
+        return false;
+    };
+    match source {
+        UnpackError::Broken { .. }
+        | UnpackError::TooLong { .. }
+        | UnpackError::TooShort { .. }
+        | UnpackError::DigestMismatch { .. } => true,
+        UnpackError::Cancelled | UnpackError::Input { .. } | UnpackError::Output { .. } => false,
+    }
+}
+
+/// Counts what is read.
+struct Counting<'a> {
+    input: &'a mut dyn Read,
+    read: &'a Cell<u64>,
+}
+
+impl Read for Counting<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.read.set(self.read.get() + count as u64);
+        Ok(count)
+    }
+}
+
+/// Hashes what is read.
+struct HashingReader<R> {
+    inner: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hasher.update(buffer.get(..count).unwrap_or_default());
+        Ok(count)
+    }
+}

@@ -1,0 +1,54 @@
+//! What downloads left half done, while the daemon runs: it goes after a day.
+//!
+//! A start does the same; see [`crate::recover`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kiln_cache::{Cache, Swept};
+use tokio::sync::watch;
+
+use crate::blocking::Pool;
+use crate::clock::Clock;
+
+/// How often the cache is looked through.
+const LOOK: Duration = Duration::from_secs(3600);
+
+/// Removes what nobody has gone on with.
+#[derive(Clone, Debug)]
+pub struct Partials {
+    cache: Cache,
+    clock: Arc<dyn Clock>,
+    pool: Pool,
+}
+
+impl Partials {
+    /// Makes the worker; it looks through the cache on `pool`.
+    pub fn new(cache: Cache, clock: Arc<dyn Clock>, pool: Pool) -> Self {
+        Self { cache, clock, pool }
+    }
+
+    /// Works until `stop` turns true.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let work = async {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                self.work_once().await;
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            _ = stop.wait_for(|stopped| *stopped) => {}
+        }
+    }
+
+    async fn work_once(&self) {
+        let (cache, now) = (self.cache.clone(), self.clock.now());
+        match self.pool.run(move || cache.sweep_partials(now)).await {
+            Ok(Ok(swept)) if swept == Swept::default() => {}
+            Ok(Ok(swept)) => tracing::info!(?swept, "old partial downloads were removed"),
+            Ok(Err(error)) => tracing::warn!(%error, "partial downloads could not be looked at"),
+            Err(error) => tracing::warn!(%error, "partial downloads could not be looked at"),
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! The end of a pull whose source is an image that was built elsewhere: nothing is built.
+//!
+//! ```text
+//! artifact ─▶ chunks ─▶ rootfs.ext4 ─▶ ext4? sums right? ─┐
+//!         └─▶ kernel, initrd, modules, as they are ───────┴─▶ stage, publish, commit
+//! ```
+//! A kernel that the caller named takes the place of the one that comes along, and then the initrd
+//! is composed as for any image. What an artifact says about the derivation of its bytes would be
+//! believed by other pulls, so nothing of the kind is kept.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use kiln_api::image::{Boot, BootChoice, Image, Original};
+use kiln_api::operation::Stage;
+use kiln_api::{Failure, codes};
+use kiln_artifacts::Staging;
+use kiln_artifacts::names::{ROOTFS, ROOTFS_SUMS};
+use kiln_domain::OperationId;
+use kiln_domain::oci::bootable::{BootWords, MAX_SUMS_BYTES};
+use kiln_domain::oci::{ContainerConfig, Descriptor};
+use kiln_ext4::{Sums, SumsError, VerifyError};
+use kiln_kernel::{KernelFiles, ModulesSource};
+
+use super::Pulls;
+use super::commit::{Finished, Origin};
+use super::job::{or_cancelled, unless_cancelled};
+use super::kernel_choice::{ChoiceError, ChosenKernel, choice_failure};
+use super::pull::Job;
+use super::rootfs_probe::{ProbeError, probe};
+use crate::board::Running;
+use crate::boot::{self, BootPlan, boot_failure};
+use crate::failures::{
+    artifact_failure, catalogue_failure, fetch_failure, pool_failure, room_failure, storage_code,
+};
+use crate::seams::{Bootable, BootableTarget};
+
+/// The files that came along, besides the root filesystem.
+#[derive(Debug)]
+struct Shipped {
+    kernel: File,
+    initrd: Option<File>,
+    modules: Option<File>,
+}
+
+/// The kernel an image gets, and how it boots with it.
+#[derive(Debug)]
+struct Booting {
+    kernel: ChosenKernel,
+    plan: BootPlan,
+    /// Monitors that the artifact names; with a kernel of ours they are known here.
+    monitors: Option<Vec<String>>,
+}
+
+/// Why the root filesystem that was put together is not taken.
+#[derive(Debug, thiserror::Error)]
+enum RootfsError {
+    #[error("the root filesystem of the artifact cannot be used")]
+    Probe(#[from] ProbeError),
+    #[error("the checksums that came with the root filesystem cannot be used")]
+    Sums(#[from] SumsError),
+    #[error(
+        "the root filesystem is not the one that its checksums are of: {blocks} blocks differ, \
+         the first is {first}"
+    )]
+    Differs { blocks: u64, first: u64 },
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    #[error("cannot read the checksums that came with the root filesystem")]
+    Read(#[source] std::io::Error),
+    #[error(transparent)]
+    Artifact(#[from] kiln_artifacts::ArtifactError),
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("a bootable artifact has the size that it was built with, and {size_bytes} was asked for")]
+struct SizeAsked {
+    size_bytes: u64,
+}
+
+impl Pulls {
+    /// The job from where the source turned out to be a bootable artifact.
+    pub(super) async fn run_bootable(
+        self,
+        id: OperationId,
+        job: Job,
+        bootable: Bootable,
+        running: Arc<Running>,
+    ) -> Result<Image, Failure> {
+        if let Some(size_bytes) = job.size_bytes {
+            let error = SizeAsked { size_bytes };
+            let failure = Failure::from_error(codes::source::UNSUPPORTED, &error);
+            return Err(failure.with_hint(
+                "leave --size out; kiln checkout --size makes a larger copy of an image",
+                None,
+            ));
+        }
+        running.enter(Stage::Fetch);
+        let needs = self.fetch.bootable_needs(&bootable);
+        let needs = or_cancelled(&running, needs, fetch_failure).await?;
+        needs
+            .check()
+            .map_err(|error| room_failure(&error, &error))?;
+        let named = job.kernel.unless_shipped();
+        let layers = &bootable.layers;
+        let mut wanted: Vec<Descriptor> = layers.sums.iter().cloned().collect();
+        if named.is_none() {
+            let kernel = [Some(&layers.kernel), layers.initrd.as_ref()];
+            let parts = kernel.into_iter().chain([layers.modules.as_ref()]);
+            wanted.extend(parts.flatten().cloned());
+        }
+        let staging = self.stage(job.ids).await?;
+        let rootfs_size_bytes = bootable.config.rootfs.size_bytes;
+        let (staging, target) = self.targets(staging, wanted, rootfs_size_bytes).await?;
+        let fetching = self.fetch.bootable(&bootable, target, &running);
+        let files = or_cancelled(&running, fetching, fetch_failure).await?;
+        let mut files = files.into_iter();
+        let mut next = |part: Option<&Descriptor>| part.and_then(|_| files.next());
+        let sums = next(layers.sums.as_ref());
+        let booting = if let Some(kernel) = named {
+            named_kernel(kernel, job.boot, bootable.config.config.as_ref())?
+        } else {
+            let missing = || Failure::new(codes::daemon::INTERNAL, "the kernel is missing");
+            let shipped = Shipped {
+                kernel: next(Some(&layers.kernel)).ok_or_else(missing)?,
+                initrd: next(layers.initrd.as_ref()),
+                modules: next(layers.modules.as_ref()),
+            };
+            self.check_kernel(&shipped.kernel, &bootable).await?;
+            shipped_kernel(shipped, job.boot, &bootable)?
+        };
+        running.enter(Stage::Build);
+        let entry = running.clone();
+        let check = move || {
+            let checked = check_rootfs(&staging, sums, entry.work().flag());
+            checked.map(|()| staging)
+        };
+        let checked = self.on_build_pool(&running, check).await?;
+        let staging =
+            checked.map_err(|error| unless_cancelled(&running, rootfs_failure(&error)))?;
+        let view = booting.plan.view.clone();
+        let staged = self.stage_kernel(staging, booting.kernel, booting.plan, &running);
+        let (staging, kernel) = staged.await?;
+        let monitors = booting.monitors.unwrap_or_else(|| kernel.monitors.clone());
+        let source = bootable.config.source.clone().unwrap_or_default();
+        let finished = Finished {
+            operation_id: id,
+            image_id: job.ids.image_id,
+            version_id: job.ids.version_id,
+            name: job.name,
+            actor: job.actor,
+            architecture: bootable.platform.architecture(),
+            rootfs_size_bytes,
+            boot: Boot { monitors, ..view },
+            kernel,
+            origin: Origin {
+                source_kind: bootable.source_kind,
+                source_reference: bootable.source_reference.clone(),
+                manifest_digest: Some(bootable.manifest_digest),
+                config_digest: Some(bootable.config_digest),
+                original: Some(Original {
+                    reference: source.reference,
+                    manifest_digest: source.manifest_digest.map(|digest| digest.to_string()),
+                }),
+                derivation: None,
+                image_config: bootable
+                    .config
+                    .config
+                    .as_ref()
+                    .and_then(|config| serde_json::to_value(config).ok()),
+                blobs: bootable.blobs.clone(),
+            },
+        };
+        let image = self.records.publish(staging, finished, &running).await?;
+        self.fetch.drop_chunks(&bootable).await;
+        Ok(image)
+    }
+
+    /// Makes the files that everything is fetched into.
+    async fn targets(
+        &self,
+        staging: Staging,
+        wanted: Vec<Descriptor>,
+        rootfs_size_bytes: u64,
+    ) -> Result<(Staging, BootableTarget), Failure> {
+        let kernels = self.kernels.clone();
+        self.look(move || {
+            let rootfs = staging
+                .create(ROOTFS)
+                .map_err(|error| artifact_failure(&error))?;
+            // The host's own file system has a longest file.
+            rootfs.set_len(rootfs_size_bytes).map_err(|error| {
+                let code = match error.kind() {
+                    std::io::ErrorKind::FileTooLarge => codes::rootfs::CANNOT_HOLD,
+                    _ => storage_code(&error),
+                };
+                Failure::from_error(code, &error)
+            })?;
+            let file = |layer| {
+                let scratch = kernels.scratch();
+                Ok((layer, scratch.map_err(|error| catalogue_failure(&error))?))
+            };
+            let files: Result<_, Failure> = wanted.into_iter().map(file).collect();
+            let target = BootableTarget {
+                rootfs: Arc::new(rootfs),
+                files: files?,
+            };
+            Ok((staging, target))
+        })
+        .await
+    }
+
+    /// Refuses a kernel that came along and is none, or one of another architecture.
+    async fn check_kernel(&self, kernel: &File, bootable: &Bootable) -> Result<(), Failure> {
+        let duplicate = kernel.try_clone();
+        let kernel =
+            duplicate.map_err(|error| Failure::from_error(storage_code(&error), &error))?;
+        let wanted = bootable.platform.architecture();
+        let inspect = move || {
+            let facts = kiln_kernel::inspect(&kernel, &AtomicBool::new(false))
+                .map_err(|error| choice_failure(&error.into()))?;
+            let found = facts.architecture;
+            if found.to_string().parse() == Ok(wanted) {
+                return Ok(());
+            }
+            Err(choice_failure(&ChoiceError::Architecture { found, wanted }))
+        };
+        let inspected = self.inspections.run(inspect).await;
+        inspected.map_err(|error| pool_failure(&error))?
+    }
+}
+
+/// The kernel that the caller named: the initrd is composed for it.
+fn named_kernel(
+    kernel: ChosenKernel,
+    choice: BootChoice,
+    config: Option<&ContainerConfig>,
+) -> Result<Booting, Failure> {
+    let plan = boot::plan(choice, kernel.own_initrd(), config);
+    Ok(Booting {
+        kernel,
+        plan: plan.map_err(|error| boot_failure(&error))?,
+        monitors: None,
+    })
+}
+
+/// The kernel that came along: with its own initrd, unless the caller wants it to boot in a certain
+/// way.
+fn shipped_kernel(
+    shipped: Shipped,
+    choice: BootChoice,
+    bootable: &Bootable,
+) -> Result<Booting, Failure> {
+    let Shipped {
+        kernel,
+        initrd,
+        modules,
+    } = shipped;
+    let modules = match modules {
+        None => None,
+        Some(packed) => {
+            let tar = kiln_bootable::inflate(packed);
+            let tar = tar.map_err(|error| Failure::from_error(storage_code(&error), &error))?;
+            Some(ModulesSource::Tar(Box::new(tar)))
+        }
+    };
+    let files = |initrd| {
+        ChosenKernel::Files(KernelFiles {
+            kernel,
+            initrd,
+            modules,
+        })
+    };
+    if choice != BootChoice::Auto {
+        return named_kernel(files(None), choice, bootable.config.config.as_ref());
+    }
+    let words = bootable.config.boot.as_ref().filter(|_| initrd.is_some());
+    let view = shipped_boot(words);
+    let monitors = Some(view.monitors.clone());
+    let document = None;
+    Ok(Booting {
+        kernel: files(initrd),
+        plan: BootPlan { document, view },
+        monitors,
+    })
+}
+
+/// Shows how an artifact says that it boots.
+fn shipped_boot(words: Option<&BootWords>) -> Boot {
+    let word = |text: &str| serde_json::from_value(text.into()).ok();
+    let known = words.and_then(|words| {
+        let mode = word(&words.mode).filter(|mode| *mode != BootChoice::Auto)?;
+        Some((word(&words.choice)?, mode, words))
+    });
+    let Some((choice, mode, words)) = known else {
+        return Boot {
+            choice: BootChoice::Auto,
+            mode: BootChoice::None,
+            init_path: None,
+            reason: "the artifact does not say how it boots".to_owned(),
+            monitors: Vec::new(),
+        };
+    };
+    Boot {
+        choice,
+        mode,
+        init_path: words.init_path.clone(),
+        reason: words.reason.clone(),
+        monitors: words.monitors.clone(),
+    }
+}
+
+/// Judges the root filesystem as it lies in staging, and keeps its checksums beside it. It blocks.
+fn check_rootfs(
+    staging: &Staging,
+    sums: Option<File>,
+    cancelled: &AtomicBool,
+) -> Result<(), RootfsError> {
+    let rootfs = staging.open(ROOTFS)?;
+    probe(&rootfs)?;
+    let Some(sums) = sums else {
+        return Ok(());
+    };
+    let mut bytes = Vec::new();
+    sums.take(MAX_SUMS_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(RootfsError::Read)?;
+    let differing = kiln_ext4::verify(&rootfs, &Sums::decode(&bytes)?, cancelled)?;
+    if let Some(first) = differing.first() {
+        return Err(RootfsError::Differs {
+            blocks: differing.iter().map(|range| range.end - range.start).sum(),
+            first: first.start,
+        });
+    }
+    Ok(staging.write(ROOTFS_SUMS, &bytes)?)
+}
+
+fn rootfs_failure(error: &RootfsError) -> Failure {
+    let code = match error {
+        RootfsError::Probe(ProbeError::Io(source)) | RootfsError::Read(source) => {
+            storage_code(source)
+        }
+        RootfsError::Probe(_) => codes::rootfs::NOT_EXT4,
+        RootfsError::Sums(_) => codes::source::MALFORMED_MANIFEST,
+        RootfsError::Differs { .. } => codes::source::DIGEST_MISMATCH,
+        RootfsError::Verify(VerifyError::Cancelled) => codes::operation::CANCELLED,
+        RootfsError::Verify(VerifyError::Read { source, .. }) => storage_code(source),
+        RootfsError::Artifact(error) => return artifact_failure(error),
+    };
+    Failure::from_error(code, error)
+}

@@ -1,0 +1,103 @@
+//! The good end of a transfer: its result, its event, and the operation's end in one transaction.
+
+use std::sync::Arc;
+
+use kiln_api::Failure;
+use kiln_api::transfer::Transfer;
+use kiln_domain::OperationId;
+use kiln_domain::access::Actor;
+use kiln_store::events::{self, EventActor, NewEvent};
+use kiln_store::{Object, StoreError, operations};
+
+use super::Transfers;
+use crate::board::Running;
+use crate::failures::store_failure;
+use crate::pulls::{cancelled, record_progress};
+
+/// Whose work has ended.
+pub(super) struct Ending {
+    pub(super) id: OperationId,
+    pub(super) actor: Actor,
+    pub(super) running: Arc<Running>,
+}
+
+/// What happened, as an event tells it.
+pub(super) struct Happened {
+    pub(super) kind: &'static str,
+    /// What it happened to; the operation where it is nothing of this host's.
+    pub(super) object: Option<Object>,
+    pub(super) data: serde_json::Value,
+}
+
+/// Why an end could not be recorded.
+#[derive(Debug, thiserror::Error)]
+enum RecordError {
+    #[error("cancelled before the end was recorded")]
+    Cancelled,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Happened {
+    /// Tells of a transfer from one place to another.
+    pub(super) fn sent(
+        kind: &'static str,
+        object: Option<Object>,
+        from: &str,
+        done: &Transfer,
+    ) -> Self {
+        Self {
+            kind,
+            object,
+            data: serde_json::json!({
+                "from": from, "reference": done.reference, "tags": done.tags,
+                "sent_bytes": done.sent.bytes, "is_up_to_date": done.is_up_to_date,
+            }),
+        }
+    }
+}
+
+impl Transfers {
+    /// Records that a transfer has succeeded, unless it was cancelled up to now.
+    pub(super) async fn finish(
+        &self,
+        ending: Ending,
+        result: serde_json::Value,
+        happened: Happened,
+    ) -> Result<(), Failure> {
+        let now = self.records.clock.now();
+        let recorded = self
+            .records
+            .store
+            .write(move |tx| {
+                if ending.running.is_cancelled() {
+                    return Err(RecordError::Cancelled);
+                }
+                let (id, actor) = (ending.id, EventActor::Unix(ending.actor.uid));
+                record_progress(tx, id, &ending.running.progress(), now)?;
+                operations::finish(tx, id, &operations::Outcome::Succeeded { result }, now)?;
+                let event = NewEvent {
+                    at: now,
+                    actor,
+                    kind: happened.kind,
+                    object: happened.object.unwrap_or_else(|| Object::operation(id)),
+                    data: happened.data,
+                };
+                events::append(tx, &event)?;
+                let succeeded = NewEvent {
+                    at: now,
+                    actor,
+                    kind: "operation.succeeded",
+                    object: Object::operation(id),
+                    data: serde_json::json!({}),
+                };
+                events::append(tx, &succeeded)?;
+                Ok(())
+            })
+            .await;
+        recorded.map_err(|error| match error {
+            RecordError::Cancelled => cancelled(),
+            RecordError::Store(error) => store_failure(&error),
+        })
+    }
+}

@@ -1,0 +1,225 @@
+//! One graph of documents on its way to a repository.
+
+use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use kiln_api::operation::{LayerProgress, LayerState, Stage};
+use kiln_api::transfer::{Amount, Transfer};
+use kiln_api::{Failure, codes};
+use kiln_domain::oci::Descriptor;
+use kiln_domain::{Digest, Reference};
+use kiln_registry::{FetchError as SourceError, Graph, GraphDocument, ImageSource, Pushed};
+
+use super::{Destination, Transfers};
+use crate::board::Running;
+use crate::failures::{fetch_failure, source_failure};
+use crate::fetch::{FetchError, Shelf};
+
+/// How many blobs are sent side by side: as many are on the disk at one time at most.
+const BLOBS_AT_A_TIME: usize = 4;
+
+/// What is sent, from where, and where to.
+pub(super) struct Shipment<'a> {
+    pub(super) desk: &'a Transfers,
+    /// Who has what is not in the cache.
+    pub(super) source: Option<&'a ImageSource>,
+    /// Where a registry may take blobs over from, should it be its own repository.
+    pub(super) mount_from: Option<&'a Reference>,
+    /// What may be taken from the cache.
+    pub(super) cached: Shelf,
+    pub(super) into: &'a Destination,
+    pub(super) running: &'a Arc<Running>,
+}
+
+/// How one blob came to be where it is to be.
+#[derive(Clone, Copy)]
+enum Way {
+    Present,
+    Mounted,
+    Sent,
+}
+
+impl Shipment<'_> {
+    /// Sends everything, tags last. `referrers` says how many of its documents are such.
+    pub(super) async fn send(&self, graph: &Graph, referrers: u64) -> Result<Transfer, Failure> {
+        self.check_digest(graph.root)?;
+        let mut result = self.result(graph.root);
+        if referrers == 0 && self.is_there(graph.root).await? {
+            result.is_up_to_date = true;
+            return Ok(result);
+        }
+        self.running.enter(Stage::Send);
+        self.running
+            .layers(graph.blobs.iter().map(waiting).collect());
+        let ways: Vec<Way> = stream::iter(0..graph.blobs.len())
+            .map(|index| self.blob(index, &graph.blobs))
+            .buffered(BLOBS_AT_A_TIME)
+            .try_collect()
+            .await?;
+        for (way, blob) in ways.into_iter().zip(&graph.blobs) {
+            let amount = match way {
+                Way::Present => &mut result.present,
+                Way::Mounted => &mut result.mounted,
+                Way::Sent => &mut result.sent,
+            };
+            amount.add(blob.size_bytes);
+        }
+        self.running.enter(Stage::Publish);
+        self.documents(graph).await?;
+        result.documents = graph.documents.len() as u64;
+        result.referrers = referrers;
+        Ok(result)
+    }
+
+    /// Sends the documents, what is named first, and the root by its tags where it gets some.
+    async fn documents(&self, graph: &Graph) -> Result<(), Failure> {
+        let is_tagged = !self.into.tags.is_empty();
+        for document in &graph.documents {
+            if document.digest != graph.root || !is_tagged {
+                let reference = self.into.reference.with_digest(document.digest);
+                self.document(&reference, document).await?;
+            }
+        }
+        let is_root = |document: &&GraphDocument| document.digest == graph.root;
+        for root in graph.documents.iter().filter(is_root) {
+            for tag in &self.into.tags {
+                self.document(tag, root).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses to send one thing under the digest of another.
+    fn check_digest(&self, root: Digest) -> Result<(), Failure> {
+        let wanted = self.into.reference.digest();
+        if wanted.is_none_or(|wanted| *wanted == root) {
+            return Ok(());
+        }
+        let message = format!("{} is to be {root}, which it is not", self.into.reference);
+        Err(Failure::new(codes::source::DIGEST_MISMATCH, message)
+            .with_hint("name a tag, or no digest, where it goes", None))
+    }
+
+    /// Asks whether every tag names it already: then everything below is there too.
+    async fn is_there(&self, root: Digest) -> Result<bool, Failure> {
+        let by_digest = [self.into.reference.with_digest(root)];
+        let wanted: &[Reference] = if self.into.tags.is_empty() {
+            &by_digest
+        } else {
+            &self.into.tags
+        };
+        for reference in wanted {
+            match self.into.registry.manifest_digest(reference).await {
+                Ok(Some(found)) if found == root => {}
+                Ok(_) => return Ok(false),
+                // Who may write need not be allowed to look.
+                Err(SourceError::Denied { .. } | SourceError::AuthRequired { .. }) => {
+                    return Ok(false);
+                }
+                Err(error) => return Err(source_failure(&error)),
+            }
+        }
+        Ok(true)
+    }
+
+    async fn blob(&self, index: usize, blobs: &[Descriptor]) -> Result<Way, Failure> {
+        let Some(blob) = blobs.get(index) else {
+            return Ok(Way::Present);
+        };
+        let (registry, into) = (&self.into.registry, &self.into.reference);
+        let found = registry.blob_size(into, &blob.digest).await;
+        if found.map_err(|error| source_failure(&error))? == Some(blob.size_bytes) {
+            self.running.layer(index, LayerState::Cached);
+            return Ok(Way::Present);
+        }
+        if let Some(from) = self.mount_from {
+            let mounted = registry.mount_blob(into, blob, from).await;
+            if mounted.map_err(|error| source_failure(&error))? {
+                self.running.layer(index, LayerState::Cached);
+                return Ok(Way::Mounted);
+            }
+        }
+        let way = match self.send_from(index, blob, &self.cached).await {
+            // The disk has lost what was in the cache; its source has it.
+            Err(FetchError::Source(SourceError::DigestMismatch { expected, .. }))
+                if expected == blob.digest && self.source.is_some() =>
+            {
+                let discarding = self.desk.fetcher.discard(blob.digest).await;
+                discarding.map_err(|error| fetch_failure(&error))?;
+                self.send_from(index, blob, &Shelf::Closed).await
+            }
+            other => other,
+        };
+        way.map_err(|error| fetch_failure(&error))
+    }
+
+    async fn send_from(
+        &self,
+        index: usize,
+        blob: &Descriptor,
+        cached: &Shelf,
+    ) -> Result<Way, FetchError> {
+        let fetching = self
+            .desk
+            .fetcher
+            .outgoing(self.source, blob, cached, index, self.running);
+        let content = fetching.await?;
+        self.running.layer(index, LayerState::Sending);
+        let running = self.running.clone();
+        let content = content.reporting(move |sent| running.layer_sent(index, sent));
+        let registry = &self.into.registry;
+        let sending = registry.send_blob(&self.into.reference, blob, content, None);
+        let way = match sending.await? {
+            Pushed::Existed => Way::Present,
+            Pushed::Mounted => Way::Mounted,
+            Pushed::Sent => {
+                self.running.sent(blob.size_bytes);
+                Way::Sent
+            }
+        };
+        self.running.layer(index, LayerState::Done);
+        Ok(way)
+    }
+
+    async fn document(
+        &self,
+        reference: &Reference,
+        document: &GraphDocument,
+    ) -> Result<(), Failure> {
+        let registry = &self.into.registry;
+        let pushing = registry.push_manifest(reference, document.media_type, &document.bytes);
+        pushing
+            .await
+            .map(drop)
+            .map_err(|error| source_failure(&error))
+    }
+
+    fn result(&self, root: Digest) -> Transfer {
+        let reference = &self.into.reference;
+        Transfer {
+            reference: format!(
+                "{}/{}@{}",
+                reference.registry(),
+                reference.repository(),
+                root
+            ),
+            digest: root.to_string(),
+            tags: self.into.tags.iter().map(Reference::to_string).collect(),
+            documents: 0,
+            referrers: 0,
+            is_up_to_date: false,
+            sent: Amount::default(),
+            mounted: Amount::default(),
+            present: Amount::default(),
+        }
+    }
+}
+
+fn waiting(blob: &Descriptor) -> LayerProgress {
+    LayerProgress {
+        digest: blob.digest.to_string(),
+        state: LayerState::Waiting,
+        bytes_done: 0,
+        bytes_total: blob.size_bytes,
+    }
+}
