@@ -12,8 +12,8 @@ use crate::progress::Style;
 use crate::session::Session;
 use crate::time_span::TimeSpan;
 use crate::{
-    checkout, daemon, demo, doctor, event, export, image, import, instance, kernel, logs,
-    operation, pull, reference, register, registry, rpc, run, stop,
+    checkout, copy, daemon, demo, doctor, event, export, image, import, instance, kernel, logs,
+    operation, pull, push, reference, register, registry, rpc, run, stop,
 };
 
 /// Turns OCI images into bootable microVM images and looks after them.
@@ -76,6 +76,10 @@ pub(crate) enum Command {
     Demo(demo::Arguments),
     /// Pull an OCI image and build a bootable image from it
     Pull(pull::Arguments),
+    /// Send an image to a registry
+    Push(push::Arguments),
+    /// Copy an image from one place to another, without building
+    Copy(copy::Arguments),
     /// Take an existing root filesystem and a kernel into Kiln's care
     Register(register::Arguments),
     /// Run an image in a virtual machine
@@ -150,6 +154,8 @@ impl Command {
         match self {
             Self::Demo(arguments) => demo::run(arguments, session).await,
             Self::Pull(arguments) => pull::run(arguments, session).await,
+            Self::Push(arguments) => push::run(arguments, session).await,
+            Self::Copy(arguments) => copy::run(arguments, session).await,
             Self::Run(arguments) => run::run(*arguments, session).await,
             Self::Register(arguments) => register::run(arguments, session).await,
             Self::Images(arguments) => image::list(arguments, session).await,
@@ -219,6 +225,7 @@ mod tests {
             image::List::NAME,
             image::Open::NAME,
             image::Pull::NAME,
+            image::push::Push::NAME,
             image::Register::NAME,
             kernel::Check::NAME,
             instance::Finish::NAME,
@@ -239,6 +246,7 @@ mod tests {
             kiln_api::registry::Delete::NAME,
             kiln_api::registry::Manifest::NAME,
             kiln_api::registry::Ping::NAME,
+            kiln_api::registry::copy::Copy::NAME,
             kiln_api::registry::RateLimit::NAME,
             kiln_api::registry::Referrers::NAME,
             kiln_api::registry::Tags::NAME,

@@ -13,7 +13,7 @@ use crate::image_vmm::VmmArguments;
 use crate::output::{self, Columns, Format};
 use crate::session::Session;
 use crate::text::{cell, or_dash, size, time};
-use crate::{checkout, export, image_open, import, pages, pull, register};
+use crate::{checkout, export, image_open, import, pages, pull, push, register};
 
 /// What there is to do with images.
 #[derive(Debug, Subcommand)]
@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Forget(ForgetArguments),
     /// Pull an OCI image and build a bootable image from it
     Pull(pull::Arguments),
+    /// Send an image to a registry
+    Push(push::Arguments),
     /// Take an existing root filesystem and a kernel into Kiln's care
     Register(register::Arguments),
 }
@@ -104,6 +106,7 @@ impl Command {
             Self::Import(arguments) => import::run(arguments, session).await,
             Self::Forget(arguments) => forget(arguments, session).await,
             Self::Pull(arguments) => pull::run(arguments, session).await,
+            Self::Push(arguments) => push::run(arguments, session).await,
             Self::Register(arguments) => register::run(arguments, session).await,
         }
     }

@@ -15,6 +15,7 @@ use clap::{Args, Subcommand};
 use kiln_api::registry::{Ping, PingParams};
 use kiln_domain::{Reference, ReferenceError, RegistryName};
 
+use crate::copy;
 use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
 use crate::session::Session;
@@ -51,6 +52,8 @@ pub(crate) enum Command {
     Logout(logout::LogoutArguments),
     /// Say who you are at registries, from where, and whether they agree
     Whoami(whoami::WhoamiArguments),
+    /// Copy an image from one place to another, without building
+    Copy(copy::Arguments),
     /// List your logins
     #[command(alias = "list")]
     Ls(whoami::ListArguments),
@@ -86,6 +89,7 @@ impl Command {
             Self::Login(arguments) => login::login(arguments, session).await,
             Self::Logout(arguments) => logout::logout(arguments, session).await,
             Self::Whoami(arguments) => whoami::whoami(arguments, session).await,
+            Self::Copy(arguments) => copy::run(arguments, session).await,
             Self::Ls(arguments) => whoami::list(arguments, session).await,
             Self::Logins => system::list(session).await,
             Self::Dev(command) => command.run(session).await,

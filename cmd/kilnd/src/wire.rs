@@ -19,7 +19,7 @@ use kiln_service::{
     BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles,
     Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations,
     Partials, Pool, Pulls, Records, Registries, Remotes, RootfsDigests, SnapshotSchedule,
-    Snapshots, SystemClock, SystemLogins, open_database, recover,
+    Snapshots, SystemClock, SystemLogins, Transfers, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use kiln_vault::Vault;
@@ -236,6 +236,12 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             clock.clone(),
             machines,
             architecture,
+        )),
+        transfers: Arc::new(Transfers::new(
+            records.clone(),
+            fetcher.clone(),
+            remotes.clone(),
+            host_files.clone(),
         )),
         kernels: Arc::new(Kernels::new(
             store.clone(),

@@ -33,6 +33,7 @@ mod source;
 mod space;
 mod stage;
 mod stopping;
+mod transfers;
 mod walk;
 mod websocket;
 mod wire;
