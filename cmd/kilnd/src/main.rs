@@ -8,6 +8,7 @@ mod config;
 mod places;
 mod run;
 mod signals;
+mod webhooks;
 mod wire;
 
 use std::process::ExitCode;

@@ -39,6 +39,18 @@ pub enum LoginError {
     Full,
 }
 
+/// Puts credentials into the form of a call's.
+pub(crate) fn wire_credentials(credentials: Credentials) -> kiln_api::image::Credentials {
+    let (username, secret) = match credentials {
+        Credentials::Password { username, secret } => (username, secret),
+        Credentials::IdentityToken(secret) => (IDENTITY_TOKEN.to_owned(), secret),
+    };
+    kiln_api::image::Credentials {
+        username,
+        secret: secret.expose().to_owned(),
+    }
+}
+
 /// Keeps logins, and finds the one for a repository.
 #[derive(Clone, Debug)]
 pub struct SystemLogins {

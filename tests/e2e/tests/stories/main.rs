@@ -31,5 +31,6 @@ mod space;
 mod stage;
 mod stopping;
 mod walk;
+mod webhooks;
 mod websocket;
 mod wire;
