@@ -17,6 +17,7 @@ use crate::host_file::{HandleId, HostFile};
 use crate::method::method;
 use crate::operation::Operation;
 use crate::page::Page;
+use crate::registry::{self, RegistryCredentials};
 
 method! {
     /// See [`PullParams`].
@@ -37,7 +38,7 @@ method! {
         codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
         codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
         codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER,
+        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
         codes::layer::BROKEN_COMPRESSION, codes::layer::MALFORMED, codes::layer::LIMIT_EXCEEDED,
         codes::layer::DIFF_ID_MISMATCH, codes::layer::CANNOT_BE_APPLIED,
         codes::rootfs::TOO_SMALL, codes::rootfs::CANNOT_HOLD,
@@ -146,6 +147,14 @@ pub struct PullParams {
     /// Who to be at the registry. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Who to be at its mirrors, and where its names have been moved to; `registry.explain` tells
+    /// which those are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirror_credentials: Vec<RegistryCredentials>,
+    /// Whether the registry that the reference names must have a certificate that can be trusted.
+    /// With false plain HTTP will do, and any certificate, for this call.
+    #[serde(default = "registry::yes", skip_serializing_if = "registry::is_yes")]
+    pub tls_verify: bool,
     /// Files of an `oci:` or archive source that the client opened: `index.json` and
     /// `blobs/sha256/<hex>`, or `archive`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -308,7 +317,7 @@ pub struct OpenParams {
     /// One architecture of it; the host's when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
-    /// Which files; all that there are when left out.
+    /// Which files; root filesystem, kernel and initrd when left out.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub files: BTreeSet<ImageFile>,
 }
@@ -325,11 +334,20 @@ pub enum ImageFile {
     Kernel,
     /// The initial ramdisk, which not every image has.
     Initrd,
+    /// The checksums of the root filesystem's blocks, which an image that was registered lacks.
+    Sums,
+    /// The modules as a plain tar, which not every image has. It is made for the call.
+    Modules,
 }
 
 impl ImageFile {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Rootfs, Self::Kernel, Self::Initrd];
+    /// Those that a machine is started with.
+    pub const OF_A_MACHINE: [Self; 3] = [Self::Rootfs, Self::Kernel, Self::Initrd];
+
+    /// Tells whether every image has it.
+    pub fn is_everywhere(self) -> bool {
+        matches!(self, Self::Rootfs | Self::Kernel)
+    }
 
     /// Returns the word on the wire.
     pub fn as_str(self) -> &'static str {
@@ -337,6 +355,8 @@ impl ImageFile {
             Self::Rootfs => "rootfs",
             Self::Kernel => "kernel",
             Self::Initrd => "initrd",
+            Self::Sums => "sums",
+            Self::Modules => "modules",
         }
     }
 }
@@ -353,7 +373,7 @@ pub struct OpenedImage {
     /// The image, with the version whose files they are.
     pub image: Image,
     /// A handle for each file: it is taken once, at the second socket, within a minute, by the
-    /// user who called. An initrd that was asked for and is not there is left out.
+    /// user who called. What was asked for and the image has not is left out.
     pub handles: BTreeMap<ImageFile, HandleId>,
 }
 

@@ -362,9 +362,29 @@ pub enum FetchError {
     /// A certificate authority of the configuration is not PEM.
     #[error("an extra certificate authority is not a PEM certificate")]
     ExtraCertificate(#[source] reqwest::Error),
-    /// The proxy's URL is broken.
-    #[error("the proxy is not a URL")]
-    Proxy(#[source] reqwest::Error),
+    /// A client certificate or its key is not PEM, or they do not belong together.
+    #[error("the client certificate {path} and its key cannot be used")]
+    ClientCertificate {
+        /// The certificate's file.
+        path: String,
+        /// What the reader said.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// A header of the configuration is none.
+    #[error("the header {name:?} of the configuration is none")]
+    Header {
+        /// Its name.
+        name: String,
+    },
+    /// The configuration of this host forbids what was asked for.
+    #[error("{what} is blocked by {origin}")]
+    Blocked {
+        /// A reference, or a registry.
+        what: String,
+        /// `FILE:LINE`.
+        origin: String,
+    },
     /// Looking around went wrong in a way of its own.
     #[error(transparent)]
     Browse(#[from] BrowseError),

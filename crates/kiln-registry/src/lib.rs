@@ -27,8 +27,10 @@ mod graph;
 mod layout;
 mod push;
 mod referrers_tag;
+mod remote;
 mod resolve;
 mod retry;
+pub mod routes;
 mod scope;
 mod source;
 #[cfg(test)]
@@ -52,6 +54,7 @@ pub use download::Download;
 pub use error::FetchError;
 pub use graph::{Breadth, Graph, GraphDocument, read_graph};
 pub use layout::Layout;
+pub use remote::{Identities, Remote, RemoteBlob};
 pub use resolve::{ConfigFuture, Configs, Layer, Resolved, resolve, resolve_with};
 pub use source::ImageSource;
 pub use text::ServerText;

@@ -17,6 +17,7 @@ mod layer;
 mod needs;
 mod outgoing;
 mod whole;
+mod withheld;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -27,9 +28,10 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use kiln_api::operation::{LayerProgress, LayerState};
 use kiln_cache::Cache;
-use kiln_domain::{Credentials, Digest, Platform, RegistryName, Source};
+use kiln_domain::{Digest, Platform, Source};
 use kiln_layers::Pack;
-use kiln_registry::{DockerArchive, FetchError as SourceError, ImageSource, Layout};
+use kiln_registry::routes::TlsVerify;
+use kiln_registry::{DockerArchive, FetchError as SourceError, Identities, ImageSource, Layout};
 use kiln_store::version_blobs::BlobRole;
 
 pub use error::FetchError;
@@ -52,6 +54,9 @@ const MAX_INDEX_BYTES: u64 = 4 << 20;
 /// How many threads look into the cache at a time. They wait for the disk, not for a processor.
 const LOOKS_AT_A_TIME: usize = 4;
 
+/// How many blobs are fetched for callers at a time.
+const WITHHELD_AT_A_TIME: usize = 8;
+
 /// What to fetch, as whom.
 #[derive(Debug)]
 pub struct FetchRequest {
@@ -61,8 +66,10 @@ pub struct FetchRequest {
     pub files: SourceFiles,
     /// Which platform of it.
     pub platform: Platform,
-    /// Who to be at the registry.
-    pub credentials: Option<Credentials>,
+    /// Who to be at the registry, and at each of its mirrors.
+    pub identities: Identities,
+    /// What the caller says about certificates.
+    pub tls: TlsVerify,
 }
 
 /// The files of a local source.
@@ -86,6 +93,8 @@ pub struct Fetcher {
     /// Threads that look what the cache has and keep small documents, so that who fetches nothing
     /// never waits for a download of somebody else's.
     looks: Pool,
+    /// Threads that write blobs for one caller each; every one waits for a download.
+    withheld: Pool,
     limits: LayerLimits,
     /// By what is fetched (a layer's diff id, a config's digest) and from where: a source that drips
     /// must not hold up the others.
@@ -101,6 +110,7 @@ impl Fetcher {
             remotes,
             pool,
             looks: Pool::new("cache", LOOKS_AT_A_TIME),
+            withheld: Pool::new("withheld", WITHHELD_AT_A_TIME),
             limits,
             locks: KeyedLock::default(),
             in_flight: InFlight::default(),
@@ -109,8 +119,9 @@ impl Fetcher {
 
     pub(crate) async fn open(&self, request: &FetchRequest) -> Result<ImageSource, FetchError> {
         if let Source::Registry(reference) = &request.source {
-            let name = RegistryName::of(reference);
-            let registry = self.remotes.registry(&name, request.credentials.clone())?;
+            let registry = self
+                .remotes
+                .remote(reference, &request.identities, request.tls)?;
             return Ok(ImageSource::Registry {
                 registry,
                 reference: reference.clone(),

@@ -62,7 +62,7 @@ pub use operations::{Operations, Watcher};
 pub use partials::Partials;
 pub use pulls::{Pulls, Records};
 pub use recovery::{AdoptionError, RecoveryError, recover};
-pub use registries::Registries;
+pub use registries::{BlobFiles, Registries};
 pub use remotes::Remotes;
 pub use seams::{
     Bootable, BootableTarget, BuildRootfs, FetchTree, Found, Resolved, SeamFuture, SourceBlob,

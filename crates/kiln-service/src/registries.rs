@@ -1,15 +1,24 @@
 //! Registries, seen over the network: the desk of `registry.*`.
 
+mod blob;
+mod explain;
+mod lists;
 mod logins;
+mod manifest;
 
 use std::sync::Arc;
 
-use kiln_api::Failure;
+use kiln_api::image::Credentials;
 use kiln_api::registry::{PingParams, Pong};
+use kiln_api::{Failure, codes};
+use kiln_domain::{Reference, RegistryName};
+use kiln_registry::Registry;
+
+pub use blob::BlobFiles;
 
 use crate::failures::source_failure;
 use crate::pulls::credentials;
-use crate::remotes::Remotes;
+use crate::remotes::{Remotes, tls_verify};
 use crate::system_logins::SystemLogins;
 
 /// Asks registries on behalf of callers.
@@ -17,12 +26,23 @@ use crate::system_logins::SystemLogins;
 pub struct Registries {
     remotes: Arc<Remotes>,
     logins: SystemLogins,
+    files: BlobFiles,
 }
 
 impl Registries {
     /// Makes the desk.
-    pub fn new(remotes: Arc<Remotes>, logins: SystemLogins) -> Self {
-        Self { remotes, logins }
+    pub fn new(remotes: Arc<Remotes>, logins: SystemLogins, files: BlobFiles) -> Self {
+        Self {
+            remotes,
+            logins,
+            files,
+        }
+    }
+
+    /// Prepares to speak to a registry as whom the caller says.
+    fn open(&self, name: &RegistryName, given: Option<Credentials>) -> Result<Registry, Failure> {
+        let opened = self.remotes.registry(name, given.map(credentials));
+        opened.map_err(|error| source_failure(&error))
     }
 
     /// Asks whether a registry is there.
@@ -32,7 +52,8 @@ impl Registries {
             .as_ref()
             .map(|given| given.username.clone());
         let identity = params.credentials.map(credentials);
-        let registry = self.remotes.registry(&params.registry, identity);
+        let tls = tls_verify(params.tls_verify);
+        let registry = self.remotes.registry_with(&params.registry, identity, tls);
         let registry = registry.map_err(|error| source_failure(&error))?;
         let pong = registry
             .ping()
@@ -46,4 +67,12 @@ impl Registries {
             authenticated: pong.is_authenticated,
         })
     }
+}
+
+/// Reads a reference to a registry's image, also one that is written like a source of a pull.
+fn parse_reference(text: &str) -> Result<Reference, Failure> {
+    let bare = text.strip_prefix("docker://").unwrap_or(text);
+    bare.parse().map_err(|error: kiln_domain::ReferenceError| {
+        Failure::from_error(codes::source::INVALID_REFERENCE, &error)
+    })
 }

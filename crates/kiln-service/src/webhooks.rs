@@ -287,6 +287,8 @@ impl Webhooks {
             size_bytes: None,
             platform: None,
             credentials: login.map(wire_credentials),
+            mirror_credentials: Vec::new(),
+            tls_verify: true,
             source_files: None,
             detach: false,
         };

@@ -97,7 +97,9 @@ impl Said {
             if events.len() > MAX_EVENTS {
                 return Err(EnvelopeError::TooMany);
             }
-            events.iter().for_each(|event| self.distribution(event));
+            for event in events {
+                self.distribution(event);
+            }
             return Ok(());
         }
         if let (Some(kind), Some(data)) = (text(value, "type"), value.get("event_data")) {

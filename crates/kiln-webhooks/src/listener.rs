@@ -76,7 +76,7 @@ impl SharedSecret {
 
 /// A port that registries notify.
 pub struct Listener {
-    listener: TcpListener,
+    socket: TcpListener,
     address: SocketAddr,
     secret: SharedSecret,
 }
@@ -90,10 +90,10 @@ impl fmt::Debug for Listener {
 impl Listener {
     /// Listens; nobody is answered yet.
     pub async fn bind(address: SocketAddr, secret: SharedSecret) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+        let socket = TcpListener::bind(address).await?;
         Ok(Self {
-            address: listener.local_addr()?,
-            listener,
+            address: socket.local_addr()?,
+            socket,
             secret,
         })
     }
@@ -114,7 +114,7 @@ impl Listener {
         let secret = Arc::new(self.secret);
         loop {
             let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+                accepted = self.socket.accept() => accepted,
                 _ = stop.wait_for(|stopped| *stopped) => break,
             };
             let stream = match accepted {

@@ -2,6 +2,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::routes::{Proxies, ProxyUrl};
 use crate::testing::{ADA, Asked, OCI_MANIFEST, Reply, Server, ada, impatient, manifest};
 
 /// Answers every manifest request with the manifest.
@@ -203,7 +204,10 @@ async fn story(
     let config = Config {
         insecure_hosts: vec!["registry.test".to_owned()],
         trusted_hosts: trusted_hosts.iter().map(|&host| host.to_owned()).collect(),
-        proxy: Some(format!("http://{}", server.authority())),
+        proxies: Proxies::always(
+            ProxyUrl::parse(server.authority()).unwrap(),
+            "this test".to_owned(),
+        ),
         ..Config::clone(&impatient())
     };
     let reference: Reference = "registry.test/app:1".parse().unwrap();

@@ -129,7 +129,8 @@ async fn a_notification_with_the_secret_is_taken_and_one_without_is_not() -> Res
     assert_eq!(house.taken.lock().unwrap()[2].repository, "c");
     house.stop.send(true)?;
     house.serving.await?;
-    assert!(Connection::connect(house.address).is_err());
+    let nobody = Connection::connect(house.address).unwrap_err();
+    assert_eq!(nobody.kind(), std::io::ErrorKind::ConnectionRefused);
     Ok(())
 }
 

@@ -5,7 +5,9 @@
 //! says so and is skipped; with `KILN_REQUIRE_TOOLS` set it fails instead.
 
 mod archives;
+mod bootable;
 mod booting;
+mod browsing;
 mod checkout;
 mod command_line;
 mod correctness;
@@ -30,6 +32,7 @@ mod source;
 mod space;
 mod stage;
 mod stopping;
+mod transfers;
 mod walk;
 mod webhooks;
 mod websocket;
