@@ -246,6 +246,7 @@ mod tests {
             kiln_api::registry::Manifest::NAME,
             kiln_api::registry::Ping::NAME,
             kiln_api::registry::copy::Copy::NAME,
+            kiln_api::registry::doctor::Doctor::NAME,
             kiln_api::registry::logins::Login::NAME,
             kiln_api::registry::logins::Logins::NAME,
             kiln_api::registry::logins::Logout::NAME,

@@ -1,6 +1,7 @@
 //! Registries, seen over the network: `registry.*`.
 
 pub mod copy;
+pub mod doctor;
 mod explain;
 mod lists;
 pub mod logins;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jsonrpsee::core::RegisterMethodError;
+use kiln_api::registry::doctor::Doctor;
 use kiln_api::registry::logins::{Login, Logins, Logout};
 use kiln_api::registry::{Blob, Catalog, Explain, Manifest, Ping, RateLimit, Referrers, Tags};
 use kiln_service::Registries;
@@ -16,6 +17,10 @@ pub(crate) fn register(
     table.method::<Ping, _, _, _>(
         desk,
         |desk, _, params| async move { desk.ping(params).await },
+    )?;
+    table.method::<Doctor, _, _, _>(
+        desk,
+        |desk, _, params| async move { desk.doctor(params).await },
     )?;
     table.method::<Login, _, _, _>(desk, |desk, caller, params| async move {
         desk.login(&caller.actor, params).await

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use kiln_domain::access::Actor;
-use kiln_domain::{Credentials, LoginScope, Reference, Secret};
+use kiln_domain::{Credentials, LoginScope, Reference, Secret, Timestamp};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::logins::{self, LoginRow};
 use kiln_store::{Object, ObjectKind, Store, StoreError, users};
@@ -70,6 +70,11 @@ impl SystemLogins {
             clock,
             pool,
         }
+    }
+
+    /// Returns what time it is here.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Finds the login that counts for a repository: the one with the longest name.
