@@ -37,5 +37,6 @@ mod stage;
 mod stopping;
 mod transfers;
 mod walk;
+mod webhooks;
 mod websocket;
 mod wire;
