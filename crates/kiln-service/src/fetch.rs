@@ -9,6 +9,7 @@
 
 mod bootable;
 mod chunk;
+mod disk;
 mod documents;
 mod error;
 mod feed;
@@ -33,6 +34,7 @@ use kiln_layers::Pack;
 use kiln_registry::{DockerArchive, FetchError as SourceError, ImageSource, Layout};
 use kiln_store::version_blobs::BlobRole;
 
+pub use disk::ForeignError;
 pub use error::FetchError;
 pub(crate) use kernel::{FetchedKernel, KernelFetchError, MAX_FILE_BYTES};
 pub use kiln_layers::Limits as LayerLimits;

@@ -6,6 +6,7 @@
 
 mod archives;
 mod bootable;
+mod bootable_push;
 mod booting;
 mod browsing;
 mod checkout;
@@ -15,6 +16,7 @@ mod demo;
 mod descriptors;
 mod devregistry;
 mod documents;
+mod foreign_disks;
 mod input;
 mod instances;
 mod kernels;
