@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue,
-    LOCATION, RANGE,
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap,
+    HeaderName, HeaderValue, LOCATION, RANGE,
 };
-use reqwest::{Certificate, Client, ClientBuilder, Method, Proxy, Response, StatusCode};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, Proxy, Response, StatusCode};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use url::{Host, Url};
@@ -20,7 +20,7 @@ use url::{Host, Url};
 use crate::config::Config;
 use crate::content::Piece;
 use crate::error::FetchError;
-use crate::text::ServerText;
+use crate::text::{ServerText, shown};
 use crate::trust::{GuardedResolver, OutOfReach, Reach, Trust, is_loopback, shares_origin};
 
 /// Most redirects followed in one request.
@@ -33,8 +33,10 @@ pub(crate) struct Transport {
     host: String,
     trust: Trust,
     config: Arc<Config>,
-    /// For the registry's own host and for those the configuration trusts.
+    /// For the registry's own host: it alone sees our certificate and the configured headers.
     home: Client,
+    /// For hosts the configuration trusts, and for those behind a proxy; made when first needed.
+    trusted: OnceCell<Client>,
     /// For hosts the registry sent us to; made when first needed.
     away: OnceCell<(Reach, Client)>,
 }
@@ -130,19 +132,18 @@ impl Transport {
         endpoint_host: Host<String>,
         config: Arc<Config>,
     ) -> Result<Self, FetchError> {
-        let home = build_client(&config, &endpoint_host, None)?;
+        let is_insecure = config.insecure_hosts.iter().any(|listed| listed == host);
+        let home = build_client(&config, For::Home { is_insecure })?;
         Ok(Self {
             host: host.to_owned(),
             trust: Trust {
                 host: endpoint_host,
                 trusted_hosts: config.trusted_hosts.clone(),
-                is_insecure: config
-                    .insecure_hosts
-                    .iter()
-                    .any(|insecure| insecure == host),
+                is_insecure,
             },
             config,
             home,
+            trusted: OnceCell::new(),
             away: OnceCell::new(),
         })
     }
@@ -320,10 +321,10 @@ impl Transport {
         Ok(response)
     }
 
-    /// Asks once without redirects and credentials and returns the status, whatever it is.
-    pub(crate) async fn probe(&self, url: &Url) -> Result<StatusCode, FetchError> {
+    /// Asks once without redirects and credentials and returns the answer, whatever it is.
+    pub(crate) async fn probe(&self, url: &Url) -> Result<Response, FetchError> {
         let request = self.home.get(url.clone());
-        Ok(self.send(request, "an answer").await?.status())
+        self.send(request, "an answer").await
     }
 
     async fn send(
@@ -387,26 +388,28 @@ impl Transport {
     }
 
     fn redirect_refused(&self, target: &str, reason: &'static str) -> FetchError {
-        // Query strings of redirects are signatures: as good as passwords, so never shown.
-        let without_query = target.split(['?', '#']).next().unwrap_or_default();
         FetchError::RedirectRefused {
             host: self.host.clone(),
-            target: ServerText::new(without_query),
+            target: ServerText::new(&shown(target)),
             reason,
         }
     }
 
     /// Chooses the client whose resolver fits the host.
     async fn client_for(&self, url: &Url) -> Result<&Client, FetchError> {
-        if self.trust.is_home(url) || self.config.proxy.is_some() {
+        if self.trust.is_own_host(url) {
             return Ok(&self.home);
+        }
+        // Behind a proxy it is the proxy that resolves names.
+        if self.trust.is_home(url) || self.config.proxies.of_url(url).is_some() {
+            let build = || async { build_client(&self.config, For::Trusted) };
+            return self.trusted.get_or_try_init(build).await;
         }
         let (reach, client) = self
             .away
             .get_or_try_init(|| async {
                 let reach = self.reach().await;
-                build_client(&self.config, &self.trust.host, Some(reach))
-                    .map(|client| (reach, client))
+                build_client(&self.config, For::Strangers(reach)).map(|client| (reach, client))
             })
             .await?;
         if reach.includes_literal(url) {
@@ -489,12 +492,22 @@ fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
+/// Whom a client is to speak to.
+#[derive(Clone, Copy, Debug)]
+enum For {
+    /// The registry itself.
+    Home {
+        /// Whether any certificate of it will do.
+        is_insecure: bool,
+    },
+    /// Hosts that may be anywhere.
+    Trusted,
+    /// Hosts that somebody named.
+    Strangers(Reach),
+}
+
 /// Builds a client that follows nothing by itself and takes nothing from the environment.
-fn build_client(
-    config: &Config,
-    registry: &Host<String>,
-    guard: Option<Reach>,
-) -> Result<Client, FetchError> {
+fn build_client(config: &Config, whom: For) -> Result<Client, FetchError> {
     let mut builder = ClientBuilder::new()
         .user_agent(config.user_agent.as_str())
         .connect_timeout(config.connect_timeout)
@@ -503,18 +516,47 @@ fn build_client(
         // One connection per layer: the transfer is bulk, and HTTP/2 would share one window.
         .http1_only()
         .no_proxy();
-    if let Some(proxy) = config.proxy.as_deref().filter(|_| !is_loopback(registry)) {
-        builder = builder.proxy(Proxy::all(proxy).map_err(FetchError::Proxy)?);
-    }
+    let proxies = config.proxies.clone();
+    builder = builder.proxy(Proxy::custom(move |url| {
+        proxies.of_url(url).map(|proxy| proxy.expose().clone())
+    }));
     for pem in &config.extra_ca_pem {
         let certificates =
             Certificate::from_pem_bundle(pem).map_err(FetchError::ExtraCertificate)?;
         builder = builder.tls_certs_merge(certificates);
     }
-    if let Some(reach) = guard {
-        builder = builder.dns_resolver(GuardedResolver(reach));
+    match whom {
+        For::Home { is_insecure } => {
+            builder = builder.default_headers(headers(config)?);
+            if let Some(file) = &config.client_pem {
+                let identity = Identity::from_pem(&file.pem);
+                let unusable = |source| FetchError::ClientCertificate {
+                    path: file.path.clone(),
+                    source,
+                };
+                builder = builder.identity(identity.map_err(unusable)?);
+            }
+            if is_insecure && config.insecure_may_be_https {
+                builder = builder.tls_danger_accept_invalid_certs(true);
+            }
+        }
+        For::Trusted => {}
+        For::Strangers(reach) => builder = builder.dns_resolver(GuardedResolver(reach)),
     }
     builder.build().map_err(FetchError::Setup)
+}
+
+/// Makes the configured headers; their values are not shown anywhere.
+fn headers(config: &Config) -> Result<HeaderMap, FetchError> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &config.headers {
+        let refused = || FetchError::Header { name: name.clone() };
+        let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| refused())?;
+        let mut value = HeaderValue::from_str(value).map_err(|_| refused())?;
+        value.set_sensitive(true);
+        headers.insert(key, value);
+    }
+    Ok(headers)
 }
 
 /// Finds an error of type `T` among the sources of `error`; looks into I/O errors, which hide

@@ -70,7 +70,12 @@ impl Trust {
 
     /// Says whether `url` leads to the registry's own host or to one the configuration trusts.
     pub(crate) fn is_home(&self, url: &Url) -> bool {
-        url.host().is_some_and(|host| host.to_owned() == self.host) || self.is_trusted(url)
+        self.is_own_host(url) || self.is_trusted(url)
+    }
+
+    /// Says whether `url` leads to the registry's own host.
+    pub(crate) fn is_own_host(&self, url: &Url) -> bool {
+        url.host().is_some_and(|host| host.to_owned() == self.host)
     }
 
     fn is_trusted(&self, url: &Url) -> bool {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::routes::PemFile;
 use crate::testing::{Asked, Reply, Server, impatient};
 
 const ASK: Ask<'static> = Ask {
@@ -93,17 +94,25 @@ fn unusable_settings_are_refused_by_name() {
         let host = Host::parse("registry.test").unwrap();
         let error = Transport::new("registry.test", host, Arc::new(config)).unwrap_err();
         let text = format!("{error:?}");
-        text.split('(').next().unwrap().to_owned()
+        text.split(['(', ' ']).next().unwrap().to_owned()
     };
     let no_pem = Config {
         extra_ca_pem: vec![b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n".to_vec()],
         ..Config::default()
     };
-    let no_proxy = Config {
-        proxy: Some("http://".to_owned()),
+    let no_identity = Config {
+        client_pem: Some(PemFile {
+            path: "/c".to_owned(),
+            pem: b"no PEM".to_vec(),
+        }),
+        ..Config::default()
+    };
+    let no_header = Config {
+        headers: vec![("a b".to_owned(), "c".to_owned())],
         ..Config::default()
     };
 
     assert_eq!(name_of(no_pem), "ExtraCertificate");
-    assert_eq!(name_of(no_proxy), "Proxy");
+    assert_eq!(name_of(no_identity), "ClientCertificate");
+    assert_eq!(name_of(no_header), "Header");
 }

@@ -11,8 +11,11 @@ use kiln_api::operation::Stage;
 use kiln_api::transfer::{Transfer, TransferOutcome};
 use kiln_api::{Failure, codes};
 use kiln_domain::access::Actor;
-use kiln_domain::{Credentials, Digest, OperationId, OperationKind, Reference, Source};
-use kiln_registry::{Breadth, Graph, ImageSource, read_graph};
+use kiln_domain::{
+    Credentials, Digest, OperationId, OperationKind, Reference, RegistryName, Source,
+};
+use kiln_registry::routes::TlsVerify;
+use kiln_registry::{Breadth, Graph, Identities, ImageSource, read_graph};
 use kiln_store::images::ImageRow;
 use kiln_store::version_blobs::{self, VersionBlob};
 use kiln_store::versions::VersionRow;
@@ -203,11 +206,13 @@ impl Transfers {
         let Some(Ok(Source::Registry(reference))) = text.map(str::parse::<Source>) else {
             return Ok(None);
         };
+        let own = RegistryName::of(&reference);
         let request = FetchRequest {
+            identities: Identities::at(own, job.source_credentials.clone()),
+            tls: TlsVerify::Configured,
             source: Source::Registry(reference),
             files: SourceFiles::None,
             platform: kiln_domain::Platform::linux(self.records.architecture),
-            credentials: job.source_credentials.clone(),
         };
         let opened = self.fetcher.open(&request).await;
         opened.map(Some).map_err(|error| fetch_failure(&error))
