@@ -52,13 +52,13 @@ async fn logins(session: &Session) -> Result<Finding, CommandError> {
     let listed = listing.await.map_err(io::Error::other)?;
     Ok(match listed {
         Err(error) => Finding::from_failure("auth files", &broken(&error)),
-        Ok(logins) => match logins.problems.first() {
-            Some(problem) => Finding::from_failure("auth files", &broken(problem)),
-            None => {
-                let count = logins.items.len();
-                Finding::new("auth files", Level::Ok, format!("{count} logins"))
+        Ok(logins) => {
+            if let Some(problem) = logins.problems.first() {
+                return Ok(Finding::from_failure("auth files", &broken(problem)));
             }
-        },
+            let count = logins.items.len();
+            Finding::new("auth files", Level::Ok, format!("{count} logins"))
+        }
     })
 }
 
