@@ -90,8 +90,13 @@ impl Partial {
         Ok(())
     }
 
+    /// Removes it, unless somebody has emptied the directory and this is another's by now.
     pub(crate) fn remove(&self) -> Result<(), CacheError> {
-        files::remove_file(&self.path).map(drop)
+        let found = self.file.metadata().map_err(at("examine", &self.path))?;
+        if is_still_at(&self.path, &found) {
+            files::remove_file(&self.path)?;
+        }
+        Ok(())
     }
 }
 
@@ -106,6 +111,11 @@ pub(crate) fn length_at(path: &Path) -> u64 {
 /// Says whether a name in `ingest/` is that of a partial.
 pub(crate) fn is_partial(name: &OsStr) -> bool {
     Path::new(name).extension() == Some(OsStr::new(EXTENSION))
+}
+
+/// Says whether a partial is too short to be worth keeping.
+pub(crate) fn is_little(metadata: &Metadata) -> bool {
+    metadata.len() < WORTH_KEEPING_BYTES
 }
 
 /// Says whether a partial has had its time. One from the future comes from a clock that was wrong,

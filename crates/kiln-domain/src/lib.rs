@@ -18,6 +18,7 @@ mod registry_name;
 mod size;
 mod source;
 mod states;
+mod tag_rules;
 mod text;
 mod timestamp;
 mod version;
@@ -38,5 +39,6 @@ pub use source::{Source, SourceError};
 pub use states::{
     ImageState, InstanceState, OperationKind, OperationState, VersionKind, Visibility, WordError,
 };
+pub use tag_rules::{Pattern, TagRuleError, TagVersion, VersionRange};
 pub use timestamp::{Timestamp, TimestampError};
 pub use version::{VersionNumber, VersionNumberError};

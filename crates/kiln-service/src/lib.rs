@@ -51,7 +51,8 @@ pub use database::{DatabaseError, open_database};
 pub use digests::RootfsDigests;
 pub use events::Events;
 pub use fetch::{
-    FetchError, FetchRequest, Fetcher, LayerLimits, MinimumRate, RegistryConfig, SourceFiles,
+    FetchError, FetchRequest, Fetcher, ForeignError, LayerLimits, MinimumRate, RegistryConfig,
+    SourceFiles,
 };
 pub use guest_initrds::GuestInitrds;
 pub use host_files::{Claim, HostFileError, HostFiles, Opened};
@@ -60,12 +61,13 @@ pub use instances::{InstanceWatch, Instances};
 pub use kernels::{KernelSources, Kernels};
 pub use operations::{Operations, Watcher};
 pub use partials::Partials;
-pub use pulls::{Pulls, Records};
+pub use pulls::{ProbeError, Pulls, Records};
 pub use recovery::{AdoptionError, RecoveryError, recover};
 pub use registries::{BlobFiles, Registries};
 pub use remotes::Remotes;
 pub use seams::{
-    Bootable, BootableTarget, BuildRootfs, FetchTree, Found, Resolved, SeamFuture, SourceBlob,
+    Bootable, BootableParts, BootableTarget, BuildRootfs, DiskParts, FetchTree, Found, Resolved,
+    SeamFuture, SourceBlob,
 };
 pub use snapshots::{SnapshotSchedule, Snapshots};
 pub use space::{FetchNeeds, NoRoom, Space, Storing};

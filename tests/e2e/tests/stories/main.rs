@@ -6,15 +6,19 @@
 
 mod archives;
 mod bootable;
+mod bootable_push;
 mod booting;
 mod browsing;
 mod checkout;
 mod command_line;
 mod correctness;
+mod deleting;
 mod demo;
 mod descriptors;
 mod devregistry;
 mod documents;
+mod faults;
+mod foreign_disks;
 mod input;
 mod instances;
 mod kernels;
@@ -27,6 +31,7 @@ mod operations;
 mod quickstart;
 mod recovery;
 mod registries;
+mod resume;
 mod run;
 mod source;
 mod space;
