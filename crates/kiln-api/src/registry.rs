@@ -5,6 +5,7 @@ mod explain;
 mod lists;
 pub mod logins;
 mod manifest;
+pub mod sync;
 
 pub use lists::{
     Catalog, CatalogParams, Limit, Names, RateLimit, RateLimitParams, RateLimits, Referrers,

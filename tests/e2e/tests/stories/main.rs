@@ -32,6 +32,7 @@ mod source;
 mod space;
 mod stage;
 mod stopping;
+mod syncing;
 mod transfers;
 mod walk;
 mod websocket;
