@@ -25,6 +25,7 @@ mod operations;
 mod quickstart;
 mod recovery;
 mod registries;
+mod routes;
 mod run;
 mod source;
 mod space;
