@@ -12,8 +12,8 @@ use crate::progress::Style;
 use crate::session::Session;
 use crate::time_span::TimeSpan;
 use crate::{
-    checkout, daemon, demo, doctor, event, image, instance, kernel, logs, operation, pull,
-    reference, register, registry, rpc, run, stop,
+    checkout, copy, daemon, demo, doctor, event, export, image, import, instance, kernel, logs,
+    operation, pull, push, reference, register, registry, rpc, run, stop,
 };
 
 /// Turns OCI images into bootable microVM images and looks after them.
@@ -76,6 +76,10 @@ pub(crate) enum Command {
     Demo(demo::Arguments),
     /// Pull an OCI image and build a bootable image from it
     Pull(pull::Arguments),
+    /// Send an image to a registry
+    Push(push::Arguments),
+    /// Copy an image from one place to another, without building
+    Copy(copy::Arguments),
     /// Take an existing root filesystem and a kernel into Kiln's care
     Register(register::Arguments),
     /// Run an image in a virtual machine
@@ -90,6 +94,10 @@ pub(crate) enum Command {
     Inspect(image::ShowArguments),
     /// Make a private, writable copy of an image's root filesystem in a file
     Checkout(checkout::Arguments),
+    /// Put a whole image into one file: root filesystem, kernel, initial ramdisk, modules
+    Export(export::Arguments),
+    /// Make an image of a file that `kiln export` made
+    Import(import::Arguments),
     /// Hide images and free their names
     Forget(image::ForgetArguments),
     /// List machines that run images
@@ -104,6 +112,8 @@ pub(crate) enum Command {
     /// Import, list and remove kernels
     #[command(subcommand, alias = "kernels")]
     Kernel(kernel::Command),
+    /// List the tags of a repository
+    Tags(registry::TagsArguments),
     /// Look around in registries
     #[command(subcommand, alias = "registries")]
     Registry(registry::Command),
@@ -144,18 +154,23 @@ impl Command {
         match self {
             Self::Demo(arguments) => demo::run(arguments, session).await,
             Self::Pull(arguments) => pull::run(arguments, session).await,
+            Self::Push(arguments) => push::run(arguments, session).await,
+            Self::Copy(arguments) => copy::run(arguments, session).await,
             Self::Run(arguments) => run::run(*arguments, session).await,
             Self::Register(arguments) => register::run(arguments, session).await,
             Self::Images(arguments) => image::list(arguments, session).await,
             Self::Image(command) => command.run(session).await,
             Self::Inspect(arguments) => image::inspect(arguments, session).await,
             Self::Checkout(arguments) => checkout::run(arguments, session).await,
+            Self::Export(arguments) => export::run(arguments, session).await,
+            Self::Import(arguments) => import::run(arguments, session).await,
             Self::Forget(arguments) => image::forget(arguments, session).await,
             Self::Ps(arguments) => instance::list(arguments, session).await,
             Self::Stop(arguments) => stop::run(arguments, session).await,
             Self::Logs(arguments) => logs::run(arguments, session).await,
             Self::Instance(command) => command.run(session).await,
             Self::Kernel(command) => command.run(session).await,
+            Self::Tags(arguments) => registry::tags(arguments, session).await,
             Self::Registry(command) => command.run(session).await,
             Self::Login(arguments) => registry::login::login(arguments, session).await,
             Self::Logout(arguments) => registry::logout::logout(arguments, session).await,
@@ -210,6 +225,7 @@ mod tests {
             image::List::NAME,
             image::Open::NAME,
             image::Pull::NAME,
+            image::push::Push::NAME,
             image::Register::NAME,
             kernel::Check::NAME,
             instance::Finish::NAME,
@@ -225,7 +241,17 @@ mod tests {
             kernel::List::NAME,
             kernel::Pull::NAME,
             kernel::Remove::NAME,
+            kiln_api::registry::Blob::NAME,
+            kiln_api::registry::Catalog::NAME,
+            kiln_api::registry::Manifest::NAME,
             kiln_api::registry::Ping::NAME,
+            kiln_api::registry::copy::Copy::NAME,
+            kiln_api::registry::logins::Login::NAME,
+            kiln_api::registry::logins::Logins::NAME,
+            kiln_api::registry::logins::Logout::NAME,
+            kiln_api::registry::RateLimit::NAME,
+            kiln_api::registry::Referrers::NAME,
+            kiln_api::registry::Tags::NAME,
             operation::Cancel::NAME,
             operation::Get::NAME,
             operation::List::NAME,
@@ -265,6 +291,10 @@ mod tests {
             "registry dev down",
             "registry dev wipe",
             "image checkout",
+            "export",
+            "import",
+            "image export",
+            "image import",
             "kernel ls",
             "kernel rm",
             "kernels ls",

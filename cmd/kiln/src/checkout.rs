@@ -7,8 +7,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use kiln_api::image::{Image, ImageFile, Open};
@@ -17,10 +16,10 @@ use kiln_domain::ByteSize;
 use kiln_ext4::UuidError;
 use kiln_files::{Copied, CopyMethod, Existing, FileError, NewFile};
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
 use crate::failure::CommandError;
+use crate::interruptible;
 use crate::output;
 use crate::session::Session;
 use crate::text::{cell, size};
@@ -149,7 +148,11 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         size_bytes: file_size(arguments.size, &opened.image)?,
         uuid: arguments.uuid,
     };
-    let made = make_unless_interrupted(source, wanted, opened.image, session).await?;
+    let image = opened.image;
+    let work = move |cancelled: &AtomicBool| {
+        make(&source, &wanted, &image, cancelled).map_err(|error| failure(&error))
+    };
+    let made = interruptible::run(session, work).await?;
     session.output().one(&made, &made.path, lines)
 }
 
@@ -170,56 +173,6 @@ fn file_size(wanted: Option<ByteSize>, image: &Image) -> Result<Option<u64>, Com
         let text = format!("{wanted} is more than a file can hold");
         CommandError::new(codes::request::INVALID_PARAMS, text)
     })
-}
-
-/// Makes the file on a thread of its own, which Ctrl-C and the caller's time limit stop.
-async fn make_unless_interrupted(
-    source: File,
-    wanted: Wanted,
-    image: Image,
-    session: &Session,
-) -> Result<Checkout, CommandError> {
-    let cancelled = Arc::new(AtomicBool::new(false));
-    let flag = cancelled.clone();
-    let mut interrupts = signal(SignalKind::interrupt())?;
-    let mut terminations = signal(SignalKind::terminate())?;
-    let timeout = session.timeout();
-    let expired = async move {
-        match timeout {
-            Some(limit) => tokio::time::sleep(limit).await,
-            None => std::future::pending().await,
-        }
-    };
-    let mut making = tokio::task::spawn_blocking(move || make(&source, &wanted, &image, &flag));
-    // What was begun is always waited for: it removes what is half made.
-    let is_late = tokio::select! {
-        made = &mut making => return finished(made),
-        _ = interrupts.recv() => false,
-        _ = terminations.recv() => false,
-        () = expired => true,
-    };
-    cancelled.store(true, Ordering::Relaxed);
-    match finished(making.await) {
-        Err(CommandError::Failed(failure))
-            if is_late && failure.is(codes::operation::CANCELLED) =>
-        {
-            let text = "the file was not made in the time given";
-            Err(Failure::new(codes::operation::STILL_RUNNING, text)
-                .with_hint("nothing was kept; give it more time", None)
-                .into())
-        }
-        ended => ended,
-    }
-}
-
-fn finished(
-    made: Result<Result<Checkout, CheckoutError>, tokio::task::JoinError>,
-) -> Result<Checkout, CommandError> {
-    match made {
-        Ok(Ok(made)) => Ok(made),
-        Ok(Err(error)) => Err(failure(&error).into()),
-        Err(error) => Err(std::io::Error::other(error).into()),
-    }
 }
 
 fn make(
@@ -268,7 +221,8 @@ fn failure(error: &CheckoutError) -> Failure {
     }
 }
 
-fn file_failure(error: &FileError) -> Failure {
+/// Says why a file of the caller's could not be made.
+pub(crate) fn file_failure(error: &FileError) -> Failure {
     match error {
         FileError::AlreadyExists { .. } => Failure::from_error(codes::file::ALREADY_EXISTS, error)
             .with_hint(

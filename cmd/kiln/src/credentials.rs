@@ -5,7 +5,7 @@
 //! asked is `kiln-credentials`'.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use kiln_api::image::Credentials;
@@ -32,6 +32,28 @@ pub(crate) struct CredentialsArguments {
 }
 
 impl CredentialsArguments {
+    /// Puts flags together that a command has under other names.
+    pub(crate) fn of(creds: Option<String>, authfile: Option<PathBuf>) -> Self {
+        Self { creds, authfile }
+    }
+
+    /// Returns the auth file that was named.
+    pub(crate) fn authfile(&self) -> Option<&Path> {
+        self.authfile.as_deref()
+    }
+
+    /// Says who to be for a repository: as the flags say, else as the auth files know.
+    pub(crate) async fn of_repository(
+        &self,
+        reference: &Reference,
+        session: &Session,
+    ) -> Result<Option<Credentials>, CommandError> {
+        match self.stated(session)? {
+            Some(stated) => Ok(Some(stated)),
+            None => self.find(reference, session).await,
+        }
+    }
+
     /// Reads what the flags say at once, so that a password is asked for before anything begins.
     pub(crate) fn stated(&self, session: &Session) -> Result<Option<Credentials>, CommandError> {
         let creds = self.creds.as_deref();

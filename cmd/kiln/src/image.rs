@@ -13,7 +13,7 @@ use crate::image_vmm::VmmArguments;
 use crate::output::{self, Columns, Format};
 use crate::session::Session;
 use crate::text::{cell, or_dash, size, time};
-use crate::{checkout, image_open, pages, pull, register};
+use crate::{checkout, export, image_open, import, pages, pull, push, register};
 
 /// What there is to do with images.
 #[derive(Debug, Subcommand)]
@@ -30,10 +30,16 @@ pub(crate) enum Command {
     Open(image_open::Arguments),
     /// Make a private, writable copy of an image's root filesystem in a file
     Checkout(checkout::Arguments),
+    /// Put a whole image into one file: root filesystem, kernel, initial ramdisk, modules
+    Export(export::Arguments),
+    /// Make an image of a file that `kiln export` made
+    Import(import::Arguments),
     /// Hide images and free their names
     Forget(ForgetArguments),
     /// Pull an OCI image and build a bootable image from it
     Pull(pull::Arguments),
+    /// Send an image to a registry
+    Push(push::Arguments),
     /// Take an existing root filesystem and a kernel into Kiln's care
     Register(register::Arguments),
 }
@@ -96,8 +102,11 @@ impl Command {
             Self::Inspect(arguments) => inspect(arguments, session).await,
             Self::Open(arguments) => image_open::run(arguments, session).await,
             Self::Checkout(arguments) => checkout::run(arguments, session).await,
+            Self::Export(arguments) => export::run(arguments, session).await,
+            Self::Import(arguments) => import::run(arguments, session).await,
             Self::Forget(arguments) => forget(arguments, session).await,
             Self::Pull(arguments) => pull::run(arguments, session).await,
+            Self::Push(arguments) => push::run(arguments, session).await,
             Self::Register(arguments) => register::run(arguments, session).await,
         }
     }

@@ -33,6 +33,10 @@ enum FileWord {
     Kernel,
     /// The initial ramdisk, where the image has one
     Initrd,
+    /// The checksums of the root filesystem's blocks, where the image has some
+    Sums,
+    /// The modules as a tar, where the image has some
+    Modules,
 }
 
 /// Writes it to stdout.
@@ -48,6 +52,8 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         FileWord::Rootfs => ImageFile::Rootfs,
         FileWord::Kernel => ImageFile::Kernel,
         FileWord::Initrd => ImageFile::Initrd,
+        FileWord::Sums => ImageFile::Sums,
+        FileWord::Modules => ImageFile::Modules,
     };
     let client = session.connect().await?;
     let architecture = arguments.architecture.as_deref();

@@ -41,11 +41,6 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "kiln checkout IMAGE FILE",
     ),
     (
-        &["push"],
-        "images stay on this host; their files are named by:",
-        "kiln image show IMAGE",
-    ),
-    (
         &["start", "boot", "create"],
         "to run an image in a virtual machine:",
         "kiln run IMAGE",

@@ -1,20 +1,28 @@
 //! `kiln registry …`: registries, seen over the network.
 
+mod blob;
 mod dev;
 mod explain;
+mod lists;
 pub(crate) mod login;
 pub(crate) mod logout;
+mod manifest;
+mod natural;
+mod system;
 pub(crate) mod whoami;
 
 use clap::{Args, Subcommand};
 use kiln_api::registry::{Ping, PingParams};
-use kiln_domain::RegistryName;
+use kiln_domain::{Reference, ReferenceError, RegistryName};
 
+use crate::copy;
 use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
 use crate::reach::{self, TlsArguments};
 use crate::session::Session;
 use crate::text::cell;
+
+pub(crate) use lists::{TagsArguments, tags};
 
 /// What there is to do with registries.
 #[derive(Debug, Subcommand)]
@@ -23,15 +31,32 @@ pub(crate) enum Command {
     Ping(PingArguments),
     /// Tell which hosts would be asked for an image, in which order, how and why
     Explain(explain::Arguments),
+    /// List the repositories of a registry, where it has a catalogue
+    Catalog(lists::CatalogArguments),
+    /// List the tags of a repository
+    Tags(TagsArguments),
+    /// Show a manifest or index
+    Manifest(manifest::Arguments),
+    /// Fetch a blob by its digest
+    Blob(blob::Arguments),
+    /// List what refers to an image: signatures, lists of contents, attestations
+    Referrers(lists::ReferrersArguments),
+    /// Tell how often a registry lets itself be asked
+    #[command(alias = "rate-limit")]
+    Ratelimit(lists::RateLimitArguments),
     /// Log in to a registry, where docker, podman and skopeo find it too
     Login(login::LoginArguments),
     /// Forget a login
     Logout(logout::LogoutArguments),
     /// Say who you are at registries, from where, and whether they agree
     Whoami(whoami::WhoamiArguments),
+    /// Copy an image from one place to another, without building
+    Copy(copy::Arguments),
     /// List your logins
     #[command(alias = "list")]
     Ls(whoami::ListArguments),
+    /// List the logins that the daemon keeps for work without a caller; for root only
+    Logins,
     /// Run a registry on this machine, to develop against
     #[command(subcommand)]
     Dev(dev::Command),
@@ -54,10 +79,18 @@ impl Command {
         match self {
             Self::Ping(arguments) => ping(arguments, session).await,
             Self::Explain(arguments) => explain::run(arguments, session).await,
+            Self::Catalog(arguments) => lists::catalog(arguments, session).await,
+            Self::Tags(arguments) => tags(arguments, session).await,
+            Self::Manifest(arguments) => manifest::run(arguments, session).await,
+            Self::Blob(arguments) => blob::run(arguments, session).await,
+            Self::Referrers(arguments) => lists::referrers(arguments, session).await,
+            Self::Ratelimit(arguments) => lists::ratelimit(arguments, session).await,
             Self::Login(arguments) => login::login(arguments, session).await,
             Self::Logout(arguments) => logout::logout(arguments, session).await,
             Self::Whoami(arguments) => whoami::whoami(arguments, session).await,
+            Self::Copy(arguments) => copy::run(arguments, session).await,
             Self::Ls(arguments) => whoami::list(arguments, session).await,
+            Self::Logins => system::list(session).await,
             Self::Dev(command) => command.run(session).await,
         }
     }
@@ -84,4 +117,9 @@ async fn ping(arguments: PingArguments, session: &Session) -> Result<(), Command
             None => format!("{name} answers\n"),
         }
     })
+}
+
+/// Reads a reference to a registry's image, also one that is written like a source of a pull.
+fn parse_reference(text: &str) -> Result<Reference, ReferenceError> {
+    text.strip_prefix("docker://").unwrap_or(text).parse()
 }

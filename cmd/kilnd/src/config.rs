@@ -11,11 +11,15 @@ use std::path::{Path, PathBuf};
 
 use kiln_api::daemon::Setting;
 use kiln_registry::routes::ShortNames;
+use kiln_vault::{KeyError, KeySource};
 use serde::Deserialize;
 use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use self::patience::{Patience, PatienceTable};
 use crate::places::Places;
+
+/// Name of the credential with which the daemon's own logins are sealed.
+const LOGIN_KEY: &str = "kiln.key";
 
 /// A value and where it came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +82,8 @@ pub(crate) struct Config {
     pub(crate) snapshot_events: Valued<u32>,
     pub(crate) log_level: Valued<String>,
     pub(crate) log_format: Valued<LogFormat>,
+    /// What the daemon's own logins are sealed with.
+    pub(crate) login_key: KeySource,
 }
 
 /// Who may open the socket.
@@ -226,6 +232,8 @@ pub(crate) struct Given {
     pub(crate) socket: Option<PathBuf>,
     pub(crate) guest_init: Option<PathBuf>,
     pub(crate) log_level: Option<String>,
+    /// `$CREDENTIALS_DIRECTORY`, where systemd puts what a unit's `LoadCredential=` names.
+    pub(crate) credentials: Option<PathBuf>,
 }
 
 /// Why the configuration cannot be used.
@@ -241,6 +249,8 @@ pub(crate) enum ConfigError {
         path: PathBuf,
         source: Box<toml::de::Error>,
     },
+    #[error("the credential {} is no key", path.display())]
+    Key { path: PathBuf, source: KeyError },
     #[error("{key} = {value} in {origin} is out of range: {range}")]
     Range {
         key: &'static str,
@@ -289,6 +299,7 @@ impl Config {
             .set(given.log_level.clone(), "--log or KILN_LOG");
         config.check()?;
         config.ca_pem = config.read_ca_files()?;
+        config.login_key = config.find_login_key(given)?;
         Ok(config)
     }
 
@@ -321,6 +332,7 @@ impl Config {
             snapshot_events: Valued::default(1_000),
             log_level: Valued::default("info".to_owned()),
             log_format: Valued::default(LogFormat::Text),
+            login_key: KeySource::file(PathBuf::new()),
         }
     }
 
@@ -371,6 +383,28 @@ impl Config {
         self.conf_files.set(table.conf_files, origin);
         self.certs_dirs.set(table.certs_dirs, origin);
         self.patience.apply(&table.limits, origin);
+    }
+
+    /// Takes the key that the service manager keeps, else a file apart from the database.
+    fn find_login_key(&self, given: &Given) -> Result<KeySource, ConfigError> {
+        let Some(path) = given
+            .credentials
+            .as_ref()
+            .map(|folder| folder.join(LOGIN_KEY))
+        else {
+            return Ok(self.own_login_key());
+        };
+        match fs::read(&path) {
+            Ok(bytes) => {
+                KeySource::given(&bytes).map_err(|source| ConfigError::Key { path, source })
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(self.own_login_key()),
+            Err(source) => Err(ConfigError::Unreadable { path, source }),
+        }
+    }
+
+    fn own_login_key(&self) -> KeySource {
+        KeySource::file(self.state_dir.value.join("logins.key"))
     }
 
     fn read_ca_files(&self) -> Result<Vec<Vec<u8>>, ConfigError> {

@@ -100,6 +100,7 @@ fn load(arguments: &Arguments) -> Result<Loaded> {
         socket: arguments.socket.as_deref().map(absolute).transpose()?,
         guest_init: arguments.guest_init.as_deref().map(absolute).transpose()?,
         log_level: arguments.log.clone(),
+        credentials: env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
     };
     let cores = available_parallelism().map_or(1, usize::from);
     let places = match &given.root {

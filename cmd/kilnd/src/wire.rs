@@ -17,12 +17,13 @@ use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_registry::routes::Network;
 use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Limits, Server, bind};
 use kiln_service::{
-    Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles, Identity,
-    ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations, Partials,
-    Pool, Pulls, Records, Registries, Remotes, RootfsDigests, SnapshotSchedule, Snapshots,
-    SystemClock, open_database, recover,
+    BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles,
+    Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations,
+    Partials, Pool, Pulls, Records, Registries, Remotes, RootfsDigests, SnapshotSchedule,
+    Snapshots, SystemClock, SystemLogins, Transfers, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
+use kiln_vault::Vault;
 use rustix::fs::FlockOperation;
 use rustix::process::Resource;
 use tokio::sync::watch;
@@ -216,6 +217,12 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
     let architecture = host_architecture();
     let look_pool = Pool::new("look", LOOKS_AT_A_TIME);
     let build_pool = Pool::new("build", config.build_threads.value);
+    let logins = SystemLogins::new(
+        store.clone(),
+        Vault::new(config.login_key.clone()),
+        clock.clone(),
+        look_pool.clone(),
+    );
     let fetcher = Arc::new(Fetcher::new(
         cache,
         remotes.clone(),
@@ -266,16 +273,26 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             machines,
             architecture,
         )),
+        transfers: Arc::new(Transfers::new(
+            records.clone(),
+            fetcher.clone(),
+            remotes.clone(),
+            host_files.clone(),
+        )),
         kernels: Arc::new(Kernels::new(
             store.clone(),
             clock,
             catalogue,
             initrds,
-            host_files,
-            KernelSources::new(records, fetcher),
+            host_files.clone(),
+            KernelSources::new(records, fetcher.clone()),
             build_pool,
         )),
-        registries: Arc::new(Registries::new(remotes)),
+        registries: Arc::new(Registries::new(
+            remotes,
+            logins,
+            BlobFiles::new(fetcher, host_files),
+        )),
         operations: Arc::new(Operations::new(store.clone(), board)),
         events: Arc::new(Events::new(store)),
     }

@@ -317,7 +317,7 @@ pub struct OpenParams {
     /// One architecture of it; the host's when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
-    /// Which files; all that there are when left out.
+    /// Which files; root filesystem, kernel and initrd when left out.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub files: BTreeSet<ImageFile>,
 }
@@ -334,11 +334,20 @@ pub enum ImageFile {
     Kernel,
     /// The initial ramdisk, which not every image has.
     Initrd,
+    /// The checksums of the root filesystem's blocks, which an image that was registered lacks.
+    Sums,
+    /// The modules as a plain tar, which not every image has. It is made for the call.
+    Modules,
 }
 
 impl ImageFile {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Rootfs, Self::Kernel, Self::Initrd];
+    /// Those that a machine is started with.
+    pub const OF_A_MACHINE: [Self; 3] = [Self::Rootfs, Self::Kernel, Self::Initrd];
+
+    /// Tells whether every image has it.
+    pub fn is_everywhere(self) -> bool {
+        matches!(self, Self::Rootfs | Self::Kernel)
+    }
 
     /// Returns the word on the wire.
     pub fn as_str(self) -> &'static str {
@@ -346,6 +355,8 @@ impl ImageFile {
             Self::Rootfs => "rootfs",
             Self::Kernel => "kernel",
             Self::Initrd => "initrd",
+            Self::Sums => "sums",
+            Self::Modules => "modules",
         }
     }
 }
@@ -362,7 +373,7 @@ pub struct OpenedImage {
     /// The image, with the version whose files they are.
     pub image: Image,
     /// A handle for each file: it is taken once, at the second socket, within a minute, by the
-    /// user who called. An initrd that was asked for and is not there is left out.
+    /// user who called. What was asked for and the image has not is left out.
     pub handles: BTreeMap<ImageFile, HandleId>,
 }
 

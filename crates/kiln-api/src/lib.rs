@@ -3,6 +3,7 @@
 //! One description of each method registers its handler, checks the client and prints the
 //! OpenRPC document, so they cannot disagree. Not here: sockets, JSON-RPC framing, behaviour.
 
+mod bootable;
 pub mod code;
 pub mod codes;
 pub mod daemon;

@@ -2,6 +2,18 @@
 
 pub mod copy;
 mod explain;
+mod lists;
+pub mod logins;
+mod manifest;
+
+pub use lists::{
+    Catalog, CatalogParams, Limit, Names, RateLimit, RateLimitParams, RateLimits, Referrers,
+    ReferrersPage, ReferrersParams, Tags, TagsParams,
+};
+pub use manifest::{
+    Blob, BlobParams, DocumentKind, ImageConfig, Manifest, ManifestParams, ManifestView,
+    OpenedBlob, Pointer,
+};
 
 use kiln_domain::RegistryName;
 use schemars::JsonSchema;

@@ -84,6 +84,12 @@ impl Artifacts {
         Ok(directory.open_file(name.as_ref())?)
     }
 
+    /// Makes a file without a name on the disk of the images, for what is on its way out. It goes
+    /// when it is closed.
+    pub fn scratch(&self) -> Result<File, ArtifactError> {
+        Ok(self.images.create_unnamed()?)
+    }
+
     /// Tells whether a published directory of `id` is there.
     pub fn is_published(&self, id: &str) -> Result<bool, ArtifactError> {
         check_id(id)?;

@@ -23,5 +23,5 @@ mod staging;
 
 pub use artifacts::{Artifacts, Removal, Swept};
 pub use error::ArtifactError;
-pub use kiln_files::{Copied, CopyMethod, FileError};
+pub use kiln_files::{Copied, CopyMethod, FileError, read_only};
 pub use staging::{Published, Staging};

@@ -236,6 +236,20 @@ impl Ingest {
         Ok(ours)
     }
 
+    /// Returns the blob open for reading alone, after its length and digest were checked, and gives
+    /// it no name: nobody finds it in the cache, and it goes when it is closed.
+    pub fn withhold(self) -> Result<Blob, IngestError> {
+        self.check()?;
+        match &self.place {
+            Place::Temporary(file) => Ok(open_blob(file.path())?),
+            Place::Partial(partial) => Ok(open_blob(partial.path())?),
+            Place::Nowhere => {
+                let gone = io::Error::from(io::ErrorKind::NotFound);
+                Err(at("open", &self.target)(gone).into())
+            }
+        }
+    }
+
     fn check(&self) -> Result<(), IngestError> {
         if self.found_bytes != self.expected_bytes {
             return Err(IngestError::SizeMismatch {

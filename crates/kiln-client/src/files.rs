@@ -169,11 +169,22 @@ impl HostFiles {
         wanted: Platform,
     ) -> Result<PassedSource, ClientError> {
         let source = source.clone();
-        self.blocking(move |files| files.pass_source(&source, wanted))
+        self.blocking(move |files| files.pass_source(&source, Some(wanted)))
             .await
     }
 
-    fn pass_source(&self, source: &Source, wanted: Platform) -> Result<PassedSource, ClientError> {
+    /// Does what [`source`](Self::source) does for all platforms of the source.
+    pub async fn whole_source(&self, source: &Source) -> Result<PassedSource, ClientError> {
+        let source = source.clone();
+        self.blocking(move |files| files.pass_source(&source, None))
+            .await
+    }
+
+    fn pass_source(
+        &self,
+        source: &Source,
+        wanted: Option<Platform>,
+    ) -> Result<PassedSource, ClientError> {
         let source = with_absolute_path(source)?;
         let paths: Vec<(String, PathBuf)> = match &source {
             Source::Registry(_) => Vec::new(),

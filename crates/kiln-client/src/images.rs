@@ -19,8 +19,7 @@ pub struct OpenedImage {
 }
 
 impl OpenedImage {
-    /// Returns one of its files; none when it was not asked for, and where an image has no
-    /// initrd.
+    /// Returns one of its files; none when it was not asked for, and where an image has none.
     pub fn file(&self, file: ImageFile) -> Option<&File> {
         self.files.get(&file)
     }
@@ -34,8 +33,8 @@ impl OpenedImage {
 impl Client {
     /// Opens files of an image.
     ///
-    /// The root filesystem and the kernel are there when they were asked for; an initrd only
-    /// where the image has one.
+    /// The root filesystem and the kernel are there when they were asked for; other files only
+    /// where the image has them.
     pub async fn open_image(
         &self,
         image: &str,
@@ -49,7 +48,7 @@ impl Client {
         };
         let opened = self.call::<image::Open>(&params).await?;
         for &file in files {
-            if file != ImageFile::Initrd && !opened.handles.contains_key(&file) {
+            if file.is_everywhere() && !opened.handles.contains_key(&file) {
                 return Err(without(file));
             }
         }

@@ -32,6 +32,9 @@ const MAX_DEPTH: usize = 4;
 /// Most images that are looked into when none names its platform.
 const MAX_CANDIDATES: usize = 16;
 
+/// Most entries of one index that are passed: the daemon takes no more documents at once.
+const MAX_ENTRIES: usize = 512;
+
 /// Why a layout cannot be passed.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
@@ -75,11 +78,12 @@ impl LayoutError {
     }
 }
 
-/// Names the files of the layout that a pull for `wanted` needs, relative to the directory.
+/// Names the files of the layout that a pull for `wanted` needs, or a copy of all platforms where
+/// none is, relative to the directory.
 pub(crate) fn needed_files(
     directory: &Path,
     tag: Option<&str>,
-    wanted: Platform,
+    wanted: Option<Platform>,
 ) -> Result<Vec<String>, LayoutError> {
     let Some(bytes) = read(&directory.join(INDEX))? else {
         return Err(without_index(directory));
@@ -131,13 +135,16 @@ fn tagged(mut index: Index, tag: Option<&str>) -> Option<Index> {
 
 struct Walk<'a> {
     directory: &'a Path,
-    wanted: Platform,
+    wanted: Option<Platform>,
     digests: BTreeSet<Digest>,
 }
 
 impl Walk<'_> {
     fn index(&mut self, index: &Index, depth: usize) -> Result<(), LayoutError> {
-        let candidates = index.candidates(self.wanted);
+        let Some(wanted) = self.wanted else {
+            return self.whole_index(index, depth);
+        };
+        let candidates = index.candidates(wanted);
         // Those that state their platform come alone, best first; the daemon takes the first.
         let count = match candidates.first() {
             Some(best) if best.platform.is_some() => 1,
@@ -154,27 +161,57 @@ impl Walk<'_> {
             // An artifact may be a bootable one.
             match Document::parse_any(&bytes, stated, DOCUMENT_LIMIT_BYTES) {
                 Ok(Document::Index(inner)) if depth < MAX_DEPTH => self.index(&inner, depth + 1)?,
-                Ok(Document::Manifest(manifest)) => self.manifest(&manifest)?,
+                Ok(Document::Manifest(manifest)) => self.manifest(&manifest, wanted)?,
                 _ => {}
             }
         }
         Ok(())
     }
 
-    fn manifest(&mut self, manifest: &Manifest) -> Result<(), LayoutError> {
+    /// Takes everything, artifacts that are no images too.
+    fn whole_index(&mut self, index: &Index, depth: usize) -> Result<(), LayoutError> {
+        for entry in index.manifests.iter().take(MAX_ENTRIES) {
+            if self.digests.contains(&entry.digest) {
+                continue;
+            }
+            let Some(bytes) = self.document(entry)? else {
+                continue;
+            };
+            let stated = StatedMediaTypes {
+                descriptor: Some(&entry.media_type),
+                response: None,
+            };
+            match Document::parse_any(&bytes, stated, DOCUMENT_LIMIT_BYTES) {
+                Ok(Document::Index(inner)) if depth < MAX_DEPTH => {
+                    self.whole_index(&inner, depth + 1)?;
+                }
+                Ok(Document::Manifest(manifest)) => {
+                    self.add(&manifest.config);
+                    manifest.layers.iter().for_each(|layer| self.add(layer));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that a blob is needed, unless the layout does not hold it.
+    fn add(&mut self, blob: &Descriptor) {
+        if self.directory.join(blob_name(&blob.digest)).exists() {
+            self.digests.insert(blob.digest);
+        }
+    }
+
+    fn manifest(&mut self, manifest: &Manifest, wanted: Platform) -> Result<(), LayoutError> {
         let Some(bytes) = self.document(&manifest.config)? else {
             return Ok(());
         };
         let parsed = ImageConfig::parse(&bytes, manifest.layers.len(), DOCUMENT_LIMIT_BYTES);
         let platform = parsed.ok().and_then(|config| config.platform().ok());
-        if platform.is_some_and(|platform| !self.wanted.runs(platform)) {
+        if platform.is_some_and(|platform| !wanted.runs(platform)) {
             return Ok(());
         }
-        for layer in &manifest.layers {
-            if self.directory.join(blob_name(&layer.digest)).exists() {
-                self.digests.insert(layer.digest);
-            }
-        }
+        manifest.layers.iter().for_each(|layer| self.add(layer));
         Ok(())
     }
 

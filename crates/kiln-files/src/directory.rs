@@ -5,7 +5,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::panic::resume_unwind;
@@ -43,6 +43,14 @@ struct Below {
     files: Vec<PathBuf>,
     /// Inner ones before outer ones.
     directories: Vec<PathBuf>,
+}
+
+/// Opens a file without a name once more, for reading alone, and takes its owner's right to write:
+/// who receives the descriptor cannot get more from it.
+pub fn read_only(file: &File) -> Result<File, FileError> {
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    rustix::fs::fchmod(file, Mode::RUSR).map_err(at("make read-only", &path))?;
+    File::open(&path).map_err(at("open", path))
 }
 
 /// An open directory together with the path it was opened by, which serves messages only.

@@ -18,7 +18,7 @@ mod new_file;
 mod passing;
 
 pub use copy::{Copied, CopyMethod};
-pub use directory::Directory;
+pub use directory::{Directory, read_only};
 pub use error::{FileError, at, is_no_space};
 pub use new_file::{Existing, NewFile};
 pub use passing::{Passing, kernel_copies_pay};

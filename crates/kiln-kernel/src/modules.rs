@@ -23,7 +23,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// Links at the top of a module directory that are left out.
 const DEVELOPMENT_LINKS: [&str; 2] = ["build", "source"];
 /// Deepest nesting that is taken.
-const MAX_DEPTH: usize = 32;
+pub(crate) const MAX_DEPTH: usize = 32;
 
 /// What a directory of modules may hold at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,6 +18,7 @@ mod registry;
 mod server;
 mod socket;
 mod table;
+mod transfer;
 mod upload;
 
 pub use door::Caller;

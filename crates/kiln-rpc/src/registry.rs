@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use jsonrpsee::core::RegisterMethodError;
-use kiln_api::registry::{Explain, Ping};
+use kiln_api::registry::logins::{Login, Logins, Logout};
+use kiln_api::registry::{Blob, Catalog, Explain, Manifest, Ping, RateLimit, Referrers, Tags};
 use kiln_service::Registries;
 
 use crate::table::Table;
@@ -16,5 +17,34 @@ pub(crate) fn register(
         desk,
         |desk, _, params| async move { desk.ping(params).await },
     )?;
-    table.method::<Explain, _, _, _>(desk, |desk, _, params| async move { desk.explain(&params) })
+    table
+        .method::<Explain, _, _, _>(desk, |desk, _, params| async move { desk.explain(&params) })?;
+    table.method::<Login, _, _, _>(desk, |desk, caller, params| async move {
+        desk.login(&caller.actor, params).await
+    })?;
+    table.method::<Logout, _, _, _>(desk, |desk, caller, params| async move {
+        desk.logout(&caller.actor, params).await
+    })?;
+    table.method::<Logins, _, _, _>(desk, |desk, caller, params| async move {
+        desk.logins(&caller.actor, params).await
+    })?;
+    table.method::<Catalog, _, _, _>(desk, |desk, _, params| async move {
+        desk.catalog(params).await
+    })?;
+    table.method::<Tags, _, _, _>(
+        desk,
+        |desk, _, params| async move { desk.tags(params).await },
+    )?;
+    table.method::<Manifest, _, _, _>(desk, |desk, _, params| async move {
+        desk.manifest(params).await
+    })?;
+    table.method::<Blob, _, _, _>(desk, |desk, caller, params| async move {
+        desk.blob(&caller.actor, params).await
+    })?;
+    table.method::<Referrers, _, _, _>(desk, |desk, _, params| async move {
+        desk.referrers(params).await
+    })?;
+    table.method::<RateLimit, _, _, _>(desk, |desk, _, params| async move {
+        desk.ratelimit(params).await
+    })
 }

@@ -15,6 +15,7 @@ use jsonrpsee::server::{
 use kiln_domain::access::Actor;
 use kiln_service::{
     ConnectionId, DaemonDesk, Events, Images, Instances, Kernels, Operations, Pulls, Registries,
+    Transfers,
 };
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -28,7 +29,9 @@ use crate::door::{Door, Names, Transport};
 use crate::socket::BoundSocket;
 use crate::table::Table;
 use crate::upload::{Appetite, Fate, Upload};
-use crate::{connection, daemon, event, image, instance, kernel, operation, refusal, registry};
+use crate::{
+    connection, daemon, event, image, instance, kernel, operation, refusal, registry, transfer,
+};
 
 /// How much the door takes, and how long it waits. Every default of jsonrpsee is set on purpose.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +91,8 @@ pub struct Desks {
     pub kernels: Arc<Kernels>,
     /// Registries over the network.
     pub registries: Arc<Registries>,
+    /// Sending content to registries.
+    pub transfers: Arc<Transfers>,
     /// Long work.
     pub operations: Arc<Operations>,
     /// What happened.
@@ -109,6 +114,7 @@ impl Desks {
         instance::register(&mut table, &self.instances)?;
         kernel::register(&mut table, &self.kernels)?;
         registry::register(&mut table, &self.registries)?;
+        transfer::register(&mut table, &self.transfers)?;
         operation::register(&mut table, &self.operations)?;
         event::register(&mut table, &self.events)?;
         Ok(table)

@@ -12,6 +12,7 @@ use kiln_ext4::{PlanError, WriteError};
 use kiln_kernel::{CatalogueError, ConfigError, DebError, KernelError, StageError};
 use kiln_store::StoreError;
 use kiln_tree::MergeError;
+use kiln_vault::{KeyError, VaultError};
 
 use crate::blocking::PoolError;
 use crate::board::BoardError;
@@ -19,8 +20,11 @@ use crate::build::BuildError;
 use crate::host_files::HostFileError;
 use crate::pulls::ProbeError;
 use crate::space::NoRoom;
+use crate::system_logins::LoginError;
 
-pub(crate) use fetch::{fetch_failure, name_failure, short_name_failure, source_failure};
+pub(crate) use fetch::{
+    document_failure, fetch_failure, name_failure, short_name_failure, source_failure,
+};
 
 /// Tells a full disk from every other reason the system gives.
 pub(crate) fn storage_code(error: &io::Error) -> Code {
@@ -55,6 +59,24 @@ pub(crate) fn store_failure(error: &StoreError) -> Failure {
         StoreError::Panicked { .. } => codes::daemon::INTERNAL,
     };
     Failure::from_error(code, error)
+}
+
+pub(crate) fn login_failure(error: &LoginError) -> Failure {
+    match error {
+        LoginError::Store(error) => store_failure(error),
+        LoginError::Pool(error) => pool_failure(error),
+        LoginError::Full => Failure::from_error(codes::request::INVALID_PARAMS, error),
+        LoginError::Vault(VaultError::Key(KeyError::Io { source, .. })) => {
+            Failure::from_error(storage_code(source), error)
+        }
+        LoginError::Vault(
+            VaultError::Key(
+                KeyError::Missing { .. } | KeyError::Exposed { .. } | KeyError::Short { .. },
+            )
+            | VaultError::NotOurs { .. }
+            | VaultError::Sealing { .. },
+        ) => Failure::from_error(codes::registry::LOGIN_UNREADABLE, error),
+    }
 }
 
 pub(crate) fn pool_failure(error: &PoolError) -> Failure {

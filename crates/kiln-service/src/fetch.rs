@@ -17,6 +17,7 @@ mod layer;
 mod needs;
 mod outgoing;
 mod whole;
+mod withheld;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -52,6 +53,9 @@ const MAX_INDEX_BYTES: u64 = 4 << 20;
 
 /// How many threads look into the cache at a time. They wait for the disk, not for a processor.
 const LOOKS_AT_A_TIME: usize = 4;
+
+/// How many blobs are fetched for callers at a time.
+const WITHHELD_AT_A_TIME: usize = 8;
 
 /// What to fetch, as whom.
 #[derive(Debug)]
@@ -89,6 +93,8 @@ pub struct Fetcher {
     /// Threads that look what the cache has and keep small documents, so that who fetches nothing
     /// never waits for a download of somebody else's.
     looks: Pool,
+    /// Threads that write blobs for one caller each; every one waits for a download.
+    withheld: Pool,
     limits: LayerLimits,
     /// By what is fetched (a layer's diff id, a config's digest) and from where: a source that drips
     /// must not hold up the others.
@@ -104,6 +110,7 @@ impl Fetcher {
             remotes,
             pool,
             looks: Pool::new("cache", LOOKS_AT_A_TIME),
+            withheld: Pool::new("withheld", WITHHELD_AT_A_TIME),
             limits,
             locks: KeyedLock::default(),
             in_flight: InFlight::default(),

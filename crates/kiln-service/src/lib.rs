@@ -35,6 +35,7 @@ mod remotes;
 mod seams;
 mod snapshots;
 mod space;
+mod system_logins;
 mod transfers;
 mod views;
 mod watchers;
@@ -60,12 +61,13 @@ pub use operations::{Operations, Watcher};
 pub use partials::Partials;
 pub use pulls::{Pulls, Records};
 pub use recovery::{AdoptionError, RecoveryError, recover};
-pub use registries::Registries;
+pub use registries::{BlobFiles, Registries};
 pub use remotes::Remotes;
 pub use seams::{
     Bootable, BootableTarget, BuildRootfs, FetchTree, Found, Resolved, SeamFuture, SourceBlob,
 };
 pub use snapshots::{SnapshotSchedule, Snapshots};
 pub use space::{FetchNeeds, NoRoom, Space, Storing};
+pub use system_logins::{LoginError, SystemLogins};
 pub use transfers::Transfers;
 pub use watchers::ConnectionId;

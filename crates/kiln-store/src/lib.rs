@@ -13,6 +13,7 @@ pub mod images;
 pub mod instances;
 pub mod jobs;
 pub mod kernels;
+pub mod logins;
 pub mod meta;
 mod migrations;
 pub mod names;

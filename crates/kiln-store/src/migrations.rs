@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_boot.sql"),
     include_str!("migrations/0003_instances.sql"),
     include_str!("migrations/0004_original.sql"),
+    include_str!("migrations/0005_logins.sql"),
 ];
 
 /// Returns the number of the newest schema this build knows.

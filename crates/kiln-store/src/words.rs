@@ -76,6 +76,8 @@ words! {
         Blob = "blob",
         /// The daemon itself.
         Daemon = "daemon",
+        /// A login to a registry, by where it counts.
+        Login = "login",
     }
 }
 

@@ -8,6 +8,7 @@
 //! - [`process`], [`wait`]: child processes that never outlive their owner; waiting with limits.
 //! - [`fixtures`]: a folder of things that are slow to make, made once.
 //! - [`registry`], [`token`], [`certificates`]: a real registry, open, with a password or tokens.
+//! - [`oci_registry`]: a registry of the newest specification, in memory.
 //! - [`images`]: OCI images, small and odd or real and large.
 //! - [`compare`]: what a tree consists of, and how two trees differ.
 //! - [`http`]: one request over any stream.
@@ -32,6 +33,7 @@ pub mod images;
 pub mod initrd;
 pub mod installed;
 pub mod measure;
+pub mod oci_registry;
 pub mod peers;
 pub mod process;
 pub mod proxy;

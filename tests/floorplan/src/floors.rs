@@ -21,6 +21,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("kiln-layers", 2),
     ("kiln-registry", 2),
     ("kiln-store", 2),
+    ("kiln-vault", 2),
     ("kiln-vmm", 2),
     ("kiln-service", 3),
     ("kiln-client", 4),
@@ -44,6 +45,7 @@ const ONE_ROOM_ONLY: &[(&str, &str)] = &[
     ("jsonrpsee", "kiln-rpc"),
     ("rusqlite", "kiln-store"),
     ("reqwest", "kiln-registry"),
+    ("aws-lc-rs", "kiln-vault"),
     ("flate2", "kiln-layers"),
     ("tar", "kiln-layers"),
 ];
@@ -74,6 +76,11 @@ const SHARED: &[(&str, &str, &str)] = &[
         "flate2",
         "kiln-registry",
         "archives may be compressed as a whole",
+    ),
+    (
+        "flate2",
+        "kiln-bootable",
+        "a disk for others lies in a layer, and every runtime takes gzip",
     ),
     (
         "tar",

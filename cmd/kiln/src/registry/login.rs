@@ -14,6 +14,7 @@ use kiln_credentials::{KeepError, Kept, Origin};
 use kiln_domain::{Credentials, LoginScope, RegistryName, Secret};
 use serde::Serialize;
 
+use super::system;
 use crate::credentials::{IDENTITY_TOKEN, broken, places};
 use crate::failure::CommandError;
 use crate::reach::TlsArguments;
@@ -35,7 +36,7 @@ An identity token is kept under the user name '<token>'.")]
 pub(crate) struct LoginArguments {
     /// Registry such as ghcr.io, or a namespace in one such as ghcr.io/some/team
     #[arg(value_name = "REGISTRY[/NAMESPACE]", default_value = DEFAULT_REGISTRY)]
-    registry: LoginScope,
+    pub(super) registry: LoginScope,
     /// User name; asked for when left out
     #[arg(short = 'u', long, value_name = "USER")]
     username: Option<String>,
@@ -50,7 +51,10 @@ pub(crate) struct LoginArguments {
     authfile: Option<PathBuf>,
     /// Do not ask the registry whether it takes the password
     #[arg(long)]
-    no_check: bool,
+    pub(super) no_check: bool,
+    /// Have the daemon keep it, for work that has no caller, such as webhooks; for root only
+    #[arg(long, conflicts_with = "authfile")]
+    system: bool,
 }
 
 /// What a login came to.
@@ -72,6 +76,9 @@ pub(crate) async fn login(
     session: &Session,
 ) -> Result<(), CommandError> {
     let (username, secret) = who(&arguments, session)?;
+    if arguments.system {
+        return system::login(&arguments, username, secret, session).await;
+    }
     let checked = if arguments.no_check {
         false
     } else {
@@ -90,7 +97,10 @@ pub(crate) async fn login(
         tokio::task::spawn_blocking(move || kiln_credentials::keep(&scope, &credentials, &places));
     let kept = keeping.await.map_err(io::Error::other)?;
     let kept = kept.map_err(|error| not_kept(&error, &arguments.registry))?;
-    warn(&kept, checked, &arguments, session);
+    if !checked && !arguments.no_check {
+        warn_of_open(arguments.registry.registry(), session);
+    }
+    warn(&kept, session);
     let logged_in = LoggedIn {
         registry: &arguments.registry,
         username: &username,
@@ -171,14 +181,17 @@ pub(super) async fn ping(
     session.call::<Ping>(&client, &params).await
 }
 
-fn warn(kept: &Kept, checked: bool, arguments: &LoginArguments, session: &Session) {
+/// Says that a registry did not want to know.
+pub(super) fn warn_of_open(registry: &RegistryName, session: &Session) {
+    output::note(&format!(
+        "{} {} is open to everybody and did not ask for the password, so nobody knows whether it is right\n",
+        session.paint().doubtful("warning:"),
+        cell(registry.as_str())
+    ));
+}
+
+fn warn(kept: &Kept, session: &Session) {
     let label = session.paint().doubtful("warning:");
-    if !checked && !arguments.no_check {
-        output::note(&format!(
-            "{label} {} is open to everybody and did not ask for the password, so nobody knows whether it is right\n",
-            cell(arguments.registry.registry().as_str())
-        ));
-    }
     if kept.is_plain() {
         output::note(&format!(
             "{label} the password stands unencrypted in {}; a credential helper would keep it \

@@ -10,6 +10,7 @@ use kiln_domain::LoginScope;
 use serde::Serialize;
 
 use super::login::{not_kept, place};
+use super::system;
 use crate::credentials::{broken, places};
 use crate::failure::{self, CommandError};
 use crate::output;
@@ -32,6 +33,9 @@ pub(crate) struct LogoutArguments {
     /// Look in this auth file only
     #[arg(long, value_name = "FILE")]
     authfile: Option<PathBuf>,
+    /// Have the daemon forget the login that it keeps; for root only
+    #[arg(long, conflicts_with_all = ["authfile", "all"])]
+    system: bool,
 }
 
 /// One login that is no more.
@@ -48,6 +52,9 @@ pub(crate) async fn logout(
     arguments: LogoutArguments,
     session: &Session,
 ) -> Result<(), CommandError> {
+    if let (true, Some(scope)) = (arguments.system, &arguments.registry) {
+        return system::logout(scope, session).await;
+    }
     let places = places(arguments.authfile.clone(), session);
     let scope = arguments.registry.clone();
     let forgetting = tokio::task::spawn_blocking(move || {

@@ -58,7 +58,8 @@ impl Layout {
 
     /// Names the files needed, blobs by their letters, in alphabetical order.
     fn needed(&self, tag: Option<&str>, platform: &str) -> String {
-        let files = needed_files(self.directory.path(), tag, platform.parse().unwrap()).unwrap();
+        let files =
+            needed_files(self.directory.path(), tag, Some(platform.parse().unwrap())).unwrap();
         assert_eq!(files[0], INDEX);
         let mut names: Vec<&str> = files[1..]
             .iter()
@@ -144,7 +145,7 @@ fn a_directory_without_an_index_is_no_layout() {
     let directory = tempfile::tempdir().unwrap();
     let code = |path: &Path| {
         let wanted = "amd64".parse().unwrap();
-        needed_files(path, None, wanted)
+        needed_files(path, None, Some(wanted))
             .unwrap_err()
             .to_failure()
             .code
@@ -170,7 +171,7 @@ fn a_path_that_is_no_layout_is_told_by_what_it_is() {
         (place.path().join("absent"), "file.not_found", "absent"),
     ];
     for (path, code, words) in cases {
-        let error = needed_files(&path, None, "linux/amd64".parse().unwrap()).unwrap_err();
+        let error = needed_files(&path, None, Some("linux/amd64".parse().unwrap())).unwrap_err();
 
         let failure = error.to_failure();
 

@@ -117,3 +117,20 @@ fn a_copy_is_a_new_file_of_its_own() {
         "{cancelled}"
     );
 }
+
+#[test]
+fn a_file_that_goes_out_can_be_read_and_no_more() {
+    use std::io::{Read as _, Write as _};
+    let folder = tempfile::tempdir().unwrap();
+    let directory = Directory::open(folder.path()).unwrap();
+    let mut file = directory.create_unnamed().unwrap();
+    file.write_all(b"content").unwrap();
+
+    let mut out = read_only(&file).unwrap();
+
+    let mut text = String::new();
+    out.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "content");
+    assert!((&out).write_all(b"more").is_err());
+    assert_eq!(out.metadata().unwrap().permissions().mode() & 0o777, 0o400);
+}

@@ -97,9 +97,9 @@ impl Registry {
             path: "_catalog".to_owned(),
             member: "repositories",
             what: "a list of repositories",
+            of: None,
         };
-        let refused = |answer| self.without_catalog(answer);
-        self.names(&list, limit, after, refused).await
+        self.names(&list, limit, after).await
     }
 
     /// Lists the tags of the repository of `reference`: at most `limit` of them where one is
@@ -116,9 +116,9 @@ impl Registry {
             path: format!("{repository}/tags/list"),
             member: "tags",
             what: "a list of tags",
+            of: Some(reference),
         };
-        let refused = |answer| self.without_repository(reference, answer);
-        self.names(&list, limit, after, refused).await
+        self.names(&list, limit, after).await
     }
 
     async fn names(
@@ -126,11 +126,10 @@ impl Registry {
         list: &List<'_>,
         limit: Option<u32>,
         after: Option<&Cursor>,
-        refused: impl AsyncFn(Answer) -> FetchError,
     ) -> Result<Page<String>, FetchError> {
         let mut attempts = Attempts::default();
         loop {
-            match self.names_once(list, limit, after, &refused).await {
+            match self.names_once(list, limit, after).await {
                 Ok(page) => return Ok(page),
                 Err(error) => attempts.wait_after(error, self.config()).await?,
             }
@@ -142,7 +141,6 @@ impl Registry {
         list: &List<'_>,
         limit: Option<u32>,
         after: Option<&Cursor>,
-        refused: impl AsyncFn(Answer) -> FetchError,
     ) -> Result<Page<String>, FetchError> {
         let query = query_of(limit, after);
         let ask = Ask {
@@ -154,7 +152,7 @@ impl Registry {
         let answer = match answer.response.status() {
             StatusCode::OK => answer,
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
-                return Err(refused(answer).await);
+                return Err(self.without(list, answer).await);
             }
             _ => self.expect(StatusCode::OK, answer, list.scope).await?,
         };
@@ -167,7 +165,7 @@ impl Registry {
                 what: list.what,
                 problem,
             })?;
-        Ok(cut(names, limit, after, query, next))
+        Ok(cut(names, String::clone, limit, after, query, next))
     }
 
     /// Reads the `Link` header: the query of the next page.
@@ -222,30 +220,25 @@ impl Registry {
         })
     }
 
-    async fn without_catalog(&self, answer: Answer) -> FetchError {
-        let (message, _) = failure(self.transport(), &answer.host, answer.response).await;
-        BrowseError::NotOffered {
-            host: self.host().to_owned(),
-            what: "a catalogue of its repositories",
-            message,
-        }
-        .into()
-    }
-
-    async fn without_repository(&self, reference: &Reference, answer: Answer) -> FetchError {
+    /// Says why there is no list: the repository does not exist, or there are no such lists.
+    async fn without(&self, list: &List<'_>, answer: Answer) -> FetchError {
         let status = answer.response.status();
         let (message, _) = failure(self.transport(), &answer.host, answer.response).await;
-        if status == StatusCode::METHOD_NOT_ALLOWED {
-            return BrowseError::NotOffered {
+        match list.of {
+            Some(reference) if status == StatusCode::NOT_FOUND => FetchError::ReferenceNotFound {
+                reference: format!("{}/{}", reference.registry(), reference.repository()),
+                message,
+            },
+            of => BrowseError::NotOffered {
                 host: self.host().to_owned(),
-                what: "lists of tags",
+                what: if of.is_some() {
+                    "lists of tags"
+                } else {
+                    "a catalogue of its repositories"
+                },
                 message,
             }
-            .into();
-        }
-        FetchError::ReferenceNotFound {
-            reference: format!("{}/{}", reference.registry(), reference.repository()),
-            message,
+            .into(),
         }
     }
 }
@@ -257,6 +250,8 @@ struct List<'a> {
     /// The member of the answer that holds the names.
     member: &'static str,
     what: &'static str,
+    /// Something in the repository, where the list is of one.
+    of: Option<&'a Reference>,
 }
 
 impl List<'_> {
@@ -297,8 +292,12 @@ pub(super) fn with_query(path: &str, query: Option<&str>) -> String {
 }
 
 /// Makes a page of at most `limit` of what a registry's page holds.
-pub(super) fn cut<T>(
-    items: Vec<T>,
+///
+/// What does not fit is asked for again later, and some registries then answer in another order:
+/// a page that is cut is sorted by `key` first.
+pub(super) fn cut<T, K: Ord>(
+    mut items: Vec<T>,
+    key: impl Fn(&T) -> K,
     limit: Option<u32>,
     after: Option<&Cursor>,
     asked: Option<String>,
@@ -309,6 +308,9 @@ pub(super) fn cut<T>(
         .and_then(|limit| usize::try_from(limit).ok())
         .unwrap_or(usize::MAX);
     let count = items.len();
+    if skip > 0 || count > limit {
+        items.sort_by_key(key);
+    }
     let items: Vec<T> = items.into_iter().skip(skip).take(limit).collect();
     let given = skip.saturating_add(items.len());
     let next = if given < count {

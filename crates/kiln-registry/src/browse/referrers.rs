@@ -92,7 +92,7 @@ impl Registry {
             drop(answer);
             let found = self.referrers_under_tag(search).await?;
             return Ok(Referrers {
-                page: cut(found, limit, after, None, None),
+                page: cut(found, |entry| entry.digest, limit, after, None, None),
                 kept: ReferrersKept::UnderTag,
             });
         }
@@ -105,7 +105,7 @@ impl Registry {
             search.keep_wanted(&mut found);
         }
         Ok(Referrers {
-            page: cut(found, limit, after, query, next),
+            page: cut(found, |entry| entry.digest, limit, after, query, next),
             kept: ReferrersKept::ByRegistry,
         })
     }

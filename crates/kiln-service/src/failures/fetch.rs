@@ -6,10 +6,10 @@ use kiln_cache::{CacheError, IngestError};
 use kiln_domain::oci::DocumentError;
 use kiln_domain::oci::bootable::BootableError;
 use kiln_layers::DecodeError;
-use kiln_registry::FetchError as SourceError;
 use kiln_registry::routes::ShortNameError;
+use kiln_registry::{BrowseError, FetchError as SourceError};
 
-use super::{full_or_failed, pool_failure, storage_code};
+use super::{full_or_failed, pool_failure, room_failure, storage_code};
 use crate::fetch::FetchError;
 use crate::remotes::NameError;
 
@@ -36,6 +36,7 @@ pub(crate) fn fetch_failure(error: &FetchError) -> Failure {
         FetchError::MissingFile { .. } | FetchError::IndexTooLarge { .. } => {
             Failure::from_error(codes::source::UNREADABLE, error)
         }
+        FetchError::NoRoom(room) => room_failure(room, error),
         FetchError::Pool(error) => pool_failure(error),
         FetchError::StandIn(_) => Failure::from_error(codes::registry::UNREACHABLE, error),
     }
@@ -115,7 +116,6 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         | SourceError::RedirectRefused { .. }
         | SourceError::AddressRefused { .. }
         | SourceError::HeadersTooLarge { .. }
-        | SourceError::Browse(_)
         | SourceError::NotHttp { .. } => codes::registry::UNEXPECTED_ANSWER,
         SourceError::ReferenceNotFound { .. }
         | SourceError::BlobNotFound { .. }
@@ -131,6 +131,7 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         | SourceError::ArchiveCompressed { .. }
         | SourceError::ArchiveMalformed { .. } => codes::source::UNREADABLE,
         SourceError::TagAmbiguous { .. } => codes::source::AMBIGUOUS,
+        SourceError::Browse(error) => browse_code(error),
         SourceError::Io { source, .. } => storage_code(source),
         SourceError::Blocked { .. } => codes::registry::BLOCKED,
     };
@@ -171,6 +172,25 @@ pub(crate) fn short_name_failure(error: &ShortNameError) -> Failure {
             )
         }
     }
+}
+
+fn browse_code(error: &BrowseError) -> Code {
+    match error {
+        BrowseError::NotOffered { .. } => codes::registry::UNSUPPORTED,
+        BrowseError::AnswerMalformed { .. } | BrowseError::PageRefused { .. } => {
+            codes::registry::UNEXPECTED_ANSWER
+        }
+    }
+}
+
+/// Says why a document, which a reference or digest names, cannot be read.
+pub(crate) fn document_failure(document: &str, error: &DocumentError) -> Failure {
+    let mut failure = Failure::from_error(document_code(error), error);
+    failure.message = kiln_api::failure::printable(&format!("{document} is refused"));
+    failure
+        .cause
+        .insert(0, kiln_api::failure::printable(&error.to_string()));
+    failure
 }
 
 fn document_code(error: &DocumentError) -> Code {

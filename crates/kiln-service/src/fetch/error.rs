@@ -9,6 +9,7 @@ use kiln_domain::oci::bootable::BootableError;
 use kiln_layers::{DecodeError, PackError};
 
 use crate::blocking::PoolError;
+use crate::space::NoRoom;
 
 /// Why an image could not be fetched or decoded.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +79,9 @@ pub enum FetchError {
         /// The longest taken.
         limit_bytes: u64,
     },
+    /// The disk has less room than a blob needs.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// No thread, or a defect.
     #[error(transparent)]
     Pool(#[from] PoolError),

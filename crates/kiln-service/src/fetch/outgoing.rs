@@ -11,7 +11,7 @@ use kiln_api::operation::LayerState;
 use kiln_cache::Cache;
 use kiln_domain::Digest;
 use kiln_domain::oci::Descriptor;
-use kiln_registry::{BlobBody, Content, ImageSource};
+use kiln_registry::{BlobBody, Content, FetchError as SourceError, ImageSource};
 
 use super::Fetcher;
 use super::error::FetchError;
@@ -59,9 +59,16 @@ impl Fetcher {
             });
         };
         if !matches!(source, ImageSource::Registry { .. }) {
-            // A file of this host: it is read where it lies, and hashed on its way.
-            if let BlobBody::File(range) = source.blob(blob, 0).await? {
-                return Ok(Content::range(range));
+            match source.blob(blob, 0).await {
+                // A file of this host: it is read where it lies, and hashed on its way.
+                Ok(BlobBody::File(range)) => return Ok(Content::range(range)),
+                Ok(BlobBody::Stream(_)) => {}
+                // The config of an archive of Docker's is a document there.
+                Err(SourceError::BlobNotFound { .. }) => {
+                    let document = source.small_blob(blob).await?;
+                    return Ok(Content::bytes(document.bytes));
+                }
+                Err(error) => return Err(error.into()),
             }
         }
         running.layer(index, LayerState::Fetching);

@@ -39,7 +39,7 @@ struct Keeping {
 }
 
 /// What is downloaded.
-enum Coming {
+pub(super) enum Coming {
     Blob(Box<RemoteBlob>),
     File(Box<Download>),
 }
@@ -230,7 +230,10 @@ impl Keeping {
 }
 
 /// Sends a download's chunks to whoever writes them, and an empty one behind the last.
-async fn feed(sender: mpsc::Sender<Bytes>, coming: &mut Coming) -> Result<(), FetchError> {
+pub(super) async fn feed(
+    sender: mpsc::Sender<Bytes>,
+    coming: &mut Coming,
+) -> Result<(), FetchError> {
     while let Some(chunk) = coming.next().await? {
         // A writer that has gone away says itself why.
         if sender.send(chunk).await.is_err() {

@@ -4,18 +4,24 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::BufWriter;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use kiln_api::image::{GetParams, ImageFile, OpenParams, OpenedImage};
 use kiln_api::{Failure, HandleId, codes};
-use kiln_artifacts::names::{INITRD, KERNEL, ROOTFS};
+use kiln_artifacts::names::{INITRD, KERNEL, MODULES, ROOTFS, ROOTFS_SUMS};
 use kiln_artifacts::{ArtifactError, Artifacts};
 use kiln_domain::access::Actor;
+use kiln_kernel::{ModulesError, write_modules_tar};
 
 use super::Images;
 use crate::blocking::Pool;
 use crate::failures::{artifact_failure, host_file_failure, pool_failure};
 use crate::host_files::HostFiles;
+
+/// Bytes of an archive that are written at a time.
+const WRITE_BYTES: usize = 256 << 10;
 
 /// What files of images are opened with.
 #[derive(Clone, Debug)]
@@ -47,17 +53,22 @@ impl ImageFiles {
             .await;
         opened
             .map_err(|error| pool_failure(&error))?
-            .map_err(|error| failure(&error))
+            .map_err(|error| open_failure(&error))
     }
 }
 
 /// Why a file of an image could not be opened.
 #[derive(Debug, thiserror::Error)]
-enum OpenError {
+pub(crate) enum OpenError {
     #[error("the {file} of version {version} is gone")]
     Gone { file: ImageFile, version: String },
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    #[error("the modules of version {version} cannot be put into an archive")]
+    Modules {
+        version: String,
+        source: ModulesError,
+    },
 }
 
 impl Images {
@@ -75,7 +86,7 @@ impl Images {
         };
         let image = self.get(actor, named).await?;
         let wanted = if files.is_empty() {
-            ImageFile::ALL.to_vec()
+            ImageFile::OF_A_MACHINE.to_vec()
         } else {
             files.into_iter().collect()
         };
@@ -104,27 +115,60 @@ fn open_all(
 ) -> Result<Vec<(ImageFile, File)>, OpenError> {
     let mut opened = Vec::with_capacity(wanted.len());
     for &file in wanted {
-        let name = match file {
-            ImageFile::Rootfs => ROOTFS,
-            ImageFile::Kernel => KERNEL,
-            ImageFile::Initrd => INITRD,
+        let found = match file {
+            ImageFile::Rootfs => artifacts.open_file(version, ROOTFS)?,
+            ImageFile::Kernel => artifacts.open_file(version, KERNEL)?,
+            ImageFile::Initrd => artifacts.open_file(version, INITRD)?,
+            ImageFile::Sums => artifacts.open_file(version, ROOTFS_SUMS)?,
+            ImageFile::Modules => modules_tar(artifacts, version)?,
         };
-        match artifacts.open_file(version, name)? {
+        match found {
             Some(found) => opened.push((file, found)),
-            None if file == ImageFile::Initrd => {}
-            None => {
+            None if file.is_everywhere() => {
                 let version = version.to_owned();
                 return Err(OpenError::Gone { file, version });
             }
+            None => {}
         }
     }
     Ok(opened)
 }
 
-fn failure(error: &OpenError) -> Failure {
+/// Puts the modules of a version into a file without a name, open for reading alone; nothing where
+/// it has none.
+pub(crate) fn modules_tar(artifacts: &Artifacts, version: &str) -> Result<Option<File>, OpenError> {
+    if !artifacts.has_directory(version, MODULES)? {
+        return Ok(None);
+    }
+    let from = artifacts.path(version)?.join(MODULES);
+    let scratch = artifacts.scratch()?;
+    // The call ends when its caller has the file or has gone; it is no long work.
+    let written = write_modules_tar(
+        &from,
+        BufWriter::with_capacity(WRITE_BYTES, &scratch),
+        &AtomicBool::new(false),
+    );
+    written.map_err(|source| OpenError::Modules {
+        version: version.to_owned(),
+        source,
+    })?;
+    Ok(Some(
+        kiln_artifacts::read_only(&scratch).map_err(ArtifactError::from)?,
+    ))
+}
+
+pub(crate) fn open_failure(error: &OpenError) -> Failure {
     match error {
         OpenError::Gone { .. } => Failure::from_error(codes::storage::FAILED, error)
             .with_hint("forget the image and pull it again", None),
         OpenError::Artifact(error) => artifact_failure(error),
+        OpenError::Modules { source, .. } => {
+            let code = if source.is_no_space() {
+                codes::storage::FULL
+            } else {
+                codes::storage::FAILED
+            };
+            Failure::from_error(code, error)
+        }
     }
 }

@@ -204,7 +204,7 @@ impl Kernels {
             }
             Wanted::Url { url, digest } => {
                 running.enter(Stage::Fetch);
-                let file = self.download(url, *digest, &running).await?;
+                let file = Box::pin(self.download(url, *digest, &running)).await?;
                 import_of(vec![file])?
             }
         };
@@ -222,7 +222,7 @@ impl Kernels {
         let scratch = scratch.map_err(|error| catalogue_failure(&error))?;
         let fetcher = &self.sources.fetcher;
         let fetching = fetcher.whole_url(url, digest, MAX_FILE_BYTES, scratch, running);
-        or_cancelled(running, fetching, fetch_failure).await
+        Box::pin(or_cancelled(running, fetching, fetch_failure)).await
     }
 
     /// Takes what was fetched into the catalogue, and records it with the operation's end.

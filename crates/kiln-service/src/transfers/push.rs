@@ -45,9 +45,9 @@ struct Job {
 }
 
 /// An image that a call named.
-struct Found {
-    row: ImageRow,
-    version: VersionRow,
+pub(super) struct Found {
+    pub(super) row: ImageRow,
+    pub(super) version: VersionRow,
     blobs: Vec<VersionBlob>,
 }
 
@@ -67,7 +67,12 @@ impl Transfers {
         actor: &Actor,
         params: PushParams,
     ) -> Result<TransferOutcome, Failure> {
-        let PushForm::Oci = params.form;
+        match params.form {
+            PushForm::Oci => {}
+            PushForm::Bootable | PushForm::Containerdisk => {
+                return self.push_packed(actor, params).await;
+            }
+        }
         let recorded = recorded(&params);
         let into = self.destination(
             &params.into,
@@ -110,7 +115,7 @@ impl Transfers {
         answer(launched)
     }
 
-    async fn look(
+    pub(super) async fn look(
         &self,
         actor: &Actor,
         text: String,
@@ -262,7 +267,7 @@ impl Transfers {
 }
 
 /// The parameters as an operation records them: without credentials.
-fn recorded(params: &PushParams) -> serde_json::Value {
+pub(super) fn recorded(params: &PushParams) -> serde_json::Value {
     serde_json::json!({
         "image": params.image, "architecture": params.architecture, "into": params.into,
         "tags": params.tags, "as": params.form, "all_platforms": params.all_platforms,

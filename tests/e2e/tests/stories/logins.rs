@@ -16,6 +16,7 @@ use rustix::termios::{LocalModes, tcgetattr};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::descriptors::{self, as_nobody, open_stage};
 use crate::source::{self, oci};
 use crate::stage::{LIMIT, Stage, folder, pull};
 
@@ -436,5 +437,96 @@ fn what_is_shown_and_logged_holds_no_password() -> Result<()> {
     assert!(!format!("{output:?}").contains(PASSWORD), "{output:?}");
     let log = fs::read_to_string(stage.daemon.log())?;
     assert!(!log.contains(PASSWORD), "{log}");
+    Ok(())
+}
+
+#[test]
+fn the_daemons_own_logins_are_checked_sealed_and_never_told() -> Result<()> {
+    if tools::must_skip("the_daemons_own_logins", NEEDS)? {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let registry = Registry::start(Access::Bearer, Transport::Http)?;
+    let person = Person::at(&stage)?;
+    let host = registry.host();
+    let team = format!("{host}/team");
+    let words = [
+        "login",
+        "--system",
+        &team,
+        "-u",
+        USER,
+        "--password-stdin",
+        "--json",
+    ];
+    let key = stage.root().join("logins.key");
+
+    let wrong = person.kiln(&words, "wr0ng-pass-w0rd")?;
+    assert!(!key.exists(), "a key without anything to keep");
+    let right = person.kiln(&words, PASSWORD)?;
+    let listed = person.kiln(&["registry", "logins", "--json"], "")?;
+
+    assert_eq!(wrong.status.code(), Some(4), "{wrong:?}");
+    assert_eq!(told(&right)?["checked"], true);
+    let listed = told(&listed)?;
+    assert_eq!(listed[0]["registry"], json!(team));
+    assert_eq!(listed[0]["username"], USER);
+    assert_eq!(fs::metadata(&key)?.permissions().mode() & 0o777, 0o600);
+    assert!(!person.path("home").exists(), "the client kept something");
+    let events = stage
+        .call("event.list", &json!({"limit": 1000}))?
+        .to_string();
+    assert!(events.contains("login.kept"), "{events}");
+    let log = fs::read_to_string(stage.daemon.log())?;
+    for text in [listed.to_string(), events, log, format!("{right:?}")] {
+        assert!(!text.contains(PASSWORD), "{text}");
+    }
+    for name in ["kiln.db", "kiln.db-wal", "logins.key"] {
+        let bytes = fs::read(stage.root().join(name)).unwrap_or_default();
+        let mut windows = bytes.windows(PASSWORD.len());
+        assert!(
+            !windows.any(|window| window == PASSWORD.as_bytes()),
+            "{name}"
+        );
+    }
+
+    let out = |scope: &str| person.kiln(&["logout", "--system", scope], "");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644))?;
+    let params = json!({
+        "registry": team, "credentials": {"username": USER, "secret": PASSWORD}, "unchecked": true,
+    });
+    let exposed = stage.refused("registry.login", &params)?;
+    assert_eq!(
+        exposed.name(),
+        Some("registry.login_unreadable"),
+        "{exposed}"
+    );
+    assert_eq!(out(&team)?.status.code(), Some(0));
+    assert_eq!(out(&team)?.status.code(), Some(3));
+    let gone = stage.refused("registry.logout", &json!({"registry": team}))?;
+    assert_eq!(gone.name(), Some("registry.not_logged_in"), "{gone}");
+    Ok(())
+}
+
+#[test]
+fn only_superadmins_look_after_the_daemons_logins() -> Result<()> {
+    if tools::must_skip("only_superadmins_look_after", descriptors::NEEDS)? {
+        return Ok(());
+    }
+    let stage = open_stage()?;
+    let login = json!({"registry": "reg.io", "credentials": {"username": "a", "secret": "b"}});
+
+    for (method, params) in [
+        ("registry.logins", json!({})),
+        ("registry.login", login),
+        ("registry.logout", json!({"registry": "reg.io"})),
+    ] {
+        let refused = as_nobody(|| stage.refused(method, &params))?;
+        assert_eq!(
+            refused.name(),
+            Some("request.denied"),
+            "{method}: {refused}"
+        );
+    }
     Ok(())
 }

@@ -5,7 +5,9 @@
 //! says so and is skipped; with `KILN_REQUIRE_TOOLS` set it fails instead.
 
 mod archives;
+mod bootable;
 mod booting;
+mod browsing;
 mod checkout;
 mod command_line;
 mod correctness;
@@ -31,6 +33,7 @@ mod source;
 mod space;
 mod stage;
 mod stopping;
+mod transfers;
 mod walk;
 mod websocket;
 mod wire;

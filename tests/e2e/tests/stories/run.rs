@@ -3,7 +3,7 @@
 //! Guests boot Debian's kernel under QEMU, which costs some seconds each; so each looks at as much
 //! as goes together.
 
-mod machine_room;
+pub(crate) mod machine_room;
 
 use std::fs;
 use std::io::{Read as _, Write as _};

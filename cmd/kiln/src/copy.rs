@@ -1,0 +1,82 @@
+//! `kiln copy`: an image from one place to another, without building.
+
+pub(crate) mod to_registry;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use kiln_api::{Failure, codes};
+
+use crate::credentials::CredentialsArguments;
+use crate::failure::CommandError;
+use crate::session::Session;
+
+/// Ways to write a place on this host.
+const LOCAL: &[&str] = &["oci", "oci-archive", "docker-archive", "dir"];
+
+/// What to copy, and where to.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Places:
+  REGISTRY/REPOSITORY[:TAG][@DIGEST]  a registry, also with docker:// in front
+  oci:DIR[:TAG]                       an OCI image layout on this host
+  oci-archive:FILE[:TAG]              the same in a tar archive
+  docker-archive:FILE[:REFERENCE]     what `docker save` writes")]
+pub(crate) struct Arguments {
+    /// What to copy
+    #[arg(value_name = "SOURCE")]
+    pub(crate) from: String,
+    /// Where to
+    #[arg(value_name = "DESTINATION")]
+    pub(crate) into: String,
+    /// One platform, such as linux/arm64; all of them, with their index, when left out
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<String>,
+    /// Further tag at the destination; may be given several times
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+    /// What refers to it at its source too: signatures, SBOMs
+    #[arg(long)]
+    pub(crate) referrers: bool,
+    /// User name and password for the source; the password is asked for when left out
+    #[arg(long, value_name = "USER[:PASSWORD]")]
+    pub(crate) src_creds: Option<String>,
+    /// User name and password for the destination; the password is asked for when left out
+    #[arg(long, value_name = "USER[:PASSWORD]")]
+    pub(crate) dest_creds: Option<String>,
+    /// Auth file of docker, podman or skopeo, in place of the usual ones
+    #[arg(long, value_name = "FILE")]
+    pub(crate) authfile: Option<PathBuf>,
+    /// Return the operation at once and let the daemon go on
+    #[arg(long)]
+    pub(crate) detach: bool,
+}
+
+impl Arguments {
+    /// Says who to be where it comes from.
+    pub(crate) fn source_flags(&self) -> CredentialsArguments {
+        CredentialsArguments::of(self.src_creds.clone(), self.authfile.clone())
+    }
+
+    /// Says who to be where it goes.
+    pub(crate) fn destination_flags(&self) -> CredentialsArguments {
+        CredentialsArguments::of(self.dest_creds.clone(), self.authfile.clone())
+    }
+}
+
+/// Copies.
+pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), CommandError> {
+    let transport = arguments.into.split_once(':').map(|(name, _)| name);
+    if transport.is_some_and(|name| LOCAL.contains(&name)) {
+        return Err(local(&arguments));
+    }
+    to_registry::run(arguments, session).await
+}
+
+fn local(arguments: &Arguments) -> CommandError {
+    let message = format!("{:?} is no registry", arguments.into);
+    let command = format!("skopeo copy docker://{} {}", arguments.from, arguments.into);
+    Failure::new(codes::source::UNSUPPORTED, message)
+        .with_hint("files on this host are written by skopeo:", Some(command))
+        .into()
+}

@@ -1,0 +1,75 @@
+//! `kiln login --system`, `kiln logout --system`, `kiln registry logins`: logins that the daemon keeps
+//! for work without a caller.
+
+use kiln_api::image::Credentials;
+use kiln_api::registry::logins::{
+    KeptLogin, Login, LoginParams, Logins, LoginsParams, Logout, LogoutParams,
+};
+use kiln_domain::LoginScope;
+
+use super::login::{LoginArguments, warn_of_open};
+use crate::failure::CommandError;
+use crate::output::Columns;
+use crate::session::Session;
+use crate::text::{cell, time};
+
+/// Has the daemon keep a login.
+pub(super) async fn login(
+    arguments: &LoginArguments,
+    username: String,
+    secret: String,
+    session: &Session,
+) -> Result<(), CommandError> {
+    let client = session.connect().await?;
+    let params = LoginParams {
+        registry: arguments.registry.clone(),
+        credentials: Credentials { username, secret },
+        unchecked: arguments.no_check,
+    };
+    let kept = session.call::<Login>(&client, &params).await?;
+    if kept.checked == Some(false) && !arguments.no_check {
+        warn_of_open(kept.registry.registry(), session);
+    }
+    let name = kept.registry.to_string();
+    session.output().one(&kept, &name, |kept| {
+        format!(
+            "the daemon is logged in to {} as {}\n",
+            cell(&name),
+            cell(&kept.username)
+        )
+    })
+}
+
+/// Has the daemon forget one.
+pub(super) async fn logout(scope: &LoginScope, session: &Session) -> Result<(), CommandError> {
+    let client = session.connect().await?;
+    let params = LogoutParams {
+        registry: scope.clone(),
+    };
+    let gone = session.call::<Logout>(&client, &params).await?;
+    let name = gone.registry.to_string();
+    session.output().one(&gone, &name, |_| {
+        format!("the daemon is logged out of {}\n", cell(&name))
+    })
+}
+
+/// Lists those that the daemon keeps.
+pub(super) async fn list(session: &Session) -> Result<(), CommandError> {
+    let client = session.connect().await?;
+    let kept = session
+        .call::<Logins>(&client, &LoginsParams::default())
+        .await?;
+    let columns = Columns {
+        header: &["REGISTRY", "USER", "KEPT SINCE", "BY UID"],
+        row: &|login: &KeptLogin| {
+            vec![
+                cell(&login.registry.to_string()),
+                cell(&login.username),
+                time(&login.created_at.to_string()),
+                login.created_by_uid.to_string(),
+            ]
+        },
+        name: &|login: &KeptLogin| login.registry.to_string(),
+    };
+    session.output().list(&kept.items, &columns)
+}

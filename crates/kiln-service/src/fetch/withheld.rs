@@ -1,0 +1,58 @@
+//! Blobs that are fetched for one caller and get no name in the cache.
+
+use kiln_cache::{Blob, Cache, TooLong};
+use kiln_domain::Reference;
+use kiln_domain::oci::Descriptor;
+use kiln_registry::{Registry, Remote};
+
+use super::Fetcher;
+use super::error::FetchError;
+use super::feed::{ChunkReader, chunk_channel};
+use super::whole::{Coming, feed};
+use crate::space::Space;
+
+impl Fetcher {
+    /// Fetches a blob into the cache's directory, checks its length and digest, and returns it
+    /// open for reading, without a name.
+    ///
+    /// Dropping the future ends the download, and what was written goes.
+    pub(crate) async fn withheld_blob(
+        &self,
+        registry: &Registry,
+        reference: &Reference,
+        blob: Descriptor,
+    ) -> Result<Blob, FetchError> {
+        let remote = Remote::from(registry.clone());
+        let stream = Box::pin(remote.blob(reference, &blob, 0)).await?;
+        let (sender, reader) = chunk_channel();
+        let cache = self.cache.clone();
+        let kept = self.withheld.run(move || keep(&cache, &blob, reader));
+        let mut coming = Coming::Blob(Box::new(stream));
+        let fed = feed(sender, &mut coming);
+        let (fed, kept) = tokio::join!(fed, kept);
+        // A broken download breaks the writing too; the download is the cause.
+        fed?;
+        kept?
+    }
+}
+
+/// Writes a blob as it comes. It blocks.
+fn keep(cache: &Cache, blob: &Descriptor, mut reader: ChunkReader) -> Result<Blob, FetchError> {
+    if let Some(space) = Space::of_directory(cache.directory()) {
+        space.check(blob.size_bytes)?;
+    }
+    let mut ingest = cache.ingest(&blob.digest, blob.size_bytes)?;
+    if let Err(error) = std::io::copy(&mut reader, &mut ingest) {
+        let too_long = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<TooLong>());
+        return Err(match too_long {
+            Some(too_long) => FetchError::TooLong(too_long.clone()),
+            None => FetchError::Ingest {
+                digest: blob.digest,
+                source: error,
+            },
+        });
+    }
+    Ok(ingest.withhold()?)
+}

@@ -1,0 +1,78 @@
+//! Blobs of a registry for a caller, who takes the descriptor at the second socket.
+//!
+//! The bytes come from the registry each time, for whoever asks, and stay in no cache: a blob that
+//! is there may be another user's.
+
+use std::sync::Arc;
+
+use kiln_api::registry::{BlobParams, OpenedBlob};
+use kiln_api::{Failure, codes};
+use kiln_domain::RegistryName;
+use kiln_domain::access::Actor;
+use kiln_domain::oci::Descriptor;
+use kiln_registry::FetchError;
+
+use super::{Registries, parse_reference};
+use crate::failures::{fetch_failure, host_file_failure, source_failure};
+use crate::fetch::Fetcher;
+use crate::host_files::HostFiles;
+
+/// What blobs are fetched with.
+#[derive(Clone, Debug)]
+pub struct BlobFiles {
+    fetcher: Arc<Fetcher>,
+    host_files: Arc<HostFiles>,
+}
+
+impl BlobFiles {
+    /// Fetches with `fetcher` and leaves the descriptors with `host_files`.
+    pub fn new(fetcher: Arc<Fetcher>, host_files: Arc<HostFiles>) -> Self {
+        Self {
+            fetcher,
+            host_files,
+        }
+    }
+}
+
+impl Registries {
+    /// Fetches a blob and leaves its descriptor at the second socket, for the caller alone.
+    ///
+    /// When the caller hangs up, fetching ends and nothing is kept.
+    pub async fn blob(&self, actor: &Actor, params: BlobParams) -> Result<OpenedBlob, Failure> {
+        let reference = parse_reference(&params.reference)?;
+        let Some(digest) = reference.digest().copied() else {
+            let message = format!("{reference} names no blob: a blob is named by its digest");
+            let command = format!(
+                "kiln registry blob {}/{}@sha256:…",
+                reference.registry(),
+                reference.repository()
+            );
+            return Err(Failure::new(codes::source::INVALID_REFERENCE, message)
+                .with_hint("write it like:", Some(command)));
+        };
+        let registry = self.open(&RegistryName::of(&reference), params.credentials)?;
+        let size_bytes = if let Some(size_bytes) = params.size_bytes {
+            size_bytes
+        } else {
+            let asking = registry.blob_size(&reference, &digest);
+            let found = asking.await.map_err(|error| source_failure(&error))?;
+            let place = || format!("{}/{}", reference.registry(), reference.repository());
+            found.ok_or_else(|| {
+                let place = place();
+                source_failure(&FetchError::BlobNotFound { place, digest })
+            })?
+        };
+        let wanted = Descriptor::new("", digest, size_bytes);
+        let fetching = self
+            .files
+            .fetcher
+            .withheld_blob(&registry, &reference, wanted);
+        let blob = fetching.await.map_err(|error| fetch_failure(&error))?;
+        let handle = self.files.host_files.lay_out(actor.uid, blob.file);
+        Ok(OpenedBlob {
+            digest: digest.to_string(),
+            size_bytes: blob.size_bytes,
+            handle: handle.map_err(|error| host_file_failure(&error))?,
+        })
+    }
+}
