@@ -29,8 +29,6 @@ pub(crate) use lists::{TagsArguments, tags};
 pub(crate) enum Command {
     /// Ask whether a registry is there, speaks the protocol and knows you
     Ping(PingArguments),
-    /// Tell which hosts would be asked for an image, in which order, how and why
-    Explain(explain::Arguments),
     /// List the repositories of a registry, where it has a catalogue
     Catalog(lists::CatalogArguments),
     /// List the tags of a repository
@@ -44,6 +42,8 @@ pub(crate) enum Command {
     /// Tell how often a registry lets itself be asked
     #[command(alias = "rate-limit")]
     Ratelimit(lists::RateLimitArguments),
+    /// Tell which hosts would be asked for an image, in which order, how and why
+    Explain(explain::Arguments),
     /// Log in to a registry, where docker, podman and skopeo find it too
     Login(login::LoginArguments),
     /// Forget a login
@@ -78,13 +78,13 @@ impl Command {
     pub(crate) async fn run(self, session: &Session) -> Result<(), CommandError> {
         match self {
             Self::Ping(arguments) => ping(arguments, session).await,
-            Self::Explain(arguments) => explain::run(arguments, session).await,
             Self::Catalog(arguments) => lists::catalog(arguments, session).await,
             Self::Tags(arguments) => tags(arguments, session).await,
             Self::Manifest(arguments) => manifest::run(arguments, session).await,
             Self::Blob(arguments) => blob::run(arguments, session).await,
             Self::Referrers(arguments) => lists::referrers(arguments, session).await,
             Self::Ratelimit(arguments) => lists::ratelimit(arguments, session).await,
+            Self::Explain(arguments) => explain::run(arguments, session).await,
             Self::Login(arguments) => login::login(arguments, session).await,
             Self::Logout(arguments) => logout::logout(arguments, session).await,
             Self::Whoami(arguments) => whoami::whoami(arguments, session).await,

@@ -376,15 +376,6 @@ impl Config {
         Ok(())
     }
 
-    fn apply_registries(&mut self, table: RegistryTable, origin: &str) {
-        self.insecure_registries.set(table.insecure, origin);
-        self.ca_files.set(table.ca_files, origin);
-        self.short_names.set(table.short_names, origin);
-        self.conf_files.set(table.conf_files, origin);
-        self.certs_dirs.set(table.certs_dirs, origin);
-        self.patience.apply(&table.limits, origin);
-    }
-
     /// Takes the key that the service manager keeps, else a file apart from the database.
     fn find_login_key(&self, given: &Given) -> Result<KeySource, ConfigError> {
         let Some(path) = given
@@ -405,6 +396,15 @@ impl Config {
 
     fn own_login_key(&self) -> KeySource {
         KeySource::file(self.state_dir.value.join("logins.key"))
+    }
+
+    fn apply_registries(&mut self, table: RegistryTable, origin: &str) {
+        self.insecure_registries.set(table.insecure, origin);
+        self.ca_files.set(table.ca_files, origin);
+        self.short_names.set(table.short_names, origin);
+        self.conf_files.set(table.conf_files, origin);
+        self.certs_dirs.set(table.certs_dirs, origin);
+        self.patience.apply(&table.limits, origin);
     }
 
     fn read_ca_files(&self) -> Result<Vec<Vec<u8>>, ConfigError> {

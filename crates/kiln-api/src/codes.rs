@@ -151,12 +151,12 @@ codes! {
             "The registry is there and does not offer what was asked of it.", "Ask its documentation what it offers; `kiln tags` needs no catalogue.";
         UNEXPECTED_ANSWER = "registry.unexpected_answer", Network, never,
             "The registry's answer does not follow the distribution specification, or would lead credentials astray.", "Check that the host is a registry.";
-        BLOCKED = "registry.blocked", Policy, never,
-            "The configuration of this host forbids the registry or the image.", "Ask who keeps the file that the message names; `kiln registry explain` shows the rule.";
         NOT_LOGGED_IN = "registry.not_logged_in", NotFound, never,
             "The daemon keeps no login of that name.", "List them with `kiln registry logins`.";
         LOGIN_UNREADABLE = "registry.login_unreadable", Conflict, never,
             "The key of the daemon's own logins is missing, is another one, or may be read by others.", "Put the key back, or log in again with `kiln login --system`.";
+        BLOCKED = "registry.blocked", Policy, never,
+            "The configuration of this host forbids the registry or the image.", "Ask who keeps the file that the message names; `kiln registry explain` shows the rule.";
         PORT_BUSY = "registry.port_busy", Conflict, never,
             "The port that the development registry is to listen on is taken.", "Take another one with `kiln registry dev up --port`.";
         NO_SERVER = "registry.no_server", NotFound, never,

@@ -17,8 +17,6 @@ pub(crate) fn register(
         desk,
         |desk, _, params| async move { desk.ping(params).await },
     )?;
-    table
-        .method::<Explain, _, _, _>(desk, |desk, _, params| async move { desk.explain(&params) })?;
     table.method::<Login, _, _, _>(desk, |desk, caller, params| async move {
         desk.login(&caller.actor, params).await
     })?;
@@ -46,5 +44,6 @@ pub(crate) fn register(
     })?;
     table.method::<RateLimit, _, _, _>(desk, |desk, _, params| async move {
         desk.ratelimit(params).await
-    })
+    })?;
+    table.method::<Explain, _, _, _>(desk, |desk, _, params| async move { desk.explain(&params) })
 }

@@ -144,6 +144,15 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
     }
 }
 
+fn browse_code(error: &BrowseError) -> Code {
+    match error {
+        BrowseError::NotOffered { .. } => codes::registry::UNSUPPORTED,
+        BrowseError::AnswerMalformed { .. } | BrowseError::PageRefused { .. } => {
+            codes::registry::UNEXPECTED_ANSWER
+        }
+    }
+}
+
 pub(crate) fn name_failure(error: &NameError) -> Failure {
     match error {
         NameError::Source(_) => Failure::from_error(codes::source::INVALID_REFERENCE, error),
@@ -170,15 +179,6 @@ pub(crate) fn short_name_failure(error: &ShortNameError) -> Failure {
                 format!("write it with its registry, such as {first}/{name}"),
                 None,
             )
-        }
-    }
-}
-
-fn browse_code(error: &BrowseError) -> Code {
-    match error {
-        BrowseError::NotOffered { .. } => codes::registry::UNSUPPORTED,
-        BrowseError::AnswerMalformed { .. } | BrowseError::PageRefused { .. } => {
-            codes::registry::UNEXPECTED_ANSWER
         }
     }
 }
