@@ -9,7 +9,11 @@ use std::thread::available_parallelism;
 use anyhow::{Context as _, Result, bail};
 use kiln_api::{openrpc, reference_docs};
 use kiln_registry::routes::ProxyWords;
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::arguments::Arguments;
 use crate::config::{Config, Given, LogFormat};
@@ -172,12 +176,18 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 fn start_log(config: &Config) -> Result<()> {
     let filter = EnvFilter::try_new(&config.log_level.value)
         .with_context(|| format!("log.level = {:?} is no filter", config.log_level.value))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match config.log_format.value {
-        LogFormat::Text => log.with_ansi(false).init(),
-        LogFormat::Json => log.json().init(),
-    }
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = match config.log_format.value {
+        LogFormat::Text => log.with_ansi(false).boxed(),
+        LogFormat::Json => log.json().boxed(),
+    };
+    let log = log.with_filter(filter.and(filter_fn(may_be_logged)));
+    tracing_subscriber::registry().with(log).init();
     Ok(())
+}
+
+/// Keeps the bodies of calls out of the log, whatever level is asked for: passwords are in them,
+/// and the server of calls writes them down on its lowest level.
+fn may_be_logged(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() < Level::TRACE || !metadata.target().starts_with("jsonrpsee")
 }

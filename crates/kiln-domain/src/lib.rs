@@ -17,6 +17,7 @@ mod registry_name;
 mod size;
 mod source;
 mod states;
+mod tag_rules;
 mod text;
 mod timestamp;
 mod version;
@@ -36,5 +37,6 @@ pub use source::{Source, SourceError};
 pub use states::{
     ImageState, InstanceState, OperationKind, OperationState, VersionKind, Visibility, WordError,
 };
+pub use tag_rules::{Pattern, TagRuleError, TagVersion, VersionRange};
 pub use timestamp::{Timestamp, TimestampError};
 pub use version::{VersionNumber, VersionNumberError};

@@ -31,7 +31,7 @@ use crate::error::FetchError;
 use crate::retry::{Attempts, Patience};
 use crate::routes::Endpoint;
 use crate::scope::Scope;
-use crate::text::ServerText;
+use crate::text::{ServerText, shown};
 use crate::token::{self, Authorization};
 use crate::transport::{Answer, Ask, BodyFault, Caches, Transport};
 use crate::trust::{is_loopback, shares_origin};
@@ -205,6 +205,11 @@ impl Registry {
 
     pub(crate) fn transport(&self) -> &Transport {
         &self.shared.transport
+    }
+
+    /// Is the same registry, whose faults use up this patience.
+    pub(crate) fn with_patience(self, patience: Patience) -> Self {
+        Self { patience, ..self }
     }
 
     pub(crate) fn patience(&self) -> &Patience {
@@ -442,7 +447,7 @@ impl Registry {
                     .check_realm(&realm)
                     .map_err(|reason| FetchError::RealmRefused {
                         host: host(),
-                        realm: ServerText::new(&realm),
+                        realm: ServerText::new(&shown(&realm)),
                         reason,
                     })?;
                 token::fetch(
@@ -500,9 +505,17 @@ impl Registry {
             Ok(answer) if is_insecure && leads_to(&root("https")?, &answer) => root("https"),
             Ok(_) => Ok(plain),
             Err(FetchError::Unreachable { source, .. })
-                if !source.is_connect() || (is_insecure && plain.port().is_none()) =>
+                if source.is_connect() && is_insecure && plain.port().is_none() =>
             {
                 root("https")
+            }
+            Err(FetchError::Unreachable { host, source }) if !source.is_connect() => {
+                // Servers of TLS may also hang up, as may any that has a bad moment.
+                let encrypted = root("https")?;
+                match self.transport().probe(&encrypted).await {
+                    Ok(_) | Err(FetchError::Tls { .. }) => Ok(encrypted),
+                    Err(_) => Err(FetchError::Unreachable { host, source }),
+                }
             }
             Err(error) => Err(error),
         }

@@ -50,7 +50,7 @@ pub enum FetchError {
         source: reqwest::Error,
     },
     /// The server was silent, or slower than allowed, for too long.
-    #[error("{host} did not deliver {what} in {} seconds", after.as_secs_f32())]
+    #[error("{host} did not deliver {what} in {} seconds", tenths(*after))]
     Timeout {
         /// The host.
         host: String,
@@ -412,6 +412,15 @@ impl FetchError {
             }
             _ => None,
         }
+    }
+}
+
+/// Writes seconds with one digit behind the point, where there is something to write.
+fn tenths(time: Duration) -> String {
+    let tenths = (time.as_millis() + 50) / 100;
+    match tenths % 10 {
+        0 => (tenths / 10).to_string(),
+        rest => format!("{}.{rest}", tenths / 10),
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::blob::BlobStream;
 use crate::client::{Fetched, Registry};
 use crate::error::FetchError;
+use crate::retry::Patience;
 use crate::routes::{Endpoint, Route, same_place};
 
 /// Who the caller is, registry by registry.
@@ -83,17 +84,22 @@ impl Remote {
     /// Prepares to walk a route. Nothing is sent yet.
     pub fn new(route: Route, identities: &Identities) -> Result<Self, FetchError> {
         let route = route.unless_blocked()?;
-        let stop = |endpoint: Endpoint| {
+        let count = route.mirrors.len() + 1;
+        let patience = Patience::default();
+        let stop = |number, endpoint: Endpoint| {
             let credentials = identities.of(&endpoint.registry).cloned();
+            let registry = Registry::at(&endpoint, credentials)?;
             Ok(Stop {
-                registry: Registry::at(&endpoint, credentials)?,
+                registry: registry.with_patience(patience.of_place(number, count)),
                 endpoint: Some(endpoint),
                 is_out: AtomicBool::new(false),
             })
         };
-        let mirrors = route.mirrors.into_iter().map(stop);
-        let mirrors = mirrors.collect::<Result<_, FetchError>>()?;
-        Ok(Self::of(mirrors, stop(route.location)?))
+        let mirrors = (1..).zip(route.mirrors);
+        let mirrors = mirrors
+            .map(|(number, mirror)| stop(number, mirror))
+            .collect::<Result<_, FetchError>>()?;
+        Ok(Self::of(mirrors, stop(count, route.location)?))
     }
 
     fn of(mirrors: Vec<Stop>, location: Stop) -> Self {

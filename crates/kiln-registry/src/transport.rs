@@ -20,7 +20,7 @@ use url::{Host, Url};
 use crate::config::Config;
 use crate::content::Piece;
 use crate::error::FetchError;
-use crate::text::ServerText;
+use crate::text::{ServerText, shown};
 use crate::trust::{GuardedResolver, OutOfReach, Reach, Trust, is_loopback, shares_origin};
 
 /// Most redirects followed in one request.
@@ -388,11 +388,9 @@ impl Transport {
     }
 
     fn redirect_refused(&self, target: &str, reason: &'static str) -> FetchError {
-        // Query strings of redirects are signatures: as good as passwords, so never shown.
-        let without_query = target.split(['?', '#']).next().unwrap_or_default();
         FetchError::RedirectRefused {
             host: self.host.clone(),
-            target: ServerText::new(without_query),
+            target: ServerText::new(&shown(target)),
             reason,
         }
     }

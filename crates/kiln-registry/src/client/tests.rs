@@ -490,6 +490,45 @@ async fn a_server_that_answers_plain_text_with_an_alert_is_asked_with_tls() {
     assert_eq!(serving.await.unwrap(), [b'G', 0x16]);
 }
 
+/// A server that hangs up once is no server of TLS.
+#[tokio::test]
+async fn a_bad_first_moment_does_not_make_a_registry_one_of_tls() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(async move {
+        let mut first = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut byte = [0];
+            stream.read_exact(&mut byte).await.unwrap();
+            first.push(byte[0]);
+            if first.len() > 2 {
+                let body = manifest();
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+                    body.len()
+                );
+                stream.write_all((head + &body).as_bytes()).await.unwrap();
+            }
+            if first.len() == 4 {
+                return first;
+            }
+        }
+    });
+    let reference: Reference = format!("{address}/app:1").parse().unwrap();
+    let patient = Config {
+        attempts: 2,
+        backoff: Duration::from_millis(1),
+        ..Config::clone(&impatient())
+    };
+    let registry = Registry::new(&reference, None, Arc::new(patient)).unwrap();
+
+    registry.manifest(&reference).await.unwrap();
+
+    // Plain, TLS, then plain again for good.
+    assert_eq!(serving.await.unwrap(), [b'G', 0x16, b'G', b'G']);
+}
+
 #[tokio::test]
 async fn nobody_listening_is_unreachable() {
     let server = Server::start(serving).await;
