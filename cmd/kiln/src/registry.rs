@@ -1,6 +1,7 @@
 //! `kiln registry …`: registries, seen over the network.
 
 mod blob;
+mod deletion;
 mod dev;
 mod explain;
 mod lists;
@@ -39,6 +40,11 @@ pub(crate) enum Command {
     Blob(blob::Arguments),
     /// List what refers to an image: signatures, lists of contents, attestations
     Referrers(lists::ReferrersArguments),
+    /// Delete a manifest, with every tag of it
+    #[command(alias = "rm")]
+    Delete(deletion::DeleteArguments),
+    /// Take a tag off a manifest and leave the manifest
+    Untag(deletion::UntagArguments),
     /// Tell how often a registry lets itself be asked
     #[command(alias = "rate-limit")]
     Ratelimit(lists::RateLimitArguments),
@@ -83,6 +89,8 @@ impl Command {
             Self::Manifest(arguments) => manifest::run(arguments, session).await,
             Self::Blob(arguments) => blob::run(arguments, session).await,
             Self::Referrers(arguments) => lists::referrers(arguments, session).await,
+            Self::Delete(arguments) => deletion::delete(arguments, session).await,
+            Self::Untag(arguments) => deletion::untag(arguments, session).await,
             Self::Ratelimit(arguments) => lists::ratelimit(arguments, session).await,
             Self::Explain(arguments) => explain::run(arguments, session).await,
             Self::Login(arguments) => login::login(arguments, session).await,

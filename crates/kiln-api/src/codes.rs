@@ -147,6 +147,8 @@ codes! {
             "The registry limits how often it may be asked.", "Wait as long as the message says, or log in for a higher limit.";
         SERVER_ERROR = "registry.server_error", Network, later,
             "The registry answered with an error of its own.", "Try again later.";
+        TAGS_SHARED = "registry.tags_shared", Conflict, never,
+            "Other tags name the manifest and would be deleted with it.", "Take the one tag off with `kiln registry untag`, or use --force.";
         UNSUPPORTED = "registry.unsupported", Invalid, never,
             "The registry is there and does not offer what was asked of it.", "Ask its documentation what it offers; `kiln tags` needs no catalogue.";
         UNEXPECTED_ANSWER = "registry.unexpected_answer", Network, never,

@@ -1,11 +1,13 @@
 //! Registries, seen over the network: `registry.*`.
 
 pub mod copy;
+mod deletion;
 mod explain;
 mod lists;
 pub mod logins;
 mod manifest;
 
+pub use deletion::{Delete, DeleteParams, Deleted, Untag, UntagParams, Untagged};
 pub use lists::{
     Catalog, CatalogParams, Limit, Names, RateLimit, RateLimitParams, RateLimits, Referrers,
     ReferrersPage, ReferrersParams, Tags, TagsParams,

@@ -240,14 +240,7 @@ impl Ingest {
     /// it no name: nobody finds it in the cache, and it goes when it is closed.
     pub fn withhold(self) -> Result<Blob, IngestError> {
         self.check()?;
-        match &self.place {
-            Place::Temporary(file) => Ok(open_blob(file.path())?),
-            Place::Partial(partial) => Ok(open_blob(partial.path())?),
-            Place::Nowhere => {
-                let gone = io::Error::from(io::ErrorKind::NotFound);
-                Err(at("open", &self.target)(gone).into())
-            }
-        }
+        Ok(open_blob(self.path())?)
     }
 
     fn check(&self) -> Result<(), IngestError> {

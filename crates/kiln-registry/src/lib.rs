@@ -20,6 +20,7 @@ mod challenge;
 mod client;
 mod config;
 mod content;
+mod delete;
 mod docker_archive;
 mod download;
 mod error;
@@ -49,6 +50,7 @@ pub use browse::{
 pub use client::{Fetched, Registry};
 pub use config::{Config, MinimumRate};
 pub use content::Content;
+pub use delete::Untagged;
 pub use docker_archive::DockerArchive;
 pub use download::Download;
 pub use error::FetchError;

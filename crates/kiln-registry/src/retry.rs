@@ -122,6 +122,11 @@ impl Attempts {
         self.progress_at = Instant::now();
     }
 
+    /// Notes that there was progress until some moment.
+    pub(crate) fn progress_until(&mut self, moment: Instant) {
+        self.progress_at = self.progress_at.max(moment);
+    }
+
     /// Notes that what arrived in this time was too little to count.
     pub(crate) fn no_progress_for(&mut self, time: Duration) {
         if let Some(moment) = Instant::now().checked_sub(time) {

@@ -5,7 +5,6 @@
 
 /// The part of a registry that a request concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(dead_code, reason = "some are for requests that are not made yet")]
 pub(crate) enum Scope<'a> {
     /// The registry itself; needs no right but to be known.
     Root,

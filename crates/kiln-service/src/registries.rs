@@ -1,6 +1,7 @@
 //! Registries, seen over the network: the desk of `registry.*`.
 
 mod blob;
+mod deletion;
 mod explain;
 mod lists;
 mod logins;

@@ -25,6 +25,14 @@ pub enum BrowseError {
         /// What is wrong.
         problem: &'static str,
     },
+    /// A repository has more tags than are asked for one by one.
+    #[error("{repository} has more than {limit} tags, too many to ask which manifest each names")]
+    TooManyTags {
+        /// Registry and repository.
+        repository: String,
+        /// The limit.
+        limit: usize,
+    },
     /// The registry names a next page that is none of its own, or the page it has just given.
     #[error("{host} names {link} as the next page, which is refused: {reason}")]
     PageRefused {

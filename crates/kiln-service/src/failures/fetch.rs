@@ -146,7 +146,9 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
 
 fn browse_code(error: &BrowseError) -> Code {
     match error {
-        BrowseError::NotOffered { .. } => codes::registry::UNSUPPORTED,
+        BrowseError::NotOffered { .. } | BrowseError::TooManyTags { .. } => {
+            codes::registry::UNSUPPORTED
+        }
         BrowseError::AnswerMalformed { .. } | BrowseError::PageRefused { .. } => {
             codes::registry::UNEXPECTED_ANSWER
         }

@@ -1,9 +1,9 @@
 //! Blobs that are fetched for one caller and get no name in the cache.
 
-use kiln_cache::{Blob, Cache, TooLong};
+use kiln_cache::{Blob, Cache, IngestError, TooLong};
 use kiln_domain::Reference;
 use kiln_domain::oci::Descriptor;
-use kiln_registry::{Registry, Remote};
+use kiln_registry::{Registry, Remote, RemoteBlob};
 
 use super::Fetcher;
 use super::error::FetchError;
@@ -23,9 +23,20 @@ impl Fetcher {
         blob: Descriptor,
     ) -> Result<Blob, FetchError> {
         let remote = Remote::from(registry.clone());
-        let stream = Box::pin(remote.blob(reference, &blob, 0)).await?;
+        let stream = remote.blob(reference, &blob, 0).await?;
+        match self.withhold(stream, &blob).await {
+            // Once more: a proxy on the way may have had it wrong.
+            Err(FetchError::Blob(IngestError::DigestMismatch { .. })) => {
+                let stream = remote.blob_anew(reference, &blob).await?;
+                self.withhold(stream, &blob).await
+            }
+            kept => kept,
+        }
+    }
+
+    async fn withhold(&self, stream: RemoteBlob, blob: &Descriptor) -> Result<Blob, FetchError> {
         let (sender, reader) = chunk_channel();
-        let cache = self.cache.clone();
+        let (cache, blob) = (self.cache.clone(), blob.clone());
         let kept = self.withheld.run(move || keep(&cache, &blob, reader));
         let mut coming = Coming::Blob(Box::new(stream));
         let fed = feed(sender, &mut coming);

@@ -11,6 +11,7 @@ mod browsing;
 mod checkout;
 mod command_line;
 mod correctness;
+mod deleting;
 mod demo;
 mod descriptors;
 mod devregistry;
