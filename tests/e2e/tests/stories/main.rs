@@ -32,6 +32,7 @@ mod quickstart;
 mod recovery;
 mod registries;
 mod resume;
+mod routes;
 mod run;
 mod source;
 mod space;
