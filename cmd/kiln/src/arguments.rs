@@ -247,6 +247,7 @@ mod tests {
             kiln_api::registry::Manifest::NAME,
             kiln_api::registry::Ping::NAME,
             kiln_api::registry::copy::Copy::NAME,
+            kiln_api::registry::doctor::Doctor::NAME,
             kiln_api::registry::RateLimit::NAME,
             kiln_api::registry::Referrers::NAME,
             kiln_api::registry::Tags::NAME,
