@@ -251,6 +251,7 @@ mod tests {
             kiln_api::registry::Ping::NAME,
             kiln_api::registry::copy::Copy::NAME,
             kiln_api::registry::sync::Sync::NAME,
+            kiln_api::registry::doctor::Doctor::NAME,
             kiln_api::registry::RateLimit::NAME,
             kiln_api::registry::Referrers::NAME,
             kiln_api::registry::Tags::NAME,

@@ -3,6 +3,7 @@
 mod blob;
 mod deletion;
 mod dev;
+mod doctor;
 mod explain;
 mod lists;
 pub(crate) mod login;
@@ -51,6 +52,8 @@ pub(crate) enum Command {
     Ratelimit(lists::RateLimitArguments),
     /// Tell which hosts would be asked for an image, in which order, how and why
     Explain(explain::Arguments),
+    /// Find out what is wrong between here and a registry
+    Doctor(doctor::Arguments),
     /// Log in to a registry, where docker, podman and skopeo find it too
     Login(login::LoginArguments),
     /// Forget a login
@@ -96,6 +99,7 @@ impl Command {
             Self::Untag(arguments) => deletion::untag(arguments, session).await,
             Self::Ratelimit(arguments) => lists::ratelimit(arguments, session).await,
             Self::Explain(arguments) => explain::run(arguments, session).await,
+            Self::Doctor(arguments) => doctor::run(arguments, session).await,
             Self::Login(arguments) => login::login(arguments, session).await,
             Self::Logout(arguments) => logout::logout(arguments, session).await,
             Self::Whoami(arguments) => whoami::whoami(arguments, session).await,

@@ -2,6 +2,7 @@
 
 pub mod copy;
 mod deletion;
+pub mod doctor;
 mod explain;
 mod lists;
 pub mod logins;

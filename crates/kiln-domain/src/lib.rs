@@ -12,6 +12,7 @@ mod name;
 pub mod oci;
 mod platform;
 mod process;
+mod push_rule;
 mod reference;
 mod registry_name;
 mod size;
@@ -30,6 +31,7 @@ pub use login_scope::LoginScope;
 pub use name::{ImageName, InstanceName, KernelName, NameError, TagName};
 pub use platform::{Architecture, Platform, PlatformError};
 pub use process::{ProcessStart, ProcessStartError};
+pub use push_rule::{NameTemplate, Pattern, PushAction, PushRule, PushRuleError, Pushed};
 pub use reference::{Reference, ReferenceError};
 pub use registry_name::RegistryName;
 pub use size::{ByteSize, ByteSizeError};
@@ -37,6 +39,6 @@ pub use source::{Source, SourceError};
 pub use states::{
     ImageState, InstanceState, OperationKind, OperationState, VersionKind, Visibility, WordError,
 };
-pub use tag_rules::{Pattern, TagRuleError, TagVersion, VersionRange};
+pub use tag_rules::{TagPattern, TagRuleError, TagVersion, VersionRange};
 pub use timestamp::{Timestamp, TimestampError};
 pub use version::{VersionNumber, VersionNumberError};

@@ -2,6 +2,7 @@
 
 mod blob;
 mod deletion;
+mod doctor;
 mod explain;
 mod lists;
 mod logins;
