@@ -47,18 +47,17 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
 
 /// Looks whether auth files and helpers can be read.
 async fn logins(session: &Session) -> Result<Finding, CommandError> {
+    const CHECK: &str = "auth files";
     let places = places(None, session);
     let listing = tokio::task::spawn_blocking(move || kiln_credentials::logins(&places));
     let listed = listing.await.map_err(io::Error::other)?;
-    Ok(match listed {
-        Err(error) => Finding::from_failure("auth files", &broken(&error)),
-        Ok(logins) => match logins.problems.first() {
-            Some(problem) => Finding::from_failure("auth files", &broken(problem)),
-            None => {
-                let count = logins.items.len();
-                Finding::new("auth files", Level::Ok, format!("{count} logins"))
-            }
-        },
+    let (count, problem) = match listed {
+        Err(error) => (0, Some(error)),
+        Ok(logins) => (logins.items.len(), logins.problems.into_iter().next()),
+    };
+    Ok(match problem {
+        Some(problem) => Finding::from_failure(CHECK, &broken(&problem)),
+        None => Finding::new(CHECK, Level::Ok, format!("{count} logins")),
     })
 }
 

@@ -356,7 +356,14 @@ fn passwords_on_the_command_line_and_without_a_terminal_are_refused() -> Result<
         assert_eq!(output.status.code(), Some(2), "{words:?}: {output:?}");
         assert!(!stderr(&output).contains("hunter2"), "{output:?}");
     }
-    assert!(!person.path("home").exists());
+    let nobody = Person {
+        host: format!("unix://{}", person.path("nobody.sock").display()),
+        ..person
+    };
+    let unasked = nobody.login("reg.io", "hunter2")?;
+    assert_eq!(unasked.status.code(), Some(7), "{unasked:?}");
+    assert!(stderr(&unasked).contains("kiln login reg.io --no-check"));
+    assert!(!nobody.path("home").exists());
     Ok(())
 }
 

@@ -52,9 +52,10 @@ impl Pipeline {
         let secret = secrets.path().join("secret");
         fs::write(&secret, format!("{SECRET}\n"))?;
         let config = format!(
-            "[webhooks]\nlisten = \"127.0.0.1:{port}\"\nsecret_file = {secret:?}\n\
+            "[webhooks]\nlisten = \"127.0.0.1:{port}\"\nsecret_file = \"{}\"\n\
              [[webhooks.rule]]\nregistry = {:?}\nrepository = \"apps/*\"\ntag = \"v*\"\n\
              action = {action:?}\n",
+            secret.display(),
             registry.host()
         );
         let stage = Stage::with_config(&config)?;
