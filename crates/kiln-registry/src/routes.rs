@@ -140,6 +140,9 @@ impl Network {
             ),
             passed_over: Vec::new(),
         };
+        if tls == TlsVerify::Waived && !rule.is_some_and(|rule| rule.insecure) {
+            route.location = route.location.without_secrets();
+        }
         if let Some((rule, matched)) = found {
             self.add_mirrors(&mut route, rule, matched);
         }
@@ -150,24 +153,48 @@ impl Network {
     ///
     /// Fails where its use is forbidden.
     pub fn registry(&self, name: &RegistryName, tls: TlsVerify) -> Result<Endpoint, FetchError> {
-        let found = self.rules.of_name(name.as_str());
+        self.registry_as(name, name.as_str(), tls)
+    }
+
+    /// Decides how the registry of a repository is spoken to, under its own name and without
+    /// mirrors: as the rule for the repository says, which may differ from that for the registry.
+    ///
+    /// Fails where its use is forbidden.
+    pub fn registry_of(
+        &self,
+        reference: &Reference,
+        tls: TlsVerify,
+    ) -> Result<Endpoint, FetchError> {
+        self.registry_as(&RegistryName::of(reference), &reference.to_string(), tls)
+    }
+
+    fn registry_as(
+        &self,
+        name: &RegistryName,
+        subject: &str,
+        tls: TlsVerify,
+    ) -> Result<Endpoint, FetchError> {
+        let found = self.rules.of_name(subject);
         let rule = found.map(|(rule, _)| rule);
         if let Some(rule) = rule.filter(|rule| rule.blocked) {
             return Err(FetchError::Blocked {
-                what: name.to_string(),
+                what: subject.to_owned(),
                 origin: rule.origin.clone(),
             });
         }
-        let insecure = rule.is_some_and(|rule| rule.insecure) || tls == TlsVerify::Waived;
-        let ways = rule.map(|rule| &rule.ways);
-        Ok(self.endpoint_of(
+        let is_insecure = rule.is_some_and(|rule| rule.insecure);
+        let endpoint = self.endpoint_of(
             Role::Location,
             name.clone(),
             None,
-            insecure,
-            ways,
+            is_insecure || tls == TlsVerify::Waived,
+            rule.map(|rule| &rule.ways),
             "the name says so",
-        ))
+        );
+        if tls == TlsVerify::Waived && !is_insecure {
+            return Ok(endpoint.without_secrets());
+        }
+        Ok(endpoint)
     }
 
     fn add_mirrors(&self, route: &mut Route, rule: &Rule, matched: usize) {

@@ -32,6 +32,8 @@ pub(crate) struct Transport {
     /// The registry, as references name it: for messages.
     host: String,
     trust: Trust,
+    /// The registry's port, where its name has one.
+    port: Option<u16>,
     config: Arc<Config>,
     /// For the registry's own host: it alone sees our certificate and the configured headers.
     home: Client,
@@ -56,6 +58,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) body: Option<Body<'a>>,
     /// The part of a blob that is sent along instead.
     pub(crate) piece: Option<&'a Piece>,
+    /// How much longer than usual the answer may take.
+    pub(crate) extra_time: Duration,
     /// What is waited for: for messages.
     pub(crate) what: &'static str,
 }
@@ -93,6 +97,7 @@ impl<'a> Ask<'a> {
             caches: Caches::Welcome,
             body: None,
             piece: None,
+            extra_time: Duration::ZERO,
             what,
         }
     }
@@ -141,6 +146,10 @@ impl Transport {
                 trusted_hosts: config.trusted_hosts.clone(),
                 is_insecure,
             },
+            // Only what stands in the name: the port of the scheme is that of the registry, too.
+            port: Url::parse(&format!("https://{host}/"))
+                .ok()
+                .and_then(|url| url.port()),
             config,
             home,
             trusted: OnceCell::new(),
@@ -234,8 +243,8 @@ impl Transport {
         }
         match ask.piece {
             // Boxed: every request would carry the room for it.
-            Some(piece) => Box::pin(self.send_piece(request, piece, ask.what)).await,
-            None => self.send(request, ask.what).await,
+            Some(piece) => Box::pin(self.send_piece(request, piece, ask)).await,
+            None => self.send_within(request, ask.what, ask.extra_time).await,
         }
     }
 
@@ -245,8 +254,9 @@ impl Transport {
         &self,
         request: reqwest::RequestBuilder,
         piece: &Piece,
-        what: &'static str,
+        ask: Ask<'_>,
     ) -> Result<Response, FetchError> {
+        let what = ask.what;
         let mut request = request
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, piece.len());
@@ -269,7 +279,7 @@ impl Transport {
                 (seen, moved_at) = (sent, Instant::now());
             }
             if sent == piece.end {
-                let limit = self.config.document_timeout;
+                let limit = self.config.document_timeout + ask.extra_time;
                 if moved_at.elapsed() >= limit {
                     return Err(self.timeout(what, limit));
                 }
@@ -332,7 +342,16 @@ impl Transport {
         request: reqwest::RequestBuilder,
         what: &'static str,
     ) -> Result<Response, FetchError> {
-        let stall = self.config.stall_timeout;
+        self.send_within(request, what, Duration::ZERO).await
+    }
+
+    async fn send_within(
+        &self,
+        request: reqwest::RequestBuilder,
+        what: &'static str,
+        extra_time: Duration,
+    ) -> Result<Response, FetchError> {
+        let stall = self.config.stall_timeout + extra_time;
         match tokio::time::timeout(stall, request.send()).await {
             Err(_) => Err(self.timeout(what, stall)),
             Ok(sent) => sent.map_err(|error| self.classify(error, what)),
@@ -397,11 +416,18 @@ impl Transport {
 
     /// Chooses the client whose resolver fits the host.
     async fn client_for(&self, url: &Url) -> Result<&Client, FetchError> {
-        if self.trust.is_own_host(url) {
+        // Another port of the host may be another's: it gets neither headers nor a certificate.
+        if self.trust.is_own_host(url) && url.port() == self.port {
             return Ok(&self.home);
         }
-        // Behind a proxy it is the proxy that resolves names.
-        if self.trust.is_home(url) || self.config.proxies.of_url(url).is_some() {
+        // Behind a proxy it is the proxy that resolves names; addresses are seen here all the same.
+        let is_proxied = self.config.proxies.of_url(url).is_some();
+        if is_proxied && !self.trust.is_home(url) && !self.reach().await.includes_literal(url) {
+            return Err(FetchError::AddressRefused {
+                host: url.host_str().unwrap_or_default().to_owned(),
+            });
+        }
+        if self.trust.is_home(url) || is_proxied {
             let build = || async { build_client(&self.config, For::Trusted) };
             return self.trusted.get_or_try_init(build).await;
         }

@@ -39,6 +39,7 @@ mod system_logins;
 mod transfers;
 mod views;
 mod watchers;
+mod webhooks;
 
 pub use blocking::{Pool, PoolError};
 pub use board::{Board, BoardError, Running};
@@ -73,3 +74,4 @@ pub use space::{FetchNeeds, NoRoom, Space, Storing};
 pub use system_logins::{LoginError, SystemLogins};
 pub use transfers::Transfers;
 pub use watchers::ConnectionId;
+pub use webhooks::{Taken, Webhooks};

@@ -115,6 +115,20 @@ fn host_of(registry: &RegistryName) -> Option<Host<String>> {
     url.host().map(|host| host.to_owned())
 }
 
+impl Endpoint {
+    /// Keeps back what the administrator set up for a place that proves who it is: a caller who
+    /// does not ask for proof does not ask in the administrator's name either.
+    pub(super) fn without_secrets(mut self) -> Self {
+        let mut config = Config::clone(&self.config);
+        config.headers.clear();
+        config.client_pem = None;
+        self.config = Arc::new(config);
+        self.headers.clear();
+        self.client_certificate = None;
+        self
+    }
+}
+
 impl Network {
     pub(super) fn endpoint_of(
         &self,

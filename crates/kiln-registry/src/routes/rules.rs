@@ -247,7 +247,8 @@ impl Rules {
     pub(crate) fn of_name(&self, name: &str) -> Option<(&Rule, usize)> {
         let matching = self.registries.values();
         let matching = matching.filter_map(|rule| Some((rule, rule.prefix.matches(name)?)));
-        matching.max_by_key(|(_, length)| *length)
+        // Wildcards end where the host does, however much of it they spell out.
+        matching.max_by_key(|(rule, length)| (*length, rule.prefix.to_string().len()))
     }
 
     pub(crate) fn alias(&self, short: &str) -> Option<&Alias> {

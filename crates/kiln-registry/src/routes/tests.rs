@@ -115,6 +115,64 @@ fn what_is_blocked_has_no_route_and_no_registry() {
 }
 
 #[test]
+fn a_rule_for_a_repository_holds_when_it_is_not_pulled_either() {
+    let network = network(
+        "[[registry]]\nprefix='a.io/evil'\nblocked=true\n\
+         [[registry]]\nprefix='a.io/lax'\ninsecure=true\n",
+    );
+    let of = |text: &str| {
+        let reference = text.parse().unwrap();
+        network.registry_of(&reference, TlsVerify::Configured)
+    };
+
+    assert_eq!(
+        of("a.io/evil/x").unwrap_err().to_string(),
+        "a.io/evil/x:latest is blocked by /c:1"
+    );
+    assert_eq!(of("a.io/lax/x").unwrap().security, Security::Insecure);
+    assert_eq!(of("a.io/x").unwrap().security, Security::Https);
+}
+
+#[test]
+fn of_two_wildcards_the_narrower_one_holds() {
+    for (narrow, name) in [
+        ("*.build.corp.io", "x.build.corp.io/a"),
+        ("*.dev.corp.io", "x.dev.corp.io/a"),
+    ] {
+        let network = network(&format!(
+            "[[registry]]\nprefix='*.corp.io'\n[[registry]]\nprefix='{narrow}'\nblocked=true\n"
+        ));
+        let route = network.route(&name.parse().unwrap(), TlsVerify::Configured);
+        assert!(route.is_blocked, "{narrow}");
+    }
+}
+
+#[test]
+fn who_waives_certificates_does_not_get_the_administrators_secrets() {
+    let conf =
+        "[[registry]]\nprefix='a.io'\nheaders={X-A='1'}\nclient_cert='/c'\nclient_key='/k'\n";
+    let secrets = |insecure: &str, tls| {
+        let mut network = network(&format!("{conf}{insecure}"));
+        network.files = [("/c", "CERT"), ("/k", "KEY")]
+            .map(|(path, text)| (path.into(), text.as_bytes().to_vec()))
+            .into();
+        let route = network.route(&"a.io/x".parse().unwrap(), tls);
+        let registry = network.registry(&"a.io".parse().unwrap(), tls).unwrap();
+        [route.location, registry].map(|place| {
+            let config = &place.config;
+            (config.headers.len(), config.client_pem.is_some())
+        })
+    };
+
+    assert_eq!(secrets("", TlsVerify::Configured), [(1, true); 2]);
+    assert_eq!(secrets("", TlsVerify::Waived), [(0, false); 2]);
+    assert_eq!(
+        secrets("insecure=true\n", TlsVerify::Waived),
+        [(1, true); 2]
+    );
+}
+
+#[test]
 fn each_place_has_its_own_certificates_proxy_and_headers() {
     let pem = |path: &str| PemFile {
         path: path.to_owned(),

@@ -9,6 +9,7 @@ const ASK: Ask<'static> = Ask {
     caches: Caches::Welcome,
     body: None,
     piece: None,
+    extra_time: Duration::ZERO,
     what: "a test",
 };
 
@@ -58,6 +59,50 @@ async fn a_private_registry_reaches_its_network_but_not_this_host() {
         let client = transport.client_for(&Url::parse(url).unwrap()).await;
         assert_eq!(client.is_ok(), want, "reaching {url}");
     }
+}
+
+#[tokio::test]
+async fn configured_headers_reach_the_registry_and_no_other_port_of_its_host() {
+    let registry = Server::start(|_, _| Reply::ok("x")).await;
+    let other = Server::start(|_, _| Reply::ok("x")).await;
+    let config = Config {
+        headers: vec![("x-key".to_owned(), "secret".to_owned())],
+        ..Config::default()
+    };
+    let host = Host::parse("127.0.0.1").unwrap();
+    let transport = Transport::new(registry.authority(), host, Arc::new(config)).unwrap();
+
+    for server in [&registry, &other] {
+        let url = Url::parse(&format!("http://{}/x", server.authority())).unwrap();
+        transport.ask(&url, ASK, None).await.unwrap();
+    }
+
+    assert_eq!(registry.asked()[0].header("x-key"), Some("secret"));
+    assert_eq!(other.asked()[0].header("x-key"), None);
+}
+
+#[tokio::test]
+async fn a_proxy_is_not_asked_for_addresses_out_of_reach() {
+    let proxy = Server::start(|_, _| Reply::ok("x")).await;
+    let words = crate::routes::ProxyWords {
+        http: Some(format!("http://{}", proxy.authority())),
+        ..Default::default()
+    };
+    let config = Config {
+        proxies: crate::routes::Proxies::of_environment(&words).unwrap(),
+        ..Config::default()
+    };
+    let host = Host::parse("8.8.8.8").unwrap();
+    let transport = Transport::new("8.8.8.8", host, Arc::new(config)).unwrap();
+
+    let url = Url::parse("http://169.254.169.254/latest").unwrap();
+    let error = transport.ask(&url, ASK, None).await.unwrap_err();
+
+    assert!(
+        matches!(error, FetchError::AddressRefused { .. }),
+        "{error:?}"
+    );
+    assert_eq!(proxy.targets(), Vec::<String>::new());
 }
 
 #[tokio::test]
