@@ -22,6 +22,7 @@ use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
 use crate::reach::{self, TlsArguments};
 use crate::session::Session;
+use crate::sync;
 use crate::text::cell;
 
 pub(crate) use lists::{TagsArguments, tags};
@@ -61,6 +62,8 @@ pub(crate) enum Command {
     Whoami(whoami::WhoamiArguments),
     /// Copy an image from one place to another, without building
     Copy(copy::Arguments),
+    /// Copy what is new in some repositories to others, by rule
+    Sync(sync::Arguments),
     /// List your logins
     #[command(alias = "list")]
     Ls(whoami::ListArguments),
@@ -101,6 +104,7 @@ impl Command {
             Self::Logout(arguments) => logout::logout(arguments, session).await,
             Self::Whoami(arguments) => whoami::whoami(arguments, session).await,
             Self::Copy(arguments) => copy::run(arguments, session).await,
+            Self::Sync(arguments) => sync::run(arguments, session).await,
             Self::Ls(arguments) => whoami::list(arguments, session).await,
             Self::Logins => system::list(session).await,
             Self::Dev(command) => command.run(session).await,

@@ -7,6 +7,7 @@ mod explain;
 mod lists;
 pub mod logins;
 mod manifest;
+pub mod sync;
 
 pub use deletion::{Delete, DeleteParams, Deleted, Untag, UntagParams, Untagged};
 pub use lists::{

@@ -31,7 +31,7 @@ pub use login_scope::LoginScope;
 pub use name::{ImageName, InstanceName, KernelName, NameError, TagName};
 pub use platform::{Architecture, Platform, PlatformError};
 pub use process::{ProcessStart, ProcessStartError};
-pub use push_rule::{NameTemplate, PushAction, PushPattern, PushRule, PushRuleError, Pushed};
+pub use push_rule::{NameTemplate, PathPattern, PushAction, PushRule, PushRuleError, Pushed};
 pub use reference::{Reference, ReferenceError};
 pub use registry_name::RegistryName;
 pub use size::{ByteSize, ByteSizeError};

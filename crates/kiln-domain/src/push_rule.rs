@@ -29,7 +29,7 @@ pub struct Pushed {
 
 /// A pattern: `*` stands for any characters but a slash, `**` for any at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PushPattern(String);
+pub struct PathPattern(String);
 
 /// What to do with a push that matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +52,9 @@ pub struct PushRule {
     /// Where images are fetched from.
     pub registry: RegistryName,
     /// Which repositories.
-    pub repository: PushPattern,
+    pub repository: PathPattern,
     /// Which tags.
-    pub tag: PushPattern,
+    pub tag: PathPattern,
     /// What to do.
     pub action: PushAction,
     /// How images are named.
@@ -105,7 +105,7 @@ impl Pushed {
     }
 }
 
-impl PushPattern {
+impl PathPattern {
     /// Says whether a text matches as a whole. It takes time in proportion to both lengths.
     pub fn matches(&self, text: &str) -> bool {
         let (pattern, text) = (self.0.as_bytes(), text.as_bytes());
@@ -206,7 +206,7 @@ impl PushRule {
     }
 }
 
-impl FromStr for PushPattern {
+impl FromStr for PathPattern {
     type Err = PushRuleError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -276,7 +276,7 @@ impl fmt::Display for NameTemplate {
     }
 }
 
-impl fmt::Display for PushPattern {
+impl fmt::Display for PathPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -314,11 +314,11 @@ mod tests {
             ("a*b*c", "aXbY", false),
         ];
         for (pattern, text, want) in cases {
-            let pattern: PushPattern = pattern.parse().unwrap();
+            let pattern: PathPattern = pattern.parse().unwrap();
             assert_eq!(pattern.matches(text), want, "{pattern} {text}");
         }
-        assert_eq!("".parse::<PushPattern>(), Err(PushRuleError::Pattern));
-        let stars: PushPattern = "*a".repeat(127).parse().unwrap();
+        assert_eq!("".parse::<PathPattern>(), Err(PushRuleError::Pattern));
+        let stars: PathPattern = "*a".repeat(127).parse().unwrap();
         assert!(!stars.matches(&"a".repeat(126)), "and at once");
     }
 

@@ -47,6 +47,16 @@ impl Registries {
         opened.map_err(|error| source_failure(&error))
     }
 
+    /// Prepares to speak to the registry of a repository as whom the caller says.
+    fn open_for(
+        &self,
+        reference: &Reference,
+        given: Option<Credentials>,
+    ) -> Result<Registry, Failure> {
+        let opened = self.remotes.registry_of(reference, given.map(credentials));
+        opened.map_err(|error| source_failure(&error))
+    }
+
     /// Asks whether a registry is there.
     pub async fn ping(&self, params: PingParams) -> Result<Pong, Failure> {
         let username = params

@@ -37,6 +37,7 @@ mod source;
 mod space;
 mod stage;
 mod stopping;
+mod syncing;
 mod transfers;
 mod walk;
 mod webhooks;
