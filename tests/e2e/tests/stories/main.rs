@@ -16,6 +16,7 @@ mod demo;
 mod descriptors;
 mod devregistry;
 mod documents;
+mod host_copies;
 mod input;
 mod instances;
 mod kernels;
