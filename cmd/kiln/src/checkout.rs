@@ -221,7 +221,7 @@ fn failure(error: &CheckoutError) -> Failure {
     }
 }
 
-/// Says why a file of the caller's was not made.
+/// Says why a file of the caller's could not be made.
 pub(crate) fn file_failure(error: &FileError) -> Failure {
     match error {
         FileError::AlreadyExists { .. } => Failure::from_error(codes::file::ALREADY_EXISTS, error)

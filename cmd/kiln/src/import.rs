@@ -77,6 +77,8 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         size_bytes: None,
         platform: None,
         credentials: None,
+        mirror_credentials: Vec::new(),
+        tls_verify: true,
         source_files: Some([("archive".to_owned(), archive)].into()),
         detach: true,
     };

@@ -32,6 +32,7 @@ mod programs;
 mod progress;
 mod pull;
 mod push;
+mod reach;
 mod reference;
 mod register;
 mod registry;

@@ -11,6 +11,7 @@ use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
 use crate::follow;
 use crate::kernel_choice::KernelArguments;
+use crate::reach::{Reach, TlsArguments};
 use crate::session::Session;
 
 /// What to pull, and what to make of it.
@@ -39,6 +40,8 @@ pub(crate) struct Arguments {
     size: Option<ByteSize>,
     #[command(flatten)]
     credentials: CredentialsArguments,
+    #[command(flatten)]
+    tls: TlsArguments,
     /// Return the operation at once and let the daemon go on
     #[arg(long)]
     detach: bool,
@@ -48,13 +51,22 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), CommandError> {
     let named = arguments.credentials.stated(session)?;
     let source = arguments.reference.parse::<Source>().ok();
-    let credentials = match (named, &source) {
-        (None, Some(Source::Registry(reference))) => {
-            arguments.credentials.find(reference, session).await?
-        }
-        (named, _) => named,
-    };
     let client = session.connect().await?;
+    let reach = match &source {
+        Some(Source::Registry(_)) => {
+            let (credentials, tls) = (&arguments.credentials, &arguments.tls);
+            Reach::of(
+                &arguments.reference,
+                named,
+                credentials,
+                tls,
+                &client,
+                session,
+            )
+            .await?
+        }
+        _ => Reach::nowhere(named),
+    };
     let source = pass_source(source, &arguments, &client, session).await?;
     let kernel = arguments.kernel.pass(&client.files()).await?;
     let params = PullParams {
@@ -68,7 +80,9 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         boot: arguments.kernel.boot.into(),
         size_bytes: arguments.size.map(|size| size.0),
         platform: arguments.platform,
-        credentials,
+        credentials: reach.credentials,
+        mirror_credentials: reach.mirror_credentials,
+        tls_verify: reach.tls_verify,
         source_files: source.files,
         detach: true,
     };

@@ -55,12 +55,18 @@ pub(crate) struct Arguments {
 enum Form {
     /// The OCI image it was made from, byte for byte
     Oci,
+    /// The built image, with its kernel; another Kiln that pulls it builds nothing
+    Bootable,
+    /// A disk for KubeVirt: qcow2 in an OCI image, kernel and initial ramdisk beside it
+    Containerdisk,
 }
 
 impl From<Form> for PushForm {
     fn from(form: Form) -> Self {
         match form {
             Form::Oci => Self::Oci,
+            Form::Bootable => Self::Bootable,
+            Form::Containerdisk => Self::Containerdisk,
         }
     }
 }

@@ -3,6 +3,7 @@
 mod blob;
 mod deletion;
 mod dev;
+mod explain;
 mod lists;
 pub(crate) mod login;
 pub(crate) mod logout;
@@ -18,6 +19,7 @@ use kiln_domain::{Reference, ReferenceError, RegistryName};
 use crate::copy;
 use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
+use crate::reach::{self, TlsArguments};
 use crate::session::Session;
 use crate::text::cell;
 
@@ -46,6 +48,8 @@ pub(crate) enum Command {
     /// Tell how often a registry lets itself be asked
     #[command(alias = "rate-limit")]
     Ratelimit(lists::RateLimitArguments),
+    /// Tell which hosts would be asked for an image, in which order, how and why
+    Explain(explain::Arguments),
     /// Log in to a registry, where docker, podman and skopeo find it too
     Login(login::LoginArguments),
     /// Forget a login
@@ -67,10 +71,12 @@ pub(crate) enum Command {
 /// Which registry to ask.
 #[derive(Debug, Args)]
 pub(crate) struct PingArguments {
-    /// Host of the registry, such as ghcr.io or localhost:5000
-    registry: RegistryName,
+    /// Host of the registry, such as ghcr.io or localhost:5000; that of `REGISTRY_URL` when left out
+    registry: Option<RegistryName>,
     #[command(flatten)]
     credentials: CredentialsArguments,
+    #[command(flatten)]
+    tls: TlsArguments,
 }
 
 impl Command {
@@ -86,6 +92,7 @@ impl Command {
             Self::Delete(arguments) => deletion::delete(arguments, session).await,
             Self::Untag(arguments) => deletion::untag(arguments, session).await,
             Self::Ratelimit(arguments) => lists::ratelimit(arguments, session).await,
+            Self::Explain(arguments) => explain::run(arguments, session).await,
             Self::Login(arguments) => login::login(arguments, session).await,
             Self::Logout(arguments) => logout::logout(arguments, session).await,
             Self::Whoami(arguments) => whoami::whoami(arguments, session).await,
@@ -98,14 +105,17 @@ impl Command {
 }
 
 async fn ping(arguments: PingArguments, session: &Session) -> Result<(), CommandError> {
+    let registry = reach::named(arguments.registry, session)?;
+    let tls_verify = arguments.tls.verify(&registry, session)?;
     let credentials = arguments
         .credentials
-        .of_registry(&arguments.registry, session)
+        .of_registry(&registry, session)
         .await?;
     let client = session.connect().await?;
     let params = PingParams {
-        registry: arguments.registry,
+        registry,
         credentials,
+        tls_verify,
     };
     let pong = session.call::<Ping>(&client, &params).await?;
     session.output().one(&pong, pong.registry.as_str(), |pong| {

@@ -23,6 +23,10 @@ pub(crate) struct Surroundings {
     pub(crate) xdg_config_home: Option<PathBuf>,
     /// `REGISTRY_AUTH_FILE`.
     pub(crate) registry_auth_file: Option<PathBuf>,
+    /// `REGISTRY_URL`: the registry where none is named.
+    pub(crate) registry_url: Option<String>,
+    /// `REGISTRY_INSECURE`: plain HTTP will do there.
+    pub(crate) registry_insecure: Option<String>,
     /// `DOCKER_CONFIG`.
     pub(crate) docker_config: Option<PathBuf>,
     /// `HOME`.
@@ -60,6 +64,7 @@ impl Surroundings {
     /// Reads environment and terminals.
     pub(crate) fn read() -> Self {
         let stated = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+        let text = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let place = |name: &str| env::var_os(name).map(PathBuf::from);
         let absolute = |name: &str| place(name).filter(|path| path.is_absolute());
         Self {
@@ -67,6 +72,8 @@ impl Surroundings {
             xdg_runtime_dir: place("XDG_RUNTIME_DIR"),
             xdg_config_home: place("XDG_CONFIG_HOME"),
             registry_auth_file: place("REGISTRY_AUTH_FILE"),
+            registry_url: text("REGISTRY_URL"),
+            registry_insecure: text("REGISTRY_INSECURE"),
             docker_config: place("DOCKER_CONFIG"),
             home: place("HOME"),
             homes: Homes {

@@ -8,7 +8,7 @@ use clap::Parser;
 ///
 /// Without --root it keeps its state in /var/lib/kiln when root runs it, and in the user's XDG
 /// directories otherwise.
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 #[command(name = "kilnd", version)]
 pub(crate) struct Arguments {
     /// Keep state, cache and socket below this directory: a private daemon.

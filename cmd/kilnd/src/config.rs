@@ -5,12 +5,15 @@
 
 mod patience;
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln_api::daemon::Setting;
+use kiln_registry::routes::ShortNames;
 use kiln_vault::{KeyError, KeySource};
 use serde::Deserialize;
+use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use self::patience::{Patience, PatienceTable};
 use crate::places::Places;
@@ -31,6 +34,11 @@ impl<T> Valued<T> {
             value,
             origin: "default".to_owned(),
         }
+    }
+
+    /// Says whether somebody set it.
+    pub(crate) fn is_set(&self) -> bool {
+        self.origin != "default"
     }
 
     fn set(&mut self, value: Option<T>, origin: &str) {
@@ -57,6 +65,15 @@ pub(crate) struct Config {
     pub(crate) ca_files: Valued<Vec<PathBuf>>,
     /// What the CA files hold, read once at start.
     pub(crate) ca_pem: Vec<Vec<u8>>,
+    pub(crate) short_names: Valued<ShortNames>,
+    /// Files of containers-registries.conf(5), and directories of drop-ins; later ones win.
+    pub(crate) conf_files: Valued<Vec<PathBuf>>,
+    /// Directories of containers-certs.d(5); earlier ones win.
+    pub(crate) certs_dirs: Valued<Vec<PathBuf>>,
+    /// The configuration file as it stands, where there is one.
+    pub(crate) own_file: Option<(PathBuf, String)>,
+    /// Whether it has `[[registry]]` tables.
+    pub(crate) has_own_rules: bool,
     pub(crate) patience: Patience,
     pub(crate) retention_days: Valued<u32>,
     /// Files in which the init of guests may be; the first that fits wins.
@@ -91,7 +108,8 @@ pub(crate) enum LogFormat {
 struct File {
     daemon: DaemonTable,
     limits: LimitsTable,
-    registry: RegistryTable,
+    registry: RegistryPart,
+    registries: RegistryTable,
     images: ImagesTable,
     guest: GuestTable,
     database: DatabaseTable,
@@ -121,7 +139,63 @@ struct LimitsTable {
 struct RegistryTable {
     insecure: Option<Vec<String>>,
     ca_files: Option<Vec<PathBuf>>,
+    #[serde(deserialize_with = "short_names")]
+    short_names: Option<ShortNames>,
+    conf_files: Option<Vec<PathBuf>>,
+    certs_dirs: Option<Vec<PathBuf>>,
     limits: PatienceTable,
+}
+
+/// What stands under `registry`: rules in `[[registry]]` tables, which `kiln-registry` reads, or one
+/// table `[registry]`, which is how `[registries]` was called at first.
+#[derive(Debug)]
+enum RegistryPart {
+    Table(Box<RegistryTable>),
+    Rules,
+}
+
+impl Default for RegistryPart {
+    fn default() -> Self {
+        Self::Table(Box::default())
+    }
+}
+
+impl<'de> Deserialize<'de> for RegistryPart {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = RegistryPart;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("[[registry]] tables, or one table of settings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                let table = de::value::MapAccessDeserializer::new(map);
+                let table = RegistryTable::deserialize(table)?;
+                Ok(RegistryPart::Table(Box::new(table)))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut rules: A) -> Result<Self::Value, A::Error> {
+                while rules.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(RegistryPart::Rules)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+fn short_names<'de, D: de::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<ShortNames>, D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        "docker.io" => Ok(Some(ShortNames::Allowed)),
+        "strict" => Ok(Some(ShortNames::Strict)),
+        other => Err(de::Error::invalid_value(
+            de::Unexpected::Str(other),
+            &"docker.io or strict",
+        )),
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -199,7 +273,10 @@ impl Config {
         let named = given.file.is_some();
         let path = given.file.clone().unwrap_or_else(|| config.default_file());
         match fs::read_to_string(&path) {
-            Ok(text) => config.apply_file(&path, &text)?,
+            Ok(text) => {
+                config.apply_file(&path, &text)?;
+                config.own_file = Some((path, text));
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => {}
             Err(source) => return Err(ConfigError::Unreadable { path, source }),
         }
@@ -243,6 +320,11 @@ impl Config {
             insecure_registries: Valued::default(Vec::new()),
             ca_files: Valued::default(Vec::new()),
             ca_pem: Vec::new(),
+            short_names: Valued::default(ShortNames::Allowed),
+            conf_files: Valued::default(places.registries_conf),
+            certs_dirs: Valued::default(places.certs_dirs),
+            own_file: None,
+            has_own_rules: false,
             patience: Patience::default(),
             retention_days: Valued::default(30),
             guest_init: Valued::default(places.guest_init),
@@ -277,10 +359,11 @@ impl Config {
         self.max_operations.set(file.limits.max_operations, &origin);
         self.decode_threads.set(file.limits.decode_threads, &origin);
         self.build_threads.set(file.limits.build_threads, &origin);
-        self.insecure_registries
-            .set(file.registry.insecure, &origin);
-        self.ca_files.set(file.registry.ca_files, &origin);
-        self.patience.apply(&file.registry.limits, &origin);
+        match file.registry {
+            RegistryPart::Rules => self.has_own_rules = true,
+            RegistryPart::Table(table) => self.apply_registries(*table, &origin),
+        }
+        self.apply_registries(file.registries, &origin);
         self.retention_days.set(file.images.retention_days, &origin);
         let init = file.guest.init.map(|path| vec![path]);
         self.guest_init.set(init, &origin);
@@ -313,6 +396,15 @@ impl Config {
 
     fn own_login_key(&self) -> KeySource {
         KeySource::file(self.state_dir.value.join("logins.key"))
+    }
+
+    fn apply_registries(&mut self, table: RegistryTable, origin: &str) {
+        self.insecure_registries.set(table.insecure, origin);
+        self.ca_files.set(table.ca_files, origin);
+        self.short_names.set(table.short_names, origin);
+        self.conf_files.set(table.conf_files, origin);
+        self.certs_dirs.set(table.certs_dirs, origin);
+        self.patience.apply(&table.limits, origin);
     }
 
     fn read_ca_files(&self) -> Result<Vec<Vec<u8>>, ConfigError> {
@@ -355,6 +447,15 @@ impl Config {
         for (key, valued) in paths {
             absolute(key, valued, &valued.value)?;
         }
+        let lists = [
+            ("registries.conf_files", &self.conf_files),
+            ("registries.certs_dirs", &self.certs_dirs),
+        ];
+        for (key, valued) in lists {
+            for path in &valued.value {
+                absolute(key, valued, path)?;
+            }
+        }
         self.patience.check()?;
         for path in &self.guest_init.value {
             absolute("guest.init", &self.guest_init, path)?;
@@ -374,6 +475,10 @@ impl Config {
         }
         let path = |path: &PathBuf| format!("{:?}", path.display().to_string());
         let list = |items: Vec<String>| format!("{items:?}");
+        let paths = |paths: &Vec<PathBuf>| {
+            let shown = paths.iter().map(|path| path.display().to_string());
+            list(shown.collect())
+        };
         let patience = self.patience.keys();
         let patience = patience.map(|(key, valued)| row(key, valued, u64::to_string));
         let mut rows = vec![
@@ -403,30 +508,25 @@ impl Config {
                 &self.build_threads,
                 usize::to_string,
             ),
-            row("registry.insecure", &self.insecure_registries, |hosts| {
+            row("registries.insecure", &self.insecure_registries, |hosts| {
                 list(hosts.clone())
             }),
-            row("registry.ca_files", &self.ca_files, |files| {
-                list(
-                    files
-                        .iter()
-                        .map(|file| file.display().to_string())
-                        .collect(),
-                )
+            row("registries.ca_files", &self.ca_files, paths),
+            row("registries.short_names", &self.short_names, |policy| {
+                let word = match policy {
+                    ShortNames::Allowed => "docker.io",
+                    ShortNames::Strict => "strict",
+                };
+                format!("{word:?}")
             }),
+            row("registries.conf_files", &self.conf_files, paths),
+            row("registries.certs_dirs", &self.certs_dirs, paths),
             row(
                 "images.retention_days",
                 &self.retention_days,
                 u32::to_string,
             ),
-            row("guest.init", &self.guest_init, |paths| {
-                list(
-                    paths
-                        .iter()
-                        .map(|path| path.display().to_string())
-                        .collect(),
-                )
-            }),
+            row("guest.init", &self.guest_init, paths),
             row(
                 "database.snapshot_interval_seconds",
                 &self.snapshot_interval_seconds,
@@ -530,10 +630,30 @@ mod tests {
             "[registry.limits]\nstall_timeout = 5\n",
             "[daemon]\nsocket_access = \"everybody\"\n",
             "not toml",
+            "[registries]\nshort_names = \"maybe\"\n",
+            "[registries]\ninsecur = []\n",
+            "[registry]\ninsecur = []\n",
+            "[registries]\nconf_files = [\"r.conf\"]\n",
+            "registry = 7\n",
         ];
         for text in cases {
             assert!(load(text, Given::default()).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn settings_of_registries_stand_in_a_table_of_either_name() {
+        for table in ["registry", "registries"] {
+            let text = format!("[{table}]\ninsecure = [\"a.lan\"]\nshort_names = \"strict\"\n");
+            let config = load(&text, Given::default()).unwrap();
+            assert_eq!(config.insecure_registries.value, ["a.lan"]);
+            assert_eq!(config.short_names.value, ShortNames::Strict);
+            assert!(!config.has_own_rules);
+        }
+        let rules = "[registries]\ninsecure = [\"a.lan\"]\n[[registry]]\nprefix = \"b.lan\"\n";
+        let config = load(rules, Given::default()).unwrap();
+        assert!(config.has_own_rules);
+        assert_eq!(config.insecure_registries.value, ["a.lan"]);
     }
 
     #[test]
@@ -542,7 +662,7 @@ mod tests {
 
         let shown = config.settings();
 
-        assert_eq!(shown.len(), 23);
+        assert_eq!(shown.len(), 26);
         assert!(shown.iter().all(|setting| setting.origin == "default"));
     }
 

@@ -5,7 +5,9 @@
 
 mod arguments;
 mod config;
+mod network;
 mod places;
+mod reload;
 mod run;
 mod signals;
 mod wire;

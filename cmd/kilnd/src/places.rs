@@ -14,6 +14,10 @@ pub(crate) struct Places {
     pub(crate) is_system: bool,
     /// Where the init of guests may be.
     pub(crate) guest_init: Vec<PathBuf>,
+    /// Where rules about registries may be.
+    pub(crate) registries_conf: Vec<PathBuf>,
+    /// Where certificates for registries may be.
+    pub(crate) certs_dirs: Vec<PathBuf>,
 }
 
 /// What of the environment decides a user's places (XDG base directory specification 0.8).
@@ -34,6 +38,8 @@ impl Places {
             socket: root.join("kiln.sock"),
             is_system: false,
             guest_init: Vec::new(),
+            registries_conf: Vec::new(),
+            certs_dirs: Vec::new(),
         }
     }
 
@@ -50,6 +56,30 @@ impl Places {
         self
     }
 
+    /// Adds the places in which the containers' tools keep what they know about registries:
+    /// the system's, and for users their own below `config_home` too.
+    ///
+    /// A user's `registries.conf` takes the place of the system's; drop-ins are read from both
+    /// (containers-registries.conf(5), containers-registries.conf.d(5), containers-certs.d(5)).
+    pub(crate) fn with_containers(
+        mut self,
+        config_home: Option<&Path>,
+        exists: impl Fn(&Path) -> bool,
+    ) -> Self {
+        let system = Path::new("/etc/containers");
+        let own = config_home.map(|home| home.join("containers"));
+        let own_conf = own.as_ref().map(|own| own.join("registries.conf"));
+        let conf = own_conf.filter(|conf| exists(conf));
+        let conf = conf.unwrap_or_else(|| system.join("registries.conf"));
+        let drop_ins = |folder: &Path| folder.join("registries.conf.d");
+        self.registries_conf = vec![conf, drop_ins(system)];
+        self.registries_conf.extend(own.as_deref().map(drop_ins));
+        self.certs_dirs = own.iter().map(|own| own.join("certs.d")).collect();
+        self.certs_dirs.push(system.join("certs.d"));
+        self.certs_dirs.push("/etc/docker/certs.d".into());
+        self
+    }
+
     /// Chooses the system's places for root, and a user's own for others.
     ///
     /// Without a home and without the XDG variables there is no place, and `--root` is needed.
@@ -61,6 +91,8 @@ impl Places {
                 socket: "/run/kiln/kiln.sock".into(),
                 is_system: true,
                 guest_init: Vec::new(),
+                registries_conf: Vec::new(),
+                certs_dirs: Vec::new(),
             });
         }
         let below_home = |rest: &str| environment.home.as_ref().map(|home| home.join(rest));
@@ -83,6 +115,8 @@ impl Places {
             socket: runtime.join("kiln/kiln.sock"),
             is_system: false,
             guest_init: Vec::new(),
+            registries_conf: Vec::new(),
+            certs_dirs: Vec::new(),
         })
     }
 }
@@ -116,6 +150,28 @@ mod tests {
             "/usr/lib/kiln/kiln-init",
         ];
         assert_eq!(places.guest_init, want.map(PathBuf::from));
+    }
+
+    #[test]
+    fn a_users_own_rules_take_the_place_of_the_systems() {
+        let of = |home: Option<&str>, has_own: bool| {
+            let places = Places::below(Path::new("/r"));
+            places.with_containers(home.map(Path::new), |_| has_own)
+        };
+
+        let ann = of(Some("/home/ann/.config"), true);
+        let want = [
+            "/home/ann/.config/containers/registries.conf",
+            "/etc/containers/registries.conf.d",
+            "/home/ann/.config/containers/registries.conf.d",
+        ];
+        assert_eq!(ann.registries_conf, want.map(PathBuf::from));
+        let plain = of(Some("/home/ann/.config"), false);
+        let system = Path::new("/etc/containers/registries.conf");
+        assert_eq!(plain.registries_conf[0], system);
+        let root = of(None, true);
+        assert_eq!(root.registries_conf[0], system);
+        assert_eq!(root.certs_dirs[0], Path::new("/etc/containers/certs.d"));
     }
 
     #[test]

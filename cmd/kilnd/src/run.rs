@@ -8,10 +8,16 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context as _, Result, bail};
 use kiln_api::{openrpc, reference_docs};
+use kiln_registry::routes::ProxyWords;
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::arguments::Arguments;
 use crate::config::{Config, Given, LogFormat};
+use crate::network::{self, Surroundings};
 use crate::places::{Places, UserEnvironment};
 use crate::wire::{self, StartError};
 
@@ -42,10 +48,16 @@ fn report(error: &anyhow::Error) {
 
 #[expect(clippy::print_stdout, reason = "printing is what these flags ask for")]
 fn try_run(arguments: &Arguments) -> Result<()> {
-    let config = load(arguments)?;
+    let Loaded {
+        config,
+        surroundings,
+    } = load(arguments)?;
     if arguments.check_config {
-        for setting in config.settings() {
+        for setting in config.settings().iter().chain(&surroundings.settings) {
             println!("{} = {}  # {}", setting.key, setting.value, setting.origin);
+        }
+        for problem in &surroundings.problems {
+            println!("# passed over: {problem}");
         }
         return Ok(());
     }
@@ -70,10 +82,22 @@ fn try_run(arguments: &Arguments) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(wire::serve(config))
+    let again = arguments.clone();
+    let loaded = Loaded {
+        config,
+        surroundings,
+    };
+    runtime.block_on(wire::serve(loaded, move || load(&again)))
 }
 
-fn load(arguments: &Arguments) -> Result<Config> {
+/// Everything that was read before anything is opened.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) config: Config,
+    pub(crate) surroundings: Surroundings,
+}
+
+fn load(arguments: &Arguments) -> Result<Loaded> {
     let given = Given {
         root: arguments.root.as_deref().map(absolute).transpose()?,
         file: arguments.config.clone(),
@@ -88,7 +112,42 @@ fn load(arguments: &Arguments) -> Result<Config> {
         None => user_places()?,
     };
     let own = env::current_exe().context("cannot tell where this program is")?;
-    Ok(Config::load(&given, places.with_programs(&own), cores)?)
+    let config_home = config_home();
+    let places = places
+        .with_programs(&own)
+        .with_containers(config_home.as_deref(), Path::exists);
+    let config = Config::load(&given, places, cores)?;
+    let surroundings = network::read(&config, &proxy_words())?;
+    Ok(Loaded {
+        config,
+        surroundings,
+    })
+}
+
+/// Returns where a user's own configuration lies; root has the system's.
+fn config_home() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let directory = |name: &str| {
+        let path = env::var_os(name).map(PathBuf::from);
+        path.filter(|path| path.is_absolute())
+    };
+    directory("XDG_CONFIG_HOME").or_else(|| Some(directory("HOME")?.join(".config")))
+}
+
+/// Reads the proxy variables; the name in capitals wins, as it does in Go.
+fn proxy_words() -> ProxyWords {
+    let word = |name: &str| {
+        let stated = |name: &str| env::var(name).ok().filter(|word| !word.is_empty());
+        stated(name).or_else(|| stated(&name.to_lowercase()))
+    };
+    ProxyWords {
+        https: word("HTTPS_PROXY"),
+        http: word("HTTP_PROXY"),
+        all: word("ALL_PROXY"),
+        none: word("NO_PROXY"),
+    }
 }
 
 fn user_places() -> Result<Places> {
@@ -117,12 +176,18 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 fn start_log(config: &Config) -> Result<()> {
     let filter = EnvFilter::try_new(&config.log_level.value)
         .with_context(|| format!("log.level = {:?} is no filter", config.log_level.value))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match config.log_format.value {
-        LogFormat::Text => log.with_ansi(false).init(),
-        LogFormat::Json => log.json().init(),
-    }
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = match config.log_format.value {
+        LogFormat::Text => log.with_ansi(false).boxed(),
+        LogFormat::Json => log.json().boxed(),
+    };
+    let log = log.with_filter(filter.and(filter_fn(may_be_logged)));
+    tracing_subscriber::registry().with(log).init();
     Ok(())
+}
+
+/// Keeps the bodies of calls out of the log, whatever level is asked for: passwords are in them,
+/// and the server of calls writes them down on its lowest level.
+fn may_be_logged(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() < Level::TRACE || !metadata.target().starts_with("jsonrpsee")
 }

@@ -1,6 +1,6 @@
 //! Signals: the first SIGTERM or SIGINT stops gracefully, the second at once.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 /// Waits for the first signal that asks for an end, then tells `stop` and starts a task that ends
@@ -26,4 +26,9 @@ pub(crate) async fn wait(stop: watch::Sender<bool>) -> std::io::Result<()> {
         std::process::exit(130);
     });
     Ok(())
+}
+
+/// Begins to listen for SIGHUP, which asks for the configuration to be read anew.
+pub(crate) fn hangups() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
 }

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use kiln_api::Description;
-use kiln_api::daemon::{Places, Recovered};
+use kiln_api::daemon::{Places, Recovered, Setting};
 use kiln_artifacts::Artifacts;
 use kiln_cache::Cache;
 use kiln_domain::Architecture;
 use kiln_kernel::{BaseInitrds, Catalogue};
+use kiln_registry::routes::Network;
 use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Limits, Server, bind};
 use kiln_service::{
     BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles,
@@ -28,6 +29,8 @@ use rustix::process::Resource;
 use tokio::sync::watch;
 
 use crate::config::{Config, SocketAccess};
+use crate::reload::Reloading;
+use crate::run::Loaded;
 use crate::signals;
 
 /// Why the daemon could not start, where the exit code tells.
@@ -48,7 +51,24 @@ const MACHINES_AT_A_TIME: u64 = 4_096;
 const DRAIN: Duration = Duration::from_secs(15);
 
 /// Serves until a signal asks for an end.
-pub(crate) async fn serve(config: Config) -> Result<()> {
+///
+/// `load` reads the configuration anew, whenever a signal asks for that.
+pub(crate) async fn serve(
+    loaded: Loaded,
+    load: impl Fn() -> Result<Loaded> + Send + Sync + 'static,
+) -> Result<()> {
+    let Loaded {
+        config,
+        surroundings,
+    } = loaded;
+    // From the first moment: without a handler the signal would end the process.
+    let hangups = signals::hangups().context("cannot listen for signals")?;
+    let mut settings = config.settings();
+    settings.extend(surroundings.settings);
+    for problem in &surroundings.problems {
+        tracing::warn!(problem, "passed over");
+    }
+    let remotes = Arc::new(Remotes::new(surroundings.network));
     let state = config.state_dir.value.clone();
     make_private(&state)?;
     let _lock = lock(&state)?;
@@ -87,8 +107,16 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
         clock,
         host_files: host_files.clone(),
         machines: machines.clone(),
+        remotes: remotes.clone(),
+        settings: settings.clone(),
     };
     let desks = desks(&config, opened, shared, recovered.clone());
+    let reloading = Reloading {
+        remotes,
+        daemon: desks.daemon.clone(),
+        settings,
+    };
+    let reloading = reloading.run(hangups, load);
     let uid = rustix::process::geteuid().as_raw();
     let server = Server::new(desks.table()?, Limits::default(), uid)?;
     let (stop, stopped) = watch::channel(false);
@@ -114,7 +142,11 @@ pub(crate) async fn serve(config: Config) -> Result<()> {
     };
     let serving = server.serve(socket, closing);
     let workers = async { tokio::join!(digests, snapshots, partials, machines) };
-    let (ended, (), (), _) = tokio::join!(stopping, serving, files, workers);
+    let work = async { tokio::join!(stopping, serving, files, workers) };
+    let (ended, (), (), _) = tokio::select! {
+        ended = work => ended,
+        never = reloading => match never {},
+    };
     ended.context("cannot listen for signals")?;
     store.close().await.context("cannot close the database")?;
     tracing::info!("stopped");
@@ -159,6 +191,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     host_files: Arc<HostFiles>,
     machines: InstanceWatch,
+    remotes: Arc<Remotes>,
+    settings: Vec<Setting>,
 }
 
 fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) -> Desks {
@@ -167,6 +201,8 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         clock,
         host_files,
         machines,
+        remotes,
+        settings,
     } = shared;
     let Opened {
         store,
@@ -181,7 +217,6 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
     let architecture = host_architecture();
     let look_pool = Pool::new("look", LOOKS_AT_A_TIME);
     let build_pool = Pool::new("build", config.build_threads.value);
-    let remotes = Arc::new(Remotes::new(registry_config(config)));
     let logins = SystemLogins::new(
         store.clone(),
         Vault::new(config.login_key.clone()),
@@ -200,6 +235,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         clock: clock.clone(),
         architecture,
         images: images.clone(),
+        remotes: remotes.clone(),
         build_pool: build_pool.clone(),
         look_pool: look_pool.clone(),
     };
@@ -209,7 +245,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         started_at: clock.now(),
         architecture,
         places: places(config),
-        config: config.settings(),
+        config: settings,
         recovered,
     };
     Desks {
@@ -282,6 +318,8 @@ pub(crate) fn descriptions() -> Result<Vec<Description>> {
         clock: clock.clone(),
         host_files: Arc::default(),
         machines: InstanceWatch::new(opened.store.clone(), clock, 1),
+        remotes: Arc::new(Remotes::new(Network::default())),
+        settings: config.settings(),
     };
     let desks = desks(&config, opened, shared, Recovered::default());
     Ok(desks.table()?.descriptions().to_vec())
@@ -303,14 +341,6 @@ fn machines_at_a_time() -> usize {
     let files = rustix::process::getrlimit(Resource::Nofile).current;
     let share = files.map_or(MACHINES_AT_A_TIME, |files| files / 4);
     usize::try_from(share.min(MACHINES_AT_A_TIME)).unwrap_or(usize::MAX)
-}
-
-fn registry_config(config: &Config) -> kiln_service::RegistryConfig {
-    kiln_service::RegistryConfig {
-        insecure_hosts: config.insecure_registries.value.clone(),
-        extra_ca_pem: config.ca_pem.clone(),
-        ..config.patience.registry_config()
-    }
 }
 
 fn snapshot_schedule(config: &Config) -> SnapshotSchedule {

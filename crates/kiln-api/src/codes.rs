@@ -132,11 +132,11 @@ codes! {
     /// Registries, seen over the network.
     registry {
         UNREACHABLE = "registry.unreachable", Network, later,
-            "No connection to the registry could be made.", "Check the host and the network; proxies are not used.";
+            "No connection to the registry could be made.", "Check the host, the network and the proxy; `kiln registry explain` tells which are used.";
         TIMED_OUT = "registry.timed_out", Network, later,
             "The registry stopped sending.", "Try again.";
         TLS_FAILED = "registry.tls_failed", Network, never,
-            "The registry's certificate could not be trusted.", "Add its CA file to the daemon's configuration (registry.ca_files).";
+            "The registry's certificate could not be trusted.", "Put its CA into /etc/containers/certs.d/HOST/ca.crt, or add it to the daemon's configuration (registries.ca_files).";
         AUTH_REQUIRED = "registry.auth_required", Auth, never,
             "The registry wants credentials and none were found.", "Log in with `kiln login`, or use --creds.";
         AUTH_FAILED = "registry.auth_failed", Auth, never,
@@ -157,6 +157,8 @@ codes! {
             "The daemon keeps no login of that name.", "List them with `kiln registry logins`.";
         LOGIN_UNREADABLE = "registry.login_unreadable", Conflict, never,
             "The key of the daemon's own logins is missing, is another one, or may be read by others.", "Put the key back, or log in again with `kiln login --system`.";
+        BLOCKED = "registry.blocked", Policy, never,
+            "The configuration of this host forbids the registry or the image.", "Ask who keeps the file that the message names; `kiln registry explain` shows the rule.";
         PORT_BUSY = "registry.port_busy", Conflict, never,
             "The port that the development registry is to listen on is taken.", "Take another one with `kiln registry dev up --port`.";
         NO_SERVER = "registry.no_server", NotFound, never,

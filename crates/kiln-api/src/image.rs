@@ -17,6 +17,7 @@ use crate::host_file::{HandleId, HostFile};
 use crate::method::method;
 use crate::operation::Operation;
 use crate::page::Page;
+use crate::registry::{self, RegistryCredentials};
 
 method! {
     /// See [`PullParams`].
@@ -37,7 +38,7 @@ method! {
         codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
         codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
         codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER,
+        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
         codes::layer::BROKEN_COMPRESSION, codes::layer::MALFORMED, codes::layer::LIMIT_EXCEEDED,
         codes::layer::DIFF_ID_MISMATCH, codes::layer::CANNOT_BE_APPLIED,
         codes::rootfs::TOO_SMALL, codes::rootfs::CANNOT_HOLD,
@@ -146,6 +147,14 @@ pub struct PullParams {
     /// Who to be at the registry. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Who to be at its mirrors, and where its names have been moved to; `registry.explain` tells
+    /// which those are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirror_credentials: Vec<RegistryCredentials>,
+    /// Whether the registry that the reference names must have a certificate that can be trusted.
+    /// With false plain HTTP will do, and any certificate, for this call.
+    #[serde(default = "registry::yes", skip_serializing_if = "registry::is_yes")]
+    pub tls_verify: bool,
     /// Files of an `oci:` or archive source that the client opened: `index.json` and
     /// `blobs/sha256/<hex>`, or `archive`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

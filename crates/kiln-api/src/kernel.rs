@@ -8,6 +8,7 @@ use crate::codes;
 use crate::host_file::HostFile;
 use crate::image::{Credentials, Started};
 use crate::method::method;
+use crate::registry::{self, RegistryCredentials};
 
 method! {
     /// See [`ImportParams`].
@@ -40,7 +41,7 @@ method! {
         codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
         codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
         codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER,
+        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
         codes::layer::BROKEN_COMPRESSION, codes::layer::MALFORMED, codes::layer::LIMIT_EXCEEDED,
         codes::layer::DIFF_ID_MISMATCH, codes::layer::CANNOT_BE_APPLIED,
         codes::file::TOO_LARGE, codes::operation::CANCELLED, codes::storage::FULL,
@@ -138,6 +139,14 @@ pub struct PullParams {
     /// Who to be at the registry. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Who to be at its mirrors, and where its names have been moved to; `registry.explain` tells
+    /// which those are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirror_credentials: Vec<RegistryCredentials>,
+    /// Whether the registry that the reference names must have a certificate that can be trusted.
+    /// With false plain HTTP will do, and any certificate, for this call.
+    #[serde(default = "registry::yes", skip_serializing_if = "registry::is_yes")]
+    pub tls_verify: bool,
     /// Answer with the operation at once and go on in the background.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub detach: bool,

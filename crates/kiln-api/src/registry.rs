@@ -2,6 +2,7 @@
 
 pub mod copy;
 mod deletion;
+mod explain;
 mod lists;
 pub mod logins;
 mod manifest;
@@ -24,6 +25,10 @@ use crate::codes;
 use crate::image::Credentials;
 use crate::method::method;
 
+pub use explain::{
+    Endpoint, EndpointRole, EndpointSecurity, Explain, ExplainParams, Explanation, PassedOver,
+};
+
 method! {
     /// See [`PingParams`].
     Ping = "registry.ping",
@@ -33,7 +38,7 @@ method! {
         codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
         codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
         codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER,
+        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
     ]
 }
 
@@ -47,6 +52,33 @@ pub struct PingParams {
     /// Who to be there. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
+    /// any certificate, for this call.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub tls_verify: bool,
+}
+
+/// Who to be at one registry of several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryCredentials {
+    /// The registry. No other is told.
+    #[schemars(with = "String")]
+    pub registry: RegistryName,
+    /// Who to be there. Kept nowhere, logged nowhere.
+    pub credentials: Credentials,
+}
+
+pub(crate) fn yes() -> bool {
+    true
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks with a reference"
+)]
+pub(crate) fn is_yes(word: &bool) -> bool {
+    *word
 }
 
 /// A registry's sign of life.

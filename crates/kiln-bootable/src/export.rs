@@ -108,7 +108,7 @@ pub fn export(
 
 /// How many bytes of the image a part is; a file that cannot be looked at is refused when it is
 /// read.
-pub(crate) fn length(part: Part, files: &ImageFiles) -> u64 {
+pub fn length(part: Part, files: &ImageFiles) -> u64 {
     let of = |file: Option<&File>| {
         let found = file.and_then(|file| file.metadata().ok());
         found.map_or(0, |found| found.len())

@@ -9,14 +9,19 @@
 //! sending and keeping blobs is not here. All of it blocks.
 
 mod archive;
+mod container_disk;
 mod export;
 mod hashing;
 mod pack;
 mod plan;
+mod qcow2;
 mod unpack;
 
 pub use archive::{Archive, ArchiveError};
-pub use export::{ExportError, Exported, export};
+pub use container_disk::{
+    DiskDocuments, DiskLayer, container_disk_bytes, container_disk_documents, pack_container_disk,
+};
+pub use export::{ExportError, Exported, export, length};
 pub use pack::{ImageFiles, PackError, compression, pack};
 pub use plan::plan;
-pub use unpack::{UnpackError, inflate, unpack};
+pub use unpack::{UnpackError, clear, inflate, unpack};

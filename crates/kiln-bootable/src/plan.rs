@@ -126,7 +126,7 @@ fn data_of(file: &File, start: u64, end: u64) -> io::Result<Option<(u64, u64)>> 
 
 /// Finds the next byte at or behind `from` that the file system holds; nothing when only a hole is
 /// left in front of `end`.
-fn next_data(file: &File, from: u64, end: u64) -> io::Result<Option<u64>> {
+pub(crate) fn next_data(file: &File, from: u64, end: u64) -> io::Result<Option<u64>> {
     if from >= end {
         return Ok(None);
     }
@@ -139,7 +139,8 @@ fn next_data(file: &File, from: u64, end: u64) -> io::Result<Option<u64>> {
     }
 }
 
-fn next_hole(file: &File, from: u64, end: u64) -> io::Result<u64> {
+/// Finds the end of the data at `from`.
+pub(crate) fn next_hole(file: &File, from: u64, end: u64) -> io::Result<u64> {
     match rustix::fs::seek(file, SeekFrom::Hole(from)) {
         Ok(found) => Ok(found.min(end)),
         Err(Errno::NXIO | Errno::INVAL) => Ok(end),

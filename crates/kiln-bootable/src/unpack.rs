@@ -3,11 +3,14 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln_domain::Digest;
 use kiln_domain::oci::bootable::Chunk;
 use kiln_files::Passing;
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 use sha2::Digest as _;
 use zstd::stream::read::Decoder;
 
@@ -135,6 +138,27 @@ pub fn unpack(
     if found != chunk.digest {
         let expected = chunk.digest;
         return Err(UnpackError::DigestMismatch { expected, found });
+    }
+    Ok(())
+}
+
+/// Takes back what was unpacked of a chunk, so that it can be unpacked once more.
+pub fn clear(rootfs: &File, chunk: &Chunk) -> io::Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    let (start, end) = (chunk.offset_bytes, chunk.offset_bytes + chunk.size_bytes);
+    match rustix::fs::fallocate(rootfs, flags, start, chunk.size_bytes) {
+        Ok(()) => return Ok(()),
+        // The file system makes no holes: zeros are as good.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let zeros = vec![0; PIECE_BYTES];
+    let mut at = start;
+    while at < end {
+        let count = usize::try_from(end - at).unwrap_or(PIECE_BYTES);
+        let piece = zeros.get(..count.min(PIECE_BYTES)).unwrap_or(&zeros);
+        rootfs.write_all_at(piece, at)?;
+        at += piece.len() as u64;
     }
     Ok(())
 }

@@ -303,8 +303,8 @@ impl Cache {
         Ok(swept)
     }
 
-    /// Removes partial blobs that nobody has gone on with for a day, and those whose blob has come
-    /// another way. Those being written stay, so it may be called at any time.
+    /// Removes partial blobs that nobody has gone on with for a day, those whose blob has come
+    /// another way, and those that are hardly begun. Those being written stay, so it may be called at any time.
     pub fn sweep_partials(&self, now: Timestamp) -> Result<Swept, CacheError> {
         let mut swept = Swept::default();
         files::for_each_file(&self.ingest, |name, metadata| {
@@ -312,7 +312,8 @@ impl Cache {
                 return Ok(());
             }
             let blob = self.blobs.join(Path::new(&name).with_extension(""));
-            let is_useless = partial::is_old(&metadata, now) || blob.exists();
+            let is_useless =
+                partial::is_little(&metadata) || partial::is_old(&metadata, now) || blob.exists();
             if is_useless && partial::remove_unused(&self.ingest.join(name))? {
                 swept.count(&metadata);
             }

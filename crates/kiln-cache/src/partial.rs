@@ -108,6 +108,11 @@ pub(crate) fn is_partial(name: &OsStr) -> bool {
     Path::new(name).extension() == Some(OsStr::new(EXTENSION))
 }
 
+/// Says whether a partial is too short to be worth keeping.
+pub(crate) fn is_little(metadata: &Metadata) -> bool {
+    metadata.len() < WORTH_KEEPING_BYTES
+}
+
 /// Says whether a partial has had its time. One from the future comes from a clock that was wrong,
 /// and nobody could tell when it will be old.
 pub(crate) fn is_old(metadata: &Metadata, now: Timestamp) -> bool {

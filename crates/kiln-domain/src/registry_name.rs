@@ -3,6 +3,7 @@
 //! Not here: how a registry is reached, which is configuration.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::reference::{self, Reference, ReferenceError};
@@ -18,6 +19,19 @@ impl RegistryName {
     /// Returns the registry of a reference.
     pub fn of(reference: &Reference) -> Self {
         Self(reference.registry().to_owned())
+    }
+
+    /// Says whether the name, as it is written, is one of this host.
+    pub fn is_loopback(&self) -> bool {
+        let host = match self.0.strip_prefix('[') {
+            Some(rest) => rest.split(']').next().unwrap_or_default(),
+            None => self.0.split(':').next().unwrap_or_default(),
+        };
+        let is_name = host == "localhost" || host.ends_with(".localhost");
+        is_name
+            || host
+                .parse::<IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
     }
 
     /// Returns the name as text.
@@ -64,6 +78,24 @@ crate::text::serde_through_text!(RegistryName);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_this_host_are_known_without_asking() {
+        let cases = [
+            ("localhost", true),
+            ("localhost:5000", true),
+            ("a.localhost", true),
+            ("127.0.0.2:5000", true),
+            ("[::1]:5000", true),
+            ("[::2]:5000", false),
+            ("localhost.example.com", false),
+            ("10.0.0.1", false),
+        ];
+        for (text, want) in cases {
+            let name: RegistryName = text.parse().unwrap();
+            assert_eq!(name.is_loopback(), want, "{text}");
+        }
+    }
 
     #[test]
     fn names_are_read_in_the_forms_people_have_them() {

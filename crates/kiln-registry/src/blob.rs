@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::client::Registry;
 use crate::config::MinimumRate;
 use crate::error::FetchError;
+use crate::remote::RemoteBlob;
 use crate::retry::Attempts;
 use crate::scope::Scope;
 use crate::transport::{Answer, Ask, Caches};
@@ -33,7 +34,7 @@ pub enum BlobBody {
     /// Read with blocking calls.
     File(FileRange),
     /// Awaited.
-    Stream(Box<BlobStream>),
+    Stream(Box<RemoteBlob>),
 }
 
 /// A part of a file, read without moving a shared position, so that several layers of one

@@ -17,7 +17,7 @@ use kiln_domain::oci::{Descriptor, DocumentError, document_media_types};
 use kiln_domain::{Credentials, Digest, Reference, RegistryName};
 use reqwest::StatusCode;
 use reqwest::header::{
-    CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
@@ -29,8 +29,9 @@ use crate::challenge::{self, Challenge};
 use crate::config::Config;
 use crate::error::FetchError;
 use crate::retry::{Attempts, Patience};
+use crate::routes::Endpoint;
 use crate::scope::Scope;
-use crate::text::ServerText;
+use crate::text::{ServerText, shown};
 use crate::token::{self, Authorization};
 use crate::transport::{Answer, Ask, BodyFault, Caches, Transport};
 use crate::trust::{is_loopback, shares_origin};
@@ -85,6 +86,8 @@ struct Shared {
 enum Scheme {
     Https,
     Http,
+    /// Configured or asked to be insecure: whichever the server speaks, at the port it speaks at.
+    Insecure,
     /// Loopback: whichever the server speaks.
     Probed,
 }
@@ -119,16 +122,12 @@ impl Registry {
             .ok_or_else(|| FetchError::HostInvalid {
                 host: host.to_owned(),
             })?;
-        let scheme = if config
-            .insecure_hosts
-            .iter()
-            .any(|insecure| insecure == host)
-        {
-            Scheme::Http
-        } else if is_loopback(&endpoint) {
-            Scheme::Probed
-        } else {
-            Scheme::Https
+        let is_insecure = config.insecure_hosts.iter().any(|listed| listed == host);
+        let scheme = match is_insecure {
+            true if config.insecure_may_be_https => Scheme::Insecure,
+            true => Scheme::Http,
+            false if is_loopback(&endpoint) => Scheme::Probed,
+            false => Scheme::Https,
         };
         Ok(Self {
             shared: Arc::new(Shared {
@@ -142,6 +141,12 @@ impl Registry {
             }),
             patience: Patience::default(),
         })
+    }
+
+    /// Prepares to speak to one place of a route, as the owner of `credentials` or as nobody.
+    /// Nothing is sent yet.
+    pub fn at(endpoint: &Endpoint, credentials: Option<Credentials>) -> Result<Self, FetchError> {
+        Self::named(&endpoint.registry, credentials, endpoint.config.clone())
     }
 
     /// Fetches the manifest or index of `reference`: by its digest when it has one, else by tag.
@@ -200,6 +205,11 @@ impl Registry {
 
     pub(crate) fn transport(&self) -> &Transport {
         &self.shared.transport
+    }
+
+    /// Is the same registry, whose faults use up this patience.
+    pub(crate) fn with_patience(self, patience: Patience) -> Self {
+        Self { patience, ..self }
     }
 
     pub(crate) fn patience(&self) -> &Patience {
@@ -437,7 +447,7 @@ impl Registry {
                     .check_realm(&realm)
                     .map_err(|reason| FetchError::RealmRefused {
                         host: host(),
-                        realm: ServerText::new(&realm),
+                        realm: ServerText::new(&shown(&realm)),
                         reason,
                     })?;
                 token::fetch(
@@ -470,9 +480,9 @@ impl Registry {
 
     /// Decides between HTTPS and HTTP.
     ///
-    /// A loopback registry is asked in plain HTTP first, without credentials: a TLS server
-    /// answers that at once, with an alert or status 400, while a plain server may wait for ever
-    /// for the end of the line it takes a TLS greeting to be.
+    /// A registry that may speak either is asked in plain HTTP first, without credentials: a TLS
+    /// server answers that at once, with an alert or status 400, while a plain server may wait for
+    /// ever for the end of the line it takes a TLS greeting to be.
     async fn find_base(&self) -> Result<Url, FetchError> {
         let root = |scheme: &str| {
             let text = format!("{scheme}://{}/v2/", self.shared.authority);
@@ -480,21 +490,34 @@ impl Registry {
                 host: self.shared.host.clone(),
             })
         };
-        match self.shared.scheme {
-            Scheme::Https => root("https"),
-            Scheme::Http => root("http"),
-            Scheme::Probed => {
-                let plain = root("http")?;
-                match self.transport().probe(&plain).await {
-                    // Servers of TLS answer a plain request so, or with an alert, which is no HTTP.
-                    Ok(StatusCode::BAD_REQUEST) | Err(FetchError::NotHttp { .. }) => root("https"),
-                    Ok(_) => Ok(plain),
-                    Err(FetchError::Unreachable { source, .. }) if !source.is_connect() => {
-                        root("https")
-                    }
-                    Err(error) => Err(error),
+        let is_insecure = match self.shared.scheme {
+            Scheme::Https => return root("https"),
+            Scheme::Http => return root("http"),
+            Scheme::Insecure => true,
+            Scheme::Probed => false,
+        };
+        let plain = root("http")?;
+        match self.transport().probe(&plain).await {
+            // Servers of TLS answer a plain request so, or with an alert, which is no HTTP.
+            Ok(answer) if answer.status() == StatusCode::BAD_REQUEST => root("https"),
+            Err(FetchError::NotHttp { .. }) => root("https"),
+            // A server of port 80 that only says where the real one is.
+            Ok(answer) if is_insecure && leads_to(&root("https")?, &answer) => root("https"),
+            Ok(_) => Ok(plain),
+            Err(FetchError::Unreachable { source, .. })
+                if source.is_connect() && is_insecure && plain.port().is_none() =>
+            {
+                root("https")
+            }
+            Err(FetchError::Unreachable { host, source }) if !source.is_connect() => {
+                // Servers of TLS may also hang up, as may any that has a bad moment.
+                let encrypted = root("https")?;
+                match self.transport().probe(&encrypted).await {
+                    Ok(_) | Err(FetchError::Tls { .. }) => Ok(encrypted),
+                    Err(_) => Err(FetchError::Unreachable { host, source }),
                 }
             }
+            Err(error) => Err(error),
         }
     }
 }
@@ -506,6 +529,14 @@ impl fmt::Debug for Registry {
             .field("credentials", &self.shared.credentials)
             .finish_non_exhaustive()
     }
+}
+
+/// Says whether an answer is a redirect to somewhere of this origin.
+fn leads_to(origin: &Url, answer: &reqwest::Response) -> bool {
+    let location = answer.headers().get(LOCATION);
+    let location = location.and_then(|value| Url::parse(value.to_str().ok()?).ok());
+    answer.status().is_redirection()
+        && location.is_some_and(|location| shares_origin(origin, &location))
 }
 
 /// Reads an unhappy answer: what the server said, and the error its status means wherever no

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::routes::{PemFile, Proxies};
+
 /// Settings of the transport. The defaults are those of a host that pulls from public
 /// registries over the internet.
 #[derive(Clone, Debug)]
@@ -9,14 +11,21 @@ pub struct Config {
     /// Registries (`host` or `host:port`, as references write them) that are spoken to in plain
     /// HTTP. Loopback registries need no entry.
     pub insecure_hosts: Vec<String>,
+    /// Whether those may speak HTTPS as well, with whatever certificate: then they are asked once
+    /// which it is.
+    pub insecure_may_be_https: bool,
     /// Hosts that registries may send Kiln to although they lie on another domain or on a
     /// private network: token realms and the targets of redirects. A host trusted here may
     /// receive the credentials of any registry that names it as its realm.
     pub trusted_hosts: Vec<String>,
     /// Certificate authorities trusted beside the system's; each a PEM file's content.
     pub extra_ca_pem: Vec<Vec<u8>>,
-    /// An HTTP proxy for everything but loopback hosts, as a URL.
-    pub proxy: Option<String>,
+    /// Who we are where a registry asks for a certificate: that and its key. No other host sees it.
+    pub client_pem: Option<PemFile>,
+    /// Headers for the registry itself and for no other host.
+    pub headers: Vec<(String, String)>,
+    /// Which requests go through a proxy.
+    pub proxies: Proxies,
     /// What the `User-Agent` header says.
     pub user_agent: String,
     /// Longest wait for a connection.
@@ -70,9 +79,12 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             insecure_hosts: Vec::new(),
+            insecure_may_be_https: false,
             trusted_hosts: Vec::new(),
             extra_ca_pem: Vec::new(),
-            proxy: None,
+            client_pem: None,
+            headers: Vec::new(),
+            proxies: Proxies::default(),
             user_agent: concat!("kiln/", env!("CARGO_PKG_VERSION")).to_owned(),
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(30),

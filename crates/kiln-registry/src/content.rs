@@ -18,6 +18,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use kiln_domain::Digest;
 use sha2::Digest as _;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::blob::FileRange;
 
@@ -108,6 +109,8 @@ pub(crate) struct Outgoing {
     state: Mutex<State>,
     /// How many bytes of the blob the connection has taken.
     sent: AtomicU64,
+    /// When it last took some.
+    sent_at: Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -145,6 +148,7 @@ impl Outgoing {
             digest,
             state: Mutex::default(),
             sent: AtomicU64::new(0),
+            sent_at: Mutex::default(),
         })
     }
 
@@ -160,6 +164,11 @@ impl Outgoing {
             end: end.min(self.size_bytes()),
             is_ranged,
         }
+    }
+
+    /// Returns when the connection last took some of it.
+    pub(crate) fn sent_at(&self) -> Option<Instant> {
+        *self.sent_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns what was wrong with the content itself, if anything was.
@@ -197,6 +206,9 @@ impl Outgoing {
 
     fn note_sent(&self, count: u64) {
         self.sent.store(count, Ordering::Relaxed);
+        let mut sent_at = self.sent_at.lock().unwrap_or_else(PoisonError::into_inner);
+        *sent_at = Some(Instant::now());
+        drop(sent_at);
         if let Some(report) = &self.content.report {
             report(count);
         }

@@ -50,7 +50,7 @@ pub enum FetchError {
         source: reqwest::Error,
     },
     /// The server was silent, or slower than allowed, for too long.
-    #[error("{host} did not deliver {what} in {} seconds", after.as_secs_f32())]
+    #[error("{host} did not deliver {what} in {} seconds", tenths(*after))]
     Timeout {
         /// The host.
         host: String,
@@ -362,9 +362,29 @@ pub enum FetchError {
     /// A certificate authority of the configuration is not PEM.
     #[error("an extra certificate authority is not a PEM certificate")]
     ExtraCertificate(#[source] reqwest::Error),
-    /// The proxy's URL is broken.
-    #[error("the proxy is not a URL")]
-    Proxy(#[source] reqwest::Error),
+    /// A client certificate or its key is not PEM, or they do not belong together.
+    #[error("the client certificate {path} and its key cannot be used")]
+    ClientCertificate {
+        /// The certificate's file.
+        path: String,
+        /// What the reader said.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// A header of the configuration is none.
+    #[error("the header {name:?} of the configuration is none")]
+    Header {
+        /// Its name.
+        name: String,
+    },
+    /// The configuration of this host forbids what was asked for.
+    #[error("{what} is blocked by {origin}")]
+    Blocked {
+        /// A reference, or a registry.
+        what: String,
+        /// `FILE:LINE`.
+        origin: String,
+    },
     /// Looking around went wrong in a way of its own.
     #[error(transparent)]
     Browse(#[from] BrowseError),
@@ -392,6 +412,15 @@ impl FetchError {
             }
             _ => None,
         }
+    }
+}
+
+/// Writes seconds with one digit behind the point, where there is something to write.
+fn tenths(time: Duration) -> String {
+    let tenths = (time.as_millis() + 50) / 100;
+    match tenths % 10 {
+        0 => (tenths / 10).to_string(),
+        rest => format!("{}.{rest}", tenths / 10),
     }
 }
 

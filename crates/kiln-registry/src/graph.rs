@@ -242,7 +242,7 @@ mod tests {
         let (content, root, [amd64, arm64]) = content();
         let server = content.serve(&root).await;
         let source = ImageSource::Registry {
-            registry: server.registry(None),
+            registry: server.registry(None).into(),
             reference: server.reference(),
         };
 
@@ -262,7 +262,7 @@ mod tests {
         let (content, root, [_, arm64]) = content();
         let server = content.serve(&root).await;
         let source = ImageSource::Registry {
-            registry: server.registry(None),
+            registry: server.registry(None).into(),
             reference: server.reference(),
         };
         let breadth = Breadth::Platform("linux/arm64".parse().unwrap());
@@ -282,7 +282,7 @@ mod tests {
         }
         let server = content.serve(&root).await;
         let source = ImageSource::Registry {
-            registry: server.registry(None),
+            registry: server.registry(None).into(),
             reference: server.reference(),
         };
 

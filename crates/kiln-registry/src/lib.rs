@@ -29,8 +29,10 @@ mod layout;
 mod outgoing;
 mod push;
 mod referrers_tag;
+mod remote;
 mod resolve;
 mod retry;
+pub mod routes;
 mod scope;
 mod source;
 #[cfg(test)]
@@ -56,6 +58,7 @@ pub use error::FetchError;
 pub use graph::{Breadth, Graph, GraphDocument, read_graph};
 pub use layout::Layout;
 pub use outgoing::{Outgoing, OutgoingDocument, OutgoingError};
+pub use remote::{Identities, Remote, RemoteBlob};
 pub use resolve::{ConfigFuture, Configs, Layer, Resolved, resolve, resolve_with};
 pub use source::ImageSource;
 pub use text::ServerText;

@@ -19,7 +19,7 @@ use crate::transport::Transport;
 /// Longest wait that is not the server's own wish.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-/// Which part of the patience an attempt must still have before it begins: five seconds of two
+/// Which part of the patience an attempt may take however little is left: five seconds of two
 /// minutes.
 const LAST_CHANCE_PART: u32 = 24;
 
@@ -27,8 +27,12 @@ const LAST_CHANCE_PART: u32 = 24;
 ///
 /// Lost is what passed since the last progress when an attempt fails, and the waiting after it.
 /// What several layers lose side by side counts once. Cheap to clone; clones share the time.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Patience(Arc<Mutex<Lost>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Patience {
+    lost: Arc<Mutex<Lost>>,
+    /// Which part of the whole may be used up here, in thousandths.
+    thousandths: u32,
+}
 
 #[derive(Debug, Default)]
 struct Lost {
@@ -37,16 +41,37 @@ struct Lost {
     stretch: Option<(Instant, Instant)>,
 }
 
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            lost: Arc::default(),
+            thousandths: 1000,
+        }
+    }
+}
+
 impl Patience {
-    /// Returns how much may still be lost.
+    /// Shares the time with the place `number` of `count`, which are asked one after the other:
+    /// each leaves something for those behind it.
+    pub(crate) fn of_place(&self, number: usize, count: usize) -> Self {
+        let part = number.saturating_mul(1000) / count.max(1);
+        Self {
+            lost: self.lost.clone(),
+            thousandths: u32::try_from(part).unwrap_or(1000).min(1000),
+        }
+    }
+
+    /// Returns how much may still be lost before the last chance.
     pub(crate) fn left(&self, config: &Config) -> Duration {
-        let lost = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        config.patience.saturating_sub(lost.total)
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = config.patience.saturating_sub(last_chance(config));
+        let here = all * self.thousandths / 1000;
+        here.saturating_sub(lost.total)
     }
 
     /// Counts what passed between two moments, unless it is counted already.
     fn lose(&self, from: Instant, to: Instant) {
-        let mut lost = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((begin, end)) = lost.stretch.filter(|(_, end)| from <= *end) else {
             lost.total = lost.total.saturating_add(to.duration_since(from));
             lost.stretch = Some((from, to));
@@ -97,6 +122,11 @@ impl Attempts {
         self.progress_at = Instant::now();
     }
 
+    /// Notes that there was progress until some moment.
+    pub(crate) fn progress_until(&mut self, moment: Instant) {
+        self.progress_at = self.progress_at.max(moment);
+    }
+
     /// Notes that what arrived in this time was too little to count.
     pub(crate) fn no_progress_for(&mut self, time: Duration) {
         if let Some(moment) = Instant::now().checked_sub(time) {
@@ -112,7 +142,9 @@ impl Attempts {
         work: impl Future<Output = Result<T, FetchError>>,
     ) -> Result<T, FetchError> {
         self.progress();
-        let left = self.patience.left(transport.config());
+        let config = transport.config();
+        // The wait before may have been longer than asked for, on a machine that is busy.
+        let left = self.patience.left(config).max(last_chance(config));
         // Boxed, since asking is a large future that would make all who wait for it as large.
         tokio::time::timeout(left, Box::pin(work))
             .await
@@ -150,8 +182,7 @@ impl Attempts {
             Some(wish) => wish,
             None => self.backoff(config),
         };
-        let last_chance = config.patience / LAST_CHANCE_PART;
-        if self.patience.left(config) < wait.saturating_add(last_chance) {
+        if self.patience.left(config) < wait {
             return Err(error);
         }
         tracing::debug!(%error, failures = self.failures, ?wait, "trying again");
@@ -174,6 +205,11 @@ impl Attempts {
         let share = u32::try_from(chance).unwrap_or(0);
         config.backoff + longest.saturating_sub(config.backoff) * share / 1024
     }
+}
+
+/// The shortest time an attempt is given.
+fn last_chance(config: &Config) -> Duration {
+    config.patience / LAST_CHANCE_PART
 }
 
 #[cfg(test)]

@@ -6,18 +6,19 @@ use kiln_domain::oci::Descriptor;
 use kiln_domain::{Digest, Reference};
 
 use crate::blob::BlobBody;
-use crate::client::{Fetched, MAX_DOCUMENT_BYTES, Registry};
+use crate::client::{Fetched, MAX_DOCUMENT_BYTES};
 use crate::docker_archive::DockerArchive;
 use crate::error::FetchError;
 use crate::layout::Layout;
+use crate::remote::Remote;
 
 /// One image's source, opened. Cheap to clone.
 #[derive(Clone, Debug)]
 pub enum ImageSource {
     /// A registry over the network.
     Registry {
-        /// The registry, seen by the caller.
-        registry: Registry,
+        /// The registry and its mirrors, seen by the caller.
+        registry: Remote,
         /// Which image.
         reference: Reference,
     },
@@ -87,20 +88,22 @@ impl ImageSource {
         Ok(fetched)
     }
 
+    /// Says whether somebody else than who served a blob last may have it.
+    pub fn has_others(&self, digest: &Digest) -> bool {
+        match self {
+            Self::Registry { registry, .. } => registry.has_others(digest),
+            Self::Layout(_) | Self::DockerArchive(_) => false,
+        }
+    }
+
     /// Fetches a small blob, such as a config, whole; at most 4 MiB, digest and size checked.
-    /// Wrong bytes are fetched once more, past the caches on the way.
+    /// Wrong bytes are fetched from whoever else has them, and at last once more, past the caches on
+    /// the way.
     pub async fn small_blob(&self, descriptor: &Descriptor) -> Result<Fetched, FetchError> {
         check_limit(descriptor)?;
         let fetched = match self {
             Self::DockerArchive(archive) => archive.document(descriptor)?,
-            Self::Registry { .. } | Self::Layout(_) => {
-                let fetched = read_whole(self.blob(descriptor, 0).await?).await?;
-                if fetched.digest == descriptor.digest || !self.is_remote() {
-                    fetched
-                } else {
-                    read_whole(self.blob_anew(descriptor).await?).await?
-                }
-            }
+            Self::Registry { .. } | Self::Layout(_) => self.whole_blob(descriptor).await?,
         };
         if fetched.digest != descriptor.digest {
             return Err(FetchError::DigestMismatch {
@@ -111,6 +114,19 @@ impl ImageSource {
         }
         check_size(&fetched, descriptor)?;
         Ok(fetched)
+    }
+
+    async fn whole_blob(&self, descriptor: &Descriptor) -> Result<Fetched, FetchError> {
+        let mut body = self.blob(descriptor, 0).await?;
+        let mut may_ask_again = self.is_remote();
+        loop {
+            let fetched = read_whole(body).await?;
+            if fetched.digest == descriptor.digest || !may_ask_again {
+                return Ok(fetched);
+            }
+            may_ask_again = self.has_others(&descriptor.digest);
+            body = self.blob_anew(descriptor).await?;
+        }
     }
 
     /// Opens a blob at byte `start`. It delivers as many bytes as the descriptor says or an error;
@@ -135,8 +151,8 @@ impl ImageSource {
         Ok(BlobBody::File(range))
     }
 
-    /// Opens a blob whose bytes were wrong the last time: from its start, and past the caches on
-    /// the way.
+    /// Opens a blob whose bytes were wrong the last time: from its start, at whoever else has it, or
+    /// past the caches on the way where nobody has.
     pub async fn blob_anew(&self, descriptor: &Descriptor) -> Result<BlobBody, FetchError> {
         match self {
             Self::Registry {

@@ -152,7 +152,7 @@ impl Server {
     /// Returns every request but the first look whether the server speaks plain HTTP.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         let asked = self.asked.lock().unwrap();
-        let is_probe = |asked: &&Asked| asked.target == "/v2/";
+        let is_probe = |asked: &&Asked| asked.target.ends_with("/v2/");
         asked
             .iter()
             .filter(|asked| !is_probe(asked))

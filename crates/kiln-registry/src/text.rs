@@ -87,6 +87,20 @@ fn escape(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     Ok(())
 }
 
+/// Returns what may be shown of a URL: query strings may be signatures, and user names come with
+/// passwords, so neither is.
+pub(crate) fn shown(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    if scheme.is_empty() {
+        format!("{host}{path}")
+    } else {
+        format!("{scheme}://{host}{path}")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,5 +136,19 @@ mod tests {
         let text = "€".repeat(1000);
 
         assert_eq!(ServerText::new(&text).to_string().len(), 1023);
+    }
+
+    #[test]
+    fn what_is_shown_of_a_url_has_no_secrets() {
+        let cases = [
+            ("https://a.example/k?sig=s#x", "https://a.example/k"),
+            ("https://ann:secret@a.example:8/k", "https://a.example:8/k"),
+            ("https://a.example/k@v1", "https://a.example/k@v1"),
+            ("/boot/vmlinux", "/boot/vmlinux"),
+            ("https://", "https://"),
+        ];
+        for (url, want) in cases {
+            assert_eq!(shown(url), want, "{url}");
+        }
     }
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue,
-    LOCATION, RANGE,
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap,
+    HeaderName, HeaderValue, LOCATION, RANGE,
 };
-use reqwest::{Certificate, Client, ClientBuilder, Method, Proxy, Response, StatusCode};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, Proxy, Response, StatusCode};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use url::{Host, Url};
@@ -20,7 +20,7 @@ use url::{Host, Url};
 use crate::config::Config;
 use crate::content::Piece;
 use crate::error::FetchError;
-use crate::text::ServerText;
+use crate::text::{ServerText, shown};
 use crate::trust::{GuardedResolver, OutOfReach, Reach, Trust, is_loopback, shares_origin};
 
 /// Most redirects followed in one request.
@@ -32,9 +32,13 @@ pub(crate) struct Transport {
     /// The registry, as references name it: for messages.
     host: String,
     trust: Trust,
+    /// The registry's port, where its name has one.
+    port: Option<u16>,
     config: Arc<Config>,
-    /// For the registry's own host and for those the configuration trusts.
+    /// For the registry's own host: it alone sees our certificate and the configured headers.
     home: Client,
+    /// For hosts the configuration trusts, and for those behind a proxy; made when first needed.
+    trusted: OnceCell<Client>,
     /// For hosts the registry sent us to; made when first needed.
     away: OnceCell<(Reach, Client)>,
 }
@@ -54,6 +58,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) body: Option<Body<'a>>,
     /// The part of a blob that is sent along instead.
     pub(crate) piece: Option<&'a Piece>,
+    /// How much longer than usual the answer may take.
+    pub(crate) extra_time: Duration,
     /// What is waited for: for messages.
     pub(crate) what: &'static str,
 }
@@ -91,6 +97,7 @@ impl<'a> Ask<'a> {
             caches: Caches::Welcome,
             body: None,
             piece: None,
+            extra_time: Duration::ZERO,
             what,
         }
     }
@@ -130,19 +137,22 @@ impl Transport {
         endpoint_host: Host<String>,
         config: Arc<Config>,
     ) -> Result<Self, FetchError> {
-        let home = build_client(&config, &endpoint_host, None)?;
+        let is_insecure = config.insecure_hosts.iter().any(|listed| listed == host);
+        let home = build_client(&config, For::Home { is_insecure })?;
         Ok(Self {
             host: host.to_owned(),
             trust: Trust {
                 host: endpoint_host,
                 trusted_hosts: config.trusted_hosts.clone(),
-                is_insecure: config
-                    .insecure_hosts
-                    .iter()
-                    .any(|insecure| insecure == host),
+                is_insecure,
             },
+            // Only what stands in the name: the port of the scheme is that of the registry, too.
+            port: Url::parse(&format!("https://{host}/"))
+                .ok()
+                .and_then(|url| url.port()),
             config,
             home,
+            trusted: OnceCell::new(),
             away: OnceCell::new(),
         })
     }
@@ -233,8 +243,8 @@ impl Transport {
         }
         match ask.piece {
             // Boxed: every request would carry the room for it.
-            Some(piece) => Box::pin(self.send_piece(request, piece, ask.what)).await,
-            None => self.send(request, ask.what).await,
+            Some(piece) => Box::pin(self.send_piece(request, piece, ask)).await,
+            None => self.send_within(request, ask.what, ask.extra_time).await,
         }
     }
 
@@ -244,8 +254,9 @@ impl Transport {
         &self,
         request: reqwest::RequestBuilder,
         piece: &Piece,
-        what: &'static str,
+        ask: Ask<'_>,
     ) -> Result<Response, FetchError> {
+        let what = ask.what;
         let mut request = request
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, piece.len());
@@ -268,7 +279,7 @@ impl Transport {
                 (seen, moved_at) = (sent, Instant::now());
             }
             if sent == piece.end {
-                let limit = self.config.document_timeout;
+                let limit = self.config.document_timeout + ask.extra_time;
                 if moved_at.elapsed() >= limit {
                     return Err(self.timeout(what, limit));
                 }
@@ -320,10 +331,10 @@ impl Transport {
         Ok(response)
     }
 
-    /// Asks once without redirects and credentials and returns the status, whatever it is.
-    pub(crate) async fn probe(&self, url: &Url) -> Result<StatusCode, FetchError> {
+    /// Asks once without redirects and credentials and returns the answer, whatever it is.
+    pub(crate) async fn probe(&self, url: &Url) -> Result<Response, FetchError> {
         let request = self.home.get(url.clone());
-        Ok(self.send(request, "an answer").await?.status())
+        self.send(request, "an answer").await
     }
 
     async fn send(
@@ -331,7 +342,16 @@ impl Transport {
         request: reqwest::RequestBuilder,
         what: &'static str,
     ) -> Result<Response, FetchError> {
-        let stall = self.config.stall_timeout;
+        self.send_within(request, what, Duration::ZERO).await
+    }
+
+    async fn send_within(
+        &self,
+        request: reqwest::RequestBuilder,
+        what: &'static str,
+        extra_time: Duration,
+    ) -> Result<Response, FetchError> {
+        let stall = self.config.stall_timeout + extra_time;
         match tokio::time::timeout(stall, request.send()).await {
             Err(_) => Err(self.timeout(what, stall)),
             Ok(sent) => sent.map_err(|error| self.classify(error, what)),
@@ -387,26 +407,35 @@ impl Transport {
     }
 
     fn redirect_refused(&self, target: &str, reason: &'static str) -> FetchError {
-        // Query strings of redirects are signatures: as good as passwords, so never shown.
-        let without_query = target.split(['?', '#']).next().unwrap_or_default();
         FetchError::RedirectRefused {
             host: self.host.clone(),
-            target: ServerText::new(without_query),
+            target: ServerText::new(&shown(target)),
             reason,
         }
     }
 
     /// Chooses the client whose resolver fits the host.
     async fn client_for(&self, url: &Url) -> Result<&Client, FetchError> {
-        if self.trust.is_home(url) || self.config.proxy.is_some() {
+        // Another port of the host may be another's: it gets neither headers nor a certificate.
+        if self.trust.is_own_host(url) && url.port() == self.port {
             return Ok(&self.home);
+        }
+        // Behind a proxy it is the proxy that resolves names; addresses are seen here all the same.
+        let is_proxied = self.config.proxies.of_url(url).is_some();
+        if is_proxied && !self.trust.is_home(url) && !self.reach().await.includes_literal(url) {
+            return Err(FetchError::AddressRefused {
+                host: url.host_str().unwrap_or_default().to_owned(),
+            });
+        }
+        if self.trust.is_home(url) || is_proxied {
+            let build = || async { build_client(&self.config, For::Trusted) };
+            return self.trusted.get_or_try_init(build).await;
         }
         let (reach, client) = self
             .away
             .get_or_try_init(|| async {
                 let reach = self.reach().await;
-                build_client(&self.config, &self.trust.host, Some(reach))
-                    .map(|client| (reach, client))
+                build_client(&self.config, For::Strangers(reach)).map(|client| (reach, client))
             })
             .await?;
         if reach.includes_literal(url) {
@@ -489,12 +518,22 @@ fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
+/// Whom a client is to speak to.
+#[derive(Clone, Copy, Debug)]
+enum For {
+    /// The registry itself.
+    Home {
+        /// Whether any certificate of it will do.
+        is_insecure: bool,
+    },
+    /// Hosts that may be anywhere.
+    Trusted,
+    /// Hosts that somebody named.
+    Strangers(Reach),
+}
+
 /// Builds a client that follows nothing by itself and takes nothing from the environment.
-fn build_client(
-    config: &Config,
-    registry: &Host<String>,
-    guard: Option<Reach>,
-) -> Result<Client, FetchError> {
+fn build_client(config: &Config, whom: For) -> Result<Client, FetchError> {
     let mut builder = ClientBuilder::new()
         .user_agent(config.user_agent.as_str())
         .connect_timeout(config.connect_timeout)
@@ -503,18 +542,47 @@ fn build_client(
         // One connection per layer: the transfer is bulk, and HTTP/2 would share one window.
         .http1_only()
         .no_proxy();
-    if let Some(proxy) = config.proxy.as_deref().filter(|_| !is_loopback(registry)) {
-        builder = builder.proxy(Proxy::all(proxy).map_err(FetchError::Proxy)?);
-    }
+    let proxies = config.proxies.clone();
+    builder = builder.proxy(Proxy::custom(move |url| {
+        proxies.of_url(url).map(|proxy| proxy.expose().clone())
+    }));
     for pem in &config.extra_ca_pem {
         let certificates =
             Certificate::from_pem_bundle(pem).map_err(FetchError::ExtraCertificate)?;
         builder = builder.tls_certs_merge(certificates);
     }
-    if let Some(reach) = guard {
-        builder = builder.dns_resolver(GuardedResolver(reach));
+    match whom {
+        For::Home { is_insecure } => {
+            builder = builder.default_headers(headers(config)?);
+            if let Some(file) = &config.client_pem {
+                let identity = Identity::from_pem(&file.pem);
+                let unusable = |source| FetchError::ClientCertificate {
+                    path: file.path.clone(),
+                    source,
+                };
+                builder = builder.identity(identity.map_err(unusable)?);
+            }
+            if is_insecure && config.insecure_may_be_https {
+                builder = builder.tls_danger_accept_invalid_certs(true);
+            }
+        }
+        For::Trusted => {}
+        For::Strangers(reach) => builder = builder.dns_resolver(GuardedResolver(reach)),
     }
     builder.build().map_err(FetchError::Setup)
+}
+
+/// Makes the configured headers; their values are not shown anywhere.
+fn headers(config: &Config) -> Result<HeaderMap, FetchError> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &config.headers {
+        let refused = || FetchError::Header { name: name.clone() };
+        let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| refused())?;
+        let mut value = HeaderValue::from_str(value).map_err(|_| refused())?;
+        value.set_sensitive(true);
+        headers.insert(key, value);
+    }
+    Ok(headers)
 }
 
 /// Finds an error of type `T` among the sources of `error`; looks into I/O errors, which hide

@@ -47,7 +47,8 @@ impl Trust {
         let is_same_host = host.to_owned() == self.host;
         let is_loopback_pair = is_loopback(&self.host) && is_loopback(&host.to_owned());
         let is_named = self.is_trusted(&url) || self.is_known(&host);
-        let may_be_plain = is_loopback_pair || self.is_insecure;
+        // Being insecure is said of a registry, not of its whole domain.
+        let may_be_plain = is_loopback_pair || (self.is_insecure && (is_same_host || is_named));
         if url.scheme() == "http" && !may_be_plain {
             return Err("it is not https");
         }
@@ -70,7 +71,12 @@ impl Trust {
 
     /// Says whether `url` leads to the registry's own host or to one the configuration trusts.
     pub(crate) fn is_home(&self, url: &Url) -> bool {
-        url.host().is_some_and(|host| host.to_owned() == self.host) || self.is_trusted(url)
+        self.is_own_host(url) || self.is_trusted(url)
+    }
+
+    /// Says whether `url` leads to the registry's own host.
+    pub(crate) fn is_own_host(&self, url: &Url) -> bool {
+        url.host().is_some_and(|host| host.to_owned() == self.host)
     }
 
     fn is_trusted(&self, url: &Url) -> bool {
@@ -304,7 +310,12 @@ mod tests {
                 "http://insecure.example.com/token",
                 Ok(()),
             ),
-            ("insecure.example.com", "http://evil.io/token", other),
+            (
+                "insecure.example.com",
+                "http://auth.example.com/token",
+                plain,
+            ),
+            ("insecure.example.com", "http://evil.io/token", plain),
         ];
         for (host, realm, want) in cases {
             let got = trust(host, &["sso.corp:8443"]).check_realm(realm);

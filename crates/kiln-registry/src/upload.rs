@@ -14,6 +14,7 @@
 //! Dropping the future closes the connection; the registry forgets half an upload by itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kiln_domain::oci::Descriptor;
 use kiln_domain::{Digest, Reference};
@@ -44,6 +45,10 @@ const MIN_CHUNK_BYTES: u64 = 1 << 19;
 /// How often an upload is begun anew because the registry knows it no longer, or is elsewhere in
 /// it than we are.
 const MAX_RESTARTS: u32 = 4;
+
+/// The slowest registry that is waited for when it closes an upload, in bytes per second: many
+/// read the whole blob once more then, or copy it from one store to another.
+const CLOSING_BYTES_PER_SECOND: u64 = 8 << 20;
 
 /// How a blob came to be in a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,14 +211,25 @@ impl From<FetchError> for Fault {
     }
 }
 
+fn closing_time(size_bytes: u64) -> Duration {
+    Duration::from_secs(size_bytes / CLOSING_BYTES_PER_SECOND)
+}
+
 impl Upload<'_> {
     async fn run(mut self, mut session: Session) -> Result<Pushed, FetchError> {
         loop {
             match self.step(&mut session).await {
                 Ok(true) => return Ok(Pushed::Sent),
-                Ok(false) => self.attempts.forgive(),
+                Ok(false) => {
+                    self.attempts.progress();
+                    self.attempts.forgive();
+                }
                 Err(fault) => {
                     self.check_content()?;
+                    // What went out was no time lost, however long it took.
+                    if let Some(moment) = self.outgoing.sent_at() {
+                        self.attempts.progress_until(moment);
+                    }
                     match self.recover(session, fault).await? {
                         Next::Finished => return Ok(Pushed::Sent),
                         Next::GoOn(next) => session = next,
@@ -328,6 +344,8 @@ impl Upload<'_> {
             .piece(session.at, self.outgoing.size_bytes(), false);
         let ask = Ask {
             piece: Some(&piece).filter(|piece| piece.len() > 0),
+            // The registry may read and move the whole blob before it answers.
+            extra_time: closing_time(self.outgoing.size_bytes()),
             ..Ask::with(&Method::PUT, WHAT)
         };
         let answer = self.registry.ask_at(self.scope, &url, ask).await?;

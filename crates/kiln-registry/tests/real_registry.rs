@@ -178,7 +178,7 @@ impl Served {
         let reference = self.reference(name);
         let registry = Registry::new(&reference, credentials, Arc::new(config)).unwrap();
         ImageSource::Registry {
-            registry,
+            registry: registry.into(),
             reference,
         }
     }

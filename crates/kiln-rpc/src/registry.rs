@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jsonrpsee::core::RegisterMethodError;
 use kiln_api::registry::logins::{Login, Logins, Logout};
 use kiln_api::registry::{
-    Blob, Catalog, Delete, Manifest, Ping, RateLimit, Referrers, Tags, Untag,
+    Blob, Catalog, Delete, Explain, Manifest, Ping, RateLimit, Referrers, Tags, Untag,
 };
 use kiln_service::Registries;
 
@@ -54,5 +54,6 @@ pub(crate) fn register(
     })?;
     table.method::<Logins, _, _, _>(desk, |desk, caller, params| async move {
         desk.logins(&caller.actor, params).await
-    })
+    })?;
+    table.method::<Explain, _, _, _>(desk, |desk, _, params| async move { desk.explain(&params) })
 }

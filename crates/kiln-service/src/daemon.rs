@@ -1,6 +1,6 @@
 //! The daemon itself: the desk that tells what it is and how it stands.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use kiln_api::Failure;
 use kiln_api::daemon::{
@@ -26,7 +26,7 @@ pub struct Identity {
     pub architecture: Architecture,
     /// Where it keeps things.
     pub places: Places,
-    /// Its configuration with origins.
+    /// Its configuration with origins, as it was read at start.
     pub config: Vec<Setting>,
     /// What start-up put in order.
     pub recovered: Recovered,
@@ -38,6 +38,8 @@ pub struct DaemonDesk {
     store: Store,
     board: Arc<Board>,
     identity: Arc<Identity>,
+    /// The configuration in force, which may be read anew.
+    config: Arc<RwLock<Vec<Setting>>>,
 }
 
 impl DaemonDesk {
@@ -46,8 +48,19 @@ impl DaemonDesk {
         Self {
             store,
             board,
+            config: Arc::new(RwLock::new(identity.config.clone())),
             identity: Arc::new(identity),
         }
+    }
+
+    /// Tells another configuration from now on.
+    pub fn tell_config(&self, settings: Vec<Setting>) {
+        let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        *config = settings;
+    }
+
+    fn config(&self) -> RwLockReadGuard<'_, Vec<Setting>> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells everything that a caller may know about the daemon.
@@ -81,7 +94,7 @@ impl DaemonDesk {
                 uid: actor.uid,
                 superadmin: actor.role == Role::Superadmin,
             },
-            config: identity.config.clone(),
+            config: self.config().clone(),
         })
     }
 }

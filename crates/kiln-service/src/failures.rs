@@ -22,7 +22,9 @@ use crate::pulls::ProbeError;
 use crate::space::NoRoom;
 use crate::system_logins::LoginError;
 
-pub(crate) use fetch::{document_failure, fetch_failure, source_failure};
+pub(crate) use fetch::{
+    document_failure, fetch_failure, name_failure, short_name_failure, source_failure,
+};
 
 /// Tells a full disk from every other reason the system gives.
 pub(crate) fn storage_code(error: &io::Error) -> Code {

@@ -28,9 +28,10 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use kiln_api::operation::{LayerProgress, LayerState};
 use kiln_cache::Cache;
-use kiln_domain::{Credentials, Digest, Platform, RegistryName, Source};
+use kiln_domain::{Digest, Platform, Source};
 use kiln_layers::Pack;
-use kiln_registry::{DockerArchive, FetchError as SourceError, ImageSource, Layout};
+use kiln_registry::routes::TlsVerify;
+use kiln_registry::{DockerArchive, FetchError as SourceError, Identities, ImageSource, Layout};
 use kiln_store::version_blobs::BlobRole;
 
 pub use error::FetchError;
@@ -65,8 +66,10 @@ pub struct FetchRequest {
     pub files: SourceFiles,
     /// Which platform of it.
     pub platform: Platform,
-    /// Who to be at the registry.
-    pub credentials: Option<Credentials>,
+    /// Who to be at the registry, and at each of its mirrors.
+    pub identities: Identities,
+    /// What the caller says about certificates.
+    pub tls: TlsVerify,
 }
 
 /// The files of a local source.
@@ -116,8 +119,9 @@ impl Fetcher {
 
     pub(crate) async fn open(&self, request: &FetchRequest) -> Result<ImageSource, FetchError> {
         if let Source::Registry(reference) = &request.source {
-            let name = RegistryName::of(reference);
-            let registry = self.remotes.registry(&name, request.credentials.clone())?;
+            let registry = self
+                .remotes
+                .remote(reference, &request.identities, request.tls)?;
             return Ok(ImageSource::Registry {
                 registry,
                 reference: reference.clone(),

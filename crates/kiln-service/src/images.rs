@@ -28,6 +28,7 @@ use crate::find_image::{
 use crate::views;
 
 pub use open::ImageFiles;
+pub(crate) use open::{OpenError, modules_tar, open_failure};
 
 /// Microseconds of a day.
 const DAY_MICROS: i64 = 86_400_000_000;

@@ -34,6 +34,7 @@ use crate::board::Board;
 use crate::clock::Clock;
 use crate::guest_initrds::GuestInitrds;
 use crate::host_files::HostFiles;
+use crate::remotes::Remotes;
 use crate::seams::{BuildRootfs, FetchTree};
 
 pub(crate) use begin::{Attendance, Launched, Makes, Opening, record_progress};
@@ -74,6 +75,8 @@ pub struct Records {
     pub architecture: Architecture,
     /// Where artifact directories are.
     pub images: PathBuf,
+    /// How registries are reached, and what short names stand for.
+    pub remotes: Arc<Remotes>,
     /// Threads that assemble and copy.
     pub build_pool: Pool,
     /// Threads that look at files, a caller's and our own: short work, that must not wait behind

@@ -2,6 +2,7 @@
 
 mod blob;
 mod deletion;
+mod explain;
 mod lists;
 mod logins;
 mod manifest;
@@ -18,7 +19,7 @@ pub use blob::BlobFiles;
 
 use crate::failures::source_failure;
 use crate::pulls::credentials;
-use crate::remotes::Remotes;
+use crate::remotes::{Remotes, tls_verify};
 use crate::system_logins::SystemLogins;
 
 /// Asks registries on behalf of callers.
@@ -51,7 +52,10 @@ impl Registries {
             .credentials
             .as_ref()
             .map(|given| given.username.clone());
-        let registry = self.open(&params.registry, params.credentials)?;
+        let identity = params.credentials.map(credentials);
+        let tls = tls_verify(params.tls_verify);
+        let registry = self.remotes.registry_with(&params.registry, identity, tls);
+        let registry = registry.map_err(|error| source_failure(&error))?;
         let pong = registry
             .ping()
             .await

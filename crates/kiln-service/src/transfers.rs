@@ -11,6 +11,7 @@
 
 mod copy;
 mod finish;
+mod packed;
 mod push;
 mod referrers;
 mod shipment;

@@ -8,6 +8,7 @@
 //! - [`process`], [`wait`]: child processes that never outlive their owner; waiting with limits.
 //! - [`fixtures`]: a folder of things that are slow to make, made once.
 //! - [`registry`], [`token`], [`certificates`]: a real registry, open, with a password or tokens.
+//! - [`faults`]: a registry that misbehaves as it is told.
 //! - [`oci_registry`]: a registry of the newest specification, in memory.
 //! - [`images`]: OCI images, small and odd or real and large.
 //! - [`compare`]: what a tree consists of, and how two trees differ.
@@ -25,6 +26,7 @@ pub mod compare;
 pub mod daemon;
 pub mod debs;
 pub mod elf;
+pub mod faults;
 pub mod fixtures;
 pub mod guest_programs;
 pub mod http;

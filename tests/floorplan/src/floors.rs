@@ -78,6 +78,11 @@ const SHARED: &[(&str, &str, &str)] = &[
         "archives may be compressed as a whole",
     ),
     (
+        "flate2",
+        "kiln-bootable",
+        "a disk for others lies in a layer, and every runtime takes gzip",
+    ),
+    (
         "tar",
         "kiln-bootable",
         "an exported image is an archive of blobs, and a disk for others lies in a layer",

@@ -146,6 +146,8 @@ async fn begin(
         size_bytes: None,
         platform: None,
         credentials: None,
+        mirror_credentials: Vec::new(),
+        tls_verify: true,
         source_files: passed.files,
         detach: true,
     };

@@ -3,12 +3,13 @@
 use clap::Args;
 use kiln_api::kernel::{Pull, PullOutcome, PullParams};
 use kiln_api::{Failure, codes};
-use kiln_domain::{KernelName, Reference};
+use kiln_domain::KernelName;
 
 use super::lines;
 use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
 use crate::follow;
+use crate::reach::{Reach, TlsArguments};
 use crate::session::Session;
 
 /// What to pull.
@@ -32,6 +33,8 @@ pub(crate) struct Arguments {
     platform: Option<String>,
     #[command(flatten)]
     credentials: CredentialsArguments,
+    #[command(flatten)]
+    tls: TlsArguments,
     /// Return the operation at once and let the daemon go on
     #[arg(long)]
     detach: bool,
@@ -43,13 +46,16 @@ pub(super) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         .iter()
         .any(|scheme| arguments.source.starts_with(scheme));
     let named = arguments.credentials.stated(session)?;
-    let credentials = match (named, arguments.source.parse::<Reference>()) {
-        (Some(_), _) if is_url => {
-            let text = "credentials go to registries only, never with a URL";
-            return Err(Failure::new(codes::request::INVALID_PARAMS, text).into());
-        }
-        (None, Ok(reference)) if !is_url => arguments.credentials.find(&reference, session).await?,
-        (named, _) => named,
+    if named.is_some() && is_url {
+        let text = "credentials go to registries only, never with a URL";
+        return Err(Failure::new(codes::request::INVALID_PARAMS, text).into());
+    }
+    let client = session.connect().await?;
+    let reach = if is_url {
+        Reach::nowhere(None)
+    } else {
+        let (credentials, tls) = (&arguments.credentials, &arguments.tls);
+        Reach::of(&arguments.source, named, credentials, tls, &client, session).await?
     };
     let (reference, url) = if is_url {
         (None, Some(arguments.source))
@@ -62,10 +68,11 @@ pub(super) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         url,
         sha256: arguments.digest,
         platform: arguments.platform,
-        credentials,
+        credentials: reach.credentials,
+        mirror_credentials: reach.mirror_credentials,
+        tls_verify: reach.tls_verify,
         detach: true,
     };
-    let client = session.connect().await?;
     let started = match session.call::<Pull>(&client, &params).await? {
         PullOutcome::Kernel(kernel) => {
             return session.output().one(&*kernel, kernel.name.as_str(), lines);

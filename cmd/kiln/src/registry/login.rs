@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::system;
 use crate::credentials::{IDENTITY_TOKEN, broken, places};
 use crate::failure::CommandError;
+use crate::reach::TlsArguments;
 use crate::session::Session;
 use crate::text::cell;
 use crate::{output, secret};
@@ -175,6 +176,7 @@ pub(super) async fn ping(
     let params = PingParams {
         registry: registry.clone(),
         credentials: Some(credentials),
+        tls_verify: TlsArguments::default().verify(registry, session)?,
     };
     session.call::<Ping>(&client, &params).await
 }

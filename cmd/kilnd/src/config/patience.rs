@@ -1,4 +1,4 @@
-//! `[registry.limits]`: how long a registry may take, and how often it is asked again.
+//! `[registries.limits]`: how long a registry may take, and how often it is asked again.
 //!
 //! What each limit does is written at `kiln_registry::Config`, whose defaults these are.
 
@@ -69,7 +69,7 @@ impl Patience {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         for (key, valued) in self.keys() {
             let (most, range) = match key {
-                "registry.limits.attempts" => (100, "1 to 100"),
+                "registries.limits.attempts" => (100, "1 to 100"),
                 _ => (3_600, "1 to 3600"),
             };
             in_range(key, valued, most, range)?;
@@ -81,18 +81,21 @@ impl Patience {
     pub(super) fn keys(&self) -> [(&'static str, &Valued<u64>); 7] {
         [
             (
-                "registry.limits.connect_timeout_seconds",
+                "registries.limits.connect_timeout_seconds",
                 &self.connect_timeout,
             ),
-            ("registry.limits.stall_timeout_seconds", &self.stall_timeout),
             (
-                "registry.limits.document_timeout_seconds",
+                "registries.limits.stall_timeout_seconds",
+                &self.stall_timeout,
+            ),
+            (
+                "registries.limits.document_timeout_seconds",
                 &self.document_timeout,
             ),
-            ("registry.limits.slow_window_seconds", &self.slow_window),
-            ("registry.limits.attempts", &self.attempts),
-            ("registry.limits.retry_after_seconds", &self.retry_after),
-            ("registry.limits.lost_seconds", &self.lost),
+            ("registries.limits.slow_window_seconds", &self.slow_window),
+            ("registries.limits.attempts", &self.attempts),
+            ("registries.limits.retry_after_seconds", &self.retry_after),
+            ("registries.limits.lost_seconds", &self.lost),
         ]
     }
 

@@ -72,6 +72,12 @@ pub enum PushForm {
     /// The OCI image it was made from, byte for byte.
     #[default]
     Oci,
+    /// The built image: root filesystem in chunks, kernel, initrd, modules. Another Kiln that pulls
+    /// it builds nothing.
+    Bootable,
+    /// The root filesystem as a qcow2 disk in an OCI image of one layer, as KubeVirt takes it, with
+    /// kernel and initrd beside it.
+    Containerdisk,
 }
 
 impl PushForm {

@@ -193,6 +193,24 @@ fn what_a_chunk_is_not_is_refused() {
     assert!(matches!(cancelled, Err(UnpackError::Cancelled)));
 }
 
+#[test]
+fn what_was_unpacked_can_be_taken_back() {
+    let files = image();
+    let blobs = packed(&files);
+    let chunks = chunks(&blobs);
+    let again = tempfile::tempfile().unwrap();
+    again.set_len(SIZE).unwrap();
+    again.write_all_at(b"kept", 0).unwrap();
+    again.write_all_at(&noise(9, 9000), 5 << 20).unwrap();
+
+    clear(&again, &chunks[0]).unwrap();
+
+    unpack_into(&again, &blobs[0].1, &chunks[0]).unwrap();
+    unpack_into(&again, &blobs[1].1, &chunks[1]).unwrap();
+    again.write_all_at(&[0; 4], 0).unwrap();
+    assert!(content(&again) == content(&files.rootfs));
+}
+
 /// A few bytes may stand for any number: no more than announced are ever unpacked.
 #[test]
 fn a_bomb_is_cut_at_the_length_that_was_announced() {

@@ -542,6 +542,10 @@ fn a_sweep_leaves_a_partial_for_a_day_and_one_in_use_for_ever() {
     assert_eq!(cache.sweep(later(at, DAY)).unwrap().files, 1);
     assert_eq!(count_below(&cache.ingest), 0);
 
+    // Hardly begun, when a daemon was killed.
+    fs::write(cache.partial_path(&digest), "little").unwrap();
+    assert_eq!(cache.sweep_partials(at).unwrap().files, 1);
+
     // From a clock that was wrong.
     begin(&cache, &digest, content.len(), &content[..MUCH]);
     assert_eq!(cache.sweep_partials(later(at, -2 * DAY)).unwrap().files, 1);

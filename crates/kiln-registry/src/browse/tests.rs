@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::config::Config;
+use crate::routes::{Proxies, ProxyUrl};
 use crate::testing::{Asked, Reply, Server, ada, impatient};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -16,7 +17,10 @@ fn through(server: &Server, host: &str) -> Registry {
     let name: RegistryName = host.parse().unwrap();
     let config = Config {
         insecure_hosts: vec![host.to_owned()],
-        proxy: Some(format!("http://{}", server.authority())),
+        proxies: Proxies::always(
+            ProxyUrl::parse(server.authority()).unwrap(),
+            "this test".to_owned(),
+        ),
         ..(*impatient()).clone()
     };
     Registry::named(&name, None, Arc::new(config)).unwrap()

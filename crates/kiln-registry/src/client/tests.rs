@@ -2,6 +2,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::routes::{Proxies, ProxyUrl};
 use crate::testing::{ADA, Asked, OCI_MANIFEST, Reply, Server, ada, impatient, manifest};
 
 /// Answers every manifest request with the manifest.
@@ -203,7 +204,10 @@ async fn story(
     let config = Config {
         insecure_hosts: vec!["registry.test".to_owned()],
         trusted_hosts: trusted_hosts.iter().map(|&host| host.to_owned()).collect(),
-        proxy: Some(format!("http://{}", server.authority())),
+        proxies: Proxies::always(
+            ProxyUrl::parse(server.authority()).unwrap(),
+            "this test".to_owned(),
+        ),
         ..Config::clone(&impatient())
     };
     let reference: Reference = "registry.test/app:1".parse().unwrap();
@@ -484,6 +488,45 @@ async fn a_server_that_answers_plain_text_with_an_alert_is_asked_with_tls() {
     assert!(matches!(error, FetchError::Tls { .. }), "{error:?}");
     // A plain request begins with GET, one of TLS with a handshake record.
     assert_eq!(serving.await.unwrap(), [b'G', 0x16]);
+}
+
+/// A server that hangs up once is no server of TLS.
+#[tokio::test]
+async fn a_bad_first_moment_does_not_make_a_registry_one_of_tls() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(async move {
+        let mut first = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut byte = [0];
+            stream.read_exact(&mut byte).await.unwrap();
+            first.push(byte[0]);
+            if first.len() > 2 {
+                let body = manifest();
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+                    body.len()
+                );
+                stream.write_all((head + &body).as_bytes()).await.unwrap();
+            }
+            if first.len() == 4 {
+                return first;
+            }
+        }
+    });
+    let reference: Reference = format!("{address}/app:1").parse().unwrap();
+    let patient = Config {
+        attempts: 2,
+        backoff: Duration::from_millis(1),
+        ..Config::clone(&impatient())
+    };
+    let registry = Registry::new(&reference, None, Arc::new(patient)).unwrap();
+
+    registry.manifest(&reference).await.unwrap();
+
+    // Plain, TLS, then plain again for good.
+    assert_eq!(serving.await.unwrap(), [b'G', 0x16, b'G', b'G']);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ fn amd64() -> Platform {
 
 fn source_of(server: &Server) -> ImageSource {
     ImageSource::Registry {
-        registry: server.registry(None),
+        registry: server.registry(None).into(),
         reference: server.reference(),
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::routes::PemFile;
 use crate::testing::{Asked, Reply, Server, impatient};
 
 const ASK: Ask<'static> = Ask {
@@ -8,6 +9,7 @@ const ASK: Ask<'static> = Ask {
     caches: Caches::Welcome,
     body: None,
     piece: None,
+    extra_time: Duration::ZERO,
     what: "a test",
 };
 
@@ -60,6 +62,50 @@ async fn a_private_registry_reaches_its_network_but_not_this_host() {
 }
 
 #[tokio::test]
+async fn configured_headers_reach_the_registry_and_no_other_port_of_its_host() {
+    let registry = Server::start(|_, _| Reply::ok("x")).await;
+    let other = Server::start(|_, _| Reply::ok("x")).await;
+    let config = Config {
+        headers: vec![("x-key".to_owned(), "secret".to_owned())],
+        ..Config::default()
+    };
+    let host = Host::parse("127.0.0.1").unwrap();
+    let transport = Transport::new(registry.authority(), host, Arc::new(config)).unwrap();
+
+    for server in [&registry, &other] {
+        let url = Url::parse(&format!("http://{}/x", server.authority())).unwrap();
+        transport.ask(&url, ASK, None).await.unwrap();
+    }
+
+    assert_eq!(registry.asked()[0].header("x-key"), Some("secret"));
+    assert_eq!(other.asked()[0].header("x-key"), None);
+}
+
+#[tokio::test]
+async fn a_proxy_is_not_asked_for_addresses_out_of_reach() {
+    let proxy = Server::start(|_, _| Reply::ok("x")).await;
+    let words = crate::routes::ProxyWords {
+        http: Some(format!("http://{}", proxy.authority())),
+        ..Default::default()
+    };
+    let config = Config {
+        proxies: crate::routes::Proxies::of_environment(&words).unwrap(),
+        ..Config::default()
+    };
+    let host = Host::parse("8.8.8.8").unwrap();
+    let transport = Transport::new("8.8.8.8", host, Arc::new(config)).unwrap();
+
+    let url = Url::parse("http://169.254.169.254/latest").unwrap();
+    let error = transport.ask(&url, ASK, None).await.unwrap_err();
+
+    assert!(
+        matches!(error, FetchError::AddressRefused { .. }),
+        "{error:?}"
+    );
+    assert_eq!(proxy.targets(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn an_answer_that_cannot_be_read_is_not_a_host_that_cannot_be_reached() {
     let long = "x".repeat(1 << 20);
     let many = |_: &Asked, _: usize| {
@@ -93,17 +139,25 @@ fn unusable_settings_are_refused_by_name() {
         let host = Host::parse("registry.test").unwrap();
         let error = Transport::new("registry.test", host, Arc::new(config)).unwrap_err();
         let text = format!("{error:?}");
-        text.split('(').next().unwrap().to_owned()
+        text.split(['(', ' ']).next().unwrap().to_owned()
     };
     let no_pem = Config {
         extra_ca_pem: vec![b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n".to_vec()],
         ..Config::default()
     };
-    let no_proxy = Config {
-        proxy: Some("http://".to_owned()),
+    let no_identity = Config {
+        client_pem: Some(PemFile {
+            path: "/c".to_owned(),
+            pem: b"no PEM".to_vec(),
+        }),
+        ..Config::default()
+    };
+    let no_header = Config {
+        headers: vec![("a b".to_owned(), "c".to_owned())],
         ..Config::default()
     };
 
     assert_eq!(name_of(no_pem), "ExtraCertificate");
-    assert_eq!(name_of(no_proxy), "Proxy");
+    assert_eq!(name_of(no_identity), "ClientCertificate");
+    assert_eq!(name_of(no_header), "Header");
 }

@@ -6,10 +6,12 @@ use kiln_cache::{CacheError, IngestError};
 use kiln_domain::oci::DocumentError;
 use kiln_domain::oci::bootable::BootableError;
 use kiln_layers::DecodeError;
+use kiln_registry::routes::ShortNameError;
 use kiln_registry::{BrowseError, FetchError as SourceError};
 
 use super::{full_or_failed, pool_failure, room_failure, storage_code};
 use crate::fetch::FetchError;
+use crate::remotes::NameError;
 
 pub(crate) fn fetch_failure(error: &FetchError) -> Failure {
     match error {
@@ -92,7 +94,11 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         }
         SourceError::TooLarge { .. } => codes::file::TOO_LARGE,
         SourceError::Timeout { .. } => codes::registry::TIMED_OUT,
-        SourceError::Tls { .. } => codes::registry::TLS_FAILED,
+        SourceError::Tls { .. }
+        | SourceError::ExtraCertificate(_)
+        | SourceError::ClientCertificate { .. }
+        | SourceError::Header { .. }
+        | SourceError::Setup(_) => codes::registry::TLS_FAILED,
         SourceError::AuthRequired { .. } => codes::registry::AUTH_REQUIRED,
         SourceError::AuthFailed { .. } => codes::registry::AUTH_FAILED,
         SourceError::Denied { .. } => codes::registry::DENIED,
@@ -127,9 +133,7 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         SourceError::TagAmbiguous { .. } => codes::source::AMBIGUOUS,
         SourceError::Browse(error) => browse_code(error),
         SourceError::Io { source, .. } => storage_code(source),
-        SourceError::ExtraCertificate(_) | SourceError::Proxy(_) | SourceError::Setup(_) => {
-            codes::registry::TLS_FAILED
-        }
+        SourceError::Blocked { .. } => codes::registry::BLOCKED,
     };
     let failure = Failure::from_error(code, error);
     match error {
@@ -147,6 +151,36 @@ fn browse_code(error: &BrowseError) -> Code {
         }
         BrowseError::AnswerMalformed { .. } | BrowseError::PageRefused { .. } => {
             codes::registry::UNEXPECTED_ANSWER
+        }
+    }
+}
+
+pub(crate) fn name_failure(error: &NameError) -> Failure {
+    match error {
+        NameError::Source(_) => Failure::from_error(codes::source::INVALID_REFERENCE, error),
+        NameError::ShortName(error) => short_name_failure(error),
+    }
+}
+
+pub(crate) fn short_name_failure(error: &ShortNameError) -> Failure {
+    match error {
+        ShortNameError::Reference(_) => {
+            Failure::from_error(codes::source::INVALID_REFERENCE, error)
+        }
+        ShortNameError::Strict { name } => {
+            Failure::from_error(codes::source::INVALID_REFERENCE, error).with_hint(
+                format!("write it with its registry, such as docker.io/library/{name}"),
+                None,
+            )
+        }
+        ShortNameError::Ambiguous {
+            name, registries, ..
+        } => {
+            let first = registries.first().map_or("docker.io", String::as_str);
+            Failure::from_error(codes::source::AMBIGUOUS, error).with_hint(
+                format!("write it with its registry, such as {first}/{name}"),
+                None,
+            )
         }
     }
 }

@@ -170,7 +170,7 @@ impl Fetcher {
         &self,
         bootable: &Bootable,
     ) -> Result<FetchNeeds, FetchError> {
-        if bootable.source.reference().is_none() {
+        if !bootable.source.is_remote() {
             return Ok(FetchNeeds::default());
         }
         let cache = self.cache.clone();
@@ -192,9 +192,15 @@ impl Fetcher {
         self.looks.run(look).await?
     }
 
+    /// Makes a file without a name on the disk of the cache.
+    pub(crate) async fn scratch(&self) -> Result<File, FetchError> {
+        let cache = self.cache.clone();
+        Ok(self.looks.run(move || cache.scratch()).await??)
+    }
+
     /// Drops the chunks from the cache.
     pub(super) async fn discard_chunks(&self, bootable: &Bootable) {
-        if bootable.source.reference().is_none() {
+        if !bootable.source.is_remote() {
             return;
         }
         let cache = self.cache.clone();

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kiln_api::operation::LayerState;
 use kiln_bootable::{UnpackError, unpack};
-use kiln_cache::{Cache, IngestError};
+use kiln_cache::{Cache, Ingest, IngestError};
 use kiln_domain::oci::bootable::Chunk;
 use kiln_registry::{BlobBody, ImageSource};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::error::FetchError;
 use super::feed::{KeepingReader, chunk_channel};
-use super::layer::{Condition, Hasher, drop_if_damaged, kept_failure};
+use super::layer::{Condition, Hasher, drop_if_damaged, is_digest_mismatch, kept_failure};
 use super::{Fetcher, place};
 use crate::board::Running;
 
@@ -50,7 +50,7 @@ impl Job<'_> {
         // Others who want the same chunk from there wait, and find it.
         let key = (place(self.source), self.chunk.descriptor.digest);
         let _turn = self.fetcher.locks.lock(key).await;
-        let is_remote = self.source.reference().is_some();
+        let is_remote = self.source.is_remote();
         let unpacking = self.unpacking();
         let kept = if is_remote {
             self.fetcher.pool.run(move || unpacking.cached()).await??
@@ -70,16 +70,48 @@ impl Job<'_> {
         Ok(())
     }
 
+    /// Fetches it; wrong bytes that came over the network, now or in an earlier life, once more.
     async fn fetch(&self) -> Result<(), FetchError> {
-        let body = self.source.blob(&self.chunk.descriptor, 0).await?;
-        let unpacking = self.unpacking();
+        let error = match self.fetch_once(Asking::Rest).await {
+            Err(error) if self.source.is_remote() && is_digest_mismatch(&error) => error,
+            done => return done,
+        };
+        let digest = self.chunk.descriptor.digest;
+        tracing::warn!(%digest, %error, "wrong bytes came: fetching them once more");
+        let (rootfs, chunk) = (self.rootfs.clone(), self.chunk.clone());
+        let clear = move || kiln_bootable::clear(&rootfs, &chunk);
+        let cleared = self.fetcher.pool.run(clear).await?;
+        cleared.map_err(|source| FetchError::Chunk {
+            digest,
+            source: UnpackError::Output { source },
+        })?;
+        self.running.layer(self.index, LayerState::Fetching);
+        self.fetch_once(Asking::Anew).await
+    }
+
+    async fn fetch_once(&self, asking: Asking) -> Result<(), FetchError> {
+        let descriptor = &self.chunk.descriptor;
         let pool = &self.fetcher.pool;
-        let mut stream = match body {
-            BlobBody::File(range) => return pool.run(move || unpacking.read(range, 1)).await?,
-            BlobBody::Stream(stream) => stream,
+        let unpacking = self.unpacking();
+        if !self.source.is_remote() {
+            let body = self.source.blob(descriptor, 0).await?;
+            let BlobBody::File(range) = body else {
+                let name = descriptor.digest.to_string();
+                return Err(FetchError::MissingFile { name });
+            };
+            return pool.run(move || unpacking.read(range, 1)).await?;
+        }
+        let ingest = self.begin(asking).await?;
+        let body = match asking {
+            Asking::Rest => self.source.blob(descriptor, ingest.kept_bytes()).await?,
+            Asking::Anew => self.source.blob_anew(descriptor).await?,
+        };
+        let BlobBody::Stream(mut stream) = body else {
+            let name = descriptor.digest.to_string();
+            return Err(FetchError::MissingFile { name });
         };
         let (sender, reader) = chunk_channel();
-        let placed = pool.run(move || unpacking.keep(reader));
+        let placed = pool.run(move || unpacking.keep(reader, ingest));
         let download = async move {
             while let Some(bytes) = stream.next().await? {
                 // Who unpacks and has gone away says itself why.
@@ -94,6 +126,22 @@ impl Job<'_> {
         // A broken download breaks the unpacking too; the download is the cause.
         downloaded?;
         placed?
+    }
+
+    /// Begins to take in the blob: with what an earlier download left of it, or with nothing.
+    async fn begin(&self, asking: Asking) -> Result<Ingest, FetchError> {
+        let cache = self.fetcher.cache.clone();
+        let descriptor = &self.chunk.descriptor;
+        let (digest, size_bytes) = (descriptor.digest, descriptor.size_bytes);
+        let at_work = self.running.at_work();
+        let begin = move || {
+            let _at_work = at_work;
+            match asking {
+                Asking::Rest => cache.resume(&digest, size_bytes),
+                Asking::Anew => cache.ingest(&digest, size_bytes),
+            }
+        };
+        Ok(self.fetcher.looks.run(begin).await??)
     }
 
     fn unpacking(&self) -> Unpacking {
@@ -148,11 +196,8 @@ impl Unpacking {
     }
 
     /// Keeps what comes, and unpacks it in the same pass. It blocks.
-    fn keep(self, input: impl Read) -> Result<(), FetchError> {
+    fn keep(self, input: impl Read, ingest: Ingest) -> Result<(), FetchError> {
         let descriptor = &self.chunk.descriptor;
-        let ingest = self
-            .cache
-            .ingest(&descriptor.digest, descriptor.size_bytes)?;
         let mut reader = KeepingReader {
             inner: input,
             ingest,
@@ -199,6 +244,15 @@ impl Unpacking {
             }
         }
     }
+}
+
+/// What a source is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asking {
+    /// What an earlier download has not left here.
+    Rest,
+    /// All of it, past what may hold it on the way.
+    Anew,
 }
 
 fn is_about_content(unpacked: &Result<(), FetchError>) -> bool {

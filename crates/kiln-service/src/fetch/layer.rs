@@ -151,8 +151,11 @@ impl Job<'_> {
         decoded
     }
 
+    /// Fetches the layer from whoever has it. One that gives other bytes under its digest is not
+    /// asked again.
     async fn fetch(&self) -> Result<Pack, FetchError> {
         let mut asking = Asking::Rest;
+        let mut may_ask_again = self.source.is_remote();
         loop {
             let ingest = self.begin().await?;
             let kept_bytes = ingest.kept_bytes();
@@ -166,10 +169,9 @@ impl Job<'_> {
                     tracing::warn!(%digest, kept_bytes, "what was left of a layer is damaged");
                     Asking::All
                 }
-                Asking::Rest | Asking::All
-                    if self.source.is_remote() && is_digest_mismatch(&error) =>
-                {
+                _ if may_ask_again && is_digest_mismatch(&error) => {
                     tracing::warn!(%digest, %error, "wrong bytes came: fetching them once more");
+                    may_ask_again = self.source.has_others(&digest);
                     Asking::Anew
                 }
                 _ => return Err(error),

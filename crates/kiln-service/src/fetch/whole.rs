@@ -16,7 +16,7 @@ use kiln_api::operation::{LayerProgress, LayerState};
 use kiln_cache::IngestError;
 use kiln_domain::Digest;
 use kiln_domain::oci::Descriptor;
-use kiln_registry::{BlobBody, BlobStream, Download, FetchError as SourceError, ImageSource};
+use kiln_registry::{BlobBody, Download, FetchError as SourceError, ImageSource, RemoteBlob};
 use tokio::sync::mpsc;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -40,7 +40,7 @@ struct Keeping {
 
 /// What is downloaded.
 pub(super) enum Coming {
-    Blob(Box<BlobStream>),
+    Blob(Box<RemoteBlob>),
     File(Box<Download>),
 }
 
@@ -55,7 +55,7 @@ impl Coming {
 
 impl Fetcher {
     /// Fetches a whole blob into `target`, and checks its digest. Wrong bytes from the network are
-    /// fetched once more, past the caches on the way.
+    /// fetched from whoever else has them, and at last once more, past the caches on the way.
     pub(super) async fn whole_blob(
         &self,
         source: &ImageSource,
@@ -79,19 +79,22 @@ impl Fetcher {
         target: File,
         running: &Arc<Running>,
     ) -> Result<File, FetchError> {
-        let second = second_handle(&target, blob.digest)?;
-        let body = Box::pin(source.blob(blob, 0)).await?;
-        let keeping = Keeping::new(blob.digest, index, running);
-        let file = match self.body_into_file(body, keeping, target).await {
-            Err(error) if source.is_remote() && is_digest_mismatch(&error) => {
-                running.layer(index, LayerState::Fetching);
-                let body = source.blob_anew(blob).await?;
-                let keeping = Keeping::new(blob.digest, index, running);
-                self.body_into_file(body, keeping, second).await?
+        let mut target = target;
+        let mut body = Box::pin(source.blob(blob, 0)).await?;
+        let mut may_ask_again = source.is_remote();
+        loop {
+            let spare = second_handle(&target, blob.digest)?;
+            let keeping = Keeping::new(blob.digest, index, running);
+            match self.body_into_file(body, keeping, target).await {
+                Err(error) if may_ask_again && is_digest_mismatch(&error) => {
+                    running.layer(index, LayerState::Fetching);
+                    may_ask_again = source.has_others(&blob.digest);
+                    body = Box::pin(source.blob_anew(blob)).await?;
+                    target = spare;
+                }
+                fetched => return fetched,
             }
-            fetched => fetched?,
-        };
-        Ok(file)
+        }
     }
 
     async fn body_into_file(

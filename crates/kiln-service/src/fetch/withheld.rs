@@ -3,7 +3,7 @@
 use kiln_cache::{Blob, Cache, IngestError, TooLong};
 use kiln_domain::Reference;
 use kiln_domain::oci::Descriptor;
-use kiln_registry::{BlobStream, Registry};
+use kiln_registry::{Registry, Remote, RemoteBlob};
 
 use super::Fetcher;
 use super::error::FetchError;
@@ -22,18 +22,19 @@ impl Fetcher {
         reference: &Reference,
         blob: Descriptor,
     ) -> Result<Blob, FetchError> {
-        let stream = registry.blob(reference, &blob, 0).await?;
+        let remote = Remote::from(registry.clone());
+        let stream = remote.blob(reference, &blob, 0).await?;
         match self.withhold(stream, &blob).await {
             // Once more: a proxy on the way may have had it wrong.
             Err(FetchError::Blob(IngestError::DigestMismatch { .. })) => {
-                let stream = registry.blob_anew(reference, &blob).await?;
+                let stream = remote.blob_anew(reference, &blob).await?;
                 self.withhold(stream, &blob).await
             }
             kept => kept,
         }
     }
 
-    async fn withhold(&self, stream: BlobStream, blob: &Descriptor) -> Result<Blob, FetchError> {
+    async fn withhold(&self, stream: RemoteBlob, blob: &Descriptor) -> Result<Blob, FetchError> {
         let (sender, reader) = chunk_channel();
         let (cache, blob) = (self.cache.clone(), blob.clone());
         let kept = self.withheld.run(move || keep(&cache, &blob, reader));

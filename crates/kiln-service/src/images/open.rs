@@ -53,7 +53,7 @@ impl ImageFiles {
             .await;
         opened
             .map_err(|error| pool_failure(&error))?
-            .map_err(|error| failure(&error))
+            .map_err(|error| open_failure(&error))
     }
 }
 
@@ -157,7 +157,7 @@ pub(crate) fn modules_tar(artifacts: &Artifacts, version: &str) -> Result<Option
     ))
 }
 
-fn failure(error: &OpenError) -> Failure {
+pub(crate) fn open_failure(error: &OpenError) -> Failure {
     match error {
         OpenError::Gone { .. } => Failure::from_error(codes::storage::FAILED, error)
             .with_hint("forget the image and pull it again", None),

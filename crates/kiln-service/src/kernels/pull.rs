@@ -17,7 +17,7 @@ use kiln_api::operation::{Operation, Stage};
 use kiln_api::{Failure, codes};
 use kiln_domain::access::Actor;
 use kiln_domain::{
-    Credentials, Digest, KernelName, OperationId, OperationKind, OperationState, Platform, Source,
+    Digest, KernelName, OperationId, OperationKind, OperationState, Platform, Source,
 };
 use kiln_kernel::{Import, KernelFiles};
 use kiln_store::kernels;
@@ -26,16 +26,17 @@ use super::in_tree::{self, TreeKernelError};
 use super::{Ending, Kernels, kernel_row, refuse_word};
 use crate::board::Running;
 use crate::failures::{
-    build_failure, catalogue_failure, fetch_failure, kernel_failure, pool_failure, storage_code,
-    store_failure,
+    build_failure, catalogue_failure, fetch_failure, kernel_failure, name_failure, pool_failure,
+    storage_code, store_failure,
 };
 use crate::fetch::{
     FetchRequest, FetchedKernel, Fetcher, KernelFetchError, MAX_FILE_BYTES, SourceFiles,
 };
 use crate::pulls::{
-    Attendance, Launched, Makes, Opening, Records, cancelled, credentials, or_cancelled,
-    unless_cancelled, while_wanted,
+    Attendance, Launched, Makes, Opening, Records, cancelled, or_cancelled, unless_cancelled,
+    while_wanted,
 };
+use crate::remotes::{NameError, Remotes, identities, tls_verify};
 
 /// What a Debian package begins with: it is an ar archive.
 const DEB_MAGIC: &[u8] = b"!<arch>\n";
@@ -117,7 +118,7 @@ enum RequestError {
     #[error("{text:?} is not a SHA-256 digest")]
     Digest { text: String },
     #[error(transparent)]
-    Source(#[from] kiln_domain::SourceError),
+    Source(#[from] NameError),
     #[error("kernels are pulled from registries, not from {source_text}")]
     NotARegistry { source_text: String },
     #[error(transparent)]
@@ -131,7 +132,8 @@ impl Kernels {
         let name = params.name.clone();
         let detach = params.detach;
         let platform = Platform::linux(self.sources.records.architecture);
-        let wanted = understand(params, platform).map_err(|error| request_failure(&error))?;
+        let wanted = understand(params, platform, &self.sources.records.remotes)
+            .map_err(|error| request_failure(&error))?;
         let subject = wanted.subject();
         self.refuse_taken(&name).await?;
         let taken = self.sources.take_name(&name).ok_or_else(|| {
@@ -186,12 +188,10 @@ impl Kernels {
         running.enter(Stage::Resolve);
         let import = match &job.wanted {
             Wanted::Source(request) => {
-                let fetching = self
-                    .sources
-                    .fetcher
-                    .kernel(request, &self.catalogue, &running);
-                let fetching = Box::pin(or_cancelled(&running, fetching, kernel_fetch_failure));
-                match fetching.await? {
+                // It holds a download and all its mirrors: too much to lie in every caller's frame.
+                let fetcher = &self.sources.fetcher;
+                let fetching = Box::pin(fetcher.kernel(request, &self.catalogue, &running));
+                match or_cancelled(&running, fetching, kernel_fetch_failure).await? {
                     FetchedKernel::Files(files) => import_of(files)?,
                     FetchedKernel::Image(packs) => {
                         running.enter(Stage::Merge);
@@ -289,25 +289,31 @@ impl Wanted {
     }
 }
 
-fn understand(params: PullParams, own: Platform) -> Result<Wanted, RequestError> {
+fn understand(
+    params: PullParams,
+    own: Platform,
+    remotes: &Remotes,
+) -> Result<Wanted, RequestError> {
     match (params.reference, params.url) {
         (None, None) => Err(RequestError::Nothing),
         (Some(_), Some(_)) => Err(RequestError::Both),
         (Some(_), None) if params.sha256.is_some() => Err(RequestError::DigestOfReference),
         (Some(reference), None) => {
-            let source: Source = reference.parse()?;
+            let source = remotes.source(&reference)?;
             if !matches!(source, Source::Registry(_)) {
                 let source_text = source.to_string();
                 return Err(RequestError::NotARegistry { source_text });
             }
+            let others = params.mirror_credentials;
             Ok(Wanted::Source(FetchRequest {
+                identities: identities(&source, params.credentials, others),
+                tls: tls_verify(params.tls_verify),
                 source,
                 files: SourceFiles::None,
                 platform: match &params.platform {
                     Some(text) => text.parse()?,
                     None => own,
                 },
-                credentials: params.credentials.map(credentials as fn(_) -> Credentials),
             }))
         }
         (None, Some(url)) => {
@@ -403,9 +409,8 @@ fn request_failure(error: &RequestError) -> Failure {
                 Some("kiln kernel pull NAME URL#sha256=…".to_owned()),
             ),
         RequestError::Digest { .. } => Failure::from_error(codes::request::INVALID_PARAMS, error),
-        RequestError::Source(_) | RequestError::UserInUrl => {
-            Failure::from_error(codes::source::INVALID_REFERENCE, error)
-        }
+        RequestError::Source(error) => name_failure(error),
+        RequestError::UserInUrl => Failure::from_error(codes::source::INVALID_REFERENCE, error),
         RequestError::NotARegistry { .. } => Failure::from_error(codes::source::UNSUPPORTED, error)
             .with_hint(
                 "take the kernel's file out and import that",
@@ -455,13 +460,16 @@ mod tests {
             sha256: sha256.map(str::to_owned),
             platform: None,
             credentials: None,
+            mirror_credentials: Vec::new(),
+            tls_verify: true,
             detach: false,
         }
     }
 
     fn check(reference: Option<&str>, url: Option<&str>, sha256: Option<&str>) -> String {
         let own: Platform = "linux/amd64".parse().unwrap();
-        match understand(params(reference, url, sha256), own) {
+        let remotes = Remotes::new(kiln_registry::routes::Network::default());
+        match understand(params(reference, url, sha256), own, &remotes) {
             Ok(Wanted::Url { url, digest }) => format!("{url} {}", &digest.to_hex()[..4]),
             Ok(Wanted::Source(request)) => format!("{} {}", request.source, request.platform),
             Err(error) => request_failure(&error).code,

@@ -12,7 +12,7 @@ use kiln_artifacts::{ArtifactError, Artifacts, Staging};
 use kiln_domain::access::Actor;
 use kiln_domain::{
     Credentials, Derivation, Digest, ImageName, NameError, OperationId, OperationKind, Platform,
-    PlatformError, Secret, Source, SourceError, VersionId,
+    PlatformError, Secret, Source, VersionId,
 };
 use kiln_ext4::{Profile, WRITER_VERSION};
 use kiln_store::version_blobs::BlobRole;
@@ -29,9 +29,11 @@ use crate::board::Running;
 use crate::boot::{self, boot_failure};
 use crate::build::{BuildError, BuildRequest};
 use crate::failures::{
-    artifact_failure, build_failure, fetch_failure, host_file_failure, room_failure, store_failure,
+    artifact_failure, build_failure, fetch_failure, host_file_failure, name_failure, room_failure,
+    store_failure,
 };
 use crate::fetch::FetchRequest;
+use crate::remotes::{identities, tls_verify};
 use crate::seams::{BuildRootfs, Found, Resolved};
 use crate::space::{NoRoom, Space};
 
@@ -51,7 +53,7 @@ struct Checked {
 #[derive(Debug, thiserror::Error)]
 enum RequestError {
     #[error(transparent)]
-    Source(#[from] SourceError),
+    Source(#[from] crate::remotes::NameError),
     #[error("no image name follows from {reference:?}")]
     NoName { reference: String },
     #[error("the name that follows from {reference:?} cannot be used")]
@@ -107,14 +109,17 @@ impl Pulls {
             subject: checked.source.to_string(),
             params: recorded(&params),
         };
-        let credentials = params.credentials.map(credentials);
+        let tls = tls_verify(params.tls_verify);
+        let others = params.mirror_credentials;
+        let identities = identities(&checked.source, params.credentials, others);
         let job = Job {
             ids,
             request: FetchRequest {
                 source: checked.source,
                 files,
                 platform: checked.platform,
-                credentials,
+                identities,
+                tls,
             },
             name: checked.name,
             actor: *actor,
@@ -131,7 +136,7 @@ impl Pulls {
     }
 
     fn understand(&self, params: &PullParams) -> Result<Checked, RequestError> {
-        let source: Source = params.reference.parse()?;
+        let source = self.records.remotes.source(&params.reference)?;
         let name = match &params.name {
             Some(name) => name.clone(),
             None => derive_name(&source, &params.reference)?,
@@ -416,12 +421,13 @@ fn recorded(params: &PullParams) -> serde_json::Value {
         "boot": params.boot,
         "size_bytes": params.size_bytes,
         "platform": params.platform,
+        "tls_verify": params.tls_verify,
     })
 }
 
 fn request_failure(error: &RequestError) -> Failure {
     match error {
-        RequestError::Source(_) => Failure::from_error(codes::source::INVALID_REFERENCE, error),
+        RequestError::Source(error) => name_failure(error),
         RequestError::NoName { .. } | RequestError::DerivedName { .. } => {
             Failure::from_error(codes::image::NAME_INVALID, error)
                 .with_hint("name the image with --name", None)

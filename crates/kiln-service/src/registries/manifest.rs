@@ -22,7 +22,7 @@ impl Registries {
             .map_err(|error| Failure::from_error(codes::source::INVALID_PLATFORM, &error))?;
         let registry = self.open(&RegistryName::of(&reference), params.credentials)?;
         let source = ImageSource::Registry {
-            registry: registry.clone(),
+            registry: registry.clone().into(),
             reference: reference.clone(),
         };
         let wanted = match platform {

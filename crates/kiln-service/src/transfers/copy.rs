@@ -8,18 +8,22 @@ use kiln_api::operation::Stage;
 use kiln_api::registry::copy::CopyParams;
 use kiln_api::transfer::{Transfer, TransferOutcome};
 use kiln_domain::access::{Actor, Role};
-use kiln_domain::{OperationId, OperationKind, Platform, Source};
+use kiln_domain::{OperationId, OperationKind, Platform};
+use kiln_registry::routes::TlsVerify;
 use kiln_registry::{Breadth, ImageSource, read_graph};
 
 use super::finish::{Ending, Happened};
 use super::shipment::Shipment;
 use super::{Destination, Transfers, answer};
 use crate::board::Running;
-use crate::failures::{fetch_failure, host_file_failure, pool_failure, source_failure};
+use crate::failures::{
+    fetch_failure, host_file_failure, name_failure, pool_failure, source_failure,
+};
 use crate::fetch::{FetchRequest, Shelf};
 use crate::pulls::{
     Attendance, Makes, Opening, cancelled, claim_source, credentials, unless_cancelled,
 };
+use crate::remotes::identities;
 
 /// What the job takes along.
 struct Job {
@@ -43,10 +47,8 @@ impl Transfers {
             &params.tags,
             params.into_credentials.map(credentials),
         )?;
-        let source: Source = params
-            .from
-            .parse()
-            .map_err(|error| Failure::from_error(codes::source::INVALID_REFERENCE, &error))?;
+        let source = self.remotes.source(&params.from);
+        let source = source.map_err(|error| name_failure(&error))?;
         let platform: Option<Platform> = params
             .platform
             .map(|text| text.parse())
@@ -66,10 +68,11 @@ impl Transfers {
         let job = Job {
             actor: *actor,
             request: FetchRequest {
+                identities: identities(&source, params.from_credentials, Vec::new()),
+                tls: TlsVerify::Configured,
                 source,
                 files,
                 platform: platform.unwrap_or(Platform::linux(self.records.architecture)),
-                credentials: params.from_credentials.map(credentials),
             },
             breadth: platform.map_or(Breadth::Everything, Breadth::Platform),
             into,

@@ -11,8 +11,11 @@ use kiln_api::operation::Stage;
 use kiln_api::transfer::{Transfer, TransferOutcome};
 use kiln_api::{Failure, codes};
 use kiln_domain::access::Actor;
-use kiln_domain::{Credentials, Digest, OperationId, OperationKind, Reference, Source};
-use kiln_registry::{Breadth, Graph, ImageSource, read_graph};
+use kiln_domain::{
+    Credentials, Digest, OperationId, OperationKind, Reference, RegistryName, Source,
+};
+use kiln_registry::routes::TlsVerify;
+use kiln_registry::{Breadth, Graph, Identities, ImageSource, read_graph};
 use kiln_store::images::ImageRow;
 use kiln_store::version_blobs::{self, VersionBlob};
 use kiln_store::versions::VersionRow;
@@ -42,9 +45,9 @@ struct Job {
 }
 
 /// An image that a call named.
-struct Found {
-    row: ImageRow,
-    version: VersionRow,
+pub(super) struct Found {
+    pub(super) row: ImageRow,
+    pub(super) version: VersionRow,
     blobs: Vec<VersionBlob>,
 }
 
@@ -64,7 +67,12 @@ impl Transfers {
         actor: &Actor,
         params: PushParams,
     ) -> Result<TransferOutcome, Failure> {
-        let PushForm::Oci = params.form;
+        match params.form {
+            PushForm::Oci => {}
+            PushForm::Bootable | PushForm::Containerdisk => {
+                return self.push_packed(actor, params).await;
+            }
+        }
         let recorded = recorded(&params);
         let into = self.destination(
             &params.into,
@@ -107,7 +115,7 @@ impl Transfers {
         answer(launched)
     }
 
-    async fn look(
+    pub(super) async fn look(
         &self,
         actor: &Actor,
         text: String,
@@ -198,11 +206,13 @@ impl Transfers {
         let Some(Ok(Source::Registry(reference))) = text.map(str::parse::<Source>) else {
             return Ok(None);
         };
+        let own = RegistryName::of(&reference);
         let request = FetchRequest {
+            identities: Identities::at(own, job.source_credentials.clone()),
+            tls: TlsVerify::Configured,
             source: Source::Registry(reference),
             files: SourceFiles::None,
             platform: kiln_domain::Platform::linux(self.records.architecture),
-            credentials: job.source_credentials.clone(),
         };
         let opened = self.fetcher.open(&request).await;
         opened.map(Some).map_err(|error| fetch_failure(&error))
@@ -257,7 +267,7 @@ impl Transfers {
 }
 
 /// The parameters as an operation records them: without credentials.
-fn recorded(params: &PushParams) -> serde_json::Value {
+pub(super) fn recorded(params: &PushParams) -> serde_json::Value {
     serde_json::json!({
         "image": params.image, "architecture": params.architecture, "into": params.into,
         "tags": params.tags, "as": params.form, "all_platforms": params.all_platforms,

@@ -32,7 +32,8 @@ impl Transfers {
         let mut added = 0;
         let mut subjects: VecDeque<Digest> = graph.documents.iter().map(|one| one.digest).collect();
         while let Some(subject) = subjects.pop_front() {
-            for referrer in referrers_of(registry, reference, &subject).await? {
+            let (location, lies_there) = registry.location(reference);
+            for referrer in referrers_of(location, &lies_there, &subject).await? {
                 if graph.contains(&referrer) {
                     continue;
                 }

@@ -71,6 +71,32 @@ impl Shipment<'_> {
         Ok(result)
     }
 
+    /// Sends the documents of what has arrived already; `blobs` says how, and how long each is.
+    pub(super) async fn conclude(
+        &self,
+        graph: &Graph,
+        blobs: &[(Pushed, u64)],
+    ) -> Result<Transfer, Failure> {
+        self.check_digest(graph.root)?;
+        let mut result = self.result(graph.root);
+        for (pushed, size_bytes) in blobs {
+            let amount = match pushed {
+                Pushed::Existed => &mut result.present,
+                Pushed::Mounted => &mut result.mounted,
+                Pushed::Sent => &mut result.sent,
+            };
+            amount.add(*size_bytes);
+        }
+        if result.sent.blobs == 0 && self.is_there(graph.root).await? {
+            result.is_up_to_date = true;
+            return Ok(result);
+        }
+        self.running.enter(Stage::Publish);
+        self.documents(graph).await?;
+        result.documents = graph.documents.len() as u64;
+        Ok(result)
+    }
+
     /// Sends the documents, what is named first, and the root by its tags where it gets some.
     async fn documents(&self, graph: &Graph) -> Result<(), Failure> {
         let is_tagged = !self.into.tags.is_empty();

@@ -15,9 +15,10 @@ use kiln_cache::Cache;
 use kiln_domain::access::Actor;
 use kiln_domain::{Architecture, ImageName, OperationState};
 use kiln_kernel::{BaseInitrds, Catalogue};
+use kiln_registry::routes::Network;
 use kiln_service::{
     Board, BuildRootfs, Clock as _, Ext4Builder, FetchTree, GuestInitrds, HostFiles, ImageFiles,
-    Operations, Pool, Pulls, Records, SystemClock, open_database, recover,
+    Operations, Pool, Pulls, Records, Remotes, SystemClock, open_database, recover,
 };
 use kiln_store::names::{self, NameHolder};
 use kiln_store::{Store, StoreOptions};
@@ -93,6 +94,7 @@ impl House {
             clock: Arc::new(SystemClock),
             architecture: Architecture::Amd64,
             images: images.clone(),
+            remotes: Arc::new(Remotes::new(Network::default())),
             build_pool: Pool::new("build", 2),
             look_pool: Pool::new("look", 2),
         };
@@ -222,6 +224,8 @@ pub(crate) fn bare(reference: &str) -> PullParams {
         size_bytes: None,
         platform: None,
         credentials: None,
+        mirror_credentials: Vec::new(),
+        tls_verify: true,
         source_files: None,
         detach: false,
     }

@@ -30,10 +30,6 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
         "reserved: a pull pins the digest when it has looked up the tag",
     ),
     (
-        "registry.timed_out",
-        "takes as long as the limit; tested with a short one in kiln-registry",
-    ),
-    (
         "request.too_slow",
         "takes as long as the limit; tested with a short one in kiln-rpc",
     ),

@@ -1,0 +1,36 @@
+//! A registry that misbehaves as it is told: one fault, one image, and a log of what it was asked.
+//!
+//! It speaks the pull side of the distribution specification over HTTP on loopback, wants a token
+//! for everything and a password for the token, and gives its fault at one place (the token, the
+//! manifest, the config, the first layer), once, twice or for ever. [`catalogue`] names the faults;
+//! what a client is to make of each is for the test that drives it.
+//!
+//! Beside it runs a stranger on another loopback address, to whom it may send clients, and who
+//! must never be told a secret.
+//!
+//! ```text
+//! fault ──▶ FaultRegistry ── registry 127.0.0.1 ──redirects──▶ stranger 127.0.0.2
+//!                │                  │                               │
+//!              image            asked()                      stranger_asked()
+//! ```
+
+pub mod catalogue;
+mod fault;
+mod image;
+mod misbehave;
+mod oddities;
+mod server;
+
+pub use self::catalogue::find;
+pub use self::fault::{Fault, Fields, How, Place, Ranges, Target, Times};
+pub use self::image::OddImage;
+pub use self::server::{Asked, FaultRegistry};
+
+/// The one account.
+pub const USER: &str = "fault-user";
+
+/// Its password, unlike anything else that is ever written.
+pub const PASSWORD: &str = "fault-pass-7f3a:w0rd";
+
+/// How every token begins.
+pub const TOKEN_PREFIX: &str = "fault-token-51c9";
