@@ -2,6 +2,7 @@
 
 mod blob;
 mod deletion;
+mod doctor;
 mod explain;
 mod lists;
 mod logins;
@@ -43,6 +44,16 @@ impl Registries {
     /// Prepares to speak to a registry as whom the caller says.
     fn open(&self, name: &RegistryName, given: Option<Credentials>) -> Result<Registry, Failure> {
         let opened = self.remotes.registry(name, given.map(credentials));
+        opened.map_err(|error| source_failure(&error))
+    }
+
+    /// Prepares to speak to the registry of a repository as whom the caller says.
+    fn open_for(
+        &self,
+        reference: &Reference,
+        given: Option<Credentials>,
+    ) -> Result<Registry, Failure> {
+        let opened = self.remotes.registry_of(reference, given.map(credentials));
         opened.map_err(|error| source_failure(&error))
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::certificates::{self, Identity};
@@ -88,6 +88,11 @@ pub struct Registry {
 impl Registry {
     /// Starts an empty registry and waits until it listens.
     pub fn start(access: Access, transport: Transport) -> Result<Self> {
+        Self::start_with(access, transport, &json!({}))
+    }
+
+    /// Starts one that is configured further: the members of `more` become the configuration's.
+    pub fn start_with(access: Access, transport: Transport, more: &Value) -> Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a folder for the registry")?;
         let path = folder.path();
         let tokens = start_tokens(access, path)?;
@@ -119,6 +124,9 @@ impl Registry {
             configuration["http"]["tls"] =
                 json!({"certificate": server.certificate, "key": server.key});
             authority = Some(signer);
+        }
+        for (name, value) in more.as_object().into_iter().flatten() {
+            configuration[name] = value.clone();
         }
         // JSON is YAML, which is what the registry reads.
         let file = path.join("config.yml");
