@@ -38,7 +38,8 @@ method! {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CopyParams {
-    /// An OCI reference, or `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:TAG]`.
+    /// An OCI reference, or `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`,
+    /// `docker-archive:FILE[:TAG]`, `dir:DIR`.
     pub from: String,
     /// Where to: an OCI reference. One with a digest must be that of what is copied.
     pub into: String,

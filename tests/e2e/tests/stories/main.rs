@@ -19,6 +19,7 @@ mod devregistry;
 mod documents;
 mod faults;
 mod foreign_disks;
+mod host_copies;
 mod input;
 mod instances;
 mod kernels;
