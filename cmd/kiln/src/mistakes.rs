@@ -21,7 +21,7 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
     ),
     (&["list", "image-list"], "to list images:", "kiln images"),
     (
-        &["load", "import"],
+        &["load"],
         "to take an image from a file:",
         "kiln pull oci-archive:FILE",
     ),
@@ -36,7 +36,7 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "kiln image show IMAGE",
     ),
     (
-        &["save", "export", "cp", "clone"],
+        &["save", "cp", "clone"],
         "to copy an image's root filesystem to a file:",
         "kiln checkout IMAGE FILE",
     ),
