@@ -46,6 +46,16 @@ impl Registries {
         self.open_with(name, given, TlsVerify::Configured)
     }
 
+    /// Prepares to speak to the registry of a repository as whom the caller says.
+    fn open_for(
+        &self,
+        reference: &Reference,
+        given: Option<Credentials>,
+    ) -> Result<Registry, Failure> {
+        let opened = self.remotes.registry_of(reference, given.map(credentials));
+        opened.map_err(|error| source_failure(&error))
+    }
+
     /// Does what [`Registries::open`] does, and takes the caller's word on certificates.
     fn open_with(
         &self,

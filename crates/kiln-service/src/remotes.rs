@@ -74,6 +74,18 @@ impl Remotes {
         Registry::at(&endpoint, credentials)
     }
 
+    /// Prepares to speak to the registry of a repository, as the rule for that repository says.
+    pub(crate) fn registry_of(
+        &self,
+        reference: &Reference,
+        credentials: Option<Credentials>,
+    ) -> Result<Registry, FetchError> {
+        let endpoint = self
+            .network()
+            .registry_of(reference, TlsVerify::Configured)?;
+        Registry::at(&endpoint, credentials)
+    }
+
     /// Prepares to fetch an image from its registry and the mirrors of that.
     pub(crate) fn remote(
         &self,

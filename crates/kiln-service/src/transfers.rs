@@ -21,7 +21,7 @@ use std::sync::Arc;
 use kiln_api::operation::Operation;
 use kiln_api::transfer::{Transfer, TransferOutcome};
 use kiln_api::{Failure, codes};
-use kiln_domain::{Credentials, OperationState, Reference, RegistryName};
+use kiln_domain::{Credentials, OperationState, Reference};
 use kiln_registry::Registry;
 
 use crate::failures::source_failure;
@@ -87,8 +87,7 @@ impl Transfers {
                 all.push(tagged);
             }
         }
-        let name = RegistryName::of(&reference);
-        let registry = self.remotes.registry(&name, credentials);
+        let registry = self.remotes.registry_of(&reference, credentials);
         Ok(Destination {
             registry: registry.map_err(|error| source_failure(&error))?,
             reference,

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use kiln_api::registry::{BlobParams, OpenedBlob};
 use kiln_api::{Failure, codes};
-use kiln_domain::RegistryName;
 use kiln_domain::access::Actor;
 use kiln_domain::oci::Descriptor;
 use kiln_registry::FetchError;
@@ -50,7 +49,7 @@ impl Registries {
             return Err(Failure::new(codes::source::INVALID_REFERENCE, message)
                 .with_hint("write it like:", Some(command)));
         };
-        let registry = self.open(&RegistryName::of(&reference), params.credentials)?;
+        let registry = self.open_for(&reference, params.credentials)?;
         let size_bytes = if let Some(size_bytes) = params.size_bytes {
             size_bytes
         } else {

@@ -2,7 +2,7 @@
 
 use kiln_api::registry::{DeleteParams, Deleted, UntagParams, Untagged};
 use kiln_api::{Failure, codes};
-use kiln_domain::{Reference, RegistryName};
+use kiln_domain::Reference;
 use kiln_registry::{BrowseError, FetchError};
 
 use super::{Registries, parse_reference};
@@ -16,7 +16,7 @@ impl Registries {
     /// the caller wants it so.
     pub async fn delete(&self, params: DeleteParams) -> Result<Deleted, Failure> {
         let reference = parse_reference(&params.reference)?;
-        let registry = self.open(&RegistryName::of(&reference), params.credentials)?;
+        let registry = self.open_for(&reference, params.credentials)?;
         let fetched = registry.manifest(&reference).await;
         let digest = fetched.map_err(|error| source_failure(&error))?.digest;
         let finding = registry.tags_of(&reference, &digest);
@@ -56,7 +56,7 @@ impl Registries {
                 ),
             );
         }
-        let registry = self.open(&RegistryName::of(&reference), params.credentials)?;
+        let registry = self.open_for(&reference, params.credentials)?;
         let fetched = registry.manifest(&reference).await;
         let fetched = fetched.map_err(|error| source_failure(&error))?;
         let mut by_replacement = false;

@@ -48,7 +48,7 @@ impl Registries {
     pub async fn tags(&self, params: TagsParams) -> Result<Names, Failure> {
         let reference = parse_reference(&params.reference)?;
         let after = cursor(params.after.as_deref())?;
-        let registry = self.open(&RegistryName::of(&reference), params.credentials)?;
+        let registry = self.open_for(&reference, params.credentials)?;
         let listing = registry.tags(&reference, Some(limit(params.limit)), after.as_ref());
         let page = listing.await.map_err(|error| source_failure(&error))?;
         Ok(names(page))
@@ -58,7 +58,7 @@ impl Registries {
     pub async fn referrers(&self, params: ReferrersParams) -> Result<ReferrersPage, Failure> {
         let reference = parse_reference(&params.reference)?;
         let after = cursor(params.after.as_deref())?;
-        let registry = self.open(&RegistryName::of(&reference), params.credentials)?;
+        let registry = self.open_for(&reference, params.credentials)?;
         let subject = if let Some(digest) = reference.digest() {
             *digest
         } else {

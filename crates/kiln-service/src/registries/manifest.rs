@@ -3,7 +3,7 @@
 use kiln_api::registry::{DocumentKind, ImageConfig, ManifestParams, ManifestView, Pointer};
 use kiln_api::{Failure, codes};
 use kiln_domain::oci::{self, Descriptor, Document, StatedMediaTypes};
-use kiln_domain::{Platform, Reference, RegistryName};
+use kiln_domain::{Platform, Reference};
 use kiln_registry::{Fetched, ImageSource, find_manifest};
 
 use super::{Registries, parse_reference};
@@ -20,7 +20,7 @@ impl Registries {
         let platform = platform
             .transpose()
             .map_err(|error| Failure::from_error(codes::source::INVALID_PLATFORM, &error))?;
-        let registry = self.open(&RegistryName::of(&reference), params.credentials)?;
+        let registry = self.open_for(&reference, params.credentials)?;
         let source = ImageSource::Registry {
             registry: registry.clone().into(),
             reference: reference.clone(),
