@@ -13,7 +13,7 @@ use crate::session::Session;
 use crate::time_span::TimeSpan;
 use crate::{
     checkout, copy, daemon, demo, doctor, event, export, image, import, instance, kernel, logs,
-    operation, pull, push, reference, register, registry, rpc, run, stop,
+    operation, pull, push, reference, register, registry, rpc, run, stop, sync,
 };
 
 /// Turns OCI images into bootable microVM images and looks after them.
@@ -80,6 +80,8 @@ pub(crate) enum Command {
     Push(push::Arguments),
     /// Copy an image from one place to another, without building
     Copy(copy::Arguments),
+    /// Copy what is new in some repositories to others, by rule
+    Sync(sync::Arguments),
     /// Take an existing root filesystem and a kernel into Kiln's care
     Register(register::Arguments),
     /// Run an image in a virtual machine
@@ -156,6 +158,7 @@ impl Command {
             Self::Pull(arguments) => pull::run(arguments, session).await,
             Self::Push(arguments) => push::run(arguments, session).await,
             Self::Copy(arguments) => copy::run(arguments, session).await,
+            Self::Sync(arguments) => sync::run(arguments, session).await,
             Self::Run(arguments) => run::run(*arguments, session).await,
             Self::Register(arguments) => register::run(arguments, session).await,
             Self::Images(arguments) => image::list(arguments, session).await,
@@ -247,6 +250,8 @@ mod tests {
             kiln_api::registry::Manifest::NAME,
             kiln_api::registry::Ping::NAME,
             kiln_api::registry::copy::Copy::NAME,
+            kiln_api::registry::sync::Sync::NAME,
+            kiln_api::registry::doctor::Doctor::NAME,
             kiln_api::registry::RateLimit::NAME,
             kiln_api::registry::Referrers::NAME,
             kiln_api::registry::Tags::NAME,

@@ -13,6 +13,8 @@ mod machine;
 mod programs;
 mod storage;
 
+use std::borrow::Cow;
+
 use kiln_api::Failure;
 use serde::Serialize;
 
@@ -28,7 +30,7 @@ const EXIT_FAILED: u8 = 1;
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Level {
+pub(crate) enum Level {
     /// As it should be.
     Ok,
     /// It works, but not as well as it could, or it could not be looked at.
@@ -39,9 +41,9 @@ enum Level {
 
 /// What one check saw.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Finding {
+pub(crate) struct Finding {
     /// What was looked at.
-    check: &'static str,
+    check: Cow<'static, str>,
     /// How it came out.
     level: Level,
     /// What was seen.
@@ -52,25 +54,34 @@ struct Finding {
 }
 
 impl Finding {
-    fn new(check: &'static str, level: Level, message: impl Into<String>) -> Self {
+    pub(crate) fn new(
+        check: impl Into<Cow<'static, str>>,
+        level: Level,
+        message: impl Into<String>,
+    ) -> Self {
         Self {
-            check,
+            check: check.into(),
             level,
             message: message.into(),
             command: None,
         }
     }
 
-    fn with_command(mut self, command: impl Into<String>) -> Self {
+    /// Returns the same as it counts here.
+    pub(crate) fn at(self, level: Level) -> Self {
+        Self { level, ..self }
+    }
+
+    pub(crate) fn with_command(mut self, command: impl Into<String>) -> Self {
         self.command = Some(command.into());
         self
     }
 
-    fn from_failure(check: &'static str, failure: &Failure) -> Self {
+    pub(crate) fn from_failure(check: &'static str, failure: &Failure) -> Self {
         let causes = failure.cause.iter().map(String::as_str);
         let message = std::iter::once(failure.message.as_str()).chain(causes);
         Self {
-            check,
+            check: check.into(),
             level: Level::Fail,
             message: message.collect::<Vec<_>>().join(": "),
             command: failure.hint.as_ref().and_then(|hint| hint.command.clone()),
@@ -87,9 +98,14 @@ pub(crate) async fn run(session: &Session) -> Result<(), CommandError> {
     }
     findings.push(programs::runner(session.surroundings()));
     findings.extend(machine::check(session.surroundings()).await);
+    report(&findings, session)
+}
+
+/// Prints what was seen; the exit code tells whether anything failed.
+pub(crate) fn report(findings: &[Finding], session: &Session) -> Result<(), CommandError> {
     let output = session.output();
     match output.format {
-        Format::Table => output::write(&lines(&findings, session.stdout_paint()))?,
+        Format::Table => output::write(&lines(findings, session.stdout_paint()))?,
         Format::Ndjson => findings
             .iter()
             .try_for_each(|finding| output.value(finding))?,
@@ -110,7 +126,7 @@ fn lines(findings: &[Finding], paint: Paint) -> String {
             Level::Warn => paint.doubtful("warn"),
             Level::Fail => paint.bad("fail"),
         };
-        let check = finding.check;
+        let check = &finding.check;
         let line = format!("{level}  {check:<width$}  {}\n", cell(&finding.message));
         match &finding.command {
             Some(command) => format!("{line}      {:width$}  {}\n", "", cell(command)),

@@ -42,6 +42,7 @@ mod secret;
 mod session;
 mod stop;
 mod surroundings;
+mod sync;
 mod text;
 mod time_span;
 

@@ -3,6 +3,7 @@
 mod blob;
 mod deletion;
 mod dev;
+mod doctor;
 mod explain;
 mod lists;
 pub(crate) mod login;
@@ -21,6 +22,7 @@ use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
 use crate::reach::{self, TlsArguments};
 use crate::session::Session;
+use crate::sync;
 use crate::text::cell;
 
 pub(crate) use lists::{TagsArguments, tags};
@@ -50,6 +52,8 @@ pub(crate) enum Command {
     Ratelimit(lists::RateLimitArguments),
     /// Tell which hosts would be asked for an image, in which order, how and why
     Explain(explain::Arguments),
+    /// Find out what is wrong between here and a registry
+    Doctor(doctor::Arguments),
     /// Log in to a registry, where docker, podman and skopeo find it too
     Login(login::LoginArguments),
     /// Forget a login
@@ -58,6 +62,8 @@ pub(crate) enum Command {
     Whoami(whoami::WhoamiArguments),
     /// Copy an image from one place to another, without building
     Copy(copy::Arguments),
+    /// Copy what is new in some repositories to others, by rule
+    Sync(sync::Arguments),
     /// List your logins
     #[command(alias = "list")]
     Ls(whoami::ListArguments),
@@ -93,10 +99,12 @@ impl Command {
             Self::Untag(arguments) => deletion::untag(arguments, session).await,
             Self::Ratelimit(arguments) => lists::ratelimit(arguments, session).await,
             Self::Explain(arguments) => explain::run(arguments, session).await,
+            Self::Doctor(arguments) => doctor::run(arguments, session).await,
             Self::Login(arguments) => login::login(arguments, session).await,
             Self::Logout(arguments) => logout::logout(arguments, session).await,
             Self::Whoami(arguments) => whoami::whoami(arguments, session).await,
             Self::Copy(arguments) => copy::run(arguments, session).await,
+            Self::Sync(arguments) => sync::run(arguments, session).await,
             Self::Ls(arguments) => whoami::list(arguments, session).await,
             Self::Logins => system::list(session).await,
             Self::Dev(command) => command.run(session).await,

@@ -7,6 +7,7 @@ mod patience;
 
 use std::fmt;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use kiln_api::daemon::Setting;
@@ -17,6 +18,7 @@ use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use self::patience::{Patience, PatienceTable};
 use crate::places::Places;
+use crate::webhooks::{RuleTable, Webhooks, WebhooksError, WebhooksTable};
 
 /// Name of the credential with which the daemon's own logins are sealed.
 const LOGIN_KEY: &str = "kiln.key";
@@ -84,6 +86,11 @@ pub(crate) struct Config {
     pub(crate) log_format: Valued<LogFormat>,
     /// What the daemon's own logins are sealed with.
     pub(crate) login_key: KeySource,
+    pub(crate) webhooks_listen: Valued<Option<SocketAddr>>,
+    pub(crate) webhooks_secret_file: Valued<Option<PathBuf>>,
+    pub(crate) webhooks_rules: Valued<Vec<RuleTable>>,
+    /// What these three say, read once at start.
+    pub(crate) webhooks: Webhooks,
 }
 
 /// Who may open the socket.
@@ -114,6 +121,7 @@ struct File {
     guest: GuestTable,
     database: DatabaseTable,
     log: LogTable,
+    webhooks: WebhooksTable,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -249,6 +257,8 @@ pub(crate) enum ConfigError {
         path: PathBuf,
         source: Box<toml::de::Error>,
     },
+    #[error(transparent)]
+    Webhooks(#[from] WebhooksError),
     #[error("the credential {} is no key", path.display())]
     Key { path: PathBuf, source: KeyError },
     #[error("{key} = {value} in {origin} is out of range: {range}")]
@@ -300,6 +310,11 @@ impl Config {
         config.check()?;
         config.ca_pem = config.read_ca_files()?;
         config.login_key = config.find_login_key(given)?;
+        config.webhooks = Webhooks::load(
+            config.webhooks_listen.value,
+            config.webhooks_secret_file.value.as_deref(),
+            &config.webhooks_rules.value,
+        )?;
         Ok(config)
     }
 
@@ -333,6 +348,10 @@ impl Config {
             log_level: Valued::default("info".to_owned()),
             log_format: Valued::default(LogFormat::Text),
             login_key: KeySource::file(PathBuf::new()),
+            webhooks_listen: Valued::default(None),
+            webhooks_secret_file: Valued::default(None),
+            webhooks_rules: Valued::default(Vec::new()),
+            webhooks: Webhooks::default(),
         }
     }
 
@@ -373,6 +392,15 @@ impl Config {
             .set(file.database.snapshot_events, &origin);
         self.log_level.set(file.log.level, &origin);
         self.log_format.set(file.log.format, &origin);
+        let WebhooksTable {
+            listen,
+            secret_file,
+            rule,
+        } = file.webhooks;
+        self.webhooks_listen.set(listen.map(Some), &origin);
+        self.webhooks_secret_file
+            .set(secret_file.map(Some), &origin);
+        self.webhooks_rules.set(rule, &origin);
         Ok(())
     }
 
@@ -540,6 +568,15 @@ impl Config {
             row("log.level", &self.log_level, |level| format!("{level:?}")),
             row("log.format", &self.log_format, |format| {
                 format!("{format:?}").to_lowercase()
+            }),
+            row("webhooks.listen", &self.webhooks_listen, |address| {
+                address.map_or_else(|| "none".to_owned(), |address| format!("\"{address}\""))
+            }),
+            row("webhooks.secret_file", &self.webhooks_secret_file, |file| {
+                file.as_ref().map_or_else(|| "none".to_owned(), path)
+            }),
+            row("webhooks.rule", &self.webhooks_rules, |rules| {
+                list(rules.iter().map(RuleTable::shown).collect())
             }),
         ];
         rows.extend(patience);

@@ -10,6 +10,7 @@ mod places;
 mod reload;
 mod run;
 mod signals;
+mod webhooks;
 mod wire;
 
 use std::process::ExitCode;

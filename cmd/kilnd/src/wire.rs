@@ -13,6 +13,7 @@ use kiln_api::daemon::{Places, Recovered, Setting};
 use kiln_artifacts::Artifacts;
 use kiln_cache::Cache;
 use kiln_domain::Architecture;
+use kiln_domain::access::Actor;
 use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_registry::routes::Network;
 use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Limits, Server, bind};
@@ -20,10 +21,11 @@ use kiln_service::{
     BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles,
     Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations,
     Partials, Pool, Pulls, Records, Registries, Remotes, RootfsDigests, SnapshotSchedule,
-    Snapshots, SystemClock, SystemLogins, Transfers, open_database, recover,
+    Snapshots, SystemClock, SystemLogins, Transfers, Webhooks, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use kiln_vault::Vault;
+use kiln_webhooks::Listener;
 use rustix::fs::FlockOperation;
 use rustix::process::Resource;
 use tokio::sync::watch;
@@ -104,13 +106,14 @@ pub(crate) async fn serve(
         .context("cannot look for machines of before")?;
     let shared = Shared {
         board: board.clone(),
-        clock,
+        clock: clock.clone(),
         host_files: host_files.clone(),
         machines: machines.clone(),
         remotes: remotes.clone(),
         settings: settings.clone(),
     };
     let desks = desks(&config, opened, shared, recovered.clone());
+    let webhooks = webhooks(&config, &store, &clock, &desks);
     let reloading = Reloading {
         remotes,
         daemon: desks.daemon.clone(),
@@ -118,6 +121,7 @@ pub(crate) async fn serve(
     };
     let reloading = reloading.run(hangups, load);
     let uid = rustix::process::geteuid().as_raw();
+    let door = open_webhooks(&config).await?;
     let server = Server::new(desks.table()?, Limits::default(), uid)?;
     let (stop, stopped) = watch::channel(false);
     let files = files_socket.serve(host_files, stopped.clone());
@@ -125,6 +129,8 @@ pub(crate) async fn serve(
     let snapshots = snapshots.run(stopped.clone());
     let partials = partials.run(stopped.clone());
     let machines = machines.run(stopped.clone());
+    let notified = notifications(door, webhooks.clone(), stopped.clone());
+    let webhooks = webhooks.run(stopped.clone());
     tracing::info!(socket = %socket.path().display(), ?recovered, "ready");
     let grace = Duration::from_secs(config.shutdown_grace_seconds.value);
     let (drain, drained) = watch::channel(false);
@@ -141,7 +147,8 @@ pub(crate) async fn serve(
         grace: grace + DRAIN,
     };
     let serving = server.serve(socket, closing);
-    let workers = async { tokio::join!(digests, snapshots, partials, machines) };
+    let workers =
+        async { tokio::join!(digests, snapshots, partials, machines, notified, webhooks) };
     let work = async { tokio::join!(stopping, serving, files, workers) };
     let (ended, (), (), _) = tokio::select! {
         ended = work => ended,
@@ -195,6 +202,49 @@ struct Shared {
     settings: Vec<Setting>,
 }
 
+/// Opens the port that registries notify, where one is configured.
+async fn open_webhooks(config: &Config) -> Result<Option<Listener>> {
+    let Some((address, secret)) = config.webhooks.door.clone() else {
+        return Ok(None);
+    };
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "webhooks are listened for in plain HTTP beyond this host");
+    }
+    let listener = Listener::bind(address, secret).await;
+    let listener = listener.with_context(|| format!("cannot listen for webhooks on {address}"))?;
+    tracing::info!(address = %listener.address(), "listening for webhooks");
+    Ok(Some(listener))
+}
+
+/// Serves that port, if it is open.
+async fn notifications(door: Option<Listener>, webhooks: Webhooks, stopped: watch::Receiver<bool>) {
+    let Some(door) = door else { return };
+    let take = move |pushes| {
+        let webhooks = webhooks.clone();
+        async move { webhooks.take(pushes).await }
+    };
+    door.serve(take, stopped).await;
+}
+
+/// Puts together what pulls what registries tell of.
+fn webhooks(config: &Config, store: &Store, clock: &Arc<dyn Clock>, desks: &Desks) -> Webhooks {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    let own = Actor::from_peer(uid.as_raw(), gid.as_raw(), None, uid.as_raw());
+    Webhooks::new(
+        store.clone(),
+        clock.clone(),
+        config.webhooks.rules.clone(),
+        system_logins(config, store, clock),
+        (desks.pulls.clone(), desks.images.clone()),
+        own,
+    )
+}
+
+fn system_logins(config: &Config, store: &Store, clock: &Arc<dyn Clock>) -> SystemLogins {
+    let vault = Vault::new(config.login_key.clone());
+    SystemLogins::new(store.clone(), vault, clock.clone(), Pool::new("key", 1))
+}
+
 fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) -> Desks {
     let Shared {
         board,
@@ -217,12 +267,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
     let architecture = host_architecture();
     let look_pool = Pool::new("look", LOOKS_AT_A_TIME);
     let build_pool = Pool::new("build", config.build_threads.value);
-    let logins = SystemLogins::new(
-        store.clone(),
-        Vault::new(config.login_key.clone()),
-        clock.clone(),
-        look_pool.clone(),
-    );
+    let logins = system_logins(config, &store, &clock);
     let fetcher = Arc::new(Fetcher::new(
         cache,
         remotes.clone(),

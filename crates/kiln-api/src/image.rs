@@ -41,7 +41,7 @@ method! {
         codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
         codes::layer::BROKEN_COMPRESSION, codes::layer::MALFORMED, codes::layer::LIMIT_EXCEEDED,
         codes::layer::DIFF_ID_MISMATCH, codes::layer::CANNOT_BE_APPLIED,
-        codes::rootfs::TOO_SMALL, codes::rootfs::CANNOT_HOLD,
+        codes::rootfs::TOO_SMALL, codes::rootfs::CANNOT_HOLD, codes::rootfs::NOT_EXT4,
         codes::boot::NOTHING_TO_RUN, codes::boot::INVALID_CONFIG, codes::boot::NO_INIT,
         codes::kernel::NO_DEFAULT, codes::kernel::CANNOT_BOOT,
         codes::operation::CANCELLED, codes::storage::FULL, codes::storage::FAILED,

@@ -10,6 +10,7 @@ use crate::image::Image;
 use crate::kernel::Kernel;
 use crate::method::{Subscription, method};
 use crate::page::Page;
+use crate::registry::sync::Synced;
 use crate::transfer::Transfer;
 
 method! {
@@ -135,6 +136,9 @@ pub struct Operation {
     /// What came of it, when it sent something to a registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transfer: Option<Box<Transfer>>,
+    /// What came of it, when it copied by rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synced: Option<Box<Synced>>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,

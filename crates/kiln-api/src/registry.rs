@@ -2,10 +2,12 @@
 
 pub mod copy;
 mod deletion;
+pub mod doctor;
 mod explain;
 mod lists;
 pub mod logins;
 mod manifest;
+pub mod sync;
 
 pub use deletion::{Delete, DeleteParams, Deleted, Untag, UntagParams, Untagged};
 pub use lists::{

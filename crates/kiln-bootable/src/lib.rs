@@ -10,6 +10,7 @@
 
 mod archive;
 mod container_disk;
+mod disk;
 mod export;
 mod hashing;
 mod pack;
@@ -21,6 +22,7 @@ pub use archive::{Archive, ArchiveError};
 pub use container_disk::{
     DiskDocuments, DiskLayer, container_disk_bytes, container_disk_documents, pack_container_disk,
 };
+pub use disk::{DiskError, MAX_DISK_BYTES, unpack_disk};
 pub use export::{ExportError, Exported, export, length};
 pub use pack::{ImageFiles, PackError, compression, pack};
 pub use plan::plan;

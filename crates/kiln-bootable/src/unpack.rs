@@ -24,7 +24,7 @@ const INPUT_BYTES: usize = 128 << 10;
 
 /// Largest window of a zstd stream, as a power of two: 128 MiB, what the zstd program takes
 /// without being told to take more.
-const WINDOW_LOG: u32 = 27;
+pub(crate) const WINDOW_LOG: u32 = 27;
 
 /// Why a chunk is not what it says, or could not be written. What was written of it is worthless.
 #[derive(Debug, thiserror::Error)]
@@ -93,10 +93,7 @@ pub fn unpack(
         failure: &failure,
     };
     let mut decoder = decoder(&mut input)?;
-    let mut writer = HoleKeeping {
-        output: Passing::new(rootfs),
-        offset: chunk.offset_bytes,
-    };
+    let mut writer = HoleKeeping::new(Passing::new(rootfs), chunk.offset_bytes);
     let mut hasher = sha2::Sha256::new();
     let mut found_bytes = 0;
     let mut buffer = vec![0; PIECE_BYTES];
@@ -192,7 +189,7 @@ fn broken(failure: &RefCell<Option<io::Error>>, error: io::Error) -> UnpackError
 }
 
 /// Fills `buffer` from the front; less than its length only at the end.
-fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match input.read(rest) {
@@ -206,9 +203,9 @@ fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// A source whose error is kept, so that it is not mistaken for one of the decompressor.
-struct Watched<'i> {
-    input: &'i mut dyn Read,
-    failure: &'i RefCell<Option<io::Error>>,
+pub(crate) struct Watched<'i> {
+    pub(crate) input: &'i mut dyn Read,
+    pub(crate) failure: &'i RefCell<Option<io::Error>>,
 }
 
 impl Read for Watched<'_> {
@@ -225,14 +222,19 @@ impl Read for Watched<'_> {
 }
 
 /// Writes all but blocks of zeros.
-struct HoleKeeping<'f> {
+pub(crate) struct HoleKeeping<'f> {
     output: Passing<'f>,
     /// Where the next byte goes; pieces are of whole blocks, but for the last.
     offset: u64,
 }
 
-impl HoleKeeping<'_> {
-    fn write(&mut self, piece: &[u8]) -> io::Result<()> {
+impl<'f> HoleKeeping<'f> {
+    /// Writes from `offset` on, which is where a block begins.
+    pub(crate) fn new(output: Passing<'f>, offset: u64) -> Self {
+        Self { output, offset }
+    }
+
+    pub(crate) fn write(&mut self, piece: &[u8]) -> io::Result<()> {
         let mut rest = piece;
         while !rest.is_empty() {
             let zeros = leading(rest, is_zero);

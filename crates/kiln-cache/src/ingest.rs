@@ -14,7 +14,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use kiln_domain::Digest;
@@ -211,6 +211,7 @@ impl Ingest {
             .map_err(at("make read-only", &path))?;
         // Opened before the rename, so that somebody who empties the cache cannot take it away.
         let ours = open_blob(&path)?;
+        self.check_is_ours(&ours)?;
         let directory = self.target.parent().unwrap_or(&self.target).to_owned();
         files::create_directory(&directory)?;
         let blob = self.give_name(ours)?;
@@ -229,7 +230,16 @@ impl Ingest {
                 Err(lost) => Err(lost.error),
             },
             // In the place of one that is there: both were checked, and are the same.
-            Place::Partial(partial) => fs::rename(partial.path(), &self.target),
+            Place::Partial(partial) => {
+                fs::rename(partial.path(), &self.target).map_err(at("rename to", &self.target))?;
+                let named = open_blob(&self.target)?;
+                if !is_one_file(&named.file, partial.file()) {
+                    // Somebody has put another in its place at the last moment.
+                    files::remove_file(&self.target)?;
+                    return Err(at("rename", partial.path())(gone()));
+                }
+                return Ok(ours);
+            }
             Place::Nowhere => Err(io::ErrorKind::NotFound.into()),
         };
         renamed.map_err(at("rename to", &self.target))?;
@@ -241,6 +251,15 @@ impl Ingest {
     pub fn withhold(self) -> Result<Blob, IngestError> {
         self.check()?;
         Ok(open_blob(self.path())?)
+    }
+
+    /// Refuses to go on when somebody has emptied the directory meanwhile, and somebody else has
+    /// begun a partial under the same name: what was checked is not what is there.
+    fn check_is_ours(&self, found: &Blob) -> Result<(), CacheError> {
+        match self.file() {
+            Ok(file) if is_one_file(file, &found.file) => Ok(()),
+            _ => Err(at("find", self.path())(gone())),
+        }
     }
 
     fn check(&self) -> Result<(), IngestError> {
@@ -302,6 +321,17 @@ impl Drop for Ingest {
             // Nobody can be told; the next start sweeps what cannot be removed now.
             partial.leave().ok();
         }
+    }
+}
+
+fn gone() -> io::Error {
+    io::ErrorKind::NotFound.into()
+}
+
+fn is_one_file(one: &File, other: &File) -> bool {
+    match (one.metadata(), other.metadata()) {
+        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => false,
     }
 }
 

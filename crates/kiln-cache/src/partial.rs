@@ -90,8 +90,13 @@ impl Partial {
         Ok(())
     }
 
+    /// Removes it, unless somebody has emptied the directory and this is another's by now.
     pub(crate) fn remove(&self) -> Result<(), CacheError> {
-        files::remove_file(&self.path).map(drop)
+        let found = self.file.metadata().map_err(at("examine", &self.path))?;
+        if is_still_at(&self.path, &found) {
+            files::remove_file(&self.path)?;
+        }
+        Ok(())
     }
 }
 

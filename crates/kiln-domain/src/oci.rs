@@ -11,6 +11,7 @@
 pub mod bootable;
 mod config;
 mod descriptor;
+mod disk;
 mod document;
 mod json;
 mod kernel;
@@ -19,6 +20,7 @@ mod select;
 
 pub use config::{ContainerConfig, ImageConfig, Rootfs};
 pub use descriptor::{Descriptor, PlatformWords};
+pub use disk::{DiskLayers, DiskLayersError};
 pub use document::{Document, DocumentError, Index, Manifest, StatedMediaTypes};
 pub use json::JsonError;
 pub use kernel::{KernelLayers, KernelLayersError, KernelRole};

@@ -406,7 +406,7 @@ fn is_component(text: &str) -> bool {
 }
 
 /// Checks the grammar `[A-Za-z0-9_][A-Za-z0-9_.-]*`, at most 128 bytes.
-fn check_tag(tag: &str) -> Result<(), ReferenceError> {
+pub(crate) fn check_tag(tag: &str) -> Result<(), ReferenceError> {
     check_len("tag", tag, MAX_TAG_LEN)?;
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let mut bytes = tag.bytes();

@@ -124,6 +124,8 @@ words! {
         ImagePush = "image.push",
         /// Copies an image from one place to a registry.
         RegistryCopy = "registry.copy",
+        /// Copies by rule from registries to registries.
+        RegistrySync = "registry.sync",
     }
 }
 

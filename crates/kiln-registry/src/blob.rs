@@ -220,8 +220,10 @@ impl BlobStream {
         };
         let transport = self.registry.transport();
         let asked_at = Instant::now();
-        let mut chunk = transport
-            .next_chunk(&mut live.answer.response, WHAT)
+        let reading = transport.next_chunk(&mut live.answer.response, WHAT);
+        let mut chunk = self
+            .attempts
+            .within_patience(transport, WHAT, reading)
             .await?;
         live.window += asked_at.elapsed();
         live.window_bytes += chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);

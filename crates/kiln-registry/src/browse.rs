@@ -2,6 +2,7 @@
 //!
 //! Not here: manifests and blobs, which pulls read too (`client`, `blob`).
 
+mod diagnosis;
 mod error;
 mod link;
 mod page;
@@ -18,6 +19,7 @@ use crate::error::FetchError;
 use crate::scope::Scope;
 use crate::transport::Ask;
 
+pub use diagnosis::{Answered, Deletes, Diagnosis};
 pub use error::{BrowseError, CursorError};
 pub use page::{Cursor, Page};
 pub use rate_limit::{RateLimit, RateLimits};

@@ -199,6 +199,11 @@ impl Registry {
         &self.shared.host
     }
 
+    /// Returns the host of its API, with the port where that is written.
+    pub(crate) fn authority(&self) -> &str {
+        &self.shared.authority
+    }
+
     pub(crate) fn config(&self) -> &Config {
         self.shared.transport.config()
     }

@@ -161,9 +161,11 @@ impl Download {
             return Ok(None);
         };
         let asked_at = Instant::now();
+        let transport = &self.transport;
+        let reading = transport.next_chunk(&mut live.answer.response, WHAT);
         let mut chunk = self
-            .transport
-            .next_chunk(&mut live.answer.response, WHAT)
+            .attempts
+            .within_patience(transport, WHAT, reading)
             .await?;
         live.window += asked_at.elapsed();
         live.window_bytes += chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);

@@ -45,7 +45,8 @@ mod upload;
 pub use artifact::{FoundManifest, find_manifest};
 pub use blob::{BlobBody, BlobStream, FileRange};
 pub use browse::{
-    BrowseError, Cursor, CursorError, Page, Pong, RateLimit, RateLimits, Referrers, ReferrersKept,
+    Answered, BrowseError, Cursor, CursorError, Deletes, Diagnosis, Page, Pong, RateLimit,
+    RateLimits, Referrers, ReferrersKept,
 };
 pub use client::{Fetched, Registry};
 pub use config::{Config, MinimumRate};

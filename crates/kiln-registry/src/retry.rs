@@ -142,6 +142,16 @@ impl Attempts {
         work: impl Future<Output = Result<T, FetchError>>,
     ) -> Result<T, FetchError> {
         self.progress();
+        self.within_patience(transport, what, work).await
+    }
+
+    /// Waits for the next bytes of an attempt that began well, for as long as patience lasts.
+    pub(crate) async fn within_patience<T>(
+        &self,
+        transport: &Transport,
+        what: &'static str,
+        work: impl Future<Output = Result<T, FetchError>>,
+    ) -> Result<T, FetchError> {
         let config = transport.config();
         // The wait before may have been longer than asked for, on a machine that is busy.
         let left = self.patience.left(config).max(last_chance(config));

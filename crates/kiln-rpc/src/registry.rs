@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jsonrpsee::core::RegisterMethodError;
+use kiln_api::registry::doctor::Doctor;
 use kiln_api::registry::logins::{Login, Logins, Logout};
 use kiln_api::registry::{
     Blob, Catalog, Delete, Explain, Manifest, Ping, RateLimit, Referrers, Tags, Untag,
@@ -18,6 +19,10 @@ pub(crate) fn register(
     table.method::<Ping, _, _, _>(
         desk,
         |desk, _, params| async move { desk.ping(params).await },
+    )?;
+    table.method::<Doctor, _, _, _>(
+        desk,
+        |desk, _, params| async move { desk.doctor(params).await },
     )?;
     table.method::<Catalog, _, _, _>(desk, |desk, _, params| async move {
         desk.catalog(params).await

@@ -1,10 +1,12 @@
-//! What sends content to registries: `image.push` and `registry.copy`.
+//! What sends content to registries: `image.push`, `registry.copy` and
+//! `registry.sync`.
 
 use std::sync::Arc;
 
 use jsonrpsee::core::RegisterMethodError;
 use kiln_api::image::push::Push;
 use kiln_api::registry::copy::Copy;
+use kiln_api::registry::sync::Sync;
 use kiln_service::Transfers;
 
 use crate::table::Table;
@@ -18,5 +20,8 @@ pub(crate) fn register(
     })?;
     table.method::<Copy, _, _, _>(desk, |desk, caller, params| async move {
         desk.copy(&caller.actor, params).await
+    })?;
+    table.method::<Sync, _, _, _>(desk, |desk, caller, params| async move {
+        desk.sync(&caller.actor, params).await
     })
 }

@@ -125,8 +125,11 @@ impl RootfsDigests {
 
     async fn work_once(&self, cancel: &Cancel) -> Result<(), DigestError> {
         let now = self.clock.now();
-        let due = self.store.read(move |tx| jobs::due(tx, now, 16)).await?;
-        let Some(job) = due.into_iter().find(|job| job.kind == JOB) else {
+        let due = self
+            .store
+            .read(move |tx| jobs::due_of(tx, JOB, now, 1))
+            .await?;
+        let Some(job) = due.into_iter().next() else {
             return Ok(());
         };
         match self.digest(&job, cancel).await {

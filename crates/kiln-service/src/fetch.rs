@@ -9,6 +9,7 @@
 
 mod bootable;
 mod chunk;
+mod disk;
 mod documents;
 mod error;
 mod feed;
@@ -34,6 +35,7 @@ use kiln_registry::routes::TlsVerify;
 use kiln_registry::{DockerArchive, FetchError as SourceError, Identities, ImageSource, Layout};
 use kiln_store::version_blobs::BlobRole;
 
+pub use disk::ForeignError;
 pub use error::FetchError;
 pub(crate) use kernel::{FetchedKernel, KernelFetchError, MAX_FILE_BYTES};
 pub use kiln_layers::Limits as LayerLimits;

@@ -39,6 +39,7 @@ mod system_logins;
 mod transfers;
 mod views;
 mod watchers;
+mod webhooks;
 
 pub use blocking::{Pool, PoolError};
 pub use board::{Board, BoardError, Running};
@@ -50,7 +51,8 @@ pub use database::{DatabaseError, open_database};
 pub use digests::RootfsDigests;
 pub use events::Events;
 pub use fetch::{
-    FetchError, FetchRequest, Fetcher, LayerLimits, MinimumRate, RegistryConfig, SourceFiles,
+    FetchError, FetchRequest, Fetcher, ForeignError, LayerLimits, MinimumRate, RegistryConfig,
+    SourceFiles,
 };
 pub use guest_initrds::GuestInitrds;
 pub use host_files::{Claim, HostFileError, HostFiles, Opened};
@@ -59,15 +61,17 @@ pub use instances::{InstanceWatch, Instances};
 pub use kernels::{KernelSources, Kernels};
 pub use operations::{Operations, Watcher};
 pub use partials::Partials;
-pub use pulls::{Pulls, Records};
+pub use pulls::{ProbeError, Pulls, Records};
 pub use recovery::{AdoptionError, RecoveryError, recover};
 pub use registries::{BlobFiles, Registries};
 pub use remotes::Remotes;
 pub use seams::{
-    Bootable, BootableTarget, BuildRootfs, FetchTree, Found, Resolved, SeamFuture, SourceBlob,
+    Bootable, BootableParts, BootableTarget, BuildRootfs, DiskParts, FetchTree, Found, Resolved,
+    SeamFuture, SourceBlob,
 };
 pub use snapshots::{SnapshotSchedule, Snapshots};
 pub use space::{FetchNeeds, NoRoom, Space, Storing};
 pub use system_logins::{LoginError, SystemLogins};
 pub use transfers::Transfers;
 pub use watchers::ConnectionId;
+pub use webhooks::{Taken, Webhooks};

@@ -42,7 +42,8 @@ pub(crate) use commit::cancelled;
 pub(crate) use job::{or_cancelled, unless_cancelled, while_wanted};
 pub(crate) use kernel_choice::{ClaimedKernel, DEFAULT, KernelWords};
 pub(crate) use pull::credentials;
-pub(crate) use rootfs_probe::ProbeError;
+pub use rootfs_probe::ProbeError;
+pub(crate) use rootfs_probe::probe_head;
 pub(crate) use source_files::claim_source;
 
 /// Pulls images and registers existing root filesystems.

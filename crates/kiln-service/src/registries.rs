@@ -2,6 +2,7 @@
 
 mod blob;
 mod deletion;
+mod doctor;
 mod explain;
 mod lists;
 mod logins;
@@ -46,16 +47,6 @@ impl Registries {
         self.open_with(name, given, TlsVerify::Configured)
     }
 
-    /// Prepares to speak to the registry of a repository as whom the caller says.
-    fn open_for(
-        &self,
-        reference: &Reference,
-        given: Option<Credentials>,
-    ) -> Result<Registry, Failure> {
-        let opened = self.remotes.registry_of(reference, given.map(credentials));
-        opened.map_err(|error| source_failure(&error))
-    }
-
     /// Does what [`Registries::open`] does, and takes the caller's word on certificates.
     fn open_with(
         &self,
@@ -66,6 +57,16 @@ impl Registries {
         let opened = self
             .remotes
             .registry_with(name, given.map(credentials), tls);
+        opened.map_err(|error| source_failure(&error))
+    }
+
+    /// Prepares to speak to the registry of a repository as whom the caller says.
+    fn open_for(
+        &self,
+        reference: &Reference,
+        given: Option<Credentials>,
+    ) -> Result<Registry, Failure> {
+        let opened = self.remotes.registry_of(reference, given.map(credentials));
         opened.map_err(|error| source_failure(&error))
     }
 

@@ -74,15 +74,14 @@ impl Remotes {
         Registry::at(&endpoint, credentials)
     }
 
-    /// Prepares to speak to the registry of a repository, as the rule for that repository says.
+    /// Prepares to speak to the registry of a repository, as the rule for the repository says.
     pub(crate) fn registry_of(
         &self,
         reference: &Reference,
         credentials: Option<Credentials>,
     ) -> Result<Registry, FetchError> {
-        let endpoint = self
-            .network()
-            .registry_of(reference, TlsVerify::Configured)?;
+        let network = self.network();
+        let endpoint = network.registry_of(reference, TlsVerify::Configured)?;
         Registry::at(&endpoint, credentials)
     }
 

@@ -8,8 +8,8 @@ use std::fs::File;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use kiln_domain::oci::bootable::{BootableConfig, BootableLayers};
-use kiln_domain::oci::{Descriptor, ImageConfig};
+use kiln_domain::oci::bootable::{BootWords, BootableLayers, BootableSource, Chunk};
+use kiln_domain::oci::{ContainerConfig, Descriptor, ImageConfig};
 use kiln_domain::{Digest, Platform};
 use kiln_layers::Pack;
 use kiln_registry::{ImageSource, Layer};
@@ -45,20 +45,72 @@ pub struct Bootable {
     pub manifest_digest: Digest,
     /// Digest of its config.
     pub config_digest: Digest,
-    /// What it says about the image.
-    pub config: BootableConfig,
+    /// How long its root filesystem is; not known of a disk that somebody else made.
+    pub rootfs_size_bytes: Option<u64>,
+    /// How the container was meant to run, where it says so.
+    pub container: Option<ContainerConfig>,
+    /// How it boots with the kernel that comes along, where it says so.
+    pub boot: Option<BootWords>,
+    /// What it was built from; nothing where no Kiln built it.
+    pub original: Option<BootableSource>,
     /// Its layers, told apart.
-    pub layers: BootableLayers,
+    pub parts: BootableParts,
     /// The manifest, the config and the layers.
     pub blobs: Vec<SourceBlob>,
     /// The source they are fetched from, open.
     pub source: ImageSource,
 }
 
+/// The layers of an image that was built elsewhere.
+#[derive(Clone, Debug)]
+pub struct BootableParts {
+    /// The root filesystem.
+    pub disk: DiskParts,
+    /// The kernel, where one comes along.
+    pub kernel: Option<Descriptor>,
+    /// Its initial ramdisk.
+    pub initrd: Option<Descriptor>,
+    /// Its modules, as tar in zstd.
+    pub modules: Option<Descriptor>,
+    /// The checksums of the root filesystem's blocks.
+    pub sums: Option<Descriptor>,
+}
+
+/// The layers that are a root filesystem.
+#[derive(Clone, Debug)]
+pub enum DiskParts {
+    /// Chunks of it, as Kiln writes them.
+    Chunks(Vec<Chunk>),
+    /// All of it, plain or compressed.
+    Whole(Descriptor),
+}
+
+impl DiskParts {
+    /// Returns the chunks; a whole disk has none.
+    pub(crate) fn chunks(&self) -> &[Chunk] {
+        match self {
+            Self::Chunks(chunks) => chunks,
+            Self::Whole(_) => &[],
+        }
+    }
+}
+
+impl From<BootableLayers> for BootableParts {
+    fn from(layers: BootableLayers) -> Self {
+        Self {
+            disk: DiskParts::Chunks(layers.chunks),
+            kernel: Some(layers.kernel),
+            initrd: layers.initrd,
+            modules: layers.modules,
+            sums: layers.sums,
+        }
+    }
+}
+
 /// Where the parts of a bootable artifact go.
 #[derive(Debug)]
 pub struct BootableTarget {
-    /// The root filesystem: as long as it will be, and nothing but a hole.
+    /// The root filesystem: as long as it will be, where that is known, and nothing but a hole.
     pub rootfs: Arc<File>,
     /// Files without a name for those other parts that are wanted, by their digests.
     pub files: Vec<(Descriptor, File)>,

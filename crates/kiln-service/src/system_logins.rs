@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use kiln_domain::access::Actor;
-use kiln_domain::{Credentials, LoginScope, Reference, Secret};
+use kiln_domain::{Credentials, LoginScope, Reference, Secret, Timestamp};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::logins::{self, LoginRow};
 use kiln_store::{Object, ObjectKind, Store, StoreError, users};
@@ -39,6 +39,18 @@ pub enum LoginError {
     Full,
 }
 
+/// Puts credentials into the form of a call's.
+pub(crate) fn wire_credentials(credentials: Credentials) -> kiln_api::image::Credentials {
+    let (username, secret) = match credentials {
+        Credentials::Password { username, secret } => (username, secret),
+        Credentials::IdentityToken(secret) => (IDENTITY_TOKEN.to_owned(), secret),
+    };
+    kiln_api::image::Credentials {
+        username,
+        secret: secret.expose().to_owned(),
+    }
+}
+
 /// Keeps logins, and finds the one for a repository.
 #[derive(Clone, Debug)]
 pub struct SystemLogins {
@@ -58,6 +70,11 @@ impl SystemLogins {
             clock,
             pool,
         }
+    }
+
+    /// Returns what time it is here.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Finds the login that counts for a repository: the one with the longest name.

@@ -15,6 +15,7 @@ mod packed;
 mod push;
 mod referrers;
 mod shipment;
+mod sync;
 
 use std::sync::Arc;
 

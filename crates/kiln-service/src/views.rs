@@ -101,7 +101,7 @@ pub(crate) fn operation(row: OperationRow, live: Option<&Running>) -> Operation 
         .error
         .and_then(|error| serde_json::from_value::<Failure>(error).ok());
     // A result or error that an older daemon wrote differently is left out, not made up.
-    let (mut result, mut kernel, mut transfer) = (None, None, None);
+    let (mut result, mut kernel, mut transfer, mut synced) = (None, None, None, None);
     match (row.kind, row.result) {
         (_, None) => {}
         (OperationKind::KernelPull, Some(value)) => kernel = serde_json::from_value(value).ok(),
@@ -111,6 +111,7 @@ pub(crate) fn operation(row: OperationRow, live: Option<&Running>) -> Operation 
         (OperationKind::ImagePush | OperationKind::RegistryCopy, Some(value)) => {
             transfer = serde_json::from_value(value).ok();
         }
+        (OperationKind::RegistrySync, Some(value)) => synced = serde_json::from_value(value).ok(),
     }
     Operation {
         id: row.id,
@@ -123,6 +124,7 @@ pub(crate) fn operation(row: OperationRow, live: Option<&Running>) -> Operation 
         result,
         kernel,
         transfer,
+        synced,
         error: error.or_else(|| interruption(row.id, row.state)),
         created_at: row.created_at.to_string(),
         updated_at: row.updated_at.to_string(),

@@ -73,6 +73,31 @@ pub fn due(
     tx.all("list due jobs", sql, (Micros(now), limit), read)
 }
 
+/// Returns the jobs of one kind due by a time, the most overdue first, at most `limit` of them: a
+/// backlog of another kind is not in their way.
+pub fn due_of(
+    tx: &ReadTransaction<'_>,
+    kind: &str,
+    now: Timestamp,
+    limit: u32,
+) -> Result<Vec<JobRow>, StoreError> {
+    let sql = "SELECT id, kind, key, due_at, payload, attempts FROM jobs \
+               WHERE kind = ?1 AND due_at <= ?2 ORDER BY due_at, id LIMIT ?3";
+    tx.all(
+        "list due jobs of a kind",
+        sql,
+        (kind, Micros(now), limit),
+        read,
+    )
+}
+
+/// Counts the jobs of one kind, due or not.
+pub fn count_of(tx: &ReadTransaction<'_>, kind: &str) -> Result<u64, StoreError> {
+    let sql = "SELECT count(*) FROM jobs WHERE kind = ?1";
+    let count: Option<i64> = tx.value("count jobs of a kind", sql, [kind])?;
+    Ok(count.and_then(|count| count.try_into().ok()).unwrap_or(0))
+}
+
 /// Returns when the next job is due; `None` when there is none.
 pub fn next_due_at(tx: &ReadTransaction<'_>) -> Result<Option<Timestamp>, StoreError> {
     let sql = "SELECT id, due_at FROM jobs ORDER BY due_at LIMIT 1";
@@ -141,6 +166,26 @@ mod tests {
         assert_eq!(db.read(next_due_at).unwrap(), Some(time(10)));
         let first = db.read(|tx| due(tx, time(99), 1)).unwrap();
         assert_eq!(first.len(), 1);
+    }
+
+    #[test]
+    fn one_kind_is_not_held_up_by_another() {
+        let mut db = Database::new();
+        for (key, at) in [("a", 10), ("b", 20), ("c", 30)] {
+            db.write(|tx| put(tx, &job(key, at))).unwrap();
+        }
+        let other = NewJob {
+            kind: "webhook",
+            ..job("d", 25)
+        };
+        db.write(|tx| put(tx, &other)).unwrap();
+
+        let due = db.read(|tx| due_of(tx, "webhook", time(99), 1)).unwrap();
+        assert_eq!(due.len(), 1);
+        assert_eq!(due[0].key, "d");
+        let early = db.read(|tx| due_of(tx, "webhook", time(24), 9)).unwrap();
+        assert_eq!(early, []);
+        assert_eq!(db.read(|tx| count_of(tx, "purge")).unwrap(), 3);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::certificates::{self, Identity};
@@ -98,11 +98,20 @@ pub struct Registry {
 impl Registry {
     /// Starts an empty registry and waits until it listens.
     pub fn start(access: Access, transport: Transport) -> Result<Self> {
-        Self::start_with(access, transport, &Extras::default())
+        Self::launch(access, transport, &Extras::default(), &json!({}))
     }
 
     /// Starts an empty registry that is more than that, and waits until it listens.
-    pub fn start_with(access: Access, transport: Transport, extras: &Extras) -> Result<Self> {
+    pub fn start_as(access: Access, transport: Transport, extras: &Extras) -> Result<Self> {
+        Self::launch(access, transport, extras, &json!({}))
+    }
+
+    /// Starts one that is configured further: the members of `more` become the configuration's.
+    pub fn start_with(access: Access, transport: Transport, more: &Value) -> Result<Self> {
+        Self::launch(access, transport, &Extras::default(), more)
+    }
+
+    fn launch(access: Access, transport: Transport, extras: &Extras, more: &Value) -> Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a folder for the registry")?;
         let path = folder.path();
         let tokens = start_tokens(access, path)?;
@@ -142,6 +151,9 @@ impl Registry {
                 client = Some(certificates::client(path, &signer)?);
             }
             authority = Some(signer);
+        }
+        for (name, value) in more.as_object().into_iter().flatten() {
+            configuration[name] = value.clone();
         }
         // JSON is YAML, which is what the registry reads.
         let file = path.join("config.yml");

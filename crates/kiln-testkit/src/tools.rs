@@ -45,6 +45,8 @@ pub const DEBUGFS: Need = program("debugfs", "e2fsprogs");
 pub const MKFS_EXT4: Need = program("mkfs.ext4", "e2fsprogs");
 /// Runs virtual machines.
 pub const QEMU: Need = program("qemu-system-x86_64", "qemu-system-x86");
+/// `qemu-img`, which judges disks.
+pub const QEMU_IMG: Need = program("qemu-img", "qemu-utils");
 /// Writes password files for the registry.
 pub const HTPASSWD: Need = program("htpasswd", "apache2-utils");
 /// Makes keys, certificates and signatures.
@@ -74,6 +76,7 @@ pub const ALL: &[Need] = &[
     DEBUGFS,
     MKFS_EXT4,
     QEMU,
+    QEMU_IMG,
     HTPASSWD,
     OPENSSL,
     TIME,

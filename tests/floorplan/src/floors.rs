@@ -26,6 +26,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("kiln-service", 3),
     ("kiln-client", 4),
     ("kiln-rpc", 4),
+    ("kiln-webhooks", 4),
     ("kiln", 5),
     ("kiln-hello", 5),
     ("kiln-init", 5),

@@ -87,7 +87,7 @@ impl Lines {
 fn sends(operation: &Operation) -> bool {
     matches!(
         operation.kind,
-        OperationKind::ImagePush | OperationKind::RegistryCopy
+        OperationKind::ImagePush | OperationKind::RegistryCopy | OperationKind::RegistrySync
     )
 }
 

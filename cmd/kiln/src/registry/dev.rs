@@ -24,6 +24,7 @@ use kiln_api::{Failure, codes};
 use self::engine::{Container, Engine};
 use self::place::{Place, Record, Started};
 use self::server::Server;
+use crate::doctor::{Finding, Level};
 use crate::failure::CommandError;
 use crate::output;
 use crate::session::Session;
@@ -117,6 +118,52 @@ impl Command {
             Self::Wipe(arguments) => wipe(&arguments, session).await,
             Self::Become(arguments) => Err(server::become_program(&arguments.words)),
         }
+    }
+}
+
+/// Looks whether this machine can run one: a program or an engine, and the port.
+pub(super) async fn check(session: &Session) -> Vec<Finding> {
+    let surroundings = session.surroundings();
+    let program = server::find_program(surroundings);
+    // Without a program all depends on the engine.
+    let without = if program.is_some() {
+        Level::Warn
+    } else {
+        Level::Fail
+    };
+    let program = match &program {
+        Some(program) => Finding::new("program", Level::Ok, program.display().to_string()),
+        None => Finding::new("program", Level::Warn, "no docker-registry on PATH")
+            .with_command("sudo apt install docker-registry"),
+    };
+    let engine = match engine::find(None, surroundings) {
+        Ok(found) => found.check().await,
+        Err(error) => Err(error),
+    };
+    let engine = match engine {
+        Ok(name) => Finding::new("engine", Level::Ok, format!("{name} works")),
+        Err(CommandError::Failed(failure)) => Finding::from_failure("engine", &failure).at(without),
+        Err(_) => Finding::new("engine", without, "the container engine could not be asked"),
+    };
+    vec![program, engine, port(DEFAULT_PORT)]
+}
+
+fn port(port: u16) -> Finding {
+    if ports::is_free(port) {
+        return Finding::new("port", Level::Ok, format!("port {port} is free"));
+    }
+    let holder = ports::holder(port).map_or_else(
+        || "somebody whom this user may not see".to_owned(),
+        |holder| holder.to_string(),
+    );
+    let finding = Finding::new(
+        "port",
+        Level::Warn,
+        format!("port {port} is taken by {holder}"),
+    );
+    match ports::next_free(port) {
+        Some(free) => finding.with_command(format!("kiln registry dev up --port {free}")),
+        None => finding,
     }
 }
 

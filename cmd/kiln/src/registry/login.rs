@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::system;
 use crate::credentials::{IDENTITY_TOKEN, broken, places};
 use crate::failure::CommandError;
-use crate::reach::TlsArguments;
+use crate::reach::{self, TlsArguments};
 use crate::session::Session;
 use crate::text::cell;
 use crate::{output, secret};
@@ -34,9 +34,10 @@ host, else the first auth file that exists ($REGISTRY_AUTH_FILE, podman's, docke
 
 An identity token is kept under the user name '<token>'.")]
 pub(crate) struct LoginArguments {
-    /// Registry such as ghcr.io, or a namespace in one such as ghcr.io/some/team
-    #[arg(value_name = "REGISTRY[/NAMESPACE]", default_value = DEFAULT_REGISTRY)]
-    pub(super) registry: LoginScope,
+    /// Registry such as ghcr.io, or a namespace in one such as ghcr.io/some/team; that of
+    /// `REGISTRY_URL` when left out, else docker.io
+    #[arg(value_name = "REGISTRY[/NAMESPACE]")]
+    registry: Option<LoginScope>,
     /// User name; asked for when left out
     #[arg(short = 'u', long, value_name = "USER")]
     username: Option<String>,
@@ -51,10 +52,12 @@ pub(crate) struct LoginArguments {
     authfile: Option<PathBuf>,
     /// Do not ask the registry whether it takes the password
     #[arg(long)]
-    pub(super) no_check: bool,
+    no_check: bool,
     /// Have the daemon keep it, for work that has no caller, such as webhooks; for root only
     #[arg(long, conflicts_with = "authfile")]
     system: bool,
+    #[command(flatten)]
+    tls: TlsArguments,
 }
 
 /// What a login came to.
@@ -70,19 +73,42 @@ struct LoggedIn<'a> {
     key: &'a str,
 }
 
+impl LoginArguments {
+    /// Returns where to log in.
+    fn scope(&self, session: &Session) -> Result<LoginScope, CommandError> {
+        if let Some(scope) = &self.registry {
+            return Ok(scope.clone());
+        }
+        if let Some(registry) = reach::of_environment(session)? {
+            return Ok(registry.into());
+        }
+        let usual = DEFAULT_REGISTRY.parse::<LoginScope>();
+        usual.map_err(|error| Failure::from_error(codes::request::INVALID_PARAMS, &error).into())
+    }
+}
+
 /// Logs in.
 pub(crate) async fn login(
     arguments: LoginArguments,
     session: &Session,
 ) -> Result<(), CommandError> {
-    let (username, secret) = who(&arguments, session)?;
+    let scope = arguments.scope(session)?;
+    let (username, secret) = who(&arguments, &scope, session)?;
     if arguments.system {
-        return system::login(&arguments, username, secret, session).await;
+        let credentials = Wire { username, secret };
+        return system::login(scope, credentials, arguments.no_check, session).await;
     }
     let checked = if arguments.no_check {
         false
     } else {
-        check(arguments.registry.registry(), &username, &secret, session).await?
+        let credentials = Wire {
+            username: username.clone(),
+            secret: secret.clone(),
+        };
+        let pong = ping(scope.registry(), credentials, &arguments.tls, session).await;
+        let pong = pong.map_err(|error| or_unchecked(error, &scope))?;
+        // Whether it wanted to know.
+        pong.authenticated
     };
     let credentials = match username.as_str() {
         IDENTITY_TOKEN => Credentials::IdentityToken(Secret::new(secret)),
@@ -91,25 +117,26 @@ pub(crate) async fn login(
             secret: Secret::new(secret),
         },
     };
-    let scope = arguments.registry.clone();
+    let kept_scope = scope.clone();
     let places = places(arguments.authfile.clone(), session);
-    let keeping =
-        tokio::task::spawn_blocking(move || kiln_credentials::keep(&scope, &credentials, &places));
+    let keeping = tokio::task::spawn_blocking(move || {
+        kiln_credentials::keep(&kept_scope, &credentials, &places)
+    });
     let kept = keeping.await.map_err(io::Error::other)?;
-    let kept = kept.map_err(|error| not_kept(&error, &arguments.registry))?;
+    let kept = kept.map_err(|error| not_kept(&error, &scope))?;
     if !checked && !arguments.no_check {
-        warn_of_open(arguments.registry.registry(), session);
+        warn_of_open(scope.registry(), session);
     }
     warn(&kept, session);
     let logged_in = LoggedIn {
-        registry: &arguments.registry,
+        registry: &scope,
         username: &username,
         checked,
         file: &kept.origin.file,
         helper: kept.origin.helper.as_deref(),
         key: &kept.origin.key,
     };
-    let name = arguments.registry.to_string();
+    let name = scope.to_string();
     session.output().one(&logged_in, &name, |logged_in| {
         format!(
             "logged in to {} as {}, kept {}\n",
@@ -121,9 +148,12 @@ pub(crate) async fn login(
 }
 
 /// Finds out who wants to log in, before anybody is asked anything.
-fn who(arguments: &LoginArguments, session: &Session) -> Result<(String, String), CommandError> {
+fn who(
+    arguments: &LoginArguments,
+    scope: &LoginScope,
+    session: &Session,
+) -> Result<(String, String), CommandError> {
     let is_terminal = session.surroundings().stdin_is_terminal;
-    let scope = &arguments.registry;
     if arguments.password.is_some() {
         return Err(refused(
             "a password on the command line is seen by every user of this host, and kept in the shell's history",
@@ -152,31 +182,31 @@ fn who(arguments: &LoginArguments, session: &Session) -> Result<(String, String)
     Ok((username, secret))
 }
 
-/// Asks the registry whether it takes the password, and tells whether it wanted to know.
-async fn check(
-    registry: &RegistryName,
-    username: &str,
-    secret: &str,
-    session: &Session,
-) -> Result<bool, CommandError> {
-    let credentials = Wire {
-        username: username.to_owned(),
-        secret: secret.to_owned(),
-    };
-    Ok(ping(registry, credentials, session).await?.authenticated)
+/// Says what else there is to do where no daemon can ask the registry.
+fn or_unchecked(error: CommandError, scope: &LoginScope) -> CommandError {
+    match error {
+        CommandError::Failed(failure) if failure.is(codes::daemon::UNREACHABLE) => failure
+            .with_hint(
+                "start the daemon, which asks the registry, or keep the login unchecked:",
+                Some(format!("kiln login {scope} --no-check")),
+            )
+            .into(),
+        other => other,
+    }
 }
 
 /// Asks a registry, by the daemon, what it makes of somebody.
 pub(super) async fn ping(
     registry: &RegistryName,
     credentials: Wire,
+    tls: &TlsArguments,
     session: &Session,
 ) -> Result<Pong, CommandError> {
     let client = session.connect().await?;
     let params = PingParams {
         registry: registry.clone(),
         credentials: Some(credentials),
-        tls_verify: TlsArguments::default().verify(registry, session)?,
+        tls_verify: tls.verify(registry, session)?,
     };
     session.call::<Ping>(&client, &params).await
 }

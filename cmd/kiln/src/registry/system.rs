@@ -7,7 +7,7 @@ use kiln_api::registry::logins::{
 };
 use kiln_domain::LoginScope;
 
-use super::login::{LoginArguments, warn_of_open};
+use super::login::warn_of_open;
 use crate::failure::CommandError;
 use crate::output::Columns;
 use crate::session::Session;
@@ -15,19 +15,19 @@ use crate::text::{cell, time};
 
 /// Has the daemon keep a login.
 pub(super) async fn login(
-    arguments: &LoginArguments,
-    username: String,
-    secret: String,
+    registry: LoginScope,
+    credentials: Credentials,
+    unchecked: bool,
     session: &Session,
 ) -> Result<(), CommandError> {
     let client = session.connect().await?;
     let params = LoginParams {
-        registry: arguments.registry.clone(),
-        credentials: Credentials { username, secret },
-        unchecked: arguments.no_check,
+        registry,
+        credentials,
+        unchecked,
     };
     let kept = session.call::<Login>(&client, &params).await?;
-    if kept.checked == Some(false) && !arguments.no_check {
+    if kept.checked == Some(false) && !unchecked {
         warn_of_open(kept.registry.registry(), session);
     }
     let name = kept.registry.to_string();

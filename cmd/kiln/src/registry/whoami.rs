@@ -14,6 +14,7 @@ use super::login::ping;
 use crate::credentials::{IDENTITY_TOKEN, broken, for_the_wire, places};
 use crate::failure::{self, CommandError};
 use crate::output::{self, Columns};
+use crate::reach::TlsArguments;
 use crate::session::Session;
 use crate::text::cell;
 
@@ -40,6 +41,8 @@ pub(crate) struct WhoamiArguments {
     /// Do not ask the registries
     #[arg(long)]
     no_check: bool,
+    #[command(flatten)]
+    tls: TlsArguments,
 }
 
 /// What a registry makes of a login.
@@ -103,7 +106,7 @@ pub(crate) async fn whoami(
         Some(scope) => {
             let found = locate(scope, arguments.authfile.clone(), session).await?;
             let found = found.ok_or_else(|| nobody(scope))?;
-            vec![judged(scope, found, arguments.no_check, session).await]
+            vec![judged(scope, found, &arguments, session).await]
         }
         None => everywhere(&arguments, session).await?,
     };
@@ -145,7 +148,7 @@ async fn everywhere(
         };
         let found = locate(&scope, arguments.authfile.clone(), session).await?;
         rows.push(match found {
-            Some(found) => judged(&scope, found, arguments.no_check, session).await,
+            Some(found) => judged(&scope, found, arguments, session).await,
             None => listed(login),
         });
     }
@@ -172,16 +175,22 @@ fn listed(login: Login) -> Identity {
     }
 }
 
-async fn judged(scope: &LoginScope, found: Found, no_check: bool, session: &Session) -> Identity {
+async fn judged(
+    scope: &LoginScope,
+    found: Found,
+    arguments: &WhoamiArguments,
+    session: &Session,
+) -> Identity {
     let username = match &found.credentials {
         Credentials::Password { username, .. } => username.clone(),
         Credentials::IdentityToken(_) => IDENTITY_TOKEN.to_owned(),
     };
-    let (verdict, reason) = if no_check {
+    let (verdict, reason) = if arguments.no_check {
         (None, None)
     } else {
         let credentials = for_the_wire(found.credentials);
-        let (verdict, reason) = verdict(ping(scope.registry(), credentials, session).await);
+        let (verdict, reason) =
+            verdict(ping(scope.registry(), credentials, &arguments.tls, session).await);
         (Some(verdict), reason)
     };
     Identity {

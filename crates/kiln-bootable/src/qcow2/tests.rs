@@ -46,7 +46,7 @@ fn a_disk_comes_back_by_the_tables_and_holes_are_not_stored() {
     disk.set_len(size).unwrap();
     disk.write_all_at(b"first", 0).unwrap();
     disk.write_all_at(&[7; 5000], 70_000).unwrap();
-    disk.write_all_at(&[0; 1 << 20], 10 * MIB).unwrap();
+    disk.write_all_at(&vec![0; 1 << 20], 10 * MIB).unwrap();
     disk.write_all_at(b"last", size - 4).unwrap();
 
     let (plan, bytes) = written(&disk);

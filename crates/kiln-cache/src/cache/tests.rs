@@ -556,3 +556,25 @@ fn a_sweep_leaves_a_partial_for_a_day_and_one_in_use_for_ever() {
     assert_eq!(cache.sweep_partials(at).unwrap().files, 1);
     assert_eq!(count_below(&cache.ingest), 0);
 }
+
+/// Somebody empties the cache by hand, and somebody else begins the same blob: what was verified
+/// is gone, and what lies under its name is not it.
+#[test]
+fn another_partial_under_the_same_name_is_not_taken_for_the_one_that_was_checked() {
+    let (_root, cache) = in_a_new_directory();
+    let content = content();
+    let digest = Digest::of(&content);
+    let mut ingest = cache.resume(&digest, content.len() as u64).unwrap();
+    ingest.write_all(&content).unwrap();
+
+    fs::remove_file(cache.partial_path(&digest)).unwrap();
+    begin(&cache, &digest, content.len(), &content[..MUCH]);
+    let committed = ingest.commit();
+
+    assert!(
+        matches!(committed, Err(IngestError::Cache(_))),
+        "{committed:?}"
+    );
+    assert!(cache.blob(&digest).unwrap().is_none());
+    assert_eq!(cache.partial_bytes(&digest), MUCH as u64);
+}

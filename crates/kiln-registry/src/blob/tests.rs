@@ -269,6 +269,29 @@ async fn a_token_that_dies_in_the_middle_of_a_blob_costs_no_byte() {
     assert_eq!(ranges, [None, None, rest, rest]);
 }
 
+/// Each silence comes after some bytes, so that no attempt fails to begin.
+#[tokio::test]
+async fn silences_in_the_body_use_up_the_patience_too() {
+    let config = Config {
+        attempts: 100,
+        stall_timeout: Duration::from_secs(1),
+        patience: Duration::from_millis(2_400),
+        ..patient()
+    };
+    let began = std::time::Instant::now();
+
+    let (result, asked) = read(config, 0, |asked, _| ranged(asked).stall_after(1)).await;
+
+    assert!(
+        matches!(result, Err(FetchError::Timeout { .. })),
+        "{result:?}"
+    );
+    // Two whole silences, and one that is cut short.
+    assert_eq!(asked.len(), 3);
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(2_900), "{took:?}");
+}
+
 #[test]
 fn a_rate_is_the_same_over_a_shorter_window() {
     let rate = MinimumRate {

@@ -586,3 +586,46 @@ fn how_far_an_upload_is() {
         assert_eq!(received_bytes(&headers), want, "{text:?}");
     }
 }
+
+#[tokio::test]
+async fn a_token_that_expires_on_the_way_is_renewed() {
+    let uploads = Uploads::default();
+    let server = Server::start(move |asked, before| {
+        if asked.target.starts_with("/token") {
+            return Reply::ok(format!(r#"{{"token":"t{before}","expires_in":300}}"#));
+        }
+        let is_over = asked.body == "4567" && asked.header("authorization") == Some("Bearer t0");
+        if is_over || asked.header("authorization").is_none() {
+            let host = asked.header("host").unwrap();
+            let demand = format!(r#"Bearer realm="http://{host}/token",service="reg""#);
+            return Reply::demand(&demand);
+        }
+        uploads.answer(asked)
+    })
+    .await;
+
+    push(&server, &in_parts(&server, Some(ada())), "0123456789")
+        .await
+        .unwrap();
+
+    assert_eq!(
+        bodies(&server),
+        [
+            "HEAD",
+            "GET",
+            "HEAD",
+            "POST",
+            "PATCH 0123",
+            "PATCH 4567",
+            "GET",
+            "PATCH 4567",
+            "PATCH 89",
+            "PUT"
+        ]
+    );
+    let token = &server.asked()[1];
+    assert!(
+        token.target.contains("repository%3Aapp%3Apull%2Cpush"),
+        "{token:?}"
+    );
+}

@@ -1,7 +1,7 @@
 //! What fetching and decoding failed with, as the wire answers it.
 
 use kiln_api::{Code, Failure, codes};
-use kiln_bootable::UnpackError;
+use kiln_bootable::{DiskError, UnpackError};
 use kiln_cache::{CacheError, IngestError};
 use kiln_domain::oci::DocumentError;
 use kiln_domain::oci::bootable::BootableError;
@@ -10,7 +10,8 @@ use kiln_registry::routes::ShortNameError;
 use kiln_registry::{BrowseError, FetchError as SourceError};
 
 use super::{full_or_failed, pool_failure, room_failure, storage_code};
-use crate::fetch::FetchError;
+use crate::fetch::{FetchError, ForeignError};
+use crate::pulls::ProbeError;
 use crate::remotes::NameError;
 
 pub(crate) fn fetch_failure(error: &FetchError) -> Failure {
@@ -32,6 +33,11 @@ pub(crate) fn fetch_failure(error: &FetchError) -> Failure {
         FetchError::Decode { source, .. } => Failure::from_error(decode_code(source), error),
         FetchError::Bootable(bootable) => Failure::from_error(bootable_code(bootable), error),
         FetchError::Chunk { source, .. } => Failure::from_error(chunk_code(source), error),
+        FetchError::Foreign { source, .. } => foreign_failure(source, error),
+        FetchError::Disk(_) => Failure::from_error(codes::source::UNSUPPORTED, error).with_hint(
+            "take the root filesystem out of it, and register that",
+            Some("kiln register NAME --rootfs FILE".to_owned()),
+        ),
         FetchError::Pack { .. } => Failure::from_error(codes::storage::FAILED, error),
         FetchError::MissingFile { .. } | FetchError::IndexTooLarge { .. } => {
             Failure::from_error(codes::source::UNREADABLE, error)
@@ -73,6 +79,30 @@ fn bootable_code(error: &BootableError) -> Code {
         | BootableError::Chunk { .. }
         | BootableError::Role { .. }
         | BootableError::TooLarge { .. } => codes::source::MALFORMED_MANIFEST,
+    }
+}
+
+fn foreign_failure(foreign: &ForeignError, error: &FetchError) -> Failure {
+    let code = match foreign {
+        ForeignError::Probe(ProbeError::Io(source)) => storage_code(source),
+        ForeignError::Probe(_) => codes::rootfs::NOT_EXT4,
+        ForeignError::Disk(disk) => match disk {
+            DiskError::Cancelled => codes::operation::CANCELLED,
+            DiskError::Input { source } | DiskError::Output { source } => storage_code(source),
+            DiskError::Broken { .. } => codes::layer::BROKEN_COMPRESSION,
+            DiskError::Packed { .. } => codes::source::UNSUPPORTED,
+            DiskError::TooLong => codes::layer::LIMIT_EXCEEDED,
+        },
+    };
+    let failure = Failure::from_error(code, error);
+    match foreign {
+        ForeignError::Probe(ProbeError::OtherFormat { .. } | ProbeError::Unknown)
+        | ForeignError::Disk(DiskError::Packed { .. }) => failure.with_hint(
+            "fetch it, make its root filesystem a raw ext4 file (qemu-img convert -O raw, then the \
+             partition alone), and register that",
+            Some("kiln register NAME --rootfs FILE".to_owned()),
+        ),
+        _ => failure,
     }
 }
 

@@ -16,16 +16,17 @@ use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use kiln_api::operation::{LayerProgress, LayerState};
+use kiln_domain::Platform;
 use kiln_domain::oci::bootable::{BootableConfig, BootableError, BootableLayers};
-use kiln_domain::oci::{Descriptor, DocumentError, PlatformNotFound};
-use kiln_registry::{FetchError as SourceError, ImageSource, find_manifest};
+use kiln_domain::oci::{Descriptor, DiskLayers, DocumentError, PlatformNotFound, PlatformWords};
+use kiln_registry::{FetchError as SourceError, FoundManifest, ImageSource, find_manifest};
 use kiln_store::version_blobs::BlobRole;
 
 use super::chunk;
 use super::error::FetchError;
-use super::{FetchRequest, Fetcher, source_kind};
+use super::{FetchRequest, Fetcher, MAX_FILE_BYTES, source_kind};
 use crate::board::Running;
-use crate::seams::{Bootable, BootableTarget, SourceBlob};
+use crate::seams::{Bootable, BootableParts, BootableTarget, DiskParts, SourceBlob};
 use crate::space::{FetchNeeds, Space};
 
 /// Parts of one artifact that are fetched at a time: enough to keep a network and the threads that
@@ -41,8 +42,8 @@ pub(super) fn is_artifact(error: &SourceError) -> bool {
 }
 
 impl Fetcher {
-    /// Finds the bootable artifact in a source that turned out to have no image; `refused` is what
-    /// other artifacts are refused with.
+    /// Finds the image that was built elsewhere in a source that turned out to have no OCI image;
+    /// `refused` is what other artifacts are refused with.
     pub(super) async fn find_bootable(
         &self,
         source: ImageSource,
@@ -50,66 +51,33 @@ impl Fetcher {
         refused: SourceError,
     ) -> Result<Bootable, FetchError> {
         let found = find_manifest(&source, request.platform).await?;
-        let manifest = found.manifest;
-        if !manifest.is_bootable() {
+        let bootable = if found.manifest.is_bootable() {
+            own(source, request, &found).await?
+        } else if let Some(layers) = DiskLayers::of(&found.manifest)? {
+            let (disk, kernel) = (layers.disk.clone(), layers.kernel);
+            let initrd = kernel.as_ref().and_then(|kernel| kernel.initrd.cloned());
+            let parts = BootableParts {
+                disk: DiskParts::Whole(disk),
+                kernel: kernel.map(|kernel| kernel.kernel.clone()),
+                initrd,
+                modules: None,
+                sums: None,
+            };
+            for part in [&parts.kernel, &parts.initrd].into_iter().flatten() {
+                check_length(part)?;
+            }
+            foreign(source, request, &found, parts).await?
+        } else {
             return Err(refused.into());
-        }
-        let described = source.small_blob(&manifest.config).await?;
-        let config = BootableConfig::parse(&described.bytes)?;
-        let layers = BootableLayers::of(&manifest, config.rootfs.size_bytes)?;
-        let platform = config.platform().map_err(BootableError::from)?;
-        if !request.platform.runs(platform) {
+        };
+        if !request.platform.runs(bootable.platform) {
             return Err(SourceError::from(PlatformNotFound {
                 wanted: request.platform,
-                available: vec![platform.to_string()],
+                available: vec![bootable.platform.to_string()],
             })
             .into());
         }
-        let documents = [
-            (BlobRole::Manifest, found.digest, found.size_bytes),
-            (
-                BlobRole::Config,
-                manifest.config.digest,
-                manifest.config.size_bytes,
-            ),
-        ];
-        let documents = documents.map(|(role, digest, size_bytes)| SourceBlob {
-            digest,
-            role,
-            size_bytes,
-            diff_id: None,
-        });
-        let chunks = layers.chunks.iter().map(|chunk| SourceBlob {
-            digest: chunk.descriptor.digest,
-            role: BlobRole::Layer,
-            size_bytes: chunk.descriptor.size_bytes,
-            diff_id: Some(chunk.digest),
-        });
-        let whole = |role, layer: &Descriptor| SourceBlob {
-            digest: layer.digest,
-            role,
-            size_bytes: layer.size_bytes,
-            diff_id: None,
-        };
-        let kernel = [whole(BlobRole::Kernel, &layers.kernel)];
-        let initrd = layers.initrd.iter();
-        let initrd = initrd.map(|layer| whole(BlobRole::Initrd, layer));
-        Ok(Bootable {
-            source_kind: source_kind(&request.source),
-            source_reference: request.source.to_string(),
-            platform,
-            manifest_digest: found.digest,
-            config_digest: manifest.config.digest,
-            config,
-            blobs: documents
-                .into_iter()
-                .chain(chunks)
-                .chain(kernel)
-                .chain(initrd)
-                .collect(),
-            layers,
-            source,
-        })
+        Ok(bootable)
     }
 
     /// Fetches all parts side by side; see [`FetchTree::bootable`](crate::FetchTree::bootable).
@@ -119,8 +87,12 @@ impl Fetcher {
         target: BootableTarget,
         running: &Arc<Running>,
     ) -> Result<Vec<File>, FetchError> {
-        let chunks = &bootable.layers.chunks;
-        let described = chunks.iter().map(|chunk| &chunk.descriptor);
+        let chunks = bootable.parts.disk.chunks();
+        let disk = match &bootable.parts.disk {
+            DiskParts::Chunks(_) => None,
+            DiskParts::Whole(disk) => Some(disk),
+        };
+        let described = chunks.iter().map(|chunk| &chunk.descriptor).chain(disk);
         let described = described.chain(target.files.iter().map(|(layer, _)| layer));
         running.layers(described.map(waiting).collect());
         let source = &bootable.source;
@@ -134,7 +106,8 @@ impl Fetcher {
         });
         let placed: Vec<_> = jobs.map(chunk::Job::place).collect();
         let mut whole = Vec::with_capacity(target.files.len());
-        for ((layer, file), index) in target.files.into_iter().zip(chunks.len()..) {
+        let first = chunks.len() + usize::from(disk.is_some());
+        for ((layer, file), index) in target.files.into_iter().zip(first..) {
             whole.push(async move {
                 let file = self
                     .whole_blob(source, &layer, index, file, running)
@@ -148,6 +121,10 @@ impl Fetcher {
             let files = whole.try_collect().await?;
             let placed = stream::iter(placed).buffer_unordered(PARTS_AT_A_TIME);
             placed.try_collect::<Vec<()>>().await?;
+            if let Some(disk) = disk {
+                let rootfs = target.rootfs.clone();
+                self.whole_disk(source, disk, 0, rootfs, running).await?;
+            }
             Ok(files)
         }
         .await;
@@ -174,7 +151,7 @@ impl Fetcher {
             return Ok(FetchNeeds::default());
         }
         let cache = self.cache.clone();
-        let chunks = bootable.layers.chunks.clone();
+        let chunks = bootable.parts.disk.chunks().to_vec();
         let look = move || {
             let mut needs = FetchNeeds {
                 cache: Space::of_directory(cache.directory()),
@@ -204,7 +181,7 @@ impl Fetcher {
             return;
         }
         let cache = self.cache.clone();
-        let chunks = bootable.layers.chunks.clone();
+        let chunks = bootable.parts.disk.chunks().to_vec();
         let discard = move || {
             for chunk in chunks {
                 // What stays takes room, and no more than that.
@@ -217,6 +194,120 @@ impl Fetcher {
             tracing::warn!(%error, "chunks could not be dropped from the cache");
         }
     }
+}
+
+/// Reads what a Kiln wrote.
+async fn own(
+    source: ImageSource,
+    request: &FetchRequest,
+    found: &FoundManifest,
+) -> Result<Bootable, FetchError> {
+    let described = source.small_blob(&found.manifest.config).await?;
+    let config = BootableConfig::parse(&described.bytes)?;
+    let rootfs_size_bytes = config.rootfs.size_bytes;
+    let layers = BootableLayers::of(&found.manifest, rootfs_size_bytes)?;
+    let platform = config.platform().map_err(BootableError::from)?;
+    let parts = BootableParts::from(layers);
+    Ok(Bootable {
+        source_kind: source_kind(&request.source),
+        source_reference: request.source.to_string(),
+        platform,
+        manifest_digest: found.digest,
+        config_digest: found.manifest.config.digest,
+        rootfs_size_bytes: Some(rootfs_size_bytes),
+        container: config.config,
+        boot: config.boot,
+        original: Some(config.source.unwrap_or_default()),
+        blobs: blobs(found, &parts),
+        parts,
+        source,
+    })
+}
+
+/// Describes what somebody else wrote. Of its config only the platform is read: not all have one.
+async fn foreign(
+    source: ImageSource,
+    request: &FetchRequest,
+    found: &FoundManifest,
+    parts: BootableParts,
+) -> Result<Bootable, FetchError> {
+    let described = source.small_blob(&found.manifest.config).await?;
+    let words = serde_json::from_slice::<PlatformWords>(&described.bytes).ok();
+    let stated = words.filter(|words| !words.architecture.is_empty());
+    let platform = match stated {
+        None => request.platform,
+        Some(words) => {
+            let variant = words.variant.as_deref();
+            let platform = Platform::from_words(&words.os, &words.architecture, variant);
+            platform.map_err(BootableError::from)?
+        }
+    };
+    Ok(Bootable {
+        source_kind: source_kind(&request.source),
+        source_reference: request.source.to_string(),
+        platform,
+        manifest_digest: found.digest,
+        config_digest: found.manifest.config.digest,
+        rootfs_size_bytes: None,
+        container: None,
+        boot: None,
+        original: None,
+        blobs: blobs(found, &parts),
+        parts,
+        source,
+    })
+}
+
+/// Refuses a kernel's file that is announced longer than any.
+fn check_length(part: &Descriptor) -> Result<(), BootableError> {
+    if part.size_bytes <= MAX_FILE_BYTES {
+        return Ok(());
+    }
+    Err(BootableError::TooLarge {
+        role: "kernel or initrd",
+        size_bytes: part.size_bytes,
+        limit_bytes: MAX_FILE_BYTES,
+    })
+}
+
+/// Lists what an image was made of.
+fn blobs(found: &FoundManifest, parts: &BootableParts) -> Vec<SourceBlob> {
+    let blob = |role, digest, size_bytes, diff_id| SourceBlob {
+        digest,
+        role,
+        size_bytes,
+        diff_id,
+    };
+    let config = &found.manifest.config;
+    let mut blobs = vec![
+        blob(BlobRole::Manifest, found.digest, found.size_bytes, None),
+        blob(BlobRole::Config, config.digest, config.size_bytes, None),
+    ];
+    match &parts.disk {
+        DiskParts::Chunks(chunks) => blobs.extend(chunks.iter().map(|chunk| {
+            let layer = &chunk.descriptor;
+            blob(
+                BlobRole::Layer,
+                layer.digest,
+                layer.size_bytes,
+                Some(chunk.digest),
+            )
+        })),
+        DiskParts::Whole(disk) => {
+            blobs.push(blob(BlobRole::Layer, disk.digest, disk.size_bytes, None));
+        }
+    }
+    let kernel = [
+        (BlobRole::Kernel, &parts.kernel),
+        (BlobRole::Initrd, &parts.initrd),
+    ];
+    for (role, part) in kernel {
+        blobs.extend(
+            part.iter()
+                .map(|part| blob(role, part.digest, part.size_bytes, None)),
+        );
+    }
+    blobs
 }
 
 fn waiting(blob: &Descriptor) -> LayerProgress {

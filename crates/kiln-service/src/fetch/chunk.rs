@@ -9,6 +9,7 @@ use bytes::Bytes;
 use kiln_api::operation::LayerState;
 use kiln_bootable::{UnpackError, unpack};
 use kiln_cache::{Cache, Ingest, IngestError};
+use kiln_domain::Digest;
 use kiln_domain::oci::bootable::Chunk;
 use kiln_registry::{BlobBody, ImageSource};
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -178,15 +179,14 @@ impl Unpacking {
 
     /// Unpacks what needs no keeping. It blocks.
     fn read(self, input: impl Read, fetched: u64) -> Result<(), FetchError> {
-        let mut input = HashingReader {
-            inner: input,
-            hasher: Hasher::default(),
-        };
+        let mut input = HashingReader::new(input);
         let unpacked = self.unpack(&mut input, fetched);
         // Wrong bytes break a stream in a thousand ways; the digest is what is wrong then.
-        if unpacked.is_ok() || (is_about_content(&unpacked) && self.read_rest(&mut input).is_ok()) {
+        if unpacked.is_ok()
+            || (is_about_content(&unpacked) && read_rest(&mut input, &self.running).is_ok())
+        {
             let expected = self.chunk.descriptor.digest;
-            let found = input.hasher.finish();
+            let found = input.finish();
             if found != expected {
                 let mismatch = IngestError::DigestMismatch { expected, found };
                 return Err(FetchError::Blob(mismatch));
@@ -207,7 +207,8 @@ impl Unpacking {
         if let Some(source) = reader.failure {
             return Err(kept_failure(descriptor.digest, source));
         }
-        if unpacked.is_ok() || (is_about_content(&unpacked) && self.read_rest(&mut reader).is_ok())
+        if unpacked.is_ok()
+            || (is_about_content(&unpacked) && read_rest(&mut reader, &self.running).is_ok())
         {
             reader.ingest.commit()?;
         }
@@ -227,22 +228,6 @@ impl Unpacking {
         tell(0);
         let digest = self.chunk.descriptor.digest;
         unpacked.map_err(|source| FetchError::Chunk { digest, source })
-    }
-
-    /// Reads to the end for the digest, unless the work is given up. It blocks.
-    fn read_rest(&self, reader: &mut dyn Read) -> io::Result<()> {
-        let mut buffer = vec![0; REST_BUFFER_BYTES];
-        loop {
-            if self.running.work().is_cancelled() {
-                return Err(io::Error::other("the operation was cancelled"));
-            }
-            match reader.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
     }
 }
 
@@ -269,9 +254,9 @@ fn is_about_content(unpacked: &Result<(), FetchError>) -> bool {
 }
 
 /// Counts what is read.
-struct Counting<'a> {
-    input: &'a mut dyn Read,
-    read: &'a Cell<u64>,
+pub(super) struct Counting<'a> {
+    pub(super) input: &'a mut dyn Read,
+    pub(super) read: &'a Cell<u64>,
 }
 
 impl Read for Counting<'_> {
@@ -283,9 +268,22 @@ impl Read for Counting<'_> {
 }
 
 /// Hashes what is read.
-struct HashingReader<R> {
+pub(super) struct HashingReader<R> {
     inner: R,
     hasher: Hasher,
+}
+
+impl<R> HashingReader<R> {
+    pub(super) fn new(inner: R) -> Self {
+        Self {
+            inner,
+            hasher: Hasher::default(),
+        }
+    }
+
+    pub(super) fn finish(self) -> Digest {
+        self.hasher.finish()
+    }
 }
 
 impl<R: Read> Read for HashingReader<R> {
@@ -293,5 +291,21 @@ impl<R: Read> Read for HashingReader<R> {
         let count = self.inner.read(buffer)?;
         self.hasher.update(buffer.get(..count).unwrap_or_default());
         Ok(count)
+    }
+}
+
+/// Reads to the end for the digest, unless the work is given up. It blocks.
+pub(super) fn read_rest(reader: &mut dyn Read, running: &Running) -> io::Result<()> {
+    let mut buffer = vec![0; REST_BUFFER_BYTES];
+    loop {
+        if running.work().is_cancelled() {
+            return Err(io::Error::other("the operation was cancelled"));
+        }
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }

@@ -5,9 +5,11 @@ use std::io;
 use kiln_bootable::UnpackError;
 use kiln_cache::{CacheError, IngestError, TooLong};
 use kiln_domain::Digest;
+use kiln_domain::oci::DiskLayersError;
 use kiln_domain::oci::bootable::BootableError;
 use kiln_layers::{DecodeError, PackError};
 
+use super::disk::ForeignError;
 use crate::blocking::PoolError;
 use crate::space::NoRoom;
 
@@ -53,6 +55,17 @@ pub enum FetchError {
         /// Why.
         source: UnpackError,
     },
+    /// A disk that somebody else made is none that can be used.
+    #[error("layer {digest} of the artifact cannot be used")]
+    Foreign {
+        /// The disk's blob.
+        digest: Digest,
+        /// Why.
+        source: ForeignError,
+    },
+    /// It cannot be told which layer of an artifact is the disk.
+    #[error(transparent)]
+    Disk(#[from] DiskLayersError),
     /// A pack that was just written could not be opened.
     #[error("the decoded layer {digest} cannot be read back")]
     Pack {

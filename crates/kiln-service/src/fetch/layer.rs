@@ -157,7 +157,7 @@ impl Job<'_> {
         let mut asking = Asking::Rest;
         let mut may_ask_again = self.source.is_remote();
         loop {
-            let ingest = self.begin().await?;
+            let ingest = self.begin(asking).await?;
             let kept_bytes = ingest.kept_bytes();
             let error = match self.fetch_once(ingest, asking).await {
                 Ok(pack) => return Ok(pack),
@@ -181,17 +181,18 @@ impl Job<'_> {
     }
 
     /// Begins to take in the blob. What comes over the network is kept when it breaks off.
-    async fn begin(&self) -> Result<Ingest, FetchError> {
+    async fn begin(&self, asking: Asking) -> Result<Ingest, FetchError> {
         let cache = self.fetcher.cache.clone();
         let (digest, size_bytes) = {
             let descriptor = &self.layer.descriptor;
             (descriptor.digest, descriptor.size_bytes)
         };
-        let is_remote = self.source.is_remote();
+        // What is fetched anew begins at the first byte, whatever somebody else may have left.
+        let may_resume = self.source.is_remote() && asking != Asking::Anew;
         let at_work = self.running.at_work();
         let begin = move || {
             let _at_work = at_work;
-            if is_remote {
+            if may_resume {
                 cache.resume(&digest, size_bytes)
             } else {
                 cache.ingest(&digest, size_bytes)

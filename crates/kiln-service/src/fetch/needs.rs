@@ -106,6 +106,23 @@ mod tests {
     }
 
     #[test]
+    fn what_an_earlier_download_left_needs_no_room() {
+        const LEFT_BYTES: u64 = 100 << 10;
+        let (_folder, cache) = cache();
+        let layer = layer(b"broken off", 2 * LEFT_BYTES, b"1");
+        let digest = layer.descriptor.digest;
+        let mut ingest = cache.resume(&digest, 2 * LEFT_BYTES).unwrap();
+        for _ in 0..100 {
+            ingest.write_all(&[7; 1 << 10]).unwrap();
+        }
+        drop(ingest);
+
+        let needs = of_layers(&cache, &InFlight::default(), &[layer]).unwrap();
+
+        assert_eq!(needs.blob_bytes, LEFT_BYTES);
+    }
+
+    #[test]
     fn what_is_there_or_on_its_way_or_named_twice_counts_once_at_most() {
         let (_folder, cache) = cache();
         let here = b"here";

@@ -103,30 +103,32 @@ impl Pulls {
         needs
             .check()
             .map_err(|error| room_failure(&error, &error))?;
-        let named = job.kernel.unless_shipped();
-        let layers = &bootable.layers;
-        let mut wanted: Vec<Descriptor> = layers.sums.iter().cloned().collect();
+        let parts = &bootable.parts;
+        let named = match &parts.kernel {
+            Some(_) => job.kernel.unless_shipped(),
+            None => Some(job.kernel.without_shipped()?),
+        };
+        let mut wanted: Vec<Descriptor> = parts.sums.iter().cloned().collect();
         if named.is_none() {
-            let kernel = [Some(&layers.kernel), layers.initrd.as_ref()];
-            let parts = kernel.into_iter().chain([layers.modules.as_ref()]);
-            wanted.extend(parts.flatten().cloned());
+            let kernel = [&parts.kernel, &parts.initrd, &parts.modules];
+            wanted.extend(kernel.into_iter().flatten().cloned());
         }
         let staging = self.stage(job.ids).await?;
-        let rootfs_size_bytes = bootable.config.rootfs.size_bytes;
-        let (staging, target) = self.targets(staging, wanted, rootfs_size_bytes).await?;
+        let size_bytes = bootable.rootfs_size_bytes.unwrap_or_default();
+        let (staging, target) = self.targets(staging, wanted, size_bytes).await?;
         let fetching = self.fetch.bootable(&bootable, target, &running);
         let files = or_cancelled(&running, fetching, fetch_failure).await?;
         let mut files = files.into_iter();
         let mut next = |part: Option<&Descriptor>| part.and_then(|_| files.next());
-        let sums = next(layers.sums.as_ref());
+        let sums = next(parts.sums.as_ref());
         let booting = if let Some(kernel) = named {
-            named_kernel(kernel, job.boot, bootable.config.config.as_ref())?
+            named_kernel(kernel, job.boot, bootable.container.as_ref())?
         } else {
             let missing = || Failure::new(codes::daemon::INTERNAL, "the kernel is missing");
             let shipped = Shipped {
-                kernel: next(Some(&layers.kernel)).ok_or_else(missing)?,
-                initrd: next(layers.initrd.as_ref()),
-                modules: next(layers.modules.as_ref()),
+                kernel: next(parts.kernel.as_ref()).ok_or_else(missing)?,
+                initrd: next(parts.initrd.as_ref()),
+                modules: next(parts.modules.as_ref()),
             };
             self.check_kernel(&shipped.kernel, &bootable).await?;
             shipped_kernel(shipped, job.boot, &bootable)?
@@ -135,16 +137,19 @@ impl Pulls {
         let entry = running.clone();
         let check = move || {
             let checked = check_rootfs(&staging, sums, entry.work().flag());
-            checked.map(|()| staging)
+            checked.map(|size_bytes| (staging, size_bytes))
         };
         let checked = self.on_build_pool(&running, check).await?;
-        let staging =
+        let (staging, rootfs_size_bytes) =
             checked.map_err(|error| unless_cancelled(&running, rootfs_failure(&error)))?;
         let view = booting.plan.view.clone();
         let staged = self.stage_kernel(staging, booting.kernel, booting.plan, &running);
         let (staging, kernel) = staged.await?;
         let monitors = booting.monitors.unwrap_or_else(|| kernel.monitors.clone());
-        let source = bootable.config.source.clone().unwrap_or_default();
+        let original = bootable.original.clone().map(|source| Original {
+            reference: source.reference,
+            manifest_digest: source.manifest_digest.map(|digest| digest.to_string()),
+        });
         let finished = Finished {
             operation_id: id,
             image_id: job.ids.image_id,
@@ -160,14 +165,10 @@ impl Pulls {
                 source_reference: bootable.source_reference.clone(),
                 manifest_digest: Some(bootable.manifest_digest),
                 config_digest: Some(bootable.config_digest),
-                original: Some(Original {
-                    reference: source.reference,
-                    manifest_digest: source.manifest_digest.map(|digest| digest.to_string()),
-                }),
+                original,
                 derivation: None,
                 image_config: bootable
-                    .config
-                    .config
+                    .container
                     .as_ref()
                     .and_then(|config| serde_json::to_value(config).ok()),
                 blobs: bootable.blobs.clone(),
@@ -274,9 +275,9 @@ fn shipped_kernel(
         })
     };
     if choice != BootChoice::Auto {
-        return named_kernel(files(None), choice, bootable.config.config.as_ref());
+        return named_kernel(files(None), choice, bootable.container.as_ref());
     }
-    let words = bootable.config.boot.as_ref().filter(|_| initrd.is_some());
+    let words = bootable.boot.as_ref().filter(|_| initrd.is_some());
     let view = shipped_boot(words);
     let monitors = Some(view.monitors.clone());
     let document = None;
@@ -312,16 +313,17 @@ fn shipped_boot(words: Option<&BootWords>) -> Boot {
     }
 }
 
-/// Judges the root filesystem as it lies in staging, and keeps its checksums beside it. It blocks.
+/// Judges the root filesystem as it lies in staging, keeps its checksums beside it, and returns its
+/// length. It blocks.
 fn check_rootfs(
     staging: &Staging,
     sums: Option<File>,
     cancelled: &AtomicBool,
-) -> Result<(), RootfsError> {
+) -> Result<u64, RootfsError> {
     let rootfs = staging.open(ROOTFS)?;
-    probe(&rootfs)?;
+    let size_bytes = probe(&rootfs)?;
     let Some(sums) = sums else {
-        return Ok(());
+        return Ok(size_bytes);
     };
     let mut bytes = Vec::new();
     sums.take(MAX_SUMS_BYTES)
@@ -334,7 +336,8 @@ fn check_rootfs(
             first: first.start,
         });
     }
-    Ok(staging.write(ROOTFS_SUMS, &bytes)?)
+    staging.write(ROOTFS_SUMS, &bytes)?;
+    Ok(size_bytes)
 }
 
 fn rootfs_failure(error: &RootfsError) -> Failure {

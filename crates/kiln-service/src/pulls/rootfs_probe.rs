@@ -31,17 +31,30 @@ const OTHERS: &[(&str, usize, &[u8])] = &[
     ("a tar archive", 257, b"ustar"),
     ("an ELF file", 0, b"\x7fELF"),
     ("a partitioned disk", 512, b"EFI PART"),
+    ("a disk with a boot sector", 510, b"\x55\xaa"),
 ];
 
 /// Why a file cannot be registered as a root filesystem.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ProbeError {
+pub enum ProbeError {
+    /// It is something else that is known.
     #[error("the file is {found}, not a raw ext4 filesystem")]
-    OtherFormat { found: &'static str },
+    OtherFormat {
+        /// What it is.
+        found: &'static str,
+    },
+    /// It is something else.
     #[error("the file is not a raw ext4 filesystem")]
     Unknown,
+    /// It is cut off.
     #[error("the filesystem is {wanted_bytes} bytes long and the file {found_bytes}")]
-    Truncated { wanted_bytes: u64, found_bytes: u64 },
+    Truncated {
+        /// Length of the filesystem.
+        wanted_bytes: u64,
+        /// Length of the file.
+        found_bytes: u64,
+    },
+    /// It cannot be read.
     #[error("cannot read the root filesystem")]
     Io(#[from] io::Error),
 }
@@ -49,17 +62,7 @@ pub(crate) enum ProbeError {
 /// Checks a file and returns its size in bytes.
 pub(super) fn probe(file: &File) -> Result<u64, ProbeError> {
     let found_bytes = file.metadata()?.len();
-    let head = read_head(file)?;
-    let Some(wanted_bytes) = ext4_size(&head) else {
-        let found = OTHERS
-            .iter()
-            .find(|(_, at, magic)| head.get(*at..).is_some_and(|rest| rest.starts_with(magic)));
-        return Err(
-            found.map_or(ProbeError::Unknown, |(found, ..)| ProbeError::OtherFormat {
-                found,
-            }),
-        );
-    };
+    let wanted_bytes = probe_head(&read_head(file)?)?;
     if wanted_bytes > found_bytes {
         return Err(ProbeError::Truncated {
             wanted_bytes,
@@ -67,6 +70,21 @@ pub(super) fn probe(file: &File) -> Result<u64, ProbeError> {
         });
     }
     Ok(found_bytes)
+}
+
+/// Checks the beginning of a file and returns how long the filesystem in it says it is.
+pub(crate) fn probe_head(head: &[u8]) -> Result<u64, ProbeError> {
+    if let Some(wanted_bytes) = ext4_size(head) {
+        return Ok(wanted_bytes);
+    }
+    let found = OTHERS
+        .iter()
+        .find(|(_, at, magic)| head.get(*at..).is_some_and(|rest| rest.starts_with(magic)));
+    Err(
+        found.map_or(ProbeError::Unknown, |(found, ..)| ProbeError::OtherFormat {
+            found,
+        }),
+    )
 }
 
 fn read_head(file: &File) -> io::Result<Vec<u8>> {

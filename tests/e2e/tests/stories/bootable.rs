@@ -30,7 +30,7 @@ fn kiln(stage: &Stage, words: &[&str]) -> Result<Output> {
 }
 
 /// Runs `kiln` and returns the JSON it prints.
-fn answer(stage: &Stage, words: &[&str]) -> Result<Value> {
+pub(crate) fn answer(stage: &Stage, words: &[&str]) -> Result<Value> {
     let output = kiln(stage, &[words, &["--json"]].concat())?;
     assert_eq!(output.status.code(), Some(0), "{words:?}: {output:?}");
     Ok(serde_json::from_slice(&output.stdout)?)
@@ -57,19 +57,20 @@ fn with_modules(stage: &Stage, name: &str) -> Result<Value> {
 }
 
 /// Pulls an image that boots with our init.
-fn booting(stage: &Stage, name: &str) -> Result<Value> {
+pub(crate) fn booting(stage: &Stage, name: &str) -> Result<Value> {
     let layout = source::small(&stage.path(&format!("layout-{name}")))?;
     let mut params = pull(&oci(&layout, "1"), name);
     params["boot"] = json!("entrypoint");
+    params["size_bytes"] = json!(16 << 20);
     stage.call("image.pull", &params)
 }
 
-fn file_of(image: &Value, name: &str) -> Result<PathBuf> {
+pub(crate) fn file_of(image: &Value, name: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(text(image, "artifact_dir")?).join(name))
 }
 
 /// Fails unless two images have the same files; what only one of them has counts too.
-fn assert_same_files(one: &Value, other: &Value) -> Result<()> {
+pub(crate) fn assert_same_files(one: &Value, other: &Value) -> Result<()> {
     let mut command = process::command("diff");
     command.args(["--recursive", "--no-dereference", "--exclude=image.json"]);
     command.arg(text(one, "artifact_dir")?);
@@ -78,7 +79,7 @@ fn assert_same_files(one: &Value, other: &Value) -> Result<()> {
     Ok(())
 }
 
-fn export(stage: &Stage, image: &str, name: &str) -> Result<PathBuf> {
+pub(crate) fn export(stage: &Stage, image: &str, name: &str) -> Result<PathBuf> {
     let file = stage.path(name);
     answer(stage, &["export", image, file.to_str().context("no text")?])?;
     Ok(file)

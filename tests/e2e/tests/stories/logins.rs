@@ -1,5 +1,6 @@
 //! Logging in: once, here or with another tool, and both know it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -355,7 +356,14 @@ fn passwords_on_the_command_line_and_without_a_terminal_are_refused() -> Result<
         assert_eq!(output.status.code(), Some(2), "{words:?}: {output:?}");
         assert!(!stderr(&output).contains("hunter2"), "{output:?}");
     }
-    assert!(!person.path("home").exists());
+    let nobody = Person {
+        host: format!("unix://{}", person.path("nobody.sock").display()),
+        ..person
+    };
+    let unasked = nobody.login("reg.io", "hunter2")?;
+    assert_eq!(unasked.status.code(), Some(7), "{unasked:?}");
+    assert!(stderr(&unasked).contains("kiln login reg.io --no-check"));
+    assert!(!nobody.path("home").exists());
     Ok(())
 }
 
@@ -528,5 +536,86 @@ fn only_superadmins_look_after_the_daemons_logins() -> Result<()> {
             "{method}: {refused}"
         );
     }
+    Ok(())
+}
+
+/// What `kiln registry doctor` says, by check.
+fn doctor(person: &Person, words: &[&str]) -> Result<(Option<i32>, BTreeMap<String, Value>)> {
+    let words = [&["registry", "doctor", "--json"], words].concat();
+    let output = person.kiln(&words, "")?;
+    let findings: Vec<Value> =
+        serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
+    let by_check = |finding: Value| Some((finding["check"].as_str()?.to_owned(), finding));
+    let findings = findings.into_iter().filter_map(by_check).collect();
+    Ok((output.status.code(), findings))
+}
+
+#[test]
+fn the_doctor_says_where_it_breaks_off() -> Result<()> {
+    if tools::must_skip("the_doctor_says_where_it_breaks_off", NEEDS)? {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let person = Person::at(&stage)?;
+    let registry = Registry::start(Access::Basic, Transport::Http)?;
+    let host = registry.host();
+    let level = |found: &BTreeMap<String, Value>, check: &str| found[check]["level"].clone();
+
+    let (code, stranger) = doctor(&person, &[&host])?;
+    assert_eq!(code, Some(1), "{stranger:?}");
+    assert_eq!(level(&stranger, "connection"), "ok");
+    assert_eq!(level(&stranger, "login"), "fail");
+    assert_eq!(
+        stranger["login"]["command"],
+        json!(format!("kiln login {host}"))
+    );
+
+    told(&person.login(&host, PASSWORD)?)?;
+    let (code, known) = doctor(&person, &[&host])?;
+    assert_eq!(code, Some(0), "{known:?}");
+    for (check, want) in [
+        ("auth files", "ok"),
+        ("port", "ok"),
+        ("name", "ok"),
+        ("connection", "ok"),
+        ("proxy", "ok"),
+        ("answer", "warn"),
+        ("protocol", "ok"),
+        ("login", "ok"),
+        ("clock", "ok"),
+        ("deletion", "ok"),
+    ] {
+        assert_eq!(level(&known, check), want, "{check}: {known:?}");
+    }
+
+    let read_only = json!({"storage": {
+        "inmemory": {}, "delete": {"enabled": false},
+    }});
+    let read_only = Registry::start_with(Access::Anonymous, Transport::Http, &read_only)?;
+    let (_, found) = doctor(&person, &[&read_only.host()])?;
+    assert_eq!(level(&found, "deletion"), "warn", "{found:?}");
+
+    let secure = Registry::start(Access::Anonymous, Transport::Https)?;
+    let (code, found) = doctor(&person, &[&secure.host()])?;
+    assert_eq!(code, Some(1));
+    assert_eq!(level(&found, "answer"), "fail", "{found:?}");
+    assert!(
+        found["answer"]["message"].to_string().contains("trusted"),
+        "{found:?}"
+    );
+
+    let nobody = read_only.host();
+    drop(read_only);
+    let (code, found) = doctor(&person, &[&nobody])?;
+    assert_eq!(code, Some(1));
+    assert_eq!(level(&found, "port"), "fail", "{found:?}");
+    assert_eq!(level(&found, "connection"), "fail", "{found:?}");
+
+    let (_, here) = doctor(&person, &[])?;
+    assert_eq!(level(&here, "program"), "ok", "{here:?}");
+    assert!(
+        here.contains_key("engine") && here.contains_key("port"),
+        "{here:?}"
+    );
     Ok(())
 }

@@ -6,6 +6,7 @@
 
 mod archives;
 mod bootable;
+mod bootable_push;
 mod booting;
 mod browsing;
 mod checkout;
@@ -17,6 +18,7 @@ mod descriptors;
 mod devregistry;
 mod documents;
 mod faults;
+mod foreign_disks;
 mod input;
 mod instances;
 mod kernels;
@@ -36,7 +38,9 @@ mod source;
 mod space;
 mod stage;
 mod stopping;
+mod syncing;
 mod transfers;
 mod walk;
+mod webhooks;
 mod websocket;
 mod wire;

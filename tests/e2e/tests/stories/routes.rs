@@ -31,7 +31,7 @@ const SMALL: &str = "some/small:1";
 fn with_small(access: Access, transport: Transport, extras: &Extras) -> Result<Registry> {
     let folder = folder()?;
     let layout = source::small(&folder.path().join("layout"))?;
-    let registry = Registry::start_with(access, transport, extras)?;
+    let registry = Registry::start_as(access, transport, extras)?;
     registry.push(&oci(&layout, "1"), SMALL)?;
     Ok(registry)
 }
@@ -166,7 +166,7 @@ fn two_hosts_share_a_cache_that_asks_the_registry_once() -> Result<()> {
         upstream,
         ..Extras::default()
     };
-    let cache = Registry::start_with(Access::Anonymous, Transport::Http, &extras)?;
+    let cache = Registry::start_as(Access::Anonymous, Transport::Http, &extras)?;
     let rule = mirrored(&origin.host(), &cache, "");
     let (one, other) = (Stage::with_config(&rule)?, Stage::with_config(&rule)?);
     let reference = format!("{}/{SMALL}", origin.host());

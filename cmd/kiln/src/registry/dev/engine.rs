@@ -90,6 +90,12 @@ pub(super) fn find(
 }
 
 impl Found {
+    /// Says whether it lets this user list containers.
+    pub(super) async fn check(&self) -> Result<&'static str, CommandError> {
+        self.must(&["ps", "--quiet"]).await?;
+        Ok(self.engine.name())
+    }
+
     async fn run(&self, words: &[&str]) -> Result<Output, CommandError> {
         let mut command = Command::new(&self.program);
         command.args(words).stdin(Stdio::null()).kill_on_drop(true);

@@ -34,8 +34,17 @@ impl Read for Garbage {
     }
 }
 
-/// Fetches garbage and returns what came of it, and how much of it was read.
-async fn fetch_garbage(cancelled_at_bytes: u64) -> (FetchError, u64) {
+/// What came of fetching garbage.
+struct Fetched {
+    error: FetchError,
+    /// How much of it was read.
+    read_bytes: u64,
+    /// How much of it is left for the next time.
+    left_bytes: u64,
+}
+
+/// Fetches garbage of which the cache keeps what came.
+async fn fetch_garbage(cancelled_at_bytes: u64, disk: Arc<Disk>) -> Fetched {
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::open(folder.path()).unwrap();
     let board = Arc::new(Board::new(1));
@@ -51,16 +60,16 @@ async fn fetch_garbage(cancelled_at_bytes: u64) -> (FetchError, u64) {
     );
     let running = entry.unwrap();
     let digest = Digest::from_bytes([7; 32]);
-    let ingest = cache.ingest(&digest, SIZE_BYTES).unwrap();
+    let ingest = cache.resume(&digest, SIZE_BYTES).unwrap();
     let decoding = Decoding {
-        cache,
+        cache: cache.clone(),
         digest,
         diff_id: digest,
         declared: Declared::As(Compression::None),
         limits: Limits::default(),
         index: 0,
         running: running.clone(),
-        disk: Arc::default(),
+        disk,
         _at_work: running.at_work(),
         _flight: InFlight::default().begin(digest),
     };
@@ -71,21 +80,27 @@ async fn fetch_garbage(cancelled_at_bytes: u64) -> (FetchError, u64) {
     };
     let error = decoding.keep_and_decode(&mut garbage, ingest).unwrap_err();
     board.stop(Duration::ZERO).await;
-    (error, garbage.read_bytes)
+    Fetched {
+        error,
+        read_bytes: garbage.read_bytes,
+        left_bytes: cache.partial_bytes(&digest),
+    }
 }
 
 #[tokio::test]
 async fn the_rest_of_a_blob_that_cannot_be_decoded_is_read_for_its_digest() {
-    let (error, read_bytes) = fetch_garbage(u64::MAX).await;
+    let fetched = fetch_garbage(u64::MAX, Arc::default()).await;
 
-    assert_eq!(read_bytes, SIZE_BYTES);
-    let is_about_digest = matches!(error, FetchError::Blob(IngestError::DigestMismatch { .. }));
-    assert!(is_about_digest, "{error:?}");
+    assert_eq!(fetched.read_bytes, SIZE_BYTES);
+    let error = fetched.error;
+    assert!(is_digest_mismatch(&error), "{error:?}");
+    assert_eq!(fetched.left_bytes, 0, "wrong bytes are kept");
 }
 
 #[tokio::test]
 async fn a_cancelled_operation_does_not_read_the_rest_of_a_blob_that_cannot_be_decoded() {
-    let (error, read_bytes) = fetch_garbage(CANCELLED_AT_BYTES).await;
+    let fetched = fetch_garbage(CANCELLED_AT_BYTES, Arc::default()).await;
+    let (error, read_bytes) = (fetched.error, fetched.read_bytes);
 
     // The decoder had given up already, so it is the rest that was not read.
     let FetchError::Decode { source, .. } = &error else {
@@ -94,4 +109,19 @@ async fn a_cancelled_operation_does_not_read_the_rest_of_a_blob_that_cannot_be_d
     assert!(!matches!(source, DecodeError::Cancelled), "{source:?}");
     let most = CANCELLED_AT_BYTES + 2 * REST_BUFFER_BYTES as u64;
     assert!(read_bytes <= most, "{read_bytes} bytes were read");
+}
+
+#[tokio::test]
+async fn what_came_of_a_cancelled_layer_is_kept_unless_the_disk_is_full() {
+    for is_full in [false, true] {
+        let disk = Disk {
+            is_full: AtomicBool::new(is_full),
+        };
+
+        let fetched = fetch_garbage(CANCELLED_AT_BYTES, Arc::new(disk)).await;
+
+        let is_kept = fetched.left_bytes >= CANCELLED_AT_BYTES / 2;
+        assert_eq!(is_kept, !is_full, "{} bytes", fetched.left_bytes);
+        assert_eq!(fetched.left_bytes == 0, is_full);
+    }
 }

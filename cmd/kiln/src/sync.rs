@@ -1,0 +1,284 @@
+//! `kiln sync`: what is new in some repositories, copied by the rules of a file.
+//!
+//! ```toml
+//! [[rule]]
+//! from = "registry.example/team/*"
+//! into = "mirror.example/team"
+//! tags = ["v*", "latest"]
+//! exclude = ["*-rc*"]
+//! versions = ">=1.2, <2"
+//! newest = 5
+//! platform = "linux/amd64"
+//! referrers = true
+//! ```
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use kiln_api::image::Credentials;
+use kiln_api::registry::sync::{
+    Sync, SyncItemOutcome, SyncOutcome, SyncParams, SyncRule, Synced, SyncedItem,
+};
+use kiln_api::{Failure, codes};
+use kiln_domain::{Reference, RegistryName};
+use serde::Deserialize;
+
+use crate::batch::{self, Item, Outcome};
+use crate::credentials::CredentialsArguments;
+use crate::failure::CommandError;
+use crate::follow;
+use crate::output::{self, Amount, Format};
+use crate::session::Session;
+use crate::text::{cell, size};
+
+/// Longest file of rules, in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Which rules to follow.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+File:
+  [[rule]]
+  from = \"registry.example/team/app\"  a repository, or with * and ? those of the catalogue
+  into = \"mirror.example/team/app\"    where it goes, or the namespace where several go
+  tags = [\"v*\", \"latest\"]             patterns; all tags when left out
+  exclude = [\"*-rc*\"]                 patterns of tags to leave out
+  versions = \">=1.2, <2\"              only versions in this range
+  newest = 5                          only so many of the newest versions
+  platform = \"linux/amd64\"            one platform; all when left out
+  referrers = true                    signatures and SBOMs too")]
+pub(crate) struct Arguments {
+    /// TOML file with the rules
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Only tell what would be copied, and how many bytes
+    #[arg(long)]
+    dry_run: bool,
+    /// Auth file of docker, podman or skopeo, in place of the usual ones
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+    /// Return the operation at once and let the daemon go on
+    #[arg(long)]
+    detach: bool,
+}
+
+/// A file of rules.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rules {
+    rule: Vec<Rule>,
+}
+
+/// A rule as people write it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rule {
+    from: String,
+    into: String,
+    #[serde(default)]
+    tags: Vec<String>,
+    #[serde(default)]
+    exclude: Vec<String>,
+    versions: Option<String>,
+    newest: Option<u32>,
+    platform: Option<String>,
+    #[serde(default)]
+    referrers: bool,
+}
+
+/// Syncs.
+pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), CommandError> {
+    let rules = read(&arguments.file)?;
+    let flags = CredentialsArguments::of(None, arguments.authfile.clone());
+    let mut params = SyncParams {
+        rules: Vec::with_capacity(rules.rule.len()),
+        dry_run: arguments.dry_run,
+        detach: true,
+    };
+    for rule in rules.rule {
+        params.rules.push(SyncRule {
+            from_credentials: known(&flags, &rule.from, session).await?,
+            into_credentials: known(&flags, &rule.into, session).await?,
+            from: rule.from,
+            into: rule.into,
+            tags: rule.tags,
+            exclude: rule.exclude,
+            versions: rule.versions,
+            newest: rule.newest,
+            platform: rule.platform,
+            referrers: rule.referrers,
+        });
+    }
+    let client = session.connect().await?;
+    let started = match session.call::<Sync>(&client, &params).await? {
+        SyncOutcome::Synced(synced) => return print(session, *synced),
+        SyncOutcome::Started(started) => started,
+    };
+    let id = started.operation_id;
+    if arguments.detach {
+        let name = id.to_string();
+        return session.output().one(&*started, &name, |_| {
+            format!("started operation {id}; wait for it:  kiln op wait {id}\n")
+        });
+    }
+    let ended = follow::to_the_end(session, &client, id, follow::Interrupt::Cancels).await?;
+    let Some(synced) = ended.operation.synced else {
+        let message = format!("operation {id} succeeded and says not what came of it");
+        return Err(CommandError::new(codes::daemon::INTERNAL, message));
+    };
+    print(session, *synced)
+}
+
+fn read(path: &Path) -> Result<Rules, CommandError> {
+    let shown = path.display();
+    let mut text = String::new();
+    let reading =
+        File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text));
+    if let Err(error) = reading {
+        let code = match error.kind() {
+            std::io::ErrorKind::NotFound => codes::file::NOT_FOUND,
+            _ => codes::file::UNREADABLE,
+        };
+        let mut failure = Failure::new(code, format!("cannot read the rules in {shown}"));
+        failure.cause.push(error.to_string());
+        return Err(failure.into());
+    }
+    if text.len() as u64 > MAX_FILE_BYTES {
+        let message = format!("{shown} has more than {MAX_FILE_BYTES} bytes");
+        return Err(CommandError::new(codes::file::TOO_LARGE, message));
+    }
+    toml::from_str(&text).map_err(|error| {
+        let message = format!("{shown} is no file of rules: {}", error.message());
+        Failure::new(codes::request::INVALID_PARAMS, message)
+            .with_hint("see what stands in one:", Some("kiln help sync".to_owned()))
+            .into()
+    })
+}
+
+/// Looks who to be at one end of a rule. Where it names repositories by a pattern, the login of
+/// the registry as a whole counts. What is no place at all is the daemon's to refuse.
+async fn known(
+    flags: &CredentialsArguments,
+    place: &str,
+    session: &Session,
+) -> Result<Option<Credentials>, CommandError> {
+    let place = place.strip_prefix("docker://").unwrap_or(place);
+    if let Ok(reference) = place.parse::<Reference>() {
+        return flags.find(&reference, session).await;
+    }
+    let host = place.split('/').next().unwrap_or_default();
+    match host.parse::<RegistryName>() {
+        Ok(name) => flags.of_registry(&name, session).await,
+        Err(_) => Ok(None),
+    }
+}
+
+/// Prints what came of each, and ends with 9 when some of it failed.
+fn print(session: &Session, synced: Synced) -> Result<(), CommandError> {
+    let output = session.output();
+    match (output.format, output.amount) {
+        (Format::Table, Amount::Everything) => output::write(&table(&synced))?,
+        (Format::Table, Amount::Names) => {
+            for item in moved(&synced) {
+                output::write(&format!("{}\n", cell(&item.into)))?;
+            }
+        }
+        _ => output.value(&synced)?,
+    }
+    let items: Vec<Item<()>> = synced.items.into_iter().map(item).collect();
+    batch::verdict(session, &items)
+}
+
+fn item(done: kiln_api::registry::sync::SyncItem) -> Item<()> {
+    Item {
+        item: done.item,
+        outcome: match done.outcome {
+            SyncItemOutcome::Ok(_) => Outcome::Ok(()),
+            SyncItemOutcome::Error(failure) => Outcome::Error(failure),
+        },
+    }
+}
+
+/// Lists what was copied, or would be.
+fn moved(synced: &Synced) -> impl Iterator<Item = &SyncedItem> {
+    synced.items.iter().filter_map(|item| match &item.outcome {
+        SyncItemOutcome::Ok(done) if !done.is_up_to_date => Some(done),
+        _ => None,
+    })
+}
+
+fn table(synced: &Synced) -> String {
+    let mut lines: Vec<String> = moved(synced)
+        .map(|done| format!("{}  {}", cell(&done.into), size(done.sent_bytes)))
+        .collect();
+    let (copied, sent) = if synced.dry_run {
+        ("to copy", "to send")
+    } else {
+        ("copied", "sent")
+    };
+    let mut sum = format!(
+        "{} {copied}, {} there already, {} {sent}",
+        synced.copied,
+        synced.up_to_date,
+        size(synced.sent_bytes)
+    );
+    if synced.failed > 0 {
+        sum = format!("{sum}, {} failed", synced.failed);
+    }
+    lines.push(sum);
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done(into: &str, is_up_to_date: bool) -> kiln_api::registry::sync::SyncItem {
+        kiln_api::registry::sync::SyncItem {
+            item: "a.example/app:1".to_owned(),
+            outcome: SyncItemOutcome::Ok(SyncedItem {
+                into: into.to_owned(),
+                digest: "sha256:00".to_owned(),
+                is_up_to_date,
+                sent_bytes: 2 << 20,
+            }),
+        }
+    }
+
+    #[test]
+    fn what_moved_is_listed_and_the_rest_counted() {
+        let synced = Synced {
+            items: vec![
+                done("b.example/app:1", false),
+                done("b.example/app:2", true),
+            ],
+            copied: 1,
+            up_to_date: 1,
+            failed: 1,
+            sent_bytes: 2 << 20,
+            dry_run: true,
+        };
+
+        assert_eq!(
+            table(&synced),
+            "b.example/app:1  2.0 MiB\n1 to copy, 1 there already, 2.0 MiB to send, 1 failed\n"
+        );
+    }
+
+    #[test]
+    fn rules_are_read_strictly() {
+        let good = "[[rule]]\nfrom = 'a.example/x'\ninto = 'b.example/x'\nnewest = 3\n";
+        let rules: Rules = toml::from_str(good).unwrap();
+        assert_eq!((rules.rule.len(), rules.rule[0].newest), (1, Some(3)));
+
+        for bad in [
+            "[[rule]]\nfrom = 'a.example/x'\n",
+            "[[rule]]\nfrom = 'a'\ninto = 'b'\ntag = 'x'\n",
+            "[[rules]]\n",
+        ] {
+            assert!(toml::from_str::<Rules>(bad).is_err(), "{bad}");
+        }
+    }
+}

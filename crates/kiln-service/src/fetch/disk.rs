@@ -1,0 +1,137 @@
+//! A disk of somebody else's, from its source to the root filesystem it is to be.
+//!
+//! It is one blob, unpacked as it comes; nothing of it is kept, so what breaks off begins anew.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kiln_api::operation::LayerState;
+use kiln_bootable::{DiskError, unpack_disk};
+use kiln_cache::IngestError;
+use kiln_domain::oci::Descriptor;
+use kiln_registry::{BlobBody, ImageSource};
+
+use super::Fetcher;
+use super::chunk::{Counting, HashingReader, read_rest};
+use super::error::FetchError;
+use super::feed::chunk_channel;
+use crate::board::Running;
+use crate::pulls::{ProbeError, probe_head};
+
+/// Why a disk is not what is looked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ForeignError {
+    /// Its beginning says what it is, and that is no root filesystem.
+    #[error("the disk in the artifact cannot be a root filesystem")]
+    Probe(#[source] ProbeError),
+    /// It could not be unpacked.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+/// What the unpacking thread needs.
+struct Unpacking {
+    blob: Descriptor,
+    index: usize,
+    rootfs: Arc<File>,
+    running: Arc<Running>,
+    _at_work: tokio_util::task::task_tracker::TaskTrackerToken,
+}
+
+impl Fetcher {
+    /// Fetches a disk into `rootfs`, an empty file.
+    pub(super) async fn whole_disk(
+        &self,
+        source: &ImageSource,
+        blob: &Descriptor,
+        index: usize,
+        rootfs: Arc<File>,
+        running: &Arc<Running>,
+    ) -> Result<(), FetchError> {
+        running.layer(index, LayerState::Fetching);
+        let body = source.blob(blob, 0).await?;
+        let unpacking = Unpacking {
+            blob: blob.clone(),
+            index,
+            rootfs,
+            running: running.clone(),
+            _at_work: running.at_work(),
+        };
+        match body {
+            BlobBody::File(range) => {
+                self.pool.run(move || unpacking.unpack(range)).await??;
+            }
+            BlobBody::Stream(mut stream) => {
+                let (sender, reader) = chunk_channel();
+                let unpacked = self.pool.run(move || unpacking.unpack(reader));
+                let download = async move {
+                    while let Some(bytes) = stream.next().await? {
+                        // Who unpacks and has gone away says itself why.
+                        if sender.send(bytes).await.is_err() {
+                            return Ok(());
+                        }
+                    }
+                    sender.send(Bytes::new()).await.ok();
+                    Ok::<_, FetchError>(())
+                };
+                let (downloaded, unpacked) = tokio::join!(download, unpacked);
+                // A broken download breaks the unpacking too; the download is the cause.
+                downloaded?;
+                unpacked??;
+            }
+        }
+        running.layer(index, LayerState::Done);
+        Ok(())
+    }
+}
+
+impl Unpacking {
+    /// Unpacks the blob and checks its digest. It blocks.
+    fn unpack(self, input: impl Read) -> Result<(), FetchError> {
+        let digest = self.blob.digest;
+        let mut hashing = HashingReader::new(input);
+        let read = Cell::new(0);
+        let told = Cell::new(0);
+        let tell = |_: u64| {
+            let count = read.get() - told.replace(read.get());
+            self.running.layer_bytes(self.index, count, count);
+        };
+        let mut input = Counting {
+            input: &mut hashing,
+            read: &read,
+        };
+        let cancelled = self.running.work().flag();
+        let judge = |head: &[u8]| probe_head(head).map(drop);
+        let unpacked = unpack_disk(&mut input, &self.rootfs, judge, &tell, cancelled);
+        tell(0);
+        let foreign = |source| FetchError::Foreign { digest, source };
+        match unpacked {
+            // What is refused by its beginning is not fetched to its end.
+            Ok(Err(probe)) => return Err(foreign(ForeignError::Probe(probe))),
+            Err(
+                error @ (DiskError::Cancelled
+                | DiskError::Input { .. }
+                | DiskError::Output { .. }
+                | DiskError::TooLong),
+            ) => {
+                return Err(foreign(error.into()));
+            }
+            Ok(Ok(_)) | Err(DiskError::Broken { .. } | DiskError::Packed { .. }) => {}
+        }
+        let rest = read_rest(&mut hashing, &self.running);
+        rest.map_err(|source| FetchError::Ingest { digest, source })?;
+        let found = hashing.finish();
+        if found != digest {
+            let expected = digest;
+            let mismatch = IngestError::DigestMismatch { expected, found };
+            return Err(FetchError::Blob(mismatch));
+        }
+        match unpacked {
+            Err(error) => Err(foreign(error.into())),
+            Ok(_) => Ok(()),
+        }
+    }
+}

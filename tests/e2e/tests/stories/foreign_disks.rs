@@ -1,0 +1,232 @@
+//! Disks that others put into registries: a raw ext4 one becomes an image, any other is told what it
+//! is and what to do.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use kiln_testkit::images::layout::{Descriptor, Layout};
+use kiln_testkit::{elf, process, tools};
+use serde_json::{Value, json};
+
+use crate::bootable::{booting, file_of};
+use crate::source::oci;
+use crate::stage::{KERNEL, LIMIT, Stage, assert_same_bytes, code, text};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const EMPTY: &str = "application/vnd.oci.empty.v1+json";
+const RAW: &str = "application/vnd.diskimage.raw";
+const ECI_RAW: &str = "application/vnd.lfedge.disk.layer.v1+raw";
+const ECI_KERNEL: &str = "application/vnd.lfedge.eci.kernel.layer.v1+kernel";
+const ECI_INITRD: &str = "application/vnd.lfedge.eci.initrd.layer.v1+cpio";
+const TITLE: &str = "org.opencontainers.image.title";
+
+/// A layer as an artifact's manifest lists it.
+fn layer(blob: &Descriptor, annotations: &[(&str, &str)]) -> Value {
+    let annotations: BTreeMap<&str, &str> = annotations.iter().copied().collect();
+    json!({
+        "mediaType": blob.media_type, "digest": blob.digest, "size": blob.size_bytes,
+        "annotations": annotations,
+    })
+}
+
+/// Writes an artifact with these layers and returns how it is pulled.
+fn artifact(layout: &mut Layout, config: (&str, &Value), layers: &[Value]) -> Result<String> {
+    let (media_type, config) = config;
+    let config = layout.add_blob(media_type, config.to_string().as_bytes())?;
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": {
+            "mediaType": media_type, "digest": config.digest, "size": config.size_bytes,
+        },
+        "layers": layers,
+    });
+    let manifest = layout.add_blob(MANIFEST, manifest.to_string().as_bytes())?;
+    layout.tag("1", &manifest)?;
+    Ok(oci(layout, "1"))
+}
+
+/// Compresses a file with a program.
+fn packed(program: &str, file: &PathBuf) -> Result<Vec<u8>> {
+    let mut command = process::command(program);
+    command.arg("-c").arg(file);
+    Ok(process::run(command, LIMIT)?.stdout)
+}
+
+/// What a pull is refused with.
+fn refused(stage: &Stage, reference: &str) -> Result<(String, String)> {
+    let params = json!({"ref": reference, "name": "bad", "kernel_ref": KERNEL});
+    let refused = stage.refused("image.pull", &params)?;
+    let told = (code(&refused).to_owned(), refused.to_string());
+    assert_eq!(stage.entries("images")?, Vec::<String>::new());
+    Ok(told)
+}
+
+#[test]
+fn a_raw_disk_becomes_an_image_however_it_is_packed_and_named() -> Result<()> {
+    let maker = Stage::new()?;
+    let image = booting(&maker, "image")?;
+    let rootfs = file_of(&image, "rootfs.ext4")?;
+    let plain = fs::read(&rootfs)?;
+    let gzip = packed("gzip", &rootfs)?;
+    let zstd = packed_zstd(&maker)?;
+    let stage = Stage::new()?;
+    let platform = json!({"architecture": "amd64", "os": "linux"});
+    let disks: [(&str, &str, &[u8], &str); 4] = [
+        ("plain", RAW, &plain, ""),
+        ("gzip", "application/vnd.diskimage.raw.gzip", &gzip, ""),
+        ("lying", "application/vnd.diskimage.qcow2", &gzip, ""),
+        ("podman", EMPTY, &zstd, "machine.x86_64.raw.zst"),
+    ];
+    for (name, media_type, bytes, title) in disks {
+        let mut layout = Layout::create(stage.path(name))?;
+        let blob = layout.add_blob(media_type, bytes)?;
+        let titled = [(TITLE, title)];
+        let notes = if title.is_empty() { &[][..] } else { &titled };
+        let layers = [layer(&blob, notes)];
+        let reference = artifact(&mut layout, (EMPTY, &platform), &layers)?;
+        let params = json!({"ref": reference, "name": name, "kernel_ref": KERNEL});
+
+        let got = stage.call("image.pull", &params).context(name)?;
+
+        let rootfs = rootfs.display().to_string();
+        assert_same_bytes(&rootfs, &text(&got["rootfs"], "path")?).context(name)?;
+        // As a root filesystem that was registered: nothing is known of its program.
+        assert_eq!(got["boot"]["init_path"], "/sbin/init", "{name}");
+        assert_eq!(got["kernel"]["name"], KERNEL, "{name}");
+        assert_eq!(got["source"]["original"], Value::Null, "{name}");
+    }
+    Ok(())
+}
+
+/// The image's root filesystem in zstd, as its own export has it: the first chunk is all its data,
+/// so that it is packed anew here.
+fn packed_zstd(stage: &Stage) -> Result<Vec<u8>> {
+    let image = stage.call("image.get", &json!({"image": "image"}))?;
+    let rootfs = file_of(&image, "rootfs.ext4")?;
+    let layout = Layout::create(stage.path("zstd"))?;
+    let compression = kiln_testkit::images::layout::Compression::Zstd;
+    let layer = layout.add_archive(fs::File::open(rootfs)?, compression)?;
+    Ok(fs::read(layout.blob_path(&layer.blob))?)
+}
+
+#[test]
+fn an_eci_artifact_brings_its_kernel_and_initrd() -> Result<()> {
+    let maker = Stage::new()?;
+    let image = booting(&maker, "image")?;
+    let stage = Stage::new()?;
+    let mut layout = Layout::create(stage.path("eci"))?;
+    let rootfs = fs::read(file_of(&image, "rootfs.ext4")?)?;
+    let disk = layout.add_blob(ECI_RAW, &rootfs)?;
+    let other = layout.add_blob(ECI_RAW, b"another disk")?;
+    let kernel = layout.add_blob(ECI_KERNEL, &elf::smallest(elf::X86_64))?;
+    let initrd = layout.add_blob(ECI_INITRD, b"their initrd")?;
+    let role = |role| [("org.lfedge.eci.role", role)];
+    let layers = [
+        layer(&other, &role("disk-additional")),
+        layer(&kernel, &role("kernel")),
+        layer(&initrd, &role("initrd")),
+        layer(&disk, &role("disk-root")),
+    ];
+    let platform = json!({"architecture": "amd64", "os": "linux"});
+    let reference = artifact(&mut layout, (EMPTY, &platform), &layers)?;
+    let params = json!({"ref": reference, "name": "theirs", "prefer_shipped_kernel": true});
+
+    let got = stage.call("image.pull", &params)?;
+
+    assert!(fs::read(file_of(&got, "rootfs.ext4")?)? == rootfs);
+    assert_eq!(fs::read(file_of(&got, "initrd.img")?)?, b"their initrd");
+    assert!(fs::read(file_of(&got, "kernel")?)? == elf::smallest(elf::X86_64));
+    // Nothing is put into an initrd that is not ours.
+    assert_eq!(got["boot"]["mode"], "none");
+    let other = json!({"architecture": "arm64", "os": "linux"});
+    fs::remove_file(layout.folder().join("index.json"))?;
+    let mut layout = Layout::create(layout.folder())?;
+    let reference = artifact(&mut layout, (EMPTY, &other), &layers)?;
+    let params = json!({"ref": reference, "name": "arm", "prefer_shipped_kernel": true});
+    let refused = stage.refused("image.pull", &params)?;
+    assert_eq!(code(&refused), "source.platform_not_found", "{refused}");
+    Ok(())
+}
+
+#[test]
+fn other_disks_are_named_and_refused() -> Result<()> {
+    if tools::must_skip("other_disks_are_named_and_refused", &[tools::QEMU_IMG])? {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let qcow2 = stage.path("disk.qcow2");
+    let mut make = process::command(tools::require(tools::QEMU_IMG)?);
+    make.args(["create", "-q", "-f", "qcow2"])
+        .arg(&qcow2)
+        .arg("16M");
+    process::run(make, LIMIT)?;
+    let mut partitioned = vec![0; 1 << 20];
+    partitioned[510..512].copy_from_slice(&[0x55, 0xaa]);
+    partitioned[512..520].copy_from_slice(b"EFI PART");
+    let qcow2 = fs::read(qcow2)?;
+    let nothing = json!({});
+    let tart = "application/vnd.cirruslabs.tart.config.v1";
+    let cases: [(&str, &str, &[u8], &str, &str); 6] = [
+        (
+            EMPTY,
+            "application/vnd.diskimage.qcow2",
+            &qcow2,
+            "rootfs.not_ext4",
+            "a qcow2 disk",
+        ),
+        // The name says one thing, the bytes another.
+        (EMPTY, RAW, &qcow2, "rootfs.not_ext4", "a qcow2 disk"),
+        (
+            EMPTY,
+            RAW,
+            &partitioned,
+            "rootfs.not_ext4",
+            "a partitioned disk",
+        ),
+        (
+            EMPTY,
+            RAW,
+            b"\xfd7zXZ\0 and so on",
+            "source.unsupported",
+            "xz",
+        ),
+        (EMPTY, RAW, b"", "rootfs.not_ext4", "not a raw ext4"),
+        (
+            tart,
+            "application/vnd.cirruslabs.tart.disk.v2",
+            b"bv41",
+            "source.unsupported",
+            "tart",
+        ),
+    ];
+    for (number, (config, media_type, bytes, want, noun)) in cases.into_iter().enumerate() {
+        let mut layout = Layout::create(stage.path(&format!("case-{number}")))?;
+        let blob = layout.add_blob(media_type, bytes)?;
+        let reference = artifact(&mut layout, (config, &nothing), &[layer(&blob, &[])])?;
+
+        let (code, told) = refused(&stage, &reference)?;
+
+        assert_eq!(code, want, "{noun}: {told}");
+        assert!(told.contains(noun), "{noun}: {told}");
+        assert!(told.contains("register"), "no hint: {told}");
+    }
+    // Of several disks none says that it has the root.
+    let mut layout = Layout::create(stage.path("several"))?;
+    let blob = layout.add_blob(RAW, b"disk")?;
+    let both = [layer(&blob, &[]), layer(&blob, &[])];
+    let reference = artifact(&mut layout, (EMPTY, &nothing), &both)?;
+    let (code, told) = refused(&stage, &reference)?;
+    assert_eq!(code, "source.unsupported", "{told}");
+    assert!(told.contains("2 layers"), "{told}");
+    // What has no disk at all is refused as before.
+    let mut layout = Layout::create(stage.path("words"))?;
+    let blob = layout.add_blob("text/plain", b"words")?;
+    let reference = artifact(&mut layout, (EMPTY, &nothing), &[layer(&blob, &[])])?;
+    let (code, told) = refused(&stage, &reference)?;
+    assert_eq!(code, "source.unsupported", "{told}");
+    assert!(told.contains("not an image"), "{told}");
+    Ok(())
+}
