@@ -324,7 +324,12 @@ fn rules_are_read_anew_when_the_daemon_is_told() -> Result<()> {
     let refused = stage.refused("image.pull", &pull(&reference, "image"))?;
     let words = ["pull", &reference, "--name", "image", "--kernel", KERNEL];
     let by_hand = kiln(&stage, &words, &[])?;
-    assert_eq!(code(&refused), "registry.blocked");
+    let looked = stage.refused("registry.tags", &json!({"ref": reference}))?;
+    let sent = json!({"from": reference, "into": reference});
+    let sent = stage.refused("registry.copy", &sent)?;
+    for refused in [&refused, &looked, &sent] {
+        assert_eq!(code(refused), "registry.blocked", "{refused:?}");
+    }
     assert!(refused.message.contains("registries.conf:1"), "{refused}");
     assert_eq!(by_hand.status.code(), Some(6), "{by_hand:?}");
 
