@@ -156,7 +156,7 @@ mod tests {
             "error: there is no command \"rmi\" here\n  \
              hint: to hide an image and free its name:  kiln forget IMAGE\n"
         );
-        assert!(said("kiln save web").contains("kiln checkout IMAGE FILE"));
+        assert!(said("kiln save web").contains("kiln copy REFERENCE docker-archive:FILE"));
         assert!(said("kiln exec web").contains("kiln run IMAGE -- COMMAND"));
         assert!(said("kiln hello").contains("kiln demo"));
         assert!(said("kiln image rm web").contains("kiln forget IMAGE"));
