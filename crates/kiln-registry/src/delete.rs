@@ -60,6 +60,7 @@ impl Registry {
         let mut found = Vec::new();
         let mut seen = 0;
         let mut after = None;
+        let mut turning = self.turning();
         loop {
             let page = self.tags(reference, Some(1_000), after.as_ref()).await?;
             for tag in page.items {
@@ -79,7 +80,7 @@ impl Registry {
                     found.push(tag);
                 }
             }
-            after = page.next;
+            after = turning.on(page.next)?;
             if after.is_none() {
                 return Ok(found);
             }

@@ -47,7 +47,7 @@ pub use artifact::{FoundManifest, find_manifest};
 pub use blob::{BlobBody, BlobStream, FileRange};
 pub use browse::{
     Answered, BrowseError, Cursor, CursorError, Deletes, Diagnosis, Page, Pong, RateLimit,
-    RateLimits, Referrers, ReferrersKept,
+    RateLimits, Referrers, ReferrersKept, Turning,
 };
 pub use client::{Fetched, Registry};
 pub use config::{Config, MinimumRate};

@@ -43,6 +43,14 @@ pub enum BrowseError {
         /// Which rule it breaks.
         reason: &'static str,
     },
+    /// The pages of a list come again, or are too many.
+    #[error("a list of {host} has no end: its pages come again, or are more than {limit}")]
+    EndlessList {
+        /// The registry.
+        host: String,
+        /// The limit.
+        limit: usize,
+    },
 }
 
 /// A text is no place in a list.

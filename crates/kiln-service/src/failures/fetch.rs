@@ -179,9 +179,9 @@ fn browse_code(error: &BrowseError) -> Code {
         BrowseError::NotOffered { .. } | BrowseError::TooManyTags { .. } => {
             codes::registry::UNSUPPORTED
         }
-        BrowseError::AnswerMalformed { .. } | BrowseError::PageRefused { .. } => {
-            codes::registry::UNEXPECTED_ANSWER
-        }
+        BrowseError::AnswerMalformed { .. }
+        | BrowseError::PageRefused { .. }
+        | BrowseError::EndlessList { .. } => codes::registry::UNEXPECTED_ANSWER,
     }
 }
 

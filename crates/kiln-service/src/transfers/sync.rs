@@ -311,6 +311,7 @@ fn all_names<'a>(registry: &'a Registry, list: List<'a>) -> Names<'a> {
     Box::pin(async move {
         let mut names = Vec::new();
         let mut after = None;
+        let mut turning = registry.turning();
         loop {
             let page = match list {
                 List::Repositories => registry.catalog(None, after.as_ref()).await,
@@ -318,7 +319,8 @@ fn all_names<'a>(registry: &'a Registry, list: List<'a>) -> Names<'a> {
             };
             let page = page.map_err(|error| source_failure(&error))?;
             names.extend(page.items);
-            after = page.next;
+            let next = turning.on(page.next);
+            after = next.map_err(|error| source_failure(&error.into()))?;
             if after.is_none() {
                 return Ok(names);
             }
