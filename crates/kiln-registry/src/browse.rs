@@ -10,6 +10,7 @@ mod rate_limit;
 mod referrers;
 #[cfg(test)]
 mod tests;
+mod turning;
 
 use reqwest::StatusCode;
 use reqwest::header::HeaderName;
@@ -24,6 +25,7 @@ pub use error::{BrowseError, CursorError};
 pub use page::{Cursor, Page};
 pub use rate_limit::{RateLimit, RateLimits};
 pub use referrers::{Referrers, ReferrersKept};
+pub use turning::Turning;
 
 /// How a registry says which protocol it speaks.
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");

@@ -60,6 +60,7 @@ impl Registry {
         let mut found = Vec::new();
         let mut seen = 0;
         let mut after = None;
+        let mut turning = self.turning();
         loop {
             let page = self.tags(reference, Some(1_000), after.as_ref()).await?;
             for tag in page.items {
@@ -79,7 +80,7 @@ impl Registry {
                     found.push(tag);
                 }
             }
-            after = page.next;
+            after = turning.on(page.next)?;
             if after.is_none() {
                 return Ok(found);
             }
@@ -114,8 +115,27 @@ impl Registry {
     /// Takes the tag of `reference` off `tagged`, which it names, and leaves the manifest.
     ///
     /// `unique` makes the manifest that stands in for it, where one is needed, one of a kind. If
-    /// that cannot be deleted, the tag is put back.
+    /// that cannot be deleted, the tag is put back. Dropping the future stops nothing: the tag would
+    /// be left on the stand-in.
     pub async fn untag(
+        &self,
+        reference: &Reference,
+        tagged: &Fetched,
+        unique: &str,
+    ) -> Result<Untagged, FetchError> {
+        let registry = self.clone();
+        let (reference, tagged) = (reference.clone(), tagged.clone());
+        let unique = unique.to_owned();
+        let work = async move { registry.untag_here(&reference, &tagged, &unique).await };
+        match tokio::spawn(work).await {
+            Ok(done) => done,
+            Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
+            // The runtime ends, and we with it.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    async fn untag_here(
         &self,
         reference: &Reference,
         tagged: &Fetched,
@@ -138,12 +158,28 @@ impl Registry {
         let empty = Descriptor::new(EMPTY_TYPE, Digest::of(EMPTY), EMPTY.len() as u64);
         let content = Content::bytes(Bytes::from_static(EMPTY));
         self.push_blob(reference, &empty, content, None).await?;
+        // Registries know no condition for this: somebody may still come in between.
+        if self.digest_of(reference).await? != Some(tagged.digest) {
+            return Err(BrowseError::TagMoved {
+                reference: reference.to_string(),
+                digest: tagged.digest,
+            }
+            .into());
+        }
         self.push_manifest(reference, media_type, &stand_in).await?;
         if let Err(error) = self.delete_manifest(reference, &digest).await {
             let media_type = tagged.media_type.as_deref().unwrap_or(media_type);
-            self.push_manifest(reference, media_type, &tagged.bytes)
-                .await?;
-            return Err(error);
+            let putting_back = self.push_manifest(reference, media_type, &tagged.bytes);
+            return Err(match putting_back.await {
+                Ok(_) => error,
+                Err(put_back) => BrowseError::TagLost {
+                    reference: reference.to_string(),
+                    digest: tagged.digest,
+                    deletion: Box::new(error),
+                    put_back: Box::new(put_back),
+                }
+                .into(),
+            });
         }
         Ok(Untagged::ByReplacement)
     }
@@ -229,6 +265,12 @@ mod tests {
                     seen.lock().unwrap().push(asked.body.clone());
                     Reply::status(201)
                 }
+                "HEAD" if name == "1" => Reply::ok(manifest())
+                    .with(
+                        "docker-content-digest",
+                        &Digest::of(manifest().as_bytes()).to_string(),
+                    )
+                    .cut_after(0),
                 // The empty config is there.
                 "HEAD" => Reply::ok("{}"),
                 _ => Reply::ok(manifest()).with("content-type", OCI_MANIFEST),
@@ -305,6 +347,104 @@ mod tests {
         let put = puts.lock().unwrap();
         assert_eq!(put.len(), 2);
         assert_eq!(put[1], manifest());
+    }
+
+    #[tokio::test]
+    async fn a_tag_that_cannot_be_put_back_is_told_with_both_reasons() {
+        let server = Server::start(|asked: &Asked, before| {
+            let name = asked.target.rsplit('/').next().unwrap_or_default();
+            match asked.method.as_str() {
+                "DELETE" if name == "1" => Reply::status(400),
+                "DELETE" if before == 0 => Reply::status(404),
+                "DELETE" => Reply::status(500),
+                "PUT" if asked.body == manifest() => Reply::status(403),
+                "PUT" => Reply::status(201),
+                "HEAD" if name != "1" => Reply::ok("{}"),
+                "HEAD" => Reply::ok("").with(
+                    "docker-content-digest",
+                    &Digest::of(manifest().as_bytes()).to_string(),
+                ),
+                _ => Reply::ok(manifest()).with("content-type", OCI_MANIFEST),
+            }
+        })
+        .await;
+        let (registry, reference) = (server.registry(None), server.reference());
+        let tagged = registry.manifest(&reference).await.unwrap();
+
+        let error = registry
+            .untag(&reference, &tagged, "one")
+            .await
+            .unwrap_err();
+
+        let FetchError::Browse(BrowseError::TagLost {
+            deletion, put_back, ..
+        }) = error
+        else {
+            panic!("{error:?}");
+        };
+        assert!(matches!(*deletion, FetchError::ServerError { .. }));
+        assert!(!matches!(*put_back, FetchError::ServerError { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_tag_that_somebody_moves_meanwhile_is_left_alone() {
+        let (server, puts) = serving(|name| if name == "1" { 400 } else { 404 }).await;
+        let (registry, reference) = (server.registry(None), server.reference());
+        let mut tagged = registry.manifest(&reference).await.unwrap();
+        tagged.digest = Digest::of(b"what it was before");
+
+        let error = registry
+            .untag(&reference, &tagged, "one")
+            .await
+            .unwrap_err();
+
+        assert!(
+            matches!(error, FetchError::Browse(BrowseError::TagMoved { .. })),
+            "{error:?}"
+        );
+        assert_eq!(*puts.lock().unwrap(), Vec::<String>::new());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+    async fn who_hangs_up_leaves_no_tag_half_taken_off() {
+        let (put, is_put) = tokio::sync::watch::channel(false);
+        let (go, gone) = std::sync::mpsc::channel::<()>();
+        let gone = Mutex::new(gone);
+        let (finished, mut is_finished) = tokio::sync::watch::channel(false);
+        let (server, _) = serving(move |name| {
+            if name == "1" {
+                return 400;
+            }
+            // The first deletion asks whether there are any; the second is of the stand-in.
+            if !put.send_replace(true) {
+                let waiting = gone.lock().unwrap();
+                waiting
+                    .recv_timeout(std::time::Duration::from_secs(10))
+                    .ok();
+                return 404;
+            }
+            finished.send_replace(true);
+            202
+        })
+        .await;
+        let (registry, reference) = (server.registry(None), server.reference());
+        let tagged = registry.manifest(&reference).await.unwrap();
+        let mut is_put = is_put;
+
+        let caller = tokio::spawn(async move {
+            registry
+                .untag(&reference, &tagged, "one of a kind")
+                .await
+                .map(drop)
+        });
+        is_put.wait_for(|is_put| *is_put).await.unwrap();
+        caller.abort();
+        assert!(caller.await.unwrap_err().is_cancelled());
+        go.send(()).unwrap();
+
+        let limit = std::time::Duration::from_secs(10);
+        let done = tokio::time::timeout(limit, is_finished.wait_for(|done| *done)).await;
+        done.unwrap().unwrap();
     }
 
     #[tokio::test]

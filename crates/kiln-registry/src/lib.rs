@@ -47,7 +47,7 @@ pub use artifact::{FoundManifest, find_manifest};
 pub use blob::{BlobBody, BlobStream, FileRange};
 pub use browse::{
     Answered, BrowseError, Cursor, CursorError, Deletes, Diagnosis, Page, Pong, RateLimit,
-    RateLimits, Referrers, ReferrersKept,
+    RateLimits, Referrers, ReferrersKept, Turning,
 };
 pub use client::{Fetched, Registry};
 pub use config::{Config, MinimumRate};
@@ -59,6 +59,7 @@ pub use error::FetchError;
 pub use graph::{Breadth, Graph, GraphDocument, read_graph};
 pub use layout::Layout;
 pub use outgoing::{Outgoing, OutgoingDocument, OutgoingError};
+pub use push::Presence;
 pub use remote::{Identities, Remote, RemoteBlob};
 pub use resolve::{ConfigFuture, Configs, Layer, Resolved, resolve, resolve_with};
 pub use source::ImageSource;

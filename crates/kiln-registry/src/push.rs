@@ -42,6 +42,17 @@ struct Subject {
     digest: Digest,
 }
 
+/// What a registry tells of a blob without sending it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is not there.
+    Absent,
+    /// It is there and has so many bytes.
+    OfBytes(u64),
+    /// It may well be there: how long it is, is not told.
+    Untold,
+}
+
 impl Registry {
     /// Says whether the repository of `reference` has the blob.
     pub async fn has_blob(
@@ -65,38 +76,65 @@ impl Registry {
         self.blob_size_for(scope, reference, digest).await
     }
 
+    /// Asks whether a blob is there, and how long it is: other than [`blob_size`](Self::blob_size)
+    /// it tells a blob that is not there from one whose length nobody says.
+    pub async fn blob_presence(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+    ) -> Result<Presence, FetchError> {
+        let scope = Scope::Pull(reference.repository());
+        self.blob_presence_for(scope, reference, digest).await
+    }
+
     pub(crate) async fn blob_size_for(
         &self,
         scope: Scope<'_>,
         reference: &Reference,
         digest: &Digest,
     ) -> Result<Option<u64>, FetchError> {
+        match self.blob_presence_for(scope, reference, digest).await? {
+            Presence::OfBytes(size_bytes) => Ok(Some(size_bytes)),
+            Presence::Absent | Presence::Untold => Ok(None),
+        }
+    }
+
+    async fn blob_presence_for(
+        &self,
+        scope: Scope<'_>,
+        reference: &Reference,
+        digest: &Digest,
+    ) -> Result<Presence, FetchError> {
         let path = format!("{}/blobs/{digest}", reference.repository());
         let mut attempts = Attempts::default();
         loop {
-            match self.blob_size_once(scope, &path).await {
-                Ok(size) => return Ok(size),
+            match self.blob_presence_once(scope, &path).await {
+                Ok(found) => return Ok(found),
                 Err(error) => attempts.wait_after(error, self.config()).await?,
             }
         }
     }
 
-    async fn blob_size_once(
+    async fn blob_presence_once(
         &self,
         scope: Scope<'_>,
         path: &str,
-    ) -> Result<Option<u64>, FetchError> {
+    ) -> Result<Presence, FetchError> {
         let ask = Ask::with(&Method::HEAD, "an answer about a blob");
         let answer = self.ask(scope, path, ask).await?;
         let status = answer.response.status();
+        if status == StatusCode::NOT_FOUND {
+            return Ok(Presence::Absent);
+        }
         // A place that blobs are redirected to may sign for reading only; then it says nothing.
-        if status == StatusCode::NOT_FOUND || (!answer.is_home && status.is_client_error()) {
-            return Ok(None);
+        if !answer.is_home && status.is_client_error() {
+            return Ok(Presence::Untold);
         }
         let answer = self.expect(StatusCode::OK, answer, scope).await?;
         let length = answer.response.headers().get("content-length");
         let length = length.and_then(|value| value.to_str().ok());
-        Ok(length.and_then(|text| text.trim().parse().ok()))
+        let length = length.and_then(|text| text.trim().parse().ok());
+        Ok(length.map_or(Presence::Untold, Presence::OfBytes))
     }
 
     /// Asks for the digest of the manifest or index of `reference`, without fetching it. Nothing

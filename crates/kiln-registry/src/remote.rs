@@ -113,6 +113,25 @@ impl Remote {
         }
     }
 
+    /// Is the same registry with the same mirrors for another piece of work: it has all its
+    /// patience, and asks again who did not answer before. Connections and tokens are shared.
+    #[must_use]
+    pub fn for_other_work(&self) -> Self {
+        let count = self.shared.mirrors.len() + 1;
+        let patience = Patience::default();
+        let stop = |number, stop: &Stop| Stop {
+            registry: stop
+                .registry
+                .clone()
+                .with_patience(patience.of_place(number, count)),
+            endpoint: stop.endpoint.clone(),
+            is_out: AtomicBool::new(false),
+        };
+        let mirrors = (1..).zip(&self.shared.mirrors);
+        let mirrors = mirrors.map(|(number, mirror)| stop(number, mirror));
+        Self::of(mirrors.collect(), stop(count, &self.shared.location))
+    }
+
     /// Fetches the manifest or index of `reference`, as [`Registry::manifest`] does.
     pub async fn manifest(&self, reference: &Reference) -> Result<Fetched, FetchError> {
         let question = match reference.digest() {

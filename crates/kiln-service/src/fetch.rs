@@ -40,7 +40,7 @@ pub use error::FetchError;
 pub(crate) use kernel::{FetchedKernel, KernelFetchError, MAX_FILE_BYTES};
 pub use kiln_layers::Limits as LayerLimits;
 pub use kiln_registry::{Config as RegistryConfig, MinimumRate};
-pub(crate) use outgoing::Shelf;
+pub(crate) use outgoing::{Origin, Shelf};
 
 use self::documents::Documents;
 use crate::blocking::Pool;

@@ -1,5 +1,8 @@
 //! Why a registry could not be looked around in, beyond what fetching fails with.
 
+use kiln_domain::Digest;
+
+use crate::error::FetchError;
 use crate::text::ServerText;
 
 /// What only those meet who look around in a registry.
@@ -42,6 +45,35 @@ pub enum BrowseError {
         link: ServerText,
         /// Which rule it breaks.
         reason: &'static str,
+    },
+    /// A tag was moved by somebody else while it was to be taken off.
+    #[error("{reference} names no longer {digest}: somebody has moved it, and it is left alone")]
+    TagMoved {
+        /// The tag.
+        reference: String,
+        /// What it named.
+        digest: Digest,
+    },
+    /// A tag was moved to a stand-in, which could neither be deleted nor undone.
+    #[error("{reference} is left on an empty manifest instead of {digest}: {deletion}")]
+    TagLost {
+        /// The tag.
+        reference: String,
+        /// What it named.
+        digest: Digest,
+        /// Why the stand-in could not be deleted.
+        deletion: Box<FetchError>,
+        /// Why the tag could not be put back.
+        #[source]
+        put_back: Box<FetchError>,
+    },
+    /// The pages of a list come again, or are too many.
+    #[error("a list of {host} has no end: its pages come again, or are more than {limit}")]
+    EndlessList {
+        /// The registry.
+        host: String,
+        /// The limit.
+        limit: usize,
     },
 }
 

@@ -36,7 +36,7 @@ const MAX_QUERY_BYTES: usize = 2048;
 const JSON: &str = "application/json";
 
 /// A place in a list: where a page begins.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Cursor {
     /// The query with which the registry's own page is asked for; none for the first.
     query: Option<String>,

@@ -372,3 +372,42 @@ async fn a_limit_is_asked_for_without_reading_an_image_and_told_even_when_used_u
         assert_eq!(asked[0].target, "/v2/app/manifests/1");
     }
 }
+
+#[tokio::test]
+async fn a_list_without_end_is_given_up() {
+    // Two empty pages that name each other.
+    let server = Server::start(|asked, _| {
+        let other = if asked.target.ends_with("last=a") {
+            "b"
+        } else {
+            "a"
+        };
+        Reply::ok(r#"{"name":"app","tags":[]}"#).with(
+            "link",
+            &format!("</v2/app/tags/list?last={other}>; rel=\"next\""),
+        )
+    })
+    .await;
+    let registry = server.registry(None);
+
+    let found = registry
+        .tags_of(&server.reference(), &Digest::of(b"x"))
+        .await;
+
+    assert_eq!(error_name(&found.unwrap_err()), "EndlessList");
+    assert_eq!(server.asked().len(), 3, "{:?}", server.targets());
+}
+
+#[tokio::test]
+async fn a_list_has_so_many_pages_and_no_more() {
+    let server = Server::start(|_, _| Reply::ok("{}")).await;
+    let mut turning = server.registry(None).turning();
+    let page = |number: usize| Some(format!("0;last={number}").parse().unwrap());
+
+    for number in 1..10_000 {
+        assert_eq!(turning.on(page(number)).unwrap(), page(number));
+    }
+
+    turning.on(page(10_000)).unwrap_err();
+    assert_eq!(turning.on(None).unwrap(), None);
+}

@@ -178,3 +178,24 @@ async fn a_registry_that_lists_referrers_is_left_to_it() {
 
     assert_eq!(server.asked().len(), 1);
 }
+
+#[tokio::test]
+async fn a_blob_of_untold_length_is_not_absent() {
+    let told = [
+        (Reply::status(404), Presence::Absent),
+        (Reply::ok("seven b").cut_after(0), Presence::OfBytes(7)),
+        (Reply::ok("").unannounced(), Presence::Untold),
+    ];
+    for (reply, expected) in told {
+        let server = Server::start(move |_, _| reply.clone()).await;
+        let registry = server.registry(None);
+        let (reference, digest) = (server.reference(), Digest::of(b"x"));
+
+        let found = registry.blob_presence(&reference, &digest).await.unwrap();
+        let size = registry.blob_size(&reference, &digest).await.unwrap();
+
+        assert_eq!(found, expected);
+        let has_size = matches!(expected, Presence::OfBytes(_));
+        assert_eq!(size, has_size.then_some(7));
+    }
+}

@@ -206,3 +206,37 @@ async fn the_last_ones_error_counts() {
         "{error:?}"
     );
 }
+
+#[tokio::test]
+async fn other_work_has_all_the_patience_and_asks_everybody_again() {
+    let origin = down().await;
+    let conf = format!(
+        "[[registry]]\nprefix='{}'\n[[registry.mirror]]\nlocation='127.0.0.1:1'\n",
+        origin.authority(),
+    );
+    let mut network = network(&conf);
+    let config = Config {
+        attempts: 2,
+        backoff: std::time::Duration::from_millis(1),
+        ..(*impatient()).clone()
+    };
+    network.config = Arc::new(config.clone());
+    let route = network.route(&origin.reference(), TlsVerify::Configured);
+    let remote = Remote::new(route, &Identities::default()).unwrap();
+    let left = |remote: &Remote| {
+        let location = &remote.shared.location;
+        location.registry.patience().left(&config)
+    };
+    let is_out = |remote: &Remote| remote.shared.mirrors[0].is_out.load(Ordering::Relaxed);
+    let all = left(&remote);
+
+    remote.manifest(&origin.reference()).await.unwrap_err();
+    let other = remote.for_other_work();
+
+    assert!(left(&remote) < all);
+    assert!(is_out(&remote));
+    assert_eq!(left(&other), all);
+    assert!(!is_out(&other));
+    other.manifest(&origin.reference()).await.unwrap_err();
+    assert!(left(&other) < all);
+}

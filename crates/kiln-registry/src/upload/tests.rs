@@ -629,3 +629,53 @@ async fn a_token_that_expires_on_the_way_is_renewed() {
         "{token:?}"
     );
 }
+
+#[tokio::test]
+async fn an_upload_longer_than_patience_goes_on_after_a_break() {
+    const PATIENCE: Duration = Duration::from_millis(600);
+    // It reads slowly for longer than patience lasts, and is gone then.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = format!("http://{}/up", listener.local_addr().unwrap());
+    let slow = tokio::spawn(async move {
+        use tokio::io::AsyncReadExt as _;
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let began = tokio::time::Instant::now();
+        let mut buffer = vec![0; 64 << 10];
+        let mut tick = tokio::time::interval(Duration::from_millis(5));
+        while began.elapsed() < PATIENCE * 3 / 2 {
+            tick.tick().await;
+            assert_ne!(stream.read(&mut buffer).await.unwrap(), 0);
+        }
+    });
+    let uploads = Uploads::default();
+    let server = Server::start(move |asked, before| match asked.method.as_str() {
+        "POST" if before == 0 => Reply::status(202).with("location", &target),
+        _ => uploads.answer(asked),
+    })
+    .await;
+    let bytes = vec![b'7'; 64 << 20];
+    let blob = descriptor(&bytes);
+    let config = Config {
+        chunk_bytes: u64::MAX,
+        attempts: 2,
+        backoff: Duration::from_millis(1),
+        patience: PATIENCE,
+        ..(*impatient()).clone()
+    };
+    let registry = Registry::new(&server.reference(), None, Arc::new(config)).unwrap();
+
+    let pushed = registry
+        .push_blob(
+            &server.reference(),
+            &blob,
+            Content::bytes(bytes.into()),
+            None,
+        )
+        .await;
+
+    assert_eq!(pushed.unwrap(), Pushed::Sent);
+    slow.await.unwrap();
+    let asked = server.asked();
+    let methods: Vec<&str> = asked.iter().map(|asked| asked.method.as_str()).collect();
+    assert_eq!(methods, ["HEAD", "POST", "HEAD", "POST", "PATCH", "PUT"]);
+}

@@ -117,7 +117,17 @@ fn chunk_code(error: &UnpackError) -> Code {
 }
 
 pub(crate) fn source_failure(error: &SourceError) -> Failure {
-    let code = match error {
+    let failure = Failure::from_error(source_code(error), error);
+    match error {
+        SourceError::AuthRequired { host, .. } | SourceError::AuthFailed { host, .. } => {
+            failure.with_hint("log in:", Some(format!("kiln login {host}")))
+        }
+        _ => failure,
+    }
+}
+
+fn source_code(error: &SourceError) -> Code {
+    match error {
         SourceError::Unreachable { .. } => codes::registry::UNREACHABLE,
         SourceError::HostInvalid { .. } | SourceError::UrlRefused { .. } => {
             codes::source::INVALID_REFERENCE
@@ -164,13 +174,6 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         SourceError::Browse(error) => browse_code(error),
         SourceError::Io { source, .. } => storage_code(source),
         SourceError::Blocked { .. } => codes::registry::BLOCKED,
-    };
-    let failure = Failure::from_error(code, error);
-    match error {
-        SourceError::AuthRequired { host, .. } | SourceError::AuthFailed { host, .. } => {
-            failure.with_hint("log in:", Some(format!("kiln login {host}")))
-        }
-        _ => failure,
     }
 }
 
@@ -179,9 +182,11 @@ fn browse_code(error: &BrowseError) -> Code {
         BrowseError::NotOffered { .. } | BrowseError::TooManyTags { .. } => {
             codes::registry::UNSUPPORTED
         }
-        BrowseError::AnswerMalformed { .. } | BrowseError::PageRefused { .. } => {
-            codes::registry::UNEXPECTED_ANSWER
-        }
+        BrowseError::AnswerMalformed { .. }
+        | BrowseError::PageRefused { .. }
+        | BrowseError::EndlessList { .. } => codes::registry::UNEXPECTED_ANSWER,
+        BrowseError::TagMoved { .. } => codes::source::DIGEST_MISMATCH,
+        BrowseError::TagLost { deletion, .. } => source_code(deletion),
     }
 }
 

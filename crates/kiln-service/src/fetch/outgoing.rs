@@ -15,6 +15,7 @@ use kiln_registry::{BlobBody, Content, FetchError as SourceError, ImageSource};
 
 use super::Fetcher;
 use super::error::FetchError;
+use super::layer::{Condition, drop_if_damaged};
 use crate::board::Running;
 use crate::space::Space;
 
@@ -39,6 +40,15 @@ impl Shelf {
     }
 }
 
+/// Where the bytes of a blob were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// In the cache, which others use too.
+    Cache,
+    /// With whoever was asked for it.
+    Source,
+}
+
 impl Fetcher {
     /// Finds the bytes of a blob; a source is asked for what is not in the cache.
     pub(crate) async fn outgoing(
@@ -48,11 +58,11 @@ impl Fetcher {
         cached: &Shelf,
         index: usize,
         running: &Arc<Running>,
-    ) -> Result<Content, FetchError> {
+    ) -> Result<(Content, Origin), FetchError> {
         if cached.has(&blob.digest)
             && let Some(content) = self.cached_content(blob).await?
         {
-            return Ok(content);
+            return Ok((content, Origin::Cache));
         }
         let Some(source) = source else {
             return Err(FetchError::MissingFile {
@@ -62,12 +72,12 @@ impl Fetcher {
         if !matches!(source, ImageSource::Registry { .. }) {
             match source.blob(blob, 0).await {
                 // A file of this host: it is read where it lies, and hashed on its way.
-                Ok(BlobBody::File(range)) => return Ok(Content::range(range)),
+                Ok(BlobBody::File(range)) => return Ok((Content::range(range), Origin::Source)),
                 Ok(BlobBody::Stream(_)) => {}
                 // The config of an archive of Docker's is a document there.
                 Err(SourceError::BlobNotFound { .. }) => {
                     let document = source.small_blob(blob).await?;
-                    return Ok(Content::bytes(document.bytes));
+                    return Ok((Content::bytes(document.bytes), Origin::Source));
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -82,16 +92,24 @@ impl Fetcher {
         };
         let scratch = self.looks.run(make).await??;
         let file = self.whole(source, blob, index, scratch, running).await?;
-        Ok(Content::file(Arc::new(file), blob.size_bytes))
+        let content = Content::file(Arc::new(file), blob.size_bytes);
+        Ok((content, Origin::Source))
     }
 
-    /// Forgets a blob of the cache that is no longer what its name says.
-    pub(crate) async fn discard(&self, digest: Digest) -> Result<(), FetchError> {
-        let cache = self.cache.clone();
-        self.looks
-            .run(move || cache.discard_blob(&digest))
-            .await??;
-        Ok(())
+    /// Reads a blob of the cache again, and forgets it when it is no longer what its name says.
+    /// Says whether it is gone. Nobody else's word is enough for that: others use the blob too.
+    pub(crate) async fn forget_damaged(
+        &self,
+        digest: Digest,
+        running: &Arc<Running>,
+    ) -> Result<bool, FetchError> {
+        let (cache, running) = (self.cache.clone(), running.clone());
+        let at_work = running.at_work();
+        let check = move || {
+            let _at_work = at_work;
+            drop_if_damaged(&cache, digest, running.work().flag())
+        };
+        Ok(self.pool.run(check).await?? == Condition::Damaged)
     }
 
     /// Reads a document of the cache; one that is damaged is as good as none.
@@ -122,3 +140,6 @@ impl Fetcher {
         Ok(fits.map(|found| Content::file(Arc::new(found.file), size_bytes)))
     }
 }
+
+#[cfg(test)]
+mod tests;

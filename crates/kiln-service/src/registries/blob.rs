@@ -9,7 +9,8 @@ use kiln_api::registry::{BlobParams, OpenedBlob};
 use kiln_api::{Failure, codes};
 use kiln_domain::access::Actor;
 use kiln_domain::oci::Descriptor;
-use kiln_registry::FetchError;
+use kiln_domain::{Digest, Reference};
+use kiln_registry::{FetchError, Presence};
 
 use super::{Registries, parse_reference};
 use crate::failures::{fetch_failure, host_file_failure, source_failure};
@@ -53,13 +54,9 @@ impl Registries {
         let size_bytes = if let Some(size_bytes) = params.size_bytes {
             size_bytes
         } else {
-            let asking = registry.blob_size(&reference, &digest);
+            let asking = registry.blob_presence(&reference, &digest);
             let found = asking.await.map_err(|error| source_failure(&error))?;
-            let place = || format!("{}/{}", reference.registry(), reference.repository());
-            found.ok_or_else(|| {
-                let place = place();
-                source_failure(&FetchError::BlobNotFound { place, digest })
-            })?
+            told_size(found, &reference, digest)?
         };
         let wanted = Descriptor::new("", digest, size_bytes);
         let fetching = self
@@ -73,5 +70,36 @@ impl Registries {
             size_bytes: blob.size_bytes,
             handle: handle.map_err(|error| host_file_failure(&error))?,
         })
+    }
+}
+
+/// Takes the length that a registry tells of a blob; without one nothing can be fetched.
+fn told_size(found: Presence, reference: &Reference, digest: Digest) -> Result<u64, Failure> {
+    let place = format!("{}/{}", reference.registry(), reference.repository());
+    match found {
+        Presence::OfBytes(size_bytes) => Ok(size_bytes),
+        Presence::Absent => Err(source_failure(&FetchError::BlobNotFound { place, digest })),
+        Presence::Untold => {
+            let message = format!("{place} does not tell how long its blob {digest} is");
+            Err(Failure::new(codes::registry::UNEXPECTED_ANSWER, message)
+                .with_hint("say it as size_bytes: the manifest has it", None))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_absent_is_not_found() {
+        let digest = Digest::of(b"x");
+        let reference: Reference = "localhost:5000/app".parse().unwrap();
+        let told = |found| told_size(found, &reference, digest).map_err(|failure| failure.code);
+
+        assert_eq!(told(Presence::OfBytes(7)), Ok(7));
+        assert_eq!(told(Presence::Absent), Err("source.not_found".to_owned()));
+        let untold = Err("registry.unexpected_answer".to_owned());
+        assert_eq!(told(Presence::Untold), untold);
     }
 }

@@ -64,14 +64,16 @@ async fn referrers_of(
 ) -> Result<Vec<Digest>, Failure> {
     let mut found: Vec<Digest> = Vec::new();
     let mut after = None;
+    let mut turning = registry.turning();
     loop {
         let asking = registry.referrers(reference, subject, None, None, after.as_ref());
         let page = asking.await.map_err(|error| source_failure(&error))?.page;
         found.extend(page.items.iter().map(|entry| entry.digest));
-        after = page.next;
         // What is beyond the limit is refused by the caller.
-        if after.is_none() || found.len() as u64 > MAX_REFERRERS {
+        if page.next.is_none() || found.len() as u64 > MAX_REFERRERS {
             return Ok(found);
         }
+        let next = turning.on(page.next);
+        after = next.map_err(|error| source_failure(&error.into()))?;
     }
 }

@@ -8,12 +8,14 @@ use kiln_api::transfer::{Amount, Transfer};
 use kiln_api::{Failure, codes};
 use kiln_domain::oci::Descriptor;
 use kiln_domain::{Digest, Reference};
-use kiln_registry::{FetchError as SourceError, Graph, GraphDocument, ImageSource, Pushed};
+use kiln_registry::{
+    Content, FetchError as SourceError, Graph, GraphDocument, ImageSource, Pushed,
+};
 
 use super::{Destination, Transfers};
 use crate::board::Running;
 use crate::failures::{fetch_failure, source_failure};
-use crate::fetch::{FetchError, Shelf};
+use crate::fetch::{FetchError, Origin, Shelf};
 
 /// How many blobs are sent side by side: as many are on the disk at one time at most.
 const BLOBS_AT_A_TIME: usize = 4;
@@ -165,31 +167,50 @@ impl Shipment<'_> {
                 return Ok(Way::Mounted);
             }
         }
-        let way = match self.send_from(index, blob, &self.cached).await {
-            // The disk has lost what was in the cache; its source has it.
-            Err(FetchError::Source(SourceError::DigestMismatch { expected, .. }))
-                if expected == blob.digest && self.source.is_some() =>
-            {
-                let discarding = self.desk.fetcher.discard(blob.digest).await;
-                discarding.map_err(|error| fetch_failure(&error))?;
-                self.send_from(index, blob, &Shelf::Closed).await
-            }
-            other => other,
-        };
+        let way = self.send_found(index, blob).await;
         way.map_err(|error| fetch_failure(&error))
     }
 
-    async fn send_from(
+    /// Sends a blob from where it is found. What the disk has lost in the cache is fetched anew.
+    async fn send_found(&self, index: usize, blob: &Descriptor) -> Result<Way, FetchError> {
+        let (content, origin) = self.find(index, blob, &self.cached).await?;
+        let error = match self.send_content(index, blob, content).await {
+            Ok(way) => return Ok(way),
+            Err(error) => error,
+        };
+        let is_doubtful = origin == Origin::Cache
+            && self.source.is_some()
+            && matches!(
+                &error,
+                FetchError::Source(SourceError::DigestMismatch { expected, .. })
+                    if *expected == blob.digest
+            );
+        // The other side may have said so, too, who knows nothing of the cache.
+        let fetcher = &self.desk.fetcher;
+        if !is_doubtful || !fetcher.forget_damaged(blob.digest, self.running).await? {
+            return Err(error);
+        }
+        let (content, _) = self.find(index, blob, &Shelf::Closed).await?;
+        self.send_content(index, blob, content).await
+    }
+
+    async fn find(
         &self,
         index: usize,
         blob: &Descriptor,
         cached: &Shelf,
+    ) -> Result<(Content, Origin), FetchError> {
+        let fetcher = &self.desk.fetcher;
+        let finding = fetcher.outgoing(self.source, blob, cached, index, self.running);
+        finding.await
+    }
+
+    async fn send_content(
+        &self,
+        index: usize,
+        blob: &Descriptor,
+        content: Content,
     ) -> Result<Way, FetchError> {
-        let fetching = self
-            .desk
-            .fetcher
-            .outgoing(self.source, blob, cached, index, self.running);
-        let content = fetching.await?;
         self.running.layer(index, LayerState::Sending);
         let running = self.running.clone();
         let content = content.reporting(move |sent| running.layer_sent(index, sent));

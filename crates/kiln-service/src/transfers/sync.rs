@@ -52,7 +52,7 @@ struct Job {
 /// One repository that a rule chose, on both sides.
 struct Pair<'a> {
     rule: &'a Rule,
-    /// The source's registry with its mirrors.
+    /// The source's registry with its mirrors; each tag is work of its own there.
     from: Remote,
     into: Registry,
     source: Reference,
@@ -234,6 +234,8 @@ impl Transfers {
             Failure::from_error(codes::source::INVALID_REFERENCE, &error)
         };
         let source = pair.source.with_tag(tag).map_err(invalid)?;
+        // What one tag lost to faults is not missing for those behind it.
+        let from = pair.from.for_other_work();
         let target = pair.target.with_tag(tag).map_err(invalid)?;
         let item = |digest: String, sent_bytes, is_up_to_date| SyncedItem {
             into: target.to_string(),
@@ -243,7 +245,7 @@ impl Transfers {
         };
         // A platform of an index has another digest than its tag; referrers change without it.
         if pair.rule.breadth == Breadth::Everything && !pair.rule.has_referrers {
-            let (registry, located) = pair.from.location(&source);
+            let (registry, located) = from.location(&source);
             let here = registry.manifest_digest(&located).await;
             let here = here.map_err(|error| source_failure(&error))?;
             if let Some(here) = here {
@@ -254,7 +256,7 @@ impl Transfers {
             }
         }
         let opened = ImageSource::Registry {
-            registry: pair.from.clone(),
+            registry: from,
             reference: source.clone(),
         };
         let graph = read_graph(&opened, pair.rule.breadth).await;
@@ -311,6 +313,7 @@ fn all_names<'a>(registry: &'a Registry, list: List<'a>) -> Names<'a> {
     Box::pin(async move {
         let mut names = Vec::new();
         let mut after = None;
+        let mut turning = registry.turning();
         loop {
             let page = match list {
                 List::Repositories => registry.catalog(None, after.as_ref()).await,
@@ -318,7 +321,8 @@ fn all_names<'a>(registry: &'a Registry, list: List<'a>) -> Names<'a> {
             };
             let page = page.map_err(|error| source_failure(&error))?;
             names.extend(page.items);
-            after = page.next;
+            let next = turning.on(page.next);
+            after = next.map_err(|error| source_failure(&error.into()))?;
             if after.is_none() {
                 return Ok(names);
             }
