@@ -699,7 +699,7 @@ mod tests {
 
         let shown = config.settings();
 
-        assert_eq!(shown.len(), 26);
+        assert_eq!(shown.len(), 29);
         assert!(shown.iter().all(|setting| setting.origin == "default"));
     }
 
