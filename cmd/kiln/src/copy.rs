@@ -1,18 +1,17 @@
 //! `kiln copy`: an image from one place to another, without building.
 
+mod to_host;
 pub(crate) mod to_registry;
 
 use std::path::PathBuf;
 
 use clap::Args;
 use kiln_api::{Failure, codes};
+use kiln_domain::Source;
 
 use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
 use crate::session::Session;
-
-/// Ways to write a place on this host.
-const LOCAL: &[&str] = &["oci", "oci-archive", "docker-archive", "dir"];
 
 /// What to copy, and where to.
 #[derive(Debug, Args)]
@@ -21,7 +20,8 @@ Places:
   REGISTRY/REPOSITORY[:TAG][@DIGEST]  a registry, also with docker:// in front
   oci:DIR[:TAG]                       an OCI image layout on this host
   oci-archive:FILE[:TAG]              the same in a tar archive
-  docker-archive:FILE[:REFERENCE]     what `docker save` writes")]
+  docker-archive:FILE[:REFERENCE]     what `docker save` writes; one platform, layers unpacked
+  dir:DIR                             one image in a directory, as skopeo writes it")]
 pub(crate) struct Arguments {
     /// What to copy
     #[arg(value_name = "SOURCE")]
@@ -47,6 +47,9 @@ pub(crate) struct Arguments {
     /// Auth file of docker, podman or skopeo, in place of the usual ones
     #[arg(long, value_name = "FILE")]
     pub(crate) authfile: Option<PathBuf>,
+    /// Replace an archive that is there already
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Return the operation at once and let the daemon go on
     #[arg(long)]
     pub(crate) detach: bool,
@@ -66,17 +69,9 @@ impl Arguments {
 
 /// Copies.
 pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), CommandError> {
-    let transport = arguments.into.split_once(':').map(|(name, _)| name);
-    if transport.is_some_and(|name| LOCAL.contains(&name)) {
-        return Err(local(&arguments));
+    match arguments.into.parse::<Source>() {
+        Ok(Source::Registry(_)) => to_registry::run(arguments, session).await,
+        Ok(into) => Box::pin(to_host::run(arguments, into, session)).await,
+        Err(error) => Err(Failure::from_error(codes::source::INVALID_REFERENCE, &error).into()),
     }
-    to_registry::run(arguments, session).await
-}
-
-fn local(arguments: &Arguments) -> CommandError {
-    let message = format!("{:?} is no registry", arguments.into);
-    let command = format!("skopeo copy docker://{} {}", arguments.from, arguments.into);
-    Failure::new(codes::source::UNSUPPORTED, message)
-        .with_hint("files on this host are written by skopeo:", Some(command))
-        .into()
 }

@@ -36,7 +36,12 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "kiln image show IMAGE",
     ),
     (
-        &["save", "cp", "clone"],
+        &["save"],
+        "to write an image into a file:",
+        "kiln copy REFERENCE docker-archive:FILE",
+    ),
+    (
+        &["cp", "clone"],
         "to copy an image's root filesystem to a file:",
         "kiln checkout IMAGE FILE",
     ),

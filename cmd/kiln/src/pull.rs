@@ -21,7 +21,8 @@ References:
   debian:bookworm                     Docker Hub, or any REGISTRY/REPOSITORY[:TAG][@DIGEST]
   oci:DIR[:TAG]                       an OCI image layout on this host
   oci-archive:FILE[:TAG]              the same in a tar archive
-  docker-archive:FILE[:REFERENCE]     what `docker save` writes")]
+  docker-archive:FILE[:REFERENCE]     what `docker save` writes
+  dir:DIR                             one image in a directory, as skopeo writes it")]
 pub(crate) struct Arguments {
     /// What to pull
     #[arg(value_name = "REFERENCE")]

@@ -109,7 +109,7 @@ method! {
 #[serde(deny_unknown_fields)]
 pub struct PullParams {
     /// An OCI reference such as `debian:bookworm`, or `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`,
-    /// `docker-archive:FILE[:TAG]`.
+    /// `docker-archive:FILE[:TAG]`, `dir:DIR`.
     #[serde(rename = "ref")]
     pub reference: String,
     /// The image's name; derived from the reference when left out.
@@ -501,7 +501,7 @@ pub struct ImageKernel {
 /// Where an image came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Source {
-    /// `registry`, `oci`, `oci-archive`, `docker-archive` or `file`.
+    /// `registry`, `oci`, `oci-archive`, `docker-archive`, `dir` or `file`.
     pub kind: String,
     /// The reference, in full.
     pub reference: String,

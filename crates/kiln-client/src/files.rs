@@ -198,6 +198,7 @@ impl HostFiles {
             Source::OciArchive { path, .. } | Source::DockerArchive { path, .. } => {
                 vec![(ARCHIVE.to_owned(), path.into())]
             }
+            Source::Directory { path } => layout::flat_files(Path::new(path))?,
         };
         Ok(PassedSource {
             reference: source.to_string(),
@@ -317,7 +318,8 @@ fn with_absolute_path(source: &Source) -> Result<Source, ClientError> {
         Source::Registry(_) => {}
         Source::OciLayout { path, .. }
         | Source::OciArchive { path, .. }
-        | Source::DockerArchive { path, .. } => {
+        | Source::DockerArchive { path, .. }
+        | Source::Directory { path } => {
             if let HostFile::Path(absolute) = named(Path::new(path))? {
                 *path = absolute.display().to_string();
             }

@@ -23,6 +23,12 @@ pub(crate) const INDEX: &str = "index.json";
 /// Where a layout keeps the tag of an image (OCI image spec, "Image Layout").
 const TAG_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 
+/// The document on top of a directory of one image.
+const TOP: &str = "manifest.json";
+
+/// Most files of such a directory that are passed: as many as the daemon keeps for one user.
+const MAX_FLAT_FILES: usize = 8_000;
+
 /// Largest document that is followed, in bytes.
 const DOCUMENT_LIMIT_BYTES: u64 = 4 << 20;
 
@@ -41,6 +47,12 @@ pub enum LayoutError {
     /// The directory holds no index.
     #[error("{} is not an OCI image layout: it has no index.json", directory.display())]
     NoIndex {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// The directory holds no manifest.
+    #[error("{} is no directory of an image: it has no manifest.json", directory.display())]
+    NoManifest {
         /// The directory.
         directory: PathBuf,
     },
@@ -66,7 +78,9 @@ pub enum LayoutError {
 impl LayoutError {
     pub(crate) fn to_failure(&self) -> Failure {
         match self {
-            Self::NoIndex { .. } => Failure::from_error(codes::source::UNREADABLE, self),
+            Self::NoIndex { .. } | Self::NoManifest { .. } => {
+                Failure::from_error(codes::source::UNREADABLE, self)
+            }
             Self::NotFound { .. } => Failure::from_error(codes::file::NOT_FOUND, self),
             Self::NotADirectory { .. } => Failure::from_error(codes::file::WRONG_KIND, self)
                 .with_hint(
@@ -101,6 +115,31 @@ pub(crate) fn needed_files(
     }
     let blobs = walk.digests.iter().map(blob_name);
     Ok(std::iter::once(INDEX.to_owned()).chain(blobs).collect())
+}
+
+/// Names the files of a directory that skopeo's `dir:` wrote, as the call names them, with their
+/// paths: the manifest on top, and all else by digest.
+pub(crate) fn flat_files(directory: &Path) -> Result<Vec<(String, PathBuf)>, LayoutError> {
+    let top = directory.join(TOP);
+    if !top.exists() {
+        return Err(match without_index(directory) {
+            LayoutError::NoIndex { directory } => LayoutError::NoManifest { directory },
+            error => error,
+        });
+    }
+    let entries = std::fs::read_dir(directory).map_err(|source| FileError::Unreadable {
+        path: directory.to_owned(),
+        source,
+    })?;
+    let mut files = vec![(TOP.to_owned(), top)];
+    for entry in entries.flatten().take(MAX_FLAT_FILES) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let hex = name.strip_suffix(".manifest.json").unwrap_or(&name);
+        if let Ok(digest) = format!("sha256:{hex}").parse::<Digest>() {
+            files.push((blob_name(&digest), entry.path()));
+        }
+    }
+    Ok(files)
 }
 
 /// Says why a path has no index below it.

@@ -39,6 +39,6 @@ pub use source::{Source, SourceError};
 pub use states::{
     ImageState, InstanceState, OperationKind, OperationState, VersionKind, Visibility, WordError,
 };
-pub use tag_rules::{Pattern, TagRuleError, TagVersion, VersionRange};
+pub use tag_rules::{TagPattern, TagRuleError, TagVersion, VersionRange};
 pub use timestamp::{Timestamp, TimestampError};
 pub use version::{VersionNumber, VersionNumberError};

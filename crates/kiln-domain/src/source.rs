@@ -7,6 +7,7 @@
 //! oci:DIR[:TAG]                        an OCI image layout directory
 //! oci-archive:FILE[:TAG]               the same layout in a tar archive
 //! docker-archive:FILE[:REFERENCE]      what `docker save` writes
+//! dir:DIR                              one image in a directory, as skopeo writes it
 //! ```
 
 use std::fmt;
@@ -46,6 +47,11 @@ pub enum Source {
         /// Which of the archive's images.
         reference: Option<Reference>,
     },
+    /// A directory that holds one image, as skopeo writes it.
+    Directory {
+        /// The directory.
+        path: String,
+    },
 }
 
 /// Why a text is not a source.
@@ -57,7 +63,7 @@ pub enum SourceError {
     /// There is no path behind the transport, or it holds control characters.
     #[error("{transport}: needs a path without control characters")]
     Path {
-        /// `oci`, `oci-archive` or `docker-archive`.
+        /// `oci`, `oci-archive`, `docker-archive` or `dir`.
         transport: &'static str,
     },
     /// The tag is empty, too long or holds control characters.
@@ -69,7 +75,7 @@ pub enum SourceError {
     /// The transport is known but not read here.
     #[error("{transport}: is not supported, copy the image with `skopeo copy {text} oci:DIR`")]
     Unsupported {
-        /// `dir`, `docker-daemon` or `containers-storage`.
+        /// `docker-daemon` or `containers-storage`.
         transport: &'static str,
         /// The whole text, cut to 80 characters.
         text: String,
@@ -91,6 +97,7 @@ impl Source {
             } => Some(reference.derived_image_name()),
             Self::OciLayout { path, tag } => layout_name(last_part(path), tag.as_deref()),
             Self::OciArchive { path, tag } => layout_name(archive_stem(path), tag.as_deref()),
+            Self::Directory { path } => layout_name(last_part(path), None),
             Self::DockerArchive {
                 path,
                 reference: None,
@@ -131,6 +138,7 @@ impl fmt::Display for Source {
             Self::Registry(reference) => return reference.fmt(f),
             Self::OciLayout { path, tag } => ("oci", path, tag.clone()),
             Self::OciArchive { path, tag } => ("oci-archive", path, tag.clone()),
+            Self::Directory { path } => ("dir", path, None),
             Self::DockerArchive { path, reference } => (
                 "docker-archive",
                 path,
@@ -167,7 +175,14 @@ impl FromStr for Source {
             let reference = reference.map(str::parse).transpose()?;
             return Ok(Self::DockerArchive { path, reference });
         }
-        for transport in ["dir", "docker-daemon", "containers-storage"] {
+        if let Some(rest) = text.strip_prefix("dir:") {
+            return match split_path("dir", rest)? {
+                (path, None) => Ok(Self::Directory { path }),
+                // It holds one image; a colon can only be meant as part of the path.
+                (_, Some(_)) => Err(SourceError::Path { transport: "dir" }),
+            };
+        }
+        for transport in ["docker-daemon", "containers-storage"] {
             if text
                 .strip_prefix(transport)
                 .is_some_and(|rest| rest.starts_with(':'))
@@ -242,6 +257,7 @@ mod tests {
             Some("debian-12"),
         );
         check("oci:/", "oci:/", None);
+        check("dir:/srv/My_App", "dir:/srv/My_App", Some("my-app"));
         check(
             "oci-archive:/a/debian-12.5.oci.tar:x",
             "oci-archive:/a/debian-12.5.oci.tar:x",
@@ -266,6 +282,8 @@ mod tests {
             ("oci::x", SourceError::Path { transport: "oci" }),
             ("oci:a\u{1b}b", SourceError::Path { transport: "oci" }),
             ("oci-archive:f:", SourceError::Tag { tag: String::new() }),
+            ("dir:", SourceError::Path { transport: "dir" }),
+            ("dir:a:b", SourceError::Path { transport: "dir" }),
             (
                 "docker-archive:",
                 SourceError::Path {

@@ -40,9 +40,9 @@ pub enum TagRuleError {
 
 /// A pattern: `*` stands for any characters, `?` for one, everything else for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern(String);
+pub struct TagPattern(String);
 
-impl Pattern {
+impl TagPattern {
     /// Says whether a text has the pattern's form.
     pub fn matches(&self, text: &str) -> bool {
         let (pattern, text) = (self.0.as_bytes(), text.as_bytes());
@@ -77,7 +77,7 @@ impl Pattern {
     }
 }
 
-impl FromStr for Pattern {
+impl FromStr for TagPattern {
     type Err = TagRuleError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -88,7 +88,7 @@ impl FromStr for Pattern {
     }
 }
 
-impl fmt::Display for Pattern {
+impl fmt::Display for TagPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -279,17 +279,17 @@ mod tests {
             ("**", "x", true),
         ];
         for (pattern, text, want) in cases {
-            let parsed: Pattern = pattern.parse().unwrap();
+            let parsed: TagPattern = pattern.parse().unwrap();
             assert_eq!(parsed.matches(text), want, "{pattern} and {text}");
         }
-        assert_eq!("".parse::<Pattern>(), Err(TagRuleError::Length));
-        assert_eq!("1.?".parse::<Pattern>().unwrap().literal(), None);
-        assert_eq!("1.2".parse::<Pattern>().unwrap().literal(), Some("1.2"));
+        assert_eq!("".parse::<TagPattern>(), Err(TagRuleError::Length));
+        assert_eq!("1.?".parse::<TagPattern>().unwrap().literal(), None);
+        assert_eq!("1.2".parse::<TagPattern>().unwrap().literal(), Some("1.2"));
     }
 
     #[test]
     fn a_pattern_of_many_stars_costs_little() {
-        let pattern: Pattern = "*a".repeat(120).parse().unwrap();
+        let pattern: TagPattern = "*a".repeat(120).parse().unwrap();
 
         assert!(!pattern.matches(&"a".repeat(119)));
         assert!(pattern.matches(&"a".repeat(128)));

@@ -72,7 +72,7 @@ impl Directory {
     }
 
     /// Opens a directory that its caller named for work of their own, through links too.
-    pub(crate) fn open_through_links(path: &Path) -> Result<Self, FileError> {
+    pub fn open_through_links(path: &Path) -> Result<Self, FileError> {
         let flags = OPEN_DIRECTORY.difference(OFlags::NOFOLLOW);
         let fd = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(at("open", path))?;
         Ok(Self {

@@ -6,6 +6,9 @@
 //! blobs/sha256/<hex>      everything else
 //! ```
 //!
+//! The directory of one image that skopeo's `dir:` writes is read as a layout too, with an index
+//! made up for it.
+//!
 //! Not here: trust. A directory is read with the daemon's own rights, so its path must come from
 //! a caller who has them; others hand opened files over.
 
@@ -30,6 +33,9 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The annotation in which containerd keeps the whole reference.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
+/// The document on top of a directory as skopeo's `dir:` has it.
+const TOP: &str = "manifest.json";
+
 /// Most names an error lists.
 const MAX_LISTED: usize = 64;
 
@@ -50,6 +56,10 @@ struct Shared {
 #[derive(Debug)]
 enum Store {
     Directory,
+    /// All files side by side, and the document on top under a name of its own.
+    Flat {
+        root: Digest,
+    },
     Archive(Archive),
     Files(HashMap<Digest, Arc<File>>),
 }
@@ -93,6 +103,48 @@ impl Layout {
             .map(|(digest, file)| (digest, Arc::new(file)))
             .collect();
         Self::new(path, tag, index, Store::Files(files))
+    }
+
+    /// Opens the one image in the directory `path`, as skopeo's `dir:` has it; blocking.
+    pub fn open_flat_directory(path: &Path) -> Result<Self, FetchError> {
+        if !path.exists() {
+            return Err(FetchError::PathNotFound {
+                path: path.to_owned(),
+            });
+        }
+        let top = path.join(TOP);
+        let manifest = match open_file(&top) {
+            Ok(range) => read_range(range, MAX_DOCUMENT_BYTES, &top)?,
+            Err(error) if is_absent(&error) => {
+                return Err(FetchError::NotASource {
+                    path: path.to_owned(),
+                    expected: "a directory of an image, which has a manifest.json",
+                });
+            }
+            Err(error) => return Err(io_error("open", &top, error)),
+        };
+        let root = Digest::of(&manifest);
+        let store = Store::Flat { root };
+        Ok(Self::new(path, None, index_of(&manifest), store))
+    }
+
+    /// Takes such a directory, whose files the caller has opened: `manifest` is the document on
+    /// top. `path` is what the directory is called in messages; blocking.
+    pub fn from_flat_files(
+        manifest: File,
+        blobs: impl IntoIterator<Item = (Digest, File)>,
+        path: &Path,
+    ) -> Result<Self, FetchError> {
+        let top = path.join(TOP);
+        let manifest = Arc::new(manifest);
+        let range = whole_file(manifest.clone()).map_err(|error| io_error("read", &top, error))?;
+        let bytes = read_range(range, MAX_DOCUMENT_BYTES, &top)?;
+        let blobs = blobs.into_iter();
+        let mut files: HashMap<Digest, Arc<File>> = blobs
+            .map(|(digest, file)| (digest, Arc::new(file)))
+            .collect();
+        files.insert(Digest::of(&bytes), manifest);
+        Ok(Self::new(path, None, index_of(&bytes), Store::Files(files)))
     }
 
     fn new(place: &Path, tag: Option<&str>, index: Vec<u8>, store: Store) -> Self {
@@ -155,6 +207,16 @@ impl Layout {
                 .map(|file| whole_file(file.clone()))
                 .transpose()
                 .map_err(|error| io_error("read", &shared.place.join(&name), error))?,
+            Store::Flat { root } => {
+                let hex = digest.to_hex();
+                let document = format!("{hex}.manifest.json");
+                let names = if digest == *root {
+                    vec![TOP.to_owned()]
+                } else {
+                    vec![hex, document]
+                };
+                shared.first_of(&names)?
+            }
             Store::Directory => match open_file(&shared.place.join(&name)) {
                 Ok(range) => Some(range),
                 Err(error) if is_absent(&error) => None,
@@ -171,6 +233,19 @@ impl Layout {
 }
 
 impl Shared {
+    /// Opens the first of these files that is there.
+    fn first_of(&self, names: &[String]) -> Result<Option<FileRange>, FetchError> {
+        for name in names {
+            let path = self.place.join(name);
+            match open_file(&path) {
+                Ok(range) => return Ok(Some(range)),
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(io_error("open", &path, error)),
+            }
+        }
+        Ok(None)
+    }
+
     fn entries(&self) -> Result<Vec<Descriptor>, FetchError> {
         let document =
             Document::parse(&self.index, StatedMediaTypes::default(), MAX_DOCUMENT_BYTES).map_err(
@@ -235,6 +310,15 @@ fn names(entries: &[Descriptor]) -> Vec<String> {
         .map(|name| name.escape_debug().to_string())
         .take(MAX_LISTED)
         .collect()
+}
+
+/// Makes the index of a layout with this one image.
+fn index_of(manifest: &[u8]) -> Vec<u8> {
+    let stated: serde_json::Value = serde_json::from_slice(manifest).unwrap_or_default();
+    let media_type = stated["mediaType"].as_str().unwrap_or_default();
+    let entry = Descriptor::new(media_type, Digest::of(manifest), manifest.len() as u64);
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [entry]});
+    index.to_string().into_bytes()
 }
 
 pub(crate) fn check_size(range: &FileRange, descriptor: &Descriptor) -> Result<(), FetchError> {

@@ -23,6 +23,10 @@ const MAX_BACKOFF: Duration = Duration::from_secs(10);
 /// minutes.
 const LAST_CHANCE_PART: u32 = 24;
 
+/// After so long without a fault the time lost before is forgotten: work that takes hours, such as
+/// copying many images, may meet a fault in each of them.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
+
 /// The time that one pull has lost to faults, shared by everything it fetches.
 ///
 /// Lost is what passed since the last progress when an attempt fails, and the waiting after it.
@@ -39,6 +43,16 @@ struct Lost {
     total: Duration,
     /// The latest stretch that was counted.
     stretch: Option<(Instant, Instant)>,
+}
+
+impl Lost {
+    /// Forgets what was lost long before a moment.
+    fn forget_before(&mut self, moment: Instant) {
+        let is_long_ago = |(_, end)| moment.saturating_duration_since(end) > FORGOTTEN_AFTER;
+        if self.stretch.is_some_and(is_long_ago) {
+            *self = Self::default();
+        }
+    }
 }
 
 impl Default for Patience {
@@ -63,7 +77,8 @@ impl Patience {
 
     /// Returns how much may still be lost before the last chance.
     pub(crate) fn left(&self, config: &Config) -> Duration {
-        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.forget_before(Instant::now());
         let all = config.patience.saturating_sub(last_chance(config));
         let here = all * self.thousandths / 1000;
         here.saturating_sub(lost.total)
@@ -72,6 +87,7 @@ impl Patience {
     /// Counts what passed between two moments, unless it is counted already.
     fn lose(&self, from: Instant, to: Instant) {
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.forget_before(from);
         let Some((begin, end)) = lost.stretch.filter(|(_, end)| from <= *end) else {
             lost.total = lost.total.saturating_add(to.duration_since(from));
             lost.stretch = Some((from, to));

@@ -240,6 +240,13 @@ fn open_local(source: &Source, files: SourceFiles) -> Result<ImageSource, FetchE
             let archive = DockerArchive::open(file, Path::new(path), reference.as_ref())?;
             Ok(ImageSource::DockerArchive(archive))
         }
+        Source::Directory { path } => {
+            let layout = match files {
+                SourceFiles::Passed(files) => passed_flat(files, path)?,
+                _ => Layout::open_flat_directory(Path::new(path))?,
+            };
+            Ok(ImageSource::Layout(layout))
+        }
     }
 }
 
@@ -264,19 +271,32 @@ fn passed_layout(
             limit_bytes: MAX_INDEX_BYTES,
         });
     }
-    let blobs = files
-        .into_iter()
-        .map(|(name, file)| {
-            let digest = name
-                .strip_prefix("blobs/sha256/")
-                .map(|hex| format!("sha256:{hex}"));
-            let digest = digest.and_then(|text| text.parse().ok());
-            digest
-                .map(|digest| (digest, file))
-                .ok_or(FetchError::MissingFile { name })
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let blobs = passed_blobs(files)?;
     Ok(Layout::from_files(bytes, blobs, Path::new(path), tag))
+}
+
+fn passed_flat(mut files: BTreeMap<String, File>, path: &str) -> Result<Layout, FetchError> {
+    const MANIFEST: &str = "manifest.json";
+    let Some(manifest) = files.remove(MANIFEST) else {
+        return Err(FetchError::MissingFile {
+            name: MANIFEST.to_owned(),
+        });
+    };
+    let blobs = passed_blobs(files)?;
+    Ok(Layout::from_flat_files(manifest, blobs, Path::new(path))?)
+}
+
+fn passed_blobs(files: BTreeMap<String, File>) -> Result<Vec<(Digest, File)>, FetchError> {
+    let blobs = files.into_iter().map(|(name, file)| {
+        let digest = name
+            .strip_prefix("blobs/sha256/")
+            .map(|hex| format!("sha256:{hex}"));
+        let digest = digest.and_then(|text| text.parse().ok());
+        digest
+            .map(|digest| (digest, file))
+            .ok_or(FetchError::MissingFile { name })
+    });
+    blobs.collect()
 }
 
 impl FetchTree for Fetcher {
@@ -398,5 +418,6 @@ fn source_kind(source: &Source) -> &'static str {
         Source::OciLayout { .. } => "oci",
         Source::OciArchive { .. } => "oci-archive",
         Source::DockerArchive { .. } => "docker-archive",
+        Source::Directory { .. } => "dir",
     }
 }

@@ -15,6 +15,7 @@ use kiln_api::registry::{PingParams, Pong};
 use kiln_api::{Failure, codes};
 use kiln_domain::{Reference, RegistryName};
 use kiln_registry::Registry;
+use kiln_registry::routes::TlsVerify;
 
 pub use blob::BlobFiles;
 
@@ -43,7 +44,19 @@ impl Registries {
 
     /// Prepares to speak to a registry as whom the caller says.
     fn open(&self, name: &RegistryName, given: Option<Credentials>) -> Result<Registry, Failure> {
-        let opened = self.remotes.registry(name, given.map(credentials));
+        self.open_with(name, given, TlsVerify::Configured)
+    }
+
+    /// Does what [`Registries::open`] does, and takes the caller's word on certificates.
+    fn open_with(
+        &self,
+        name: &RegistryName,
+        given: Option<Credentials>,
+        tls: TlsVerify,
+    ) -> Result<Registry, Failure> {
+        let opened = self
+            .remotes
+            .registry_with(name, given.map(credentials), tls);
         opened.map_err(|error| source_failure(&error))
     }
 
@@ -63,10 +76,8 @@ impl Registries {
             .credentials
             .as_ref()
             .map(|given| given.username.clone());
-        let identity = params.credentials.map(credentials);
         let tls = tls_verify(params.tls_verify);
-        let registry = self.remotes.registry_with(&params.registry, identity, tls);
-        let registry = registry.map_err(|error| source_failure(&error))?;
+        let registry = self.open_with(&params.registry, params.credentials, tls)?;
         let pong = registry
             .ping()
             .await

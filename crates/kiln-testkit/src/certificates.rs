@@ -35,11 +35,27 @@ pub fn loopback_server(folder: &Path, authority: &Identity) -> Result<Identity> 
         "basicConstraints=critical,CA:FALSE",
         "keyUsage=critical,digitalSignature",
         "extendedKeyUsage=serverAuth",
-        "subjectAltName=IP:127.0.0.1,DNS:localhost",
+        "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:secure.test",
     ];
     make(
         folder,
         "server",
+        Key::Elliptic,
+        Some(authority),
+        &extensions,
+    )
+}
+
+/// Makes a certificate for somebody who asks servers, signed by `authority`.
+pub fn client(folder: &Path, authority: &Identity) -> Result<Identity> {
+    let extensions = [
+        "basicConstraints=critical,CA:FALSE",
+        "keyUsage=critical,digitalSignature",
+        "extendedKeyUsage=clientAuth",
+    ];
+    make(
+        folder,
+        "client",
         Key::Elliptic,
         Some(authority),
         &extensions,

@@ -14,6 +14,7 @@
 //! - [`compare`]: what a tree consists of, and how two trees differ.
 //! - [`http`]: one request over any stream.
 //! - [`daemon`], [`measure`]: a built `kilnd` with a root of its own; what things cost.
+//! - [`proxy`]: an HTTP proxy that remembers what went through it.
 //! - [`peers`]: the programs Kiln is compared with, measured.
 //! - [`debs`], [`initrd`], [`qemu`]: Debian's kernel, what an initrd for it is made of, and a machine
 //!   that boots it.
@@ -37,6 +38,7 @@ pub mod measure;
 pub mod oci_registry;
 pub mod peers;
 pub mod process;
+pub mod proxy;
 pub mod qemu;
 pub mod registry;
 pub mod token;

@@ -60,6 +60,17 @@ pub enum Transport {
     Https,
 }
 
+/// What else a registry is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// It asks for a certificate of its authority; see [`Registry::client`]. Over HTTPS only.
+    pub wants_client_certificate: bool,
+    /// It is a pull-through cache of the registry at this URL, and keeps what it fetched.
+    pub upstream: Option<String>,
+    /// Members that its configuration has besides.
+    pub members: Value,
+}
+
 /// One line of the access log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -80,6 +91,7 @@ pub struct Registry {
     running: Running,
     tokens: Option<TokenServer>,
     authority: Option<Identity>,
+    client: Option<Identity>,
     access: Access,
     address: SocketAddr,
     folder: TempDir,
@@ -88,11 +100,11 @@ pub struct Registry {
 impl Registry {
     /// Starts an empty registry and waits until it listens.
     pub fn start(access: Access, transport: Transport) -> Result<Self> {
-        Self::start_with(access, transport, &json!({}))
+        Self::start_with(access, transport, &Extras::default())
     }
 
-    /// Starts one that is configured further: the members of `more` become the configuration's.
-    pub fn start_with(access: Access, transport: Transport, more: &Value) -> Result<Self> {
+    /// Starts an empty registry that is more than that, and waits until it listens.
+    pub fn start_with(access: Access, transport: Transport, extras: &Extras) -> Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a folder for the registry")?;
         let path = folder.path();
         let tokens = start_tokens(access, path)?;
@@ -117,15 +129,23 @@ impl Registry {
                 "rootcertbundle": path.join("tokens.crt"),
             }});
         }
+        if let Some(upstream) = &extras.upstream {
+            configuration["proxy"] = json!({"remoteurl": upstream});
+        }
         let mut authority = None;
+        let mut client = None;
         if transport == Transport::Https {
             let signer = certificates::authority(path)?;
             let server = certificates::loopback_server(path, &signer)?;
             configuration["http"]["tls"] =
                 json!({"certificate": server.certificate, "key": server.key});
+            if extras.wants_client_certificate {
+                configuration["http"]["tls"]["clientcas"] = json!([signer.certificate]);
+                client = Some(certificates::client(path, &signer)?);
+            }
             authority = Some(signer);
         }
-        for (name, value) in more.as_object().into_iter().flatten() {
+        for (name, value) in extras.members.as_object().into_iter().flatten() {
             configuration[name] = value.clone();
         }
         // JSON is YAML, which is what the registry reads.
@@ -137,6 +157,7 @@ impl Registry {
             running,
             tokens,
             authority,
+            client,
             access,
             address,
             folder,
@@ -152,6 +173,21 @@ impl Registry {
     pub fn authority(&self) -> Option<&Path> {
         let authority = self.authority.as_ref();
         authority.map(|authority| authority.certificate.as_path())
+    }
+
+    /// Returns a certificate that it takes, where it asks for one.
+    pub fn client(&self) -> Option<&Identity> {
+        self.client.as_ref()
+    }
+
+    /// Returns where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops it; nobody answers any more.
+    pub fn stop(&mut self) -> Result<()> {
+        self.running.stop(START_LIMIT).map(drop)
     }
 
     /// Returns the server of its tokens, where it has one.
@@ -192,6 +228,10 @@ impl Registry {
                 let folder = self.folder.path().join("certs");
                 fs::create_dir_all(&folder).context("cannot make a folder for certificates")?;
                 fs::copy(authority, folder.join("ca.crt")).context("cannot copy a certificate")?;
+                if let Some(client) = &self.client {
+                    fs::copy(&client.certificate, folder.join("client.cert"))?;
+                    fs::copy(&client.key, folder.join("client.key"))?;
+                }
                 command.arg("--dest-cert-dir").arg(folder);
             }
             None => drop(command.arg("--dest-tls-verify=false")),

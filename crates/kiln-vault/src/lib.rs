@@ -170,7 +170,7 @@ mod tests {
             matches!(short, VaultError::Key(KeyError::Short { .. })),
             "{short}"
         );
-        assert!(KeySource::given(b"short").is_err());
+        KeySource::given(b"short").unwrap_err();
     }
 
     #[test]

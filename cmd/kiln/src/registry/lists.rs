@@ -16,6 +16,7 @@ use super::{natural, parse_reference};
 use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
 use crate::output::{self, Columns};
+use crate::reach::{self, TlsArguments};
 use crate::session::Session;
 use crate::text::{cell, or_dash, size};
 
@@ -42,8 +43,10 @@ pub(crate) struct Amount {
 #[command(after_help = "\
 Many registries, docker.io and ghcr.io among them, show their catalogue to nobody.")]
 pub(crate) struct CatalogArguments {
-    /// Host of the registry, such as localhost:5000
-    registry: RegistryName,
+    /// Host of the registry, such as localhost:5000; that of `REGISTRY_URL` when left out
+    registry: Option<RegistryName>,
+    #[command(flatten)]
+    tls: TlsArguments,
     #[command(flatten)]
     amount: Amount,
     #[command(flatten)]
@@ -95,7 +98,8 @@ pub(crate) async fn catalog(
     arguments: CatalogArguments,
     session: &Session,
 ) -> Result<(), CommandError> {
-    let registry = arguments.registry;
+    let registry = reach::named(arguments.registry, session)?;
+    let tls_verify = arguments.tls.verify(&registry, session)?;
     let credentials = arguments
         .credentials
         .of_registry(&registry, session)
@@ -107,6 +111,7 @@ pub(crate) async fn catalog(
             limit: Some(limit),
             after,
             credentials: credentials.clone(),
+            tls_verify,
         };
         let page = session.call::<Catalog>(&client, &params).await?;
         Ok(page.into())

@@ -21,7 +21,7 @@ method! {
         codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
         codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
         codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER, codes::registry::READ_ONLY,
+        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED, codes::registry::READ_ONLY,
         codes::registry::TOO_LARGE, codes::registry::QUOTA_EXCEEDED,
         codes::registry::TAG_IMMUTABLE, codes::registry::PUSH_REFUSED,
         codes::operation::CANCELLED, codes::storage::FULL, codes::storage::FAILED,

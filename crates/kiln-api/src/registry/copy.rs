@@ -24,7 +24,7 @@ method! {
         codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
         codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
         codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER, codes::registry::READ_ONLY,
+        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED, codes::registry::READ_ONLY,
         codes::registry::TOO_LARGE, codes::registry::QUOTA_EXCEEDED,
         codes::registry::TAG_IMMUTABLE, codes::registry::PUSH_REFUSED,
         codes::file::NOT_FOUND, codes::file::WRONG_KIND, codes::file::UNREADABLE,
@@ -38,7 +38,8 @@ method! {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CopyParams {
-    /// An OCI reference, or `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:TAG]`.
+    /// An OCI reference, or `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`,
+    /// `docker-archive:FILE[:TAG]`, `dir:DIR`.
     pub from: String,
     /// Where to: an OCI reference. One with a digest must be that of what is copied.
     pub into: String,

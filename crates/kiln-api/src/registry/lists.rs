@@ -19,7 +19,7 @@ method! {
         codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
         codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
         codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER,
+        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
     ]
 }
 
@@ -33,7 +33,7 @@ method! {
         codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
         codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
         codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER,
+        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
     ]
 }
 
@@ -48,7 +48,7 @@ method! {
         codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
         codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
         codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER,
+        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
     ]
 }
 
@@ -62,7 +62,7 @@ method! {
         codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
         codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
         codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER,
+        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
     ]
 }
 
@@ -82,6 +82,10 @@ pub struct CatalogParams {
     /// Who to be there. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
+    /// any certificate, for this call.
+    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
+    pub tls_verify: bool,
 }
 
 /// Which repository's tags.

@@ -19,7 +19,7 @@ method! {
         codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
         codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
         codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER,
+        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
     ]
 }
 

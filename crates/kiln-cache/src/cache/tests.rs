@@ -148,6 +148,26 @@ fn the_slower_of_two_gets_the_blob_of_the_faster() {
 }
 
 #[test]
+fn a_withheld_blob_is_read_by_its_holder_and_found_by_nobody() {
+    let (_directory, cache) = in_a_new_directory();
+    let digest = Digest::of(b"content");
+    let withhold = |content: &[u8]| {
+        let mut ingest = cache.ingest(&digest, 7).unwrap();
+        ingest.write_all(content).unwrap();
+        ingest.withhold()
+    };
+
+    let blob = withhold(b"content").unwrap();
+    withhold(b"wrong!!").unwrap_err();
+    withhold(b"short").unwrap_err();
+
+    assert!(cache.blob(&digest).unwrap().is_none());
+    assert_eq!(count_below(&cache.directory().join("ingest")), 0);
+    (&blob.file).write_all(b"x").unwrap_err();
+    assert_eq!(read(blob), "content");
+}
+
+#[test]
 fn an_abandoned_ingest_leaves_nothing() {
     let (_root, cache) = in_a_new_directory();
     let digest = Digest::of(b"layer");

@@ -53,6 +53,26 @@ async fn what_is_lost_side_by_side_counts_once() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn ten_good_minutes_give_the_patience_back() {
+    let config = Config::default();
+    let patience = Patience::default();
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+
+    patience.lose(at(0), at(100));
+    tokio::time::advance(Duration::from_secs(700)).await;
+    assert_eq!(patience.left(&config).as_secs(), 15);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(patience.left(&config).as_secs(), 115);
+
+    patience.lose(at(1000), at(1100));
+    patience.lose(at(1690), at(1710));
+    assert_eq!(patience.left(&config).as_secs(), 0);
+    patience.lose(at(2400), at(2420));
+    assert_eq!(patience.left(&config).as_secs(), 95);
+}
+
 /// A mirror that does not answer leaves time for those behind it.
 #[tokio::test(start_paused = true)]
 async fn places_that_are_asked_in_turn_share_the_patience() {

@@ -103,9 +103,14 @@ impl Proxies {
             word.map(ProxyUrl::parse).transpose()
         };
         let all = parse(&words.all)?;
+        let https = parse(&words.https)?.or_else(|| all.clone());
+        let http = parse(&words.http)?.or(all);
+        if https.is_none() && http.is_none() {
+            return Ok(Self::default());
+        }
         Ok(Self {
-            https: parse(&words.https)?.or_else(|| all.clone()),
-            http: parse(&words.http)?.or(all),
+            https,
+            http,
             exceptions: Exceptions::parse(words.none.as_deref().unwrap_or_default()),
             origin: "the daemon's environment".to_owned(),
         })
@@ -129,7 +134,7 @@ impl Proxies {
         }
     }
 
-    /// Says whence they come.
+    /// Says whence they come; nothing where there are none.
     pub fn origin(&self) -> &str {
         &self.origin
     }

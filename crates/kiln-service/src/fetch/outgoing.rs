@@ -16,6 +16,7 @@ use kiln_registry::{BlobBody, Content, FetchError as SourceError, ImageSource};
 use super::Fetcher;
 use super::error::FetchError;
 use crate::board::Running;
+use crate::space::Space;
 
 /// What may be taken from the cache, which holds what other users have pulled too.
 #[derive(Clone, Debug)]
@@ -72,8 +73,14 @@ impl Fetcher {
             }
         }
         running.layer(index, LayerState::Fetching);
-        let cache = self.cache.clone();
-        let scratch = self.looks.run(move || cache.scratch()).await??;
+        let (cache, size_bytes) = (self.cache.clone(), blob.size_bytes);
+        let make = move || {
+            if let Some(space) = Space::of_directory(cache.directory()) {
+                space.check(size_bytes)?;
+            }
+            Ok::<_, FetchError>(cache.scratch()?)
+        };
+        let scratch = self.looks.run(make).await??;
         let file = self.whole(source, blob, index, scratch, running).await?;
         Ok(Content::file(Arc::new(file), blob.size_bytes))
     }

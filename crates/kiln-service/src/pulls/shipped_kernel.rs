@@ -3,12 +3,12 @@
 //! Whether the source has one is only known when it was looked up, so that a call that would take
 //! it is not refused before.
 
-use kiln_api::{Failure, codes};
+use kiln_api::Failure;
 use kiln_domain::access::Actor;
 
 use super::Pulls;
 use super::kernel_choice::{
-    ChoiceError, ChosenKernel, ClaimedChoice, KernelWords, Wanted, choice_failure,
+    ChoiceError, ChosenKernel, ClaimedChoice, DEFAULT, KernelWords, Wanted, choice_failure,
 };
 
 /// What a call says about the kernel of an image, understood.
@@ -62,8 +62,8 @@ impl Pulls {
         }
     }
 
-    /// Chooses the kernel. That none is named and none is the default only counts where none comes
-    /// along.
+    /// Chooses the kernel. What is wrong with the default one, or that there is none, only counts
+    /// where none comes along.
     pub(super) async fn choose_pull_kernel(
         &self,
         preference: Preference,
@@ -74,11 +74,13 @@ impl Pulls {
             let required = choice_failure(&ChoiceError::Required);
             return Ok(PullKernel::Shipped(Err(Box::new(required))));
         };
+        let is_default =
+            matches!(&claimed, ClaimedChoice::Catalogue(name) if name.as_str() == DEFAULT);
         let chosen = self.choose_kernel(claimed, wanted).await;
         match (preference, chosen) {
             (Preference::Named, chosen) => Ok(PullKernel::Named(Box::new(chosen?))),
             (Preference::Shipped, Ok(chosen)) => Ok(PullKernel::Shipped(Ok(Box::new(chosen)))),
-            (Preference::Shipped, Err(failure)) if failure.is(codes::kernel::NO_DEFAULT) => {
+            (Preference::Shipped, Err(failure)) if is_default => {
                 Ok(PullKernel::Shipped(Err(Box::new(failure))))
             }
             (Preference::Shipped, Err(failure)) => Err(failure),

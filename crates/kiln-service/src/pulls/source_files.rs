@@ -53,7 +53,8 @@ pub(crate) fn claim_source(
         Source::Registry(_) => return Ok(ClaimedSource::None),
         Source::OciLayout { path, .. }
         | Source::OciArchive { path, .. }
-        | Source::DockerArchive { path, .. } => path,
+        | Source::DockerArchive { path, .. }
+        | Source::Directory { path } => path,
     };
     let claim = |named| {
         let claimed = host_files.claim(actor, named);
@@ -70,7 +71,7 @@ pub(crate) fn claim_source(
         .map_err(|error| Failure::from_error(codes::source::INVALID_REFERENCE, &error))?;
     let claimed = claim(&named)?;
     Ok(match source {
-        Source::OciLayout { .. } => ClaimedSource::Directory(claimed),
+        Source::OciLayout { .. } | Source::Directory { .. } => ClaimedSource::Directory(claimed),
         _ => ClaimedSource::Archive(claimed),
     })
 }

@@ -11,6 +11,7 @@ use kiln_registry::{Cursor, CursorError, FetchError, Page, ReferrersKept};
 
 use super::{Registries, manifest, parse_reference};
 use crate::failures::source_failure;
+use crate::remotes::tls_verify;
 
 /// The image that the Docker Hub keeps for questions about its limits; asking for it with HEAD is
 /// not counted (docs.docker.com, "Pull usage and limits").
@@ -23,7 +24,8 @@ impl Registries {
     /// Lists repositories.
     pub async fn catalog(&self, params: CatalogParams) -> Result<Names, Failure> {
         let after = cursor(params.after.as_deref())?;
-        let registry = self.open(&params.registry, params.credentials)?;
+        let tls = tls_verify(params.tls_verify);
+        let registry = self.open_with(&params.registry, params.credentials, tls)?;
         let listing = registry.catalog(Some(limit(params.limit)), after.as_ref());
         let page = listing.await.map_err(|error| {
             let failure = source_failure(&error);

@@ -11,6 +11,7 @@ use kiln_testkit::images::layout::Layout;
 use kiln_testkit::{elf, process, tools};
 use serde_json::{Value, json};
 
+use crate::booting::configured_kernel;
 use crate::run::machine_room::{MachineRoom, digest};
 use crate::source::{self, oci};
 use crate::stage::{KERNEL, LIMIT, Stage, assert_same_bytes, code, entries, pull, text};
@@ -563,6 +564,65 @@ fn an_ordinary_image_needs_a_kernel_that_is_named_or_the_default() -> Result<()>
     assert_eq!(code(&none), "kernel.required", "{none}");
     assert_eq!(code(&no_default), "kernel.no_default", "{no_default}");
     assert_eq!(image["kernel"]["name"], KERNEL);
+    Ok(())
+}
+
+/// A host that cannot boot anything of its own runs what another built.
+#[test]
+fn no_kernel_of_the_host_is_needed() -> Result<()> {
+    let maker = Stage::new()?;
+    let image = booting(&maker, "image")?;
+    let archive = export(&maker, "image", "image.tar")?;
+    let stage = Stage::new()?;
+    // The default kernel has no driver for the disk.
+    let kernel = configured_kernel("CONFIG_BLK_DEV_INITRD=y\nCONFIG_EXT4_FS=y\n")?;
+    fs::write(stage.path("lacking"), kernel)?;
+    let import = json!({"name": "lacking", "kernel_path": stage.path("lacking")});
+    stage.call("kernel.import", &import)?;
+    stage.call("kernel.set_default", &json!({"name": "lacking"}))?;
+    let path = archive.to_str().context("no text")?;
+
+    let got = answer(&stage, &["import", path])?;
+
+    assert_same_files(&image, &got)?;
+    let named = ["import", path, "--name", "named", "--kernel", "lacking"];
+    let named = kiln(&stage, &named)?;
+    let told = String::from_utf8_lossy(&named.stderr);
+    assert!(told.contains("virtio_blk"), "{told}");
+    Ok(())
+}
+
+/// As the user who may name no paths, the layout's files are passed.
+#[test]
+fn a_layout_with_an_artifact_is_passed_by_a_user_without_rights() -> Result<()> {
+    if tools::must_skip(
+        "a_layout_with_an_artifact_is_passed",
+        crate::descriptors::NEEDS,
+    )? {
+        return Ok(());
+    }
+    let stage = crate::descriptors::open_stage()?;
+    let image = booting(&stage, "image")?;
+    let archive = export(&stage, "image", "image.tar")?;
+    let mut forgery = Forgery::of(&archive, &stage.path("theirs"))?;
+    let reference = forgery.written()?;
+    let mut command = Command::new("setpriv");
+    let nobody = crate::descriptors::NOBODY.to_string();
+    command.args(["--reuid", &nobody, "--regid", &nobody, "--clear-groups"]);
+    command
+        .arg(built("kiln")?)
+        .args(["pull", &reference, "--name", "theirs", "--json"]);
+    let host = format!("unix://{}", stage.daemon.socket().display());
+    command
+        .env("KILN_HOST", host)
+        .env_remove("HOME")
+        .stdin(Stdio::null());
+
+    let output = command.output().context("no setpriv")?;
+
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let got: Value = serde_json::from_slice(&output.stdout)?;
+    assert_same_files(&image, &got)?;
     Ok(())
 }
 

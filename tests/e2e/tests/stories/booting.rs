@@ -23,7 +23,7 @@ fn image_with(stage: &Stage, name: &str, container: Value) -> Result<String> {
 }
 
 /// A kernel with its configuration inside.
-fn configured_kernel(options: &str) -> Result<Vec<u8>> {
+pub(crate) fn configured_kernel(options: &str) -> Result<Vec<u8>> {
     let mut kernel = elf::smallest(elf::X86_64);
     let mut packed = GzEncoder::new(Vec::new(), Level::default());
     packed.write_all(options.as_bytes())?;

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result};
 use kiln_testkit::daemon::built;
-use kiln_testkit::registry::{Access, PASSWORD, Registry, Transport, USER};
+use kiln_testkit::registry::{Access, Extras, PASSWORD, Registry, Transport, USER};
 use kiln_testkit::tools::{self, Need};
 use kiln_testkit::{process, wait};
 use rustix::pty::OpenptFlags;
@@ -591,7 +591,11 @@ fn the_doctor_says_where_it_breaks_off() -> Result<()> {
     let read_only = json!({"storage": {
         "inmemory": {}, "delete": {"enabled": false},
     }});
-    let read_only = Registry::start_with(Access::Anonymous, Transport::Http, &read_only)?;
+    let extras = Extras {
+        members: read_only,
+        ..Extras::default()
+    };
+    let read_only = Registry::start_with(Access::Anonymous, Transport::Http, &extras)?;
     let (_, found) = doctor(&person, &[&read_only.host()])?;
     assert_eq!(level(&found, "deletion"), "warn", "{found:?}");
 

@@ -31,16 +31,28 @@ impl Stage {
 
     /// Starts a daemon with this configuration file.
     pub(crate) fn with_config(config: &str) -> Result<Self> {
+        Self::with(config, &[])
+    }
+
+    /// Starts a daemon with this configuration file and these variables.
+    pub(crate) fn with(config: &str, environment: &[(&str, String)]) -> Result<Self> {
         let folder = folder()?;
         let root = folder.path().join("root");
         fs::create_dir(&root)?;
         fs::write(root.join("config.toml"), config)?;
-        Self::in_folder(folder)
+        let environment = environment.iter();
+        let start = Start {
+            environment: environment
+                .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                .collect(),
+            ..Start::default()
+        };
+        Self::in_folder(folder, start)
     }
 
-    fn in_folder(folder: TempDir) -> Result<Self> {
+    fn in_folder(folder: TempDir, start: Start) -> Result<Self> {
         let root = folder.path().join("root");
-        let daemon = Daemon::start_in(&root, Start::default())?;
+        let daemon = Daemon::start_in(&root, start)?;
         let stage = Self { daemon, folder };
         fs::write(stage.path("vmlinux"), elf::smallest(elf::X86_64))?;
         let params = json!({"name": KERNEL, "kernel_path": stage.path("vmlinux")});

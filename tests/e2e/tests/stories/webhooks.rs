@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use kiln_testkit::http::{self, Message};
 use kiln_testkit::images::entry::Entry;
 use kiln_testkit::images::layout::{Compression, Layout, Platform};
-use kiln_testkit::registry::{Access, PASSWORD, Registry, Transport, USER};
+use kiln_testkit::registry::{Access, Extras, PASSWORD, Registry, Transport, USER};
 use kiln_testkit::tools::{self, Need};
 use kiln_testkit::wait;
 use rustix::process::{Pid, Signal, kill_process};
@@ -46,7 +46,11 @@ impl Pipeline {
             "headers": {"Authorization": [format!("Bearer {SECRET}")]},
             "timeout": "5s", "threshold": 3, "backoff": "200ms",
         }]}});
-        let registry = Registry::start_with(access, Transport::Http, &notifications)?;
+        let extras = Extras {
+            members: notifications,
+            ..Extras::default()
+        };
+        let registry = Registry::start_with(access, Transport::Http, &extras)?;
         let secrets = folder()?;
         // The daemon reads it at its start, and again when it is started again.
         let secret = secrets.path().join("secret");

@@ -3,7 +3,7 @@
 use kiln_api::registry::sync::SyncRule;
 use kiln_api::{Failure, codes};
 use kiln_domain::{
-    Credentials, Pattern, Reference, RegistryName, TagRuleError, TagVersion, VersionRange,
+    Credentials, Reference, RegistryName, TagPattern, TagRuleError, TagVersion, VersionRange,
 };
 use kiln_registry::Breadth;
 
@@ -17,12 +17,12 @@ pub(super) struct Rule {
     pub(super) from_registry: RegistryName,
     pub(super) into_registry: RegistryName,
     /// The repositories of the source.
-    from: Pattern,
+    from: TagPattern,
     /// How much of a repository's name is not kept at the destination, in bytes.
     dropped: usize,
     into: String,
-    tags: Vec<Pattern>,
-    exclude: Vec<Pattern>,
+    tags: Vec<TagPattern>,
+    exclude: Vec<TagPattern>,
     versions: Option<VersionRange>,
     newest: Option<u32>,
     pub(super) breadth: Breadth,
@@ -40,7 +40,10 @@ pub(super) fn understand(rule: &SyncRule) -> Result<Rule, Failure> {
         failure.message = kiln_api::failure::printable(&message);
         failure
     };
-    let pattern = |text: &String| text.parse::<Pattern>().map_err(|error| bad(text, &error));
+    let pattern = |text: &String| {
+        text.parse::<TagPattern>()
+            .map_err(|error| bad(text, &error))
+    };
     let (from_registry, from) = place(&rule.from)?;
     let (into_registry, into) = place(&rule.into)?;
     let parsed = pattern(&from)?;

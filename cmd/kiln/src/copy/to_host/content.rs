@@ -1,0 +1,297 @@
+//! What is copied: the manifests, and which blobs they name; from a registry through the daemon, or
+//! from this host.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::pin::Pin;
+
+use kiln_api::image::Credentials;
+use kiln_api::registry::{Blob, BlobParams, Manifest, ManifestParams, ManifestView, Pointer};
+use kiln_api::{Failure, codes};
+use kiln_client::Client;
+use kiln_domain::oci::Descriptor;
+use kiln_domain::{Digest, Platform, Reference, Source};
+use kiln_registry::{
+    BlobBody, Breadth, DockerArchive, FetchError, FileRange, ImageSource, Layout, OutgoingDocument,
+    read_graph,
+};
+
+use super::super::Arguments;
+use super::outcome::source_failure;
+use crate::failure::CommandError;
+use crate::session::Session;
+
+/// How deep indexes may lie in each other.
+const MAX_DEPTH: usize = 4;
+
+/// Most manifests and indexes of one copy; the daemon's own copies have the same limit.
+const MAX_DOCUMENTS: usize = 512;
+
+/// Where it comes from.
+pub(super) enum Origin {
+    /// A registry; the daemon asks it.
+    Registry {
+        client: Box<Client>,
+        reference: Reference,
+        credentials: Option<Credentials>,
+    },
+    /// A layout, an archive or a directory of this host.
+    Host(ImageSource),
+}
+
+/// The bytes of a blob.
+pub(super) enum Body {
+    /// A descriptor that the daemon gave.
+    Taken(File),
+    /// A part of a file of this host.
+    Range(FileRange),
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Taken(file) => file.read(buffer),
+            Self::Range(range) => range.read(buffer),
+        }
+    }
+}
+
+/// Everything that is copied but the bytes of blobs.
+pub(super) struct Content {
+    /// The document on top.
+    pub(super) root: OutgoingDocument,
+    /// The others; what is named stands before what names it.
+    pub(super) below: Vec<OutgoingDocument>,
+    /// Each once.
+    pub(super) blobs: Vec<Descriptor>,
+}
+
+impl Origin {
+    /// Opens a source.
+    pub(super) async fn open(
+        source: &Source,
+        arguments: &Arguments,
+        session: &Session,
+    ) -> Result<Self, CommandError> {
+        if let Source::Registry(reference) = source {
+            let flags = arguments.source_flags();
+            let credentials = flags.of_repository(reference, session).await?;
+            return Ok(Self::Registry {
+                client: Box::new(session.connect().await?),
+                reference: reference.clone(),
+                credentials,
+            });
+        }
+        let opened = open_local(source).map_err(|error| source_failure(&error))?;
+        Ok(Self::Host(opened))
+    }
+
+    /// Opens a blob.
+    pub(super) async fn blob(
+        &self,
+        blob: &Descriptor,
+        session: &Session,
+    ) -> Result<Body, CommandError> {
+        match self {
+            Self::Host(source) => match source.blob(blob, 0).await {
+                Ok(BlobBody::File(range)) => Ok(Body::Range(range)),
+                Ok(BlobBody::Stream(_)) => {
+                    let text = "a place of this host gave a stream";
+                    Err(CommandError::new(codes::daemon::INTERNAL, text))
+                }
+                Err(error) => Err(source_failure(&error).into()),
+            },
+            Self::Registry {
+                client,
+                reference,
+                credentials,
+            } => {
+                let params = BlobParams {
+                    reference: reference.with_digest(blob.digest).to_string(),
+                    size_bytes: Some(blob.size_bytes),
+                    credentials: credentials.clone(),
+                };
+                let opened = session.call::<Blob>(client, &params).await?;
+                let taken = client.files().take(&[opened.handle]).await?;
+                taken.into_iter().next().map(Body::Taken).ok_or_else(|| {
+                    let text = "the daemon gave no descriptor of a blob";
+                    CommandError::new(codes::daemon::INTERNAL, text)
+                })
+            }
+        }
+    }
+}
+
+fn open_local(source: &Source) -> Result<ImageSource, FetchError> {
+    let open = |path: &str| {
+        File::open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => FetchError::PathNotFound { path: path.into() },
+            _ => FetchError::Io {
+                step: "open",
+                path: path.into(),
+                source: error,
+            },
+        })
+    };
+    Ok(match source {
+        Source::Registry(reference) => {
+            return Err(FetchError::NotASource {
+                path: reference.repository().into(),
+                expected: "a place of this host",
+            });
+        }
+        Source::OciLayout { path, tag } => {
+            ImageSource::Layout(Layout::open_directory(Path::new(path), tag.as_deref())?)
+        }
+        Source::OciArchive { path, tag } => {
+            let (file, path) = (open(path)?, Path::new(path));
+            ImageSource::Layout(Layout::open_archive(file, path, tag.as_deref())?)
+        }
+        Source::DockerArchive { path, reference } => {
+            let (file, path) = (open(path)?, Path::new(path));
+            ImageSource::DockerArchive(DockerArchive::open(file, path, reference.as_ref())?)
+        }
+        Source::Directory { path } => {
+            ImageSource::Layout(Layout::open_flat_directory(Path::new(path))?)
+        }
+    })
+}
+
+impl Content {
+    /// Reads the manifests of one platform, or of all.
+    pub(super) async fn read(
+        from: &Origin,
+        platform: Option<Platform>,
+        session: &Session,
+    ) -> Result<Self, CommandError> {
+        match from {
+            Origin::Host(source) => {
+                let breadth = platform.map_or(Breadth::Everything, Breadth::Platform);
+                let graph = read_graph(source, breadth).await;
+                let graph = graph.map_err(|error| source_failure(&error))?;
+                let mut documents: Vec<OutgoingDocument> = graph
+                    .documents
+                    .into_iter()
+                    .map(|document| OutgoingDocument {
+                        descriptor: Descriptor::new(
+                            document.media_type,
+                            document.digest,
+                            document.bytes.len() as u64,
+                        ),
+                        bytes: document.bytes,
+                    })
+                    .collect();
+                let root = documents.pop().ok_or_else(malformed)?;
+                Ok(Self {
+                    root,
+                    below: documents,
+                    blobs: graph.blobs,
+                })
+            }
+            Origin::Registry {
+                client,
+                reference,
+                credentials,
+            } => {
+                let mut walk = Walk {
+                    client,
+                    credentials: credentials.as_ref(),
+                    session,
+                    documents: Vec::new(),
+                    blobs: Vec::new(),
+                    seen: HashSet::new(),
+                    begun: 0,
+                };
+                walk.visit(reference.clone(), platform, 0).await?;
+                let root = walk.documents.pop().ok_or_else(malformed)?;
+                Ok(Self {
+                    root,
+                    below: walk.documents,
+                    blobs: walk.blobs,
+                })
+            }
+        }
+    }
+}
+
+/// The manifests of a registry, as they are asked for one after the other.
+struct Walk<'a> {
+    client: &'a Client,
+    credentials: Option<&'a Credentials>,
+    session: &'a Session,
+    documents: Vec<OutgoingDocument>,
+    blobs: Vec<Descriptor>,
+    seen: HashSet<Digest>,
+    begun: usize,
+}
+
+type Visit<'a> = Pin<Box<dyn Future<Output = Result<(), CommandError>> + 'a>>;
+
+impl Walk<'_> {
+    /// Takes a document behind everything it names.
+    fn visit(&mut self, at: Reference, platform: Option<Platform>, depth: usize) -> Visit<'_> {
+        Box::pin(async move {
+            self.begun += 1;
+            if self.begun > MAX_DOCUMENTS || depth > MAX_DEPTH {
+                return Err(malformed().into());
+            }
+            let params = ManifestParams {
+                reference: at.to_string(),
+                platform: platform.map(|platform| platform.to_string()),
+                credentials: self.credentials.cloned(),
+            };
+            let view = self.session.call::<Manifest>(self.client, &params).await?;
+            for child in &view.manifests {
+                let child = descriptor(child)?;
+                if !self.seen.contains(&child.digest) {
+                    let below = at.with_digest(child.digest);
+                    self.visit(below, None, depth + 1).await?;
+                }
+            }
+            for blob in view.config.iter().chain(&view.layers) {
+                let blob = descriptor(blob)?;
+                // Layers that no registry distributes stay where they are.
+                let is_foreign = ["nondistributable", "foreign"]
+                    .iter()
+                    .any(|word| blob.media_type.contains(word));
+                if !is_foreign && self.seen.insert(blob.digest) {
+                    self.blobs.push(blob);
+                }
+            }
+            let document = checked(view)?;
+            if self.seen.insert(document.descriptor.digest) {
+                self.documents.push(document);
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Takes a document whose bytes have the digest that the daemon says.
+fn checked(view: ManifestView) -> Result<OutgoingDocument, CommandError> {
+    let digest: Digest = view.digest.parse().map_err(|_| malformed())?;
+    if Digest::of(view.content.as_bytes()) != digest {
+        let text = format!("{} does not have the digest it should have", view.reference);
+        return Err(CommandError::new(codes::source::DIGEST_MISMATCH, text));
+    }
+    Ok(OutgoingDocument {
+        descriptor: Descriptor::new(&view.media_type, digest, view.content.len() as u64),
+        bytes: view.content.into_bytes().into(),
+    })
+}
+
+fn descriptor(pointer: &Pointer) -> Result<Descriptor, CommandError> {
+    let digest = pointer.digest.parse().map_err(|_| malformed())?;
+    Ok(Descriptor::new(
+        &pointer.media_type,
+        digest,
+        pointer.size_bytes,
+    ))
+}
+
+fn malformed() -> Failure {
+    let text = "the manifests of the source do not hang together, or are too many";
+    Failure::new(codes::source::MALFORMED_MANIFEST, text)
+}

@@ -1,0 +1,62 @@
+//! A directory of one image, as skopeo's `dir:` has it.
+//!
+//! ```text
+//! version                 Directory Transport Version: 1.1
+//! manifest.json           the document on top
+//! <hex>.manifest.json     the manifests of an index
+//! <hex>                   configs and layers
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use kiln_domain::Digest;
+
+use super::error::OutgoingError;
+use super::{OutgoingDocument, make_directory, put_bytes};
+
+/// What the file `version` begins with, whatever the version.
+const MARKER: &str = "Directory Transport Version: ";
+
+/// What it holds here.
+const VERSION: &str = "Directory Transport Version: 1.1\n";
+
+#[derive(Debug)]
+pub(super) struct NewFlat {
+    path: PathBuf,
+}
+
+impl NewFlat {
+    /// Begins in a new or empty directory, or goes on in one that is of this kind.
+    pub(super) fn open(path: &Path) -> Result<Self, OutgoingError> {
+        let version = path.join("version");
+        let is_ours = std::fs::read_to_string(&version).is_ok_and(|text| text.starts_with(MARKER));
+        let is_occupied = || std::fs::read_dir(path).is_ok_and(|mut found| found.next().is_some());
+        if !is_ours && is_occupied() {
+            return Err(OutgoingError::Occupied {
+                path: path.to_owned(),
+                expected: "an image in the form of dir:",
+            });
+        }
+        make_directory(path)?;
+        put_bytes(&version, VERSION.as_bytes())?;
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+
+    pub(super) fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.path.join(digest.to_hex())
+    }
+
+    pub(super) fn finish(
+        &self,
+        root: &OutgoingDocument,
+        below: &[OutgoingDocument],
+    ) -> Result<(), OutgoingError> {
+        for document in below {
+            let name = format!("{}.manifest.json", document.descriptor.digest.to_hex());
+            put_bytes(&self.path.join(name), &document.bytes)?;
+        }
+        put_bytes(&self.path.join("manifest.json"), &root.bytes)
+    }
+}
