@@ -170,6 +170,7 @@ fn port(port: u16) -> Finding {
 async fn up(arguments: &UpArguments, session: &Session) -> Result<(), CommandError> {
     let place = Place::of(&arguments.common, session)?;
     let _lock = place.lock()?;
+    place.claim()?;
     if let Some(record) = running(&place, session).await? {
         return match arguments.port {
             Some(port) if port != record.port => Err(on_another_port(&record, port)),
@@ -234,10 +235,13 @@ async fn down(common: &Common, session: &Session) -> Result<(), CommandError> {
 
 async fn wipe(arguments: &WipeArguments, session: &Session) -> Result<(), CommandError> {
     let place = Place::of(&arguments.common, session)?;
+    place.must_be_ours()?;
     if !arguments.yes {
         confirm(&place, session)?;
     }
     let _lock = place.lock()?;
+    // Much may have changed while somebody thought about the answer.
+    place.must_be_ours()?;
     // A container that was taken down has left its volume and no note.
     let record = place.read()?;
     take_down(&place, session).await?;

@@ -308,6 +308,43 @@ fn a_taken_port_and_a_missing_program_are_explained() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_directory_that_is_somebodys_is_neither_taken_nor_wiped() -> Result<()> {
+    let developer =
+        Developer::new()?.with_programs(&[("docker", "echo 'no such thing' >&2; exit 1")])?;
+    let theirs = developer.state();
+    fs::create_dir_all(theirs.join("data"))?;
+    for file in ["config.yml", "registry.log", "data/years-of-work"] {
+        fs::write(theirs.join(file), "theirs")?;
+    }
+
+    let up = developer.dev(&["up", "--port", &free_port()?.to_string()])?;
+    let wipe = developer.dev(&["wipe", "--yes"])?;
+
+    for refused in [&up, &wipe] {
+        assert_refused(refused, 2, "file.wrong_kind");
+        let named = said(refused).contains(&theirs.display().to_string());
+        assert!(named, "{refused:?}");
+    }
+    for file in ["config.yml", "registry.log", "data/years-of-work"] {
+        assert_eq!(fs::read_to_string(theirs.join(file))?, "theirs");
+    }
+    assert_eq!(fs::read_dir(&theirs)?.count(), 3, "something was added");
+
+    // What is put beside a registry's own files outlives it, and the directory can be used again.
+    let mine = developer.folder.path().join("mine");
+    let directory = mine.to_str().context("not text")?;
+    let port = free_port()?.to_string();
+    developer.dev(&["up", "--port", &port, "--dir", directory])?;
+    fs::write(mine.join("notes"), "mine")?;
+    let wipe = developer.dev(&["wipe", "--yes", "--dir", directory])?;
+    let again = developer.dev(&["up", "--port", &port, "--dir", directory])?;
+    assert_eq!(wipe.status.code(), Some(0), "{wipe:?}");
+    assert_eq!(fs::read_to_string(mine.join("notes"))?, "mine");
+    assert!(!said(&again).contains("file.wrong_kind"), "{again:?}");
+    Ok(())
+}
+
 /// An engine that writes down what it is told.
 const ENGINE: &str = r#"echo "$@" >> "$KILN_DEV_REGISTRY/told"
 case "$1" in inspect) echo true ;; logs) echo 'listening on' >&2 ;; esac"#;

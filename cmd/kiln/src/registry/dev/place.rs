@@ -1,6 +1,8 @@
 //! Where the development registry keeps things, and the note of what was started.
 //!
 //! ```text
+//! <dir>/kiln-registry.json   says that the directory is a development registry's; the first start
+//!                            writes it, and without it nothing here is overwritten or removed
 //! <dir>/data/           what it stores
 //! <dir>/config.yml      how it is configured; written at every start
 //! <dir>/registry.log    what it says
@@ -25,6 +27,9 @@ use crate::session::Session;
 
 /// Where root's is. It is not the daemon's.
 const ROOTS: &str = "/var/lib/kiln-registry";
+
+/// What a directory of ours is known by.
+const MARK: &str = "kiln-registry.json";
 
 /// Longest note, in bytes; usual ones have two hundred.
 const MAX_NOTE_BYTES: u64 = 64 << 10;
@@ -131,6 +136,42 @@ impl Place {
         }
     }
 
+    fn mark(&self) -> PathBuf {
+        self.0.join(MARK)
+    }
+
+    /// Makes an empty directory the development registry's, and refuses one that is somebody's.
+    pub(super) fn claim(&self) -> Result<(), CommandError> {
+        self.must_be_ours()?;
+        if !is_file(&self.mark()) {
+            self.put(&self.mark(), b"{}\n")?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a directory that has something in it and that no start here has claimed: files of
+    /// the same names may be somebody's.
+    pub(super) fn must_be_ours(&self) -> Result<(), CommandError> {
+        let mut entries = match fs::read_dir(&self.0) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        if is_file(&self.mark()) || entries.next().is_none() {
+            return Ok(());
+        }
+        let message = format!(
+            "{} is not a development registry's directory: it has files and no {MARK} among them",
+            self.0.display()
+        );
+        Err(Failure::new(codes::file::WRONG_KIND, message)
+            .with_hint(
+                "name an empty directory, or one that an earlier start has made:",
+                Some("kiln registry dev up --dir DIR".to_owned()),
+            )
+            .into())
+    }
+
     /// Reads the note of what was started.
     pub(super) fn read(&self) -> Result<Option<Record>, CommandError> {
         let file = match File::open(self.note()) {
@@ -149,10 +190,18 @@ impl Place {
     }
 
     pub(super) fn write(&self, record: &Record) -> Result<(), CommandError> {
+        self.put(
+            &self.note(),
+            serde_json::to_string_pretty(record)?.as_bytes(),
+        )
+    }
+
+    /// Writes a file whole or not at all.
+    fn put(&self, path: &Path, bytes: &[u8]) -> Result<(), CommandError> {
         let mut file = tempfile::NamedTempFile::new_in(&self.0)?;
-        file.write_all(serde_json::to_string_pretty(record)?.as_bytes())?;
+        file.write_all(bytes)?;
         file.as_file().sync_all()?;
-        file.persist(self.note()).map_err(|error| error.error)?;
+        file.persist(path).map_err(|error| error.error)?;
         Ok(())
     }
 
@@ -166,8 +215,12 @@ impl Place {
         for file in [self.config(), self.log(), self.old_log(), self.note()] {
             gone(fs::remove_file(file))?;
         }
-        // Whatever else somebody has put there is not ours to remove.
-        drop(fs::remove_dir(&self.0));
+        // Whatever else somebody has put there is not ours to remove; the directory stays ours then.
+        let mut others = fs::read_dir(&self.0)?;
+        if others.all(|entry| entry.is_ok_and(|entry| entry.file_name() == MARK)) {
+            gone(fs::remove_file(self.mark()))?;
+            drop(fs::remove_dir(&self.0));
+        }
         Ok(())
     }
 
@@ -224,6 +277,10 @@ impl Place {
         }
         bytes
     }
+}
+
+fn is_file(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
 }
 
 fn gone(removed: io::Result<()>) -> Result<(), CommandError> {
