@@ -189,7 +189,11 @@ async fn up(arguments: &UpArguments, session: &Session) -> Result<(), CommandErr
         Started::Server(Server::start(&program, port, &place)?)
     } else {
         let engine = engine::find(arguments.engine, session.surroundings())?;
-        Started::Container(Container::start(&engine, port).await?)
+        let container = Container::of(engine.engine(), place.directory());
+        // Before there is anything: what was begun and given up can be wiped.
+        place.note_engine(container.engine)?;
+        container.start(&engine, port).await?;
+        Started::Container(container)
     };
     let record = Record { port, started };
     if let Err(error) = place.write(&record) {
@@ -242,11 +246,9 @@ async fn wipe(arguments: &WipeArguments, session: &Session) -> Result<(), Comman
     let _lock = place.lock()?;
     // Much may have changed while somebody thought about the answer.
     place.must_be_ours()?;
-    // A container that was taken down has left its volume and no note.
-    let record = place.read()?;
     take_down(&place, session).await?;
-    if let Some(Started::Container(container)) = record.map(|record| record.started) {
-        container.remove_volume(session.surroundings()).await?;
+    for container in place.containers()? {
+        container.remove_all(session.surroundings()).await?;
     }
     place.remove()?;
     output::note("the development registry and all that it had are gone\n");
@@ -298,10 +300,7 @@ async fn take_down(place: &Place, session: &Session) -> Result<Option<Record>, C
         return Ok(None);
     };
     stop(&record, session).await?;
-    // The note of a container says which volume has the data.
-    if let Started::Server(_) = &record.started {
-        place.forget()?;
-    }
+    place.forget()?;
     Ok(Some(record))
 }
 

@@ -17,10 +17,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kiln_api::{Failure, codes};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Common;
-use super::engine::Container;
+use super::engine::{Container, Engine};
 use super::server::Server;
 use crate::failure::CommandError;
 use crate::session::Session;
@@ -53,6 +54,14 @@ pub(super) struct Record {
     pub(super) port: u16,
     /// What has it.
     pub(super) started: Started,
+}
+
+/// What is in the file that a directory of ours is known by.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Mark {
+    /// The engines that may have a volume of its; such a volume outlives containers and notes.
+    #[serde(default)]
+    engines: Vec<Engine>,
 }
 
 /// A registry as a process or as a container.
@@ -144,7 +153,26 @@ impl Place {
     pub(super) fn claim(&self) -> Result<(), CommandError> {
         self.must_be_ours()?;
         if !is_file(&self.mark()) {
-            self.put(&self.mark(), b"{}\n")?;
+            self.put(&self.mark(), &serde_json::to_vec(&Mark::default())?)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the containers that were ever started for the directory, one of each engine.
+    pub(super) fn containers(&self) -> Result<Vec<Container>, CommandError> {
+        let engines = Self::read_json::<Mark>(&self.mark())?.unwrap_or_default();
+        let engines = engines.engines.into_iter();
+        Ok(engines
+            .map(|engine| Container::of(engine, &self.0))
+            .collect())
+    }
+
+    /// Notes that an engine may have a volume from now on.
+    pub(super) fn note_engine(&self, engine: Engine) -> Result<(), CommandError> {
+        let mut mark: Mark = Self::read_json(&self.mark())?.unwrap_or_default();
+        if !mark.engines.contains(&engine) {
+            mark.engines.push(engine);
+            self.put(&self.mark(), &serde_json::to_vec(&mark)?)?;
         }
         Ok(())
     }
@@ -174,7 +202,11 @@ impl Place {
 
     /// Reads the note of what was started.
     pub(super) fn read(&self) -> Result<Option<Record>, CommandError> {
-        let file = match File::open(self.note()) {
+        Self::read_json(&self.note())
+    }
+
+    fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, CommandError> {
+        let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -182,7 +214,7 @@ impl Place {
         let mut text = Vec::new();
         file.take(MAX_NOTE_BYTES).read_to_end(&mut text)?;
         let record = serde_json::from_slice(&text).map_err(|_| {
-            let message = format!("{} is not a note of Kiln's", self.note().display());
+            let message = format!("{} is not a note of Kiln's", path.display());
             Failure::new(codes::file::WRONG_KIND, message)
                 .with_hint("look for its process, then remove the file", None)
         })?;
