@@ -185,22 +185,24 @@ async fn up(arguments: &UpArguments, session: &Session) -> Result<(), CommandErr
         Some(_) => None,
         None => server::find_program(session.surroundings()),
     };
-    let started = if let Some(program) = program {
-        Started::Server(Server::start(&program, port, &place)?)
+    let record = if let Some(program) = program {
+        Server::start(&program, port, &place)?
     } else {
         let engine = engine::find(arguments.engine, session.surroundings())?;
         let container = Container::of(engine.engine(), place.directory());
-        // Before there is anything: what was begun and given up can be wiped.
+        // Before there is anything: what was begun and given up can be stopped and wiped.
         place.note_engine(container.engine)?;
-        container.start(&engine, port).await?;
-        Started::Container(container)
+        let started = Started::Container(container);
+        let record = Record { port, started };
+        place.write(&record)?;
+        if let Started::Container(container) = &record.started
+            && let Err(error) = container.start(&engine, port).await
+        {
+            place.forget()?;
+            return Err(error);
+        }
+        record
     };
-    let record = Record { port, started };
-    if let Err(error) = place.write(&record) {
-        // What nobody has a note of, nobody could stop.
-        drop(stop(&record, session).await);
-        return Err(error);
-    }
     told::up(&place, &record, told::Was::Started, session)
 }
 

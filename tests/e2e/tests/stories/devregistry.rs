@@ -345,6 +345,37 @@ fn a_directory_that_is_somebodys_is_neither_taken_nor_wiped() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_start_that_is_given_up_can_be_stopped() -> Result<()> {
+    // It says what it is, and never listens.
+    let script = r#"case "$1" in
+--version) echo 'registry github.com/docker/distribution 2.8' ;;
+*) exec /bin/sleep 1000 ;;
+esac"#;
+    let developer = Developer::new()?.with_programs(&[("registry", script)])?;
+    let mut up = developer.command(built("kiln")?)?;
+    let port = free_port()?.to_string();
+    up.args(["registry", "dev", "up", "--port", &port]);
+    let mut up = up.spawn()?;
+    let note = developer.state().join("running.json");
+    wait::until("note of the registry", LIMIT, || {
+        Ok(note.exists().then_some(()))
+    })?;
+    up.kill()?;
+    up.wait()?;
+    let status = developer.status()?;
+    let down = developer.dev(&["down"])?;
+
+    let pid = status["pid"].as_u64().context("no pid")?;
+    assert_eq!(status["health"], "silent");
+    assert_eq!(down.status.code(), Some(0), "{down:?}");
+    wait::until("end of the registry", LIMIT, || {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        Ok(command.is_empty().then_some(()))
+    })?;
+    Ok(())
+}
+
 /// An engine that writes down what it is told, beside itself, and keeps the labels of what it has.
 const ENGINE: &str = r#"here=${0%/*}
 echo "$@" >> "$here/told"

@@ -22,7 +22,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::place::Place;
+use super::place::{Place, Record, Started};
 use super::ports;
 use crate::failure::CommandError;
 use crate::surroundings::Surroundings;
@@ -92,8 +92,9 @@ pub(super) fn become_program(words: &[OsString]) -> CommandError {
 }
 
 impl Server {
-    /// Starts it and waits until it listens.
-    pub(super) fn start(program: &Path, port: u16, place: &Place) -> Result<Self, CommandError> {
+    /// Starts it, leaves a note of it, and waits until it listens: whoever does not wait that long
+    /// can still stop it.
+    pub(super) fn start(program: &Path, port: u16, place: &Place) -> Result<Record, CommandError> {
         fs::create_dir_all(place.data())?;
         let mut config = fs::File::create(place.config())?;
         config.write_all(configuration(port, &place.data()).as_bytes())?;
@@ -110,27 +111,49 @@ impl Server {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        let listening = wait_until_it_listens(&mut child, port);
-        if let Err(message) = listening {
-            // It has ended, or ends now.
-            drop(child.kill());
-            drop(child.wait());
-            let mut failure = Failure::new(codes::registry::NO_SERVER, message);
-            let tail = place.log_tail(QUOTED_LINES)?;
-            failure.cause = tail.lines().map(str::to_owned).collect();
-            failure.hint = None;
-            return Err(failure.into());
-        }
+        let started = Self::note(program, &child, port, place);
+        let listening = match &started {
+            Ok(_) => wait_until_it_listens(&mut child, port),
+            Err(_) => Err("no note of the registry could be left".to_owned()),
+        };
+        let Err(message) = listening else {
+            return started;
+        };
+        // It has ended, or ends now.
+        drop(child.kill());
+        drop(child.wait());
+        started?;
+        place.forget()?;
+        let mut failure = Failure::new(codes::registry::NO_SERVER, message);
+        let tail = place.log_tail(QUOTED_LINES)?;
+        failure.cause = tail.lines().map(str::to_owned).collect();
+        failure.hint = None;
+        Err(failure.into())
+    }
+
+    /// Leaves a note of what has just been started. Its number and its beginning stay what they are
+    /// when it becomes the program.
+    fn note(
+        program: &Path,
+        child: &Child,
+        port: u16,
+        place: &Place,
+    ) -> Result<Record, CommandError> {
         let pid = child.id();
         let started = start_of(pid).ok_or_else(|| {
             CommandError::new(codes::registry::NO_SERVER, "the registry ended at once")
         })?;
-        Ok(Self {
-            program: program.to_owned(),
-            pid,
-            started: started.ticks(),
-            boot_id: boot_id(),
-        })
+        let record = Record {
+            port,
+            started: Started::Server(Self {
+                program: program.to_owned(),
+                pid,
+                started: started.ticks(),
+                boot_id: boot_id(),
+            }),
+        };
+        place.write(&record)?;
+        Ok(record)
     }
 
     /// Opens its process; nothing when that has ended.
