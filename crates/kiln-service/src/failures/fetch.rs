@@ -126,6 +126,7 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         SourceError::Timeout { .. } => codes::registry::TIMED_OUT,
         SourceError::Tls { .. }
         | SourceError::ExtraCertificate(_)
+        | SourceError::NoCertificate
         | SourceError::ClientCertificate { .. }
         | SourceError::Header { .. }
         | SourceError::Setup(_) => codes::registry::TLS_FAILED,
