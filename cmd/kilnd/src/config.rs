@@ -7,10 +7,12 @@ mod patience;
 
 use std::fmt;
 use std::fs;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use kiln_api::daemon::Setting;
+use kiln_registry::FetchError;
 use kiln_registry::routes::ShortNames;
 use kiln_vault::{KeyError, KeySource};
 use serde::Deserialize;
@@ -22,6 +24,9 @@ use crate::webhooks::{RuleTable, Webhooks, WebhooksError, WebhooksTable};
 
 /// Name of the credential with which the daemon's own logins are sealed.
 const LOGIN_KEY: &str = "kiln.key";
+
+/// Most bytes of that credential.
+const MAX_KEY_BYTES: u64 = 4096;
 
 /// A value and where it came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -261,6 +266,13 @@ pub(crate) enum ConfigError {
     Webhooks(#[from] WebhooksError),
     #[error("the credential {} is no key", path.display())]
     Key { path: PathBuf, source: KeyError },
+    #[error("{} has no certificate authorities that can be used", path.display())]
+    Authority {
+        path: PathBuf,
+        source: Box<FetchError>,
+    },
+    #[error("the credential {} has more than {limit} bytes", path.display())]
+    TooLong { path: PathBuf, limit: u64 },
     #[error("{key} = {value} in {origin} is out of range: {range}")]
     Range {
         key: &'static str,
@@ -413,10 +425,15 @@ impl Config {
         else {
             return Ok(self.own_login_key());
         };
-        match fs::read(&path) {
-            Ok(bytes) => {
-                KeySource::given(&bytes).map_err(|source| ConfigError::Key { path, source })
-            }
+        let mut bytes = Vec::new();
+        let read = fs::File::open(&path)
+            .and_then(|file| file.take(MAX_KEY_BYTES + 1).read_to_end(&mut bytes));
+        match read {
+            Ok(_) if bytes.len() as u64 > MAX_KEY_BYTES => Err(ConfigError::TooLong {
+                path,
+                limit: MAX_KEY_BYTES,
+            }),
+            Ok(_) => KeySource::given(&bytes).map_err(|source| ConfigError::Key { path, source }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(self.own_login_key()),
             Err(source) => Err(ConfigError::Unreadable { path, source }),
         }
@@ -437,10 +454,17 @@ impl Config {
 
     fn read_ca_files(&self) -> Result<Vec<Vec<u8>>, ConfigError> {
         let read = |path: &PathBuf| {
-            fs::read(path).map_err(|source| ConfigError::Unreadable {
+            let pem = fs::read(path).map_err(|source| ConfigError::Unreadable {
                 path: path.clone(),
                 source,
-            })
+            })?;
+            match kiln_registry::check_authorities(&pem) {
+                Ok(()) => Ok(pem),
+                Err(source) => Err(ConfigError::Authority {
+                    path: path.clone(),
+                    source: Box::new(source),
+                }),
+            }
         };
         self.ca_files.value.iter().map(read).collect()
     }
@@ -650,6 +674,39 @@ mod tests {
                 origin: "default".to_owned()
             }
         );
+    }
+
+    #[test]
+    fn a_credential_or_an_authority_that_is_none_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let with_key = |length: usize| {
+            fs::write(folder.path().join(LOGIN_KEY), vec![b'k'; length]).unwrap();
+            let credentials = Some(folder.path().to_owned());
+            load(
+                "",
+                Given {
+                    credentials,
+                    ..Given::default()
+                },
+            )
+        };
+        let authority = folder.path().join("ca.pem");
+        fs::write(&authority, "no certificate\n").unwrap();
+
+        with_key(4096).unwrap();
+        let long = with_key(4097).unwrap_err();
+        let short = with_key(5).unwrap_err();
+        let text = format!("[registries]\nca_files = [{authority:?}]\n");
+        let refused = load(&text, Given::default()).unwrap_err();
+
+        assert!(matches!(long, ConfigError::TooLong { .. }), "{long}");
+        assert!(matches!(short, ConfigError::Key { .. }), "{short}");
+        assert!(
+            matches!(refused, ConfigError::Authority { .. }),
+            "{refused}"
+        );
+        let named = refused.to_string().contains("/ca.pem ");
+        assert!(named, "{refused}");
     }
 
     #[test]

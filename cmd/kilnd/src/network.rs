@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use kiln_api::daemon::Setting;
 use kiln_domain::RegistryName;
+use kiln_registry::FetchError;
 use kiln_registry::routes::{
     HostCertificates, Network, PemFile, Permits, Proxies, ProxyError, ProxyWords, Rules, RulesError,
 };
@@ -46,6 +47,11 @@ pub(crate) enum NetworkError {
         limit: u64,
         what: &'static str,
     },
+    #[error("{} has no certificate authorities that can be used", path.display())]
+    Authority {
+        path: PathBuf,
+        source: Box<FetchError>,
+    },
     #[error(transparent)]
     Rules(#[from] RulesError),
     #[error("a proxy variable of the environment cannot be used")]
@@ -71,6 +77,13 @@ pub(crate) fn read(config: &Config, words: &ProxyWords) -> Result<Surroundings, 
     let mut files = BTreeMap::new();
     for path in rules.files() {
         files.insert(path.to_owned(), bytes_of(path)?);
+    }
+    for path in rules.authority_files() {
+        let pem = files.get(path).map(Vec::as_slice).unwrap_or_default();
+        kiln_registry::check_authorities(pem).map_err(|source| NetworkError::Authority {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
     }
     let mut problems = Vec::new();
     let mut certificates = Vec::new();

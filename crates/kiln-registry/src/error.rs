@@ -362,6 +362,9 @@ pub enum FetchError {
     /// A certificate authority of the configuration is not PEM.
     #[error("an extra certificate authority is not a PEM certificate")]
     ExtraCertificate(#[source] reqwest::Error),
+    /// A file of certificate authorities has none.
+    #[error("there is no PEM certificate in it")]
+    NoCertificate,
     /// A client certificate or its key is not PEM, or they do not belong together.
     #[error("the client certificate {path} and its key cannot be used")]
     ClientCertificate {

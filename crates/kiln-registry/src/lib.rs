@@ -14,6 +14,7 @@
 
 mod archive;
 mod artifact;
+mod authorities;
 mod blob;
 mod browse;
 mod challenge;
@@ -44,6 +45,7 @@ mod trust;
 mod upload;
 
 pub use artifact::{FoundManifest, find_manifest};
+pub use authorities::check_authorities;
 pub use blob::{BlobBody, BlobStream, FileRange};
 pub use browse::{
     Answered, BrowseError, Cursor, CursorError, Deletes, Diagnosis, Page, Pong, RateLimit,

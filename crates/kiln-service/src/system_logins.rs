@@ -11,7 +11,7 @@ use kiln_domain::{Credentials, LoginScope, Reference, Secret, Timestamp};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::logins::{self, LoginRow};
 use kiln_store::{Object, ObjectKind, Store, StoreError, users};
-use kiln_vault::{Vault, VaultError};
+use kiln_vault::{Earlier, Vault, VaultError};
 
 use crate::blocking::{Pool, PoolError};
 use crate::clock::Clock;
@@ -113,9 +113,13 @@ impl SystemLogins {
             Credentials::IdentityToken(secret) => (IDENTITY_TOKEN.to_owned(), secret.clone()),
         };
         let (vault, context) = (self.vault.clone(), scope.to_string());
+        let earlier = match self.store.read(logins::count).await? {
+            0 => Earlier::None,
+            _ => Earlier::Some,
+        };
         let sealing = self
             .pool
-            .run(move || vault.seal(secret.expose().as_bytes(), &context));
+            .run(move || vault.seal(secret.expose().as_bytes(), &context, earlier));
         let row = LoginRow {
             scope,
             username,

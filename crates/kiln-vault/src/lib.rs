@@ -40,6 +40,15 @@ pub enum VaultError {
     },
 }
 
+/// Whether anything is kept that was sealed before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Earlier {
+    /// Nothing is.
+    None,
+    /// Something is, so there must be a key.
+    Some,
+}
+
 /// Seals and opens with one key, which is fetched when it is needed.
 #[derive(Clone, Debug)]
 pub struct Vault {
@@ -52,13 +61,22 @@ impl Vault {
         Self { source }
     }
 
-    /// Seals a secret to be kept under `context`. The first call makes the key where it is kept in
-    /// a file that is not there.
-    pub fn seal(&self, secret: &[u8], context: &str) -> Result<Vec<u8>, VaultError> {
+    /// Seals a secret to be kept under `context`. A key whose file is not there is made for the
+    /// first secret only: with a new one, none of the earlier would ever open.
+    pub fn seal(
+        &self,
+        secret: &[u8],
+        context: &str,
+        earlier: Earlier,
+    ) -> Result<Vec<u8>, VaultError> {
         let failed = |_| VaultError::Sealing {
             context: context.to_owned(),
         };
-        let key = cipher(&self.source.key_or_new()?).map_err(failed)?;
+        let key = match earlier {
+            Earlier::None => self.source.key_or_new()?,
+            Earlier::Some => self.source.key()?,
+        };
+        let key = cipher(&key).map_err(failed)?;
         let mut bytes = secret.to_vec();
         let nonce = key.seal_in_place_append_tag(Aad::from(context), &mut bytes);
         let nonce = nonce.map_err(failed)?;
@@ -105,11 +123,14 @@ mod tests {
         let vault = Vault::new(KeySource::given(&[7; 32]).unwrap());
         let other = Vault::new(KeySource::given(&[8; 32]).unwrap());
 
-        let sealed = vault.seal(b"hunter2", "reg.io").unwrap();
+        let sealed = vault.seal(b"hunter2", "reg.io", Earlier::None).unwrap();
 
         assert_eq!(vault.open(&sealed, "reg.io").unwrap(), b"hunter2");
         assert!(!sealed.windows(7).any(|window| window == b"hunter2"));
-        assert_ne!(vault.seal(b"hunter2", "reg.io").unwrap(), sealed);
+        assert_ne!(
+            vault.seal(b"hunter2", "reg.io", Earlier::None).unwrap(),
+            sealed
+        );
         for (vault, sealed, context) in [
             (&vault, sealed.as_slice(), "evil.io"),
             (&other, sealed.as_slice(), "reg.io"),
@@ -140,13 +161,21 @@ mod tests {
         );
         assert!(!path.exists());
 
-        let sealed = vault.seal(b"s", "reg.io").unwrap();
+        let sealed = vault.seal(b"s", "reg.io", Earlier::None).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let again = Vault::new(KeySource::file(path.clone()));
-        again.seal(b"t", "reg.io").unwrap();
+        again.seal(b"t", "reg.io", Earlier::None).unwrap();
         assert_eq!(again.open(&sealed, "reg.io").unwrap(), b"s");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+
+        fs::remove_file(&path).unwrap();
+        let gone = again.seal(b"u", "reg.io", Earlier::Some).unwrap_err();
+        assert!(
+            matches!(gone, VaultError::Key(KeyError::Missing { .. })),
+            "{gone}"
+        );
+        assert!(!path.exists(), "a new key would hide that the old is gone");
     }
 
     #[test]
@@ -154,13 +183,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("logins.key");
         let vault = Vault::new(KeySource::file(path.clone()));
-        vault.seal(b"s", "reg.io").unwrap();
+        vault.seal(b"s", "reg.io", Earlier::None).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
 
-        let open = vault.seal(b"s", "reg.io").unwrap_err();
+        let open = vault.seal(b"s", "reg.io", Earlier::None).unwrap_err();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, "short").unwrap();
-        let short = vault.seal(b"s", "reg.io").unwrap_err();
+        let short = vault.seal(b"s", "reg.io", Earlier::None).unwrap_err();
 
         assert!(
             matches!(open, VaultError::Key(KeyError::Exposed { .. })),

@@ -170,6 +170,7 @@ fn port(port: u16) -> Finding {
 async fn up(arguments: &UpArguments, session: &Session) -> Result<(), CommandError> {
     let place = Place::of(&arguments.common, session)?;
     let _lock = place.lock()?;
+    place.claim()?;
     if let Some(record) = running(&place, session).await? {
         return match arguments.port {
             Some(port) if port != record.port => Err(on_another_port(&record, port)),
@@ -184,18 +185,24 @@ async fn up(arguments: &UpArguments, session: &Session) -> Result<(), CommandErr
         Some(_) => None,
         None => server::find_program(session.surroundings()),
     };
-    let started = if let Some(program) = program {
-        Started::Server(Server::start(&program, port, &place)?)
+    let record = if let Some(program) = program {
+        Server::start(&program, port, &place)?
     } else {
         let engine = engine::find(arguments.engine, session.surroundings())?;
-        Started::Container(Container::start(&engine, port).await?)
+        let container = Container::of(engine.engine(), place.directory());
+        // Before there is anything: what was begun and given up can be stopped and wiped.
+        place.note_engine(container.engine)?;
+        let started = Started::Container(container);
+        let record = Record { port, started };
+        place.write(&record)?;
+        if let Started::Container(container) = &record.started
+            && let Err(error) = container.start(&engine, port).await
+        {
+            place.forget()?;
+            return Err(error);
+        }
+        record
     };
-    let record = Record { port, started };
-    if let Err(error) = place.write(&record) {
-        // What nobody has a note of, nobody could stop.
-        drop(stop(&record, session).await);
-        return Err(error);
-    }
     told::up(&place, &record, told::Was::Started, session)
 }
 
@@ -234,15 +241,16 @@ async fn down(common: &Common, session: &Session) -> Result<(), CommandError> {
 
 async fn wipe(arguments: &WipeArguments, session: &Session) -> Result<(), CommandError> {
     let place = Place::of(&arguments.common, session)?;
+    place.must_be_ours()?;
     if !arguments.yes {
         confirm(&place, session)?;
     }
     let _lock = place.lock()?;
-    // A container that was taken down has left its volume and no note.
-    let record = place.read()?;
+    // Much may have changed while somebody thought about the answer.
+    place.must_be_ours()?;
     take_down(&place, session).await?;
-    if let Some(Started::Container(container)) = record.map(|record| record.started) {
-        container.remove_volume(session.surroundings()).await?;
+    for container in place.containers()? {
+        container.remove_all(session.surroundings()).await?;
     }
     place.remove()?;
     output::note("the development registry and all that it had are gone\n");
@@ -294,10 +302,7 @@ async fn take_down(place: &Place, session: &Session) -> Result<Option<Record>, C
         return Ok(None);
     };
     stop(&record, session).await?;
-    // The note of a container says which volume has the data.
-    if let Started::Server(_) = &record.started {
-        place.forget()?;
-    }
+    place.forget()?;
     Ok(Some(record))
 }
 

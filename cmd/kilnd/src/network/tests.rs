@@ -2,6 +2,19 @@ use super::*;
 use crate::config::Given;
 use crate::places::Places;
 
+/// An authority that has signed nothing.
+const AUTHORITY: &str = "-----BEGIN CERTIFICATE-----
+MIIBbzCCARWgAwIBAgIUL5WrWZM1lFXdCHl19EcZoU2rn1swCgYIKoZIzj0EAwIw
+DDEKMAgGA1UEAwwBdDAgFw0yNjEyMDEwMTAwMjJaGA8yMTI2MTEwNzAxMDAyMlow
+DDEKMAgGA1UEAwwBdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABDllT5Kaj1iB
+kOIti92IkhjXCPWsEWO2VHfuoHAXvImXGjaxJfVK1lTz+ikphwygK3GWtmLVB8Q5
+txHO8rD85hKjUzBRMB0GA1UdDgQWBBSZcPKx6uxQpBsc2cgr9hWsa9J3GjAfBgNV
+HSMEGDAWgBSZcPKx6uxQpBsc2cgr9hWsa9J3GjAPBgNVHRMBAf8EBTADAQH/MAoG
+CCqGSM49BAMCA0gAMEUCICjz7DIS0T/DbsrholbaAp6zGt5HXyXwV3oahwqg5jCs
+AiEAo5I0UsAVq/QAIE/bVOJlyCn59wJ2JWoBEXf4M7NoiYM=
+-----END CERTIFICATE-----
+";
+
 /// A folder with a configuration, and what is read under it.
 struct Host {
     folder: tempfile::TempDir,
@@ -58,8 +71,9 @@ fn drop_ins_are_read_in_order_and_our_own_rules_last() {
     );
     host.write("d/README", "no rules");
 
+    let authority = host.write("ca.pem", AUTHORITY);
     let read = host
-        .read("[[registry]]\nprefix='b.io'\nca='/etc/hostname'\n")
+        .read(&format!("[[registry]]\nprefix='b.io'\nca={authority:?}\n"))
         .unwrap();
 
     let blocked = |name: &str| {
@@ -69,7 +83,7 @@ fn drop_ins_are_read_in_order_and_our_own_rules_last() {
             .is_blocked
     };
     assert!(!blocked("a.io") && !blocked("b.io"));
-    assert!(read.network.files.contains_key(Path::new("/etc/hostname")));
+    assert!(read.network.files.contains_key(&authority));
     let listed = &read.settings[0].value;
     let order: Vec<_> = ["/conf", "/d/010.conf", "/d/020.conf", "/config.toml"]
         .iter()
@@ -114,6 +128,12 @@ fn what_was_named_must_be_there() {
     assert!(matches!(refused, Err(NetworkError::Unreadable { .. })));
     let refused = host.read("[[registry]]\nprefix='a.io'\nca='/nonexistent/ca.pem'\n");
     assert!(matches!(refused, Err(NetworkError::Unreadable { .. })));
+    let text = host.write("ca.pem", "no certificate\n");
+    let refused = host.read(&format!("[[registry]]\nprefix='a.io'\nca={text:?}\n"));
+    let Err(NetworkError::Authority { path, .. }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(path, text);
     host.write("conf", "[registries.search]\nregistries=[]\n");
     let refused = host.read("");
     assert!(matches!(

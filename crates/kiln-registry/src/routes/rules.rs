@@ -220,13 +220,25 @@ impl Rules {
 
     /// Lists the files that rules name: authorities, client certificates and keys.
     pub fn files(&self) -> Vec<&Path> {
+        self.files_of(Ways::files)
+    }
+
+    /// Lists the files of certificate authorities among them.
+    pub fn authority_files(&self) -> Vec<&Path> {
+        self.files_of(|ways| ways.ca.iter().map(PathBuf::as_path))
+    }
+
+    fn files_of<'a, Files>(&'a self, of: impl Fn(&'a Ways) -> Files) -> Vec<&'a Path>
+    where
+        Files: Iterator<Item = &'a Path>,
+    {
         let mirrors = |rule: &'_ Rule| rule.mirrors.len();
         let mut ways = Vec::new();
         for rule in self.registries.values() {
             ways.push(&rule.ways);
             ways.extend((0..mirrors(rule)).filter_map(|at| Some(&rule.mirrors.get(at)?.ways)));
         }
-        let mut files: Vec<&Path> = ways.into_iter().flat_map(Ways::files).collect();
+        let mut files: Vec<&Path> = ways.into_iter().flat_map(of).collect();
         files.sort_unstable();
         files.dedup();
         files

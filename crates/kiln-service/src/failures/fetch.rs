@@ -136,6 +136,7 @@ fn source_code(error: &SourceError) -> Code {
         SourceError::Timeout { .. } => codes::registry::TIMED_OUT,
         SourceError::Tls { .. }
         | SourceError::ExtraCertificate(_)
+        | SourceError::NoCertificate
         | SourceError::ClientCertificate { .. }
         | SourceError::Header { .. }
         | SourceError::Setup(_) => codes::registry::TLS_FAILED,

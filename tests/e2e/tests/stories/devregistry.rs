@@ -308,9 +308,134 @@ fn a_taken_port_and_a_missing_program_are_explained() -> Result<()> {
     Ok(())
 }
 
-/// An engine that writes down what it is told.
-const ENGINE: &str = r#"echo "$@" >> "$KILN_DEV_REGISTRY/told"
-case "$1" in inspect) echo true ;; logs) echo 'listening on' >&2 ;; esac"#;
+#[test]
+fn a_directory_that_is_somebodys_is_neither_taken_nor_wiped() -> Result<()> {
+    let developer =
+        Developer::new()?.with_programs(&[("docker", "echo 'no such thing' >&2; exit 1")])?;
+    let theirs = developer.state();
+    fs::create_dir_all(theirs.join("data"))?;
+    for file in ["config.yml", "registry.log", "data/years-of-work"] {
+        fs::write(theirs.join(file), "theirs")?;
+    }
+
+    let up = developer.dev(&["up", "--port", &free_port()?.to_string()])?;
+    let wipe = developer.dev(&["wipe", "--yes"])?;
+
+    for refused in [&up, &wipe] {
+        assert_refused(refused, 2, "file.wrong_kind");
+        let named = said(refused).contains(&theirs.display().to_string());
+        assert!(named, "{refused:?}");
+    }
+    for file in ["config.yml", "registry.log", "data/years-of-work"] {
+        assert_eq!(fs::read_to_string(theirs.join(file))?, "theirs");
+    }
+    assert_eq!(fs::read_dir(&theirs)?.count(), 3, "something was added");
+
+    // What is put beside a registry's own files outlives it, and the directory can be used again.
+    let mine = developer.folder.path().join("mine");
+    let directory = mine.to_str().context("not text")?;
+    let port = free_port()?.to_string();
+    developer.dev(&["up", "--port", &port, "--dir", directory])?;
+    fs::write(mine.join("notes"), "mine")?;
+    let wipe = developer.dev(&["wipe", "--yes", "--dir", directory])?;
+    let again = developer.dev(&["up", "--port", &port, "--dir", directory])?;
+    assert_eq!(wipe.status.code(), Some(0), "{wipe:?}");
+    assert_eq!(fs::read_to_string(mine.join("notes"))?, "mine");
+    assert!(!said(&again).contains("file.wrong_kind"), "{again:?}");
+    Ok(())
+}
+
+#[test]
+fn a_start_that_is_given_up_can_be_stopped() -> Result<()> {
+    // It says what it is, and never listens.
+    let script = r#"case "$1" in
+--version) echo 'registry github.com/docker/distribution 2.8' ;;
+*) exec /bin/sleep 1000 ;;
+esac"#;
+    let developer = Developer::new()?.with_programs(&[("registry", script)])?;
+    let mut up = developer.command(built("kiln")?)?;
+    let port = free_port()?.to_string();
+    up.args(["registry", "dev", "up", "--port", &port]);
+    let mut up = up.spawn()?;
+    let note = developer.state().join("running.json");
+    wait::until("note of the registry", LIMIT, || {
+        Ok(note.exists().then_some(()))
+    })?;
+    up.kill()?;
+    up.wait()?;
+    let status = developer.status()?;
+    let down = developer.dev(&["down"])?;
+
+    let pid = status["pid"].as_u64().context("no pid")?;
+    assert_eq!(status["health"], "silent");
+    assert_eq!(down.status.code(), Some(0), "{down:?}");
+    wait::until("end of the registry", LIMIT, || {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        Ok(command.is_empty().then_some(()))
+    })?;
+    Ok(())
+}
+
+/// An engine that writes down what it is told, beside itself, and keeps the labels of what it has.
+const ENGINE: &str = r#"here=${0%/*}
+echo "$@" >> "$here/told"
+for last; do :; done
+case "$1 $2" in
+"container inspect" | "volume inspect")
+    [ -e "$here/$1.$last" ] || { echo "Error: no such $1 $last" >&2; exit 1; }
+    case "$4" in *State.Running*) echo true ;; *) read -r label < "$here/$1.$last"; echo "$label" ;; esac ;;
+"volume create") echo "${4#*=}" > "$here/volume.$last" ;;
+"volume rm") /bin/rm "$here/volume.$last" ;;
+"rm --force") /bin/rm "$here/container.$last" ;;
+"run --detach") echo "${6#*=}" > "$here/container.$4" ;;
+"logs --tail") echo 'listening on' >&2 ;;
+esac"#;
+
+/// Returns what the engine of a developer has: containers and volumes, sorted.
+fn things(developer: &Developer) -> Result<Vec<String>> {
+    let mut things = Vec::new();
+    for entry in fs::read_dir(developer.folder.path().join("only"))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.contains('.') {
+            things.push(name);
+        }
+    }
+    things.sort_unstable();
+    Ok(things)
+}
+
+#[test]
+fn containers_of_two_directories_leave_each_other_alone() -> Result<()> {
+    let developer = Developer::new()?.with_programs(&[("podman", ENGINE)])?;
+    let other = developer.folder.path().join("other");
+    let other = other.to_str().context("not text")?;
+
+    developer.up()?;
+    let first = things(&developer)?;
+    let up = developer.dev(&["up", "--port", &free_port()?.to_string(), "--dir", other])?;
+    let both = things(&developer)?;
+    for words in [["down", "--dir", other], ["down", "--dir", other]] {
+        assert_eq!(developer.dev(&words)?.status.code(), Some(0));
+    }
+    let stopped = things(&developer)?;
+    let wipe = developer.dev(&["wipe", "--yes", "--dir", other])?;
+
+    assert_eq!((up.status.code(), wipe.status.code()), (Some(0), Some(0)));
+    assert_eq!((first.len(), both.len(), stopped.len()), (2, 4, 3));
+    assert_eq!(things(&developer)?, first, "of the other, nothing is left");
+
+    // What is called like ours and bears another label is not ours.
+    let only = developer.folder.path().join("only");
+    for thing in &first {
+        fs::write(only.join(thing), "somebody\n")?;
+    }
+    let up = developer.dev(&["up", "--port", &free_port()?.to_string()])?;
+    let wipe = developer.dev(&["wipe", "--yes"])?;
+    assert_refused(&up, 8, "registry.engine_failed");
+    assert_refused(&wipe, 8, "registry.engine_failed");
+    assert_eq!(things(&developer)?, first);
+    Ok(())
+}
 
 #[test]
 fn without_a_program_an_engine_gets_what_the_compose_file_says() -> Result<()> {
@@ -320,10 +445,11 @@ fn without_a_program_an_engine_gets_what_the_compose_file_says() -> Result<()> {
     let status = developer.status()?;
     let logs = developer.dev(&["logs", "-n", "7"])?;
     let down = developer.dev(&["down"])?;
-    let told = fs::read_to_string(developer.state().join("told"))?;
+    let told = fs::read_to_string(developer.folder.path().join("only/told"))?;
     developer.dev(&["wipe", "--yes"])?;
 
-    assert_eq!(status["container"], "kiln-dev-registry");
+    let name = status["container"].as_str().context("no name")?;
+    assert!(name.starts_with("kiln-dev-registry-"), "{name}");
     assert_eq!(String::from_utf8_lossy(&logs.stdout), "listening on\n");
     assert_eq!(down.status.code(), Some(0), "{down:?}");
     let run = told
@@ -333,7 +459,7 @@ fn without_a_program_an_engine_gets_what_the_compose_file_says() -> Result<()> {
     let compose = fs::read_to_string(root().join("docker-compose.yml"))?;
     for part in [
         format!("--publish 127.0.0.1:{port}:5000"),
-        "--volume kiln-dev-registry:/var/lib/registry".to_owned(),
+        format!("--volume {name}:/var/lib/registry"),
         "--env REGISTRY_STORAGE_DELETE_ENABLED=true".to_owned(),
         "--env REGISTRY_HTTP_ADDR=0.0.0.0:5000".to_owned(),
         "--restart unless-stopped".to_owned(),

@@ -509,6 +509,11 @@ fn the_daemons_own_logins_are_checked_sealed_and_never_told() -> Result<()> {
         Some("registry.login_unreadable"),
         "{exposed}"
     );
+    // A new key would open none of what is kept.
+    fs::remove_file(&key)?;
+    let gone = stage.refused("registry.login", &params)?;
+    assert_eq!(gone.name(), Some("registry.login_unreadable"), "{gone}");
+    assert!(!key.exists(), "a new key was made");
     assert_eq!(out(&team)?.status.code(), Some(0));
     assert_eq!(out(&team)?.status.code(), Some(3));
     let gone = stage.refused("registry.logout", &json!({"registry": team}))?;

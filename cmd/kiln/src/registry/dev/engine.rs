@@ -1,14 +1,17 @@
 //! The registry as a container: what `docker-compose.yml` says, in one command.
 //!
 //! Its data are in a volume of the engine's, since files that a container makes may belong to users
-//! who are none of this host's.
+//! who are none of this host's. An engine has one set of names for all users and directories, so
+//! both are called after the user and the directory, and bear a label that says so: what does not
+//! is somebody else's, and is neither replaced nor removed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use clap::ValueEnum;
 use kiln_api::{Failure, codes};
+use kiln_domain::Digest;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -16,8 +19,11 @@ use tokio::time::timeout;
 use crate::failure::CommandError;
 use crate::surroundings::Surroundings;
 
-/// Name of the container and of its volume.
+/// How the names of containers and of their volumes begin.
 const NAME: &str = "kiln-dev-registry";
+
+/// Label with the user and the directory that a container or a volume is for.
+const LABEL: &str = "kiln.dev-registry";
 
 /// Spelled out, because podman asks which registry a short name means.
 const IMAGE: &str = "docker.io/library/registry:2";
@@ -56,6 +62,32 @@ pub(super) struct Found {
 pub(super) struct Container {
     pub(super) engine: Engine,
     pub(super) name: String,
+    /// What its label says.
+    owner: String,
+}
+
+/// What an engine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Thing {
+    Container,
+    Volume,
+}
+
+impl Thing {
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Volume => "volume",
+        }
+    }
+
+    /// The template that prints its label.
+    fn label(self) -> String {
+        match self {
+            Self::Container => format!("{{{{index .Config.Labels \"{LABEL}\"}}}}"),
+            Self::Volume => format!("{{{{index .Labels \"{LABEL}\"}}}}"),
+        }
+    }
 }
 
 /// Finds the engine that was asked for, else any.
@@ -161,23 +193,80 @@ impl Found {
     }
 }
 
+impl Found {
+    pub(super) fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    /// Says whether there is one of this name that is ours; fails when it is somebody else's.
+    async fn has(&self, thing: Thing, container: &Container) -> Result<bool, CommandError> {
+        let (noun, name) = (thing.noun(), container.name.as_str());
+        let words = [noun, "inspect", "--format", &thing.label(), name];
+        let output = self.run(&words).await?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return if is_absent(&said) {
+                Ok(false)
+            } else {
+                Err(self.failed(&said).into())
+            };
+        }
+        if String::from_utf8_lossy(&output.stdout).trim() == container.owner {
+            return Ok(true);
+        }
+        let engine = self.engine.name();
+        let message = format!("the {noun} {name} of {engine} is not this registry's");
+        Err(Failure::new(codes::registry::ENGINE_FAILED, message)
+            .with_hint(
+                "see what it is:",
+                Some(format!("{engine} {noun} inspect {name}")),
+            )
+            .into())
+    }
+}
+
+/// Tells from an engine's words that there is no such thing.
+fn is_absent(said: &str) -> bool {
+    said.to_lowercase().contains("no such")
+}
+
 impl Container {
+    /// Names the one for a directory of this user's; nothing is started yet.
+    pub(super) fn of(engine: Engine, directory: &Path) -> Self {
+        let user = rustix::process::getuid().as_raw();
+        let owner = format!("{user}:{}", directory.display());
+        let hash = Digest::of(owner.as_bytes()).to_short_hex();
+        Self {
+            engine,
+            name: format!("{NAME}-{hash}"),
+            owner,
+        }
+    }
+
     /// Starts it: a new one over the volume of the last.
-    pub(super) async fn start(found: &Found, port: u16) -> Result<Self, CommandError> {
+    pub(super) async fn start(&self, found: &Found, port: u16) -> Result<(), CommandError> {
         // One that has ended, perhaps with the host, is in the way of its successor.
-        let _absent = found.run(&["rm", "--force", NAME]).await?;
+        self.remove_from(found).await?;
+        let name = self.name.as_str();
+        let label = format!("{LABEL}={}", self.owner);
+        if !found.has(Thing::Volume, self).await? {
+            let words = ["volume", "create", "--label", &label, name];
+            found.must(&words).await?;
+        }
         found
             .must(&[
                 "run",
                 "--detach",
                 "--name",
-                NAME,
+                name,
+                "--label",
+                &label,
                 "--restart",
                 "unless-stopped",
                 "--publish",
                 &format!("127.0.0.1:{port}:5000"),
                 "--volume",
-                &format!("{NAME}:/var/lib/registry"),
+                &format!("{name}:/var/lib/registry"),
                 "--env",
                 "REGISTRY_STORAGE_DELETE_ENABLED=true",
                 "--env",
@@ -185,22 +274,35 @@ impl Container {
                 IMAGE,
             ])
             .await?;
-        Ok(Self {
-            engine: found.engine,
-            name: NAME.to_owned(),
-        })
+        Ok(())
+    }
+
+    async fn remove_from(&self, found: &Found) -> Result<(), CommandError> {
+        if found.has(Thing::Container, self).await? {
+            found.must(&["rm", "--force", &self.name]).await?;
+        }
+        Ok(())
     }
 
     /// Says whether it runs.
     pub(super) async fn runs(&self, surroundings: &Surroundings) -> Result<bool, CommandError> {
         let engine = find(Some(self.engine), surroundings)?;
-        let words = ["inspect", "--format", "{{.State.Running}}", &self.name];
+        if !engine.has(Thing::Container, self).await? {
+            return Ok(false);
+        }
+        let words = [
+            "container",
+            "inspect",
+            "--format",
+            "{{.State.Running}}",
+            &self.name,
+        ];
         let output = engine.run(&words).await?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).trim() == "true");
         }
-        let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
-        if said.contains("no such") {
+        let said = String::from_utf8_lossy(&output.stderr);
+        if is_absent(&said) {
             return Ok(false);
         }
         Err(engine.failed(&said).into())
@@ -209,17 +311,17 @@ impl Container {
     /// Removes it; its volume stays.
     pub(super) async fn stop(&self, surroundings: &Surroundings) -> Result<(), CommandError> {
         let engine = find(Some(self.engine), surroundings)?;
-        engine.must(&["rm", "--force", &self.name]).await.map(drop)
+        self.remove_from(&engine).await
     }
 
-    /// Removes what it stored.
-    pub(super) async fn remove_volume(
-        &self,
-        surroundings: &Surroundings,
-    ) -> Result<(), CommandError> {
+    /// Removes it and what it stored.
+    pub(super) async fn remove_all(&self, surroundings: &Surroundings) -> Result<(), CommandError> {
         let engine = find(Some(self.engine), surroundings)?;
-        let words = ["volume", "rm", "--force", &self.name];
-        engine.must(&words).await.map(drop)
+        self.remove_from(&engine).await?;
+        if engine.has(Thing::Volume, self).await? {
+            engine.must(&["volume", "rm", &self.name]).await?;
+        }
+        Ok(())
     }
 
     /// Returns the last lines of what it said.

@@ -1,6 +1,8 @@
 //! Where the development registry keeps things, and the note of what was started.
 //!
 //! ```text
+//! <dir>/kiln-registry.json   says that the directory is a development registry's; the first start
+//!                            writes it, and without it nothing here is overwritten or removed
 //! <dir>/data/           what it stores
 //! <dir>/config.yml      how it is configured; written at every start
 //! <dir>/registry.log    what it says
@@ -15,16 +17,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kiln_api::{Failure, codes};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Common;
-use super::engine::Container;
+use super::engine::{Container, Engine};
 use super::server::Server;
 use crate::failure::CommandError;
 use crate::session::Session;
 
 /// Where root's is. It is not the daemon's.
 const ROOTS: &str = "/var/lib/kiln-registry";
+
+/// What a directory of ours is known by.
+const MARK: &str = "kiln-registry.json";
 
 /// Longest note, in bytes; usual ones have two hundred.
 const MAX_NOTE_BYTES: u64 = 64 << 10;
@@ -48,6 +54,14 @@ pub(super) struct Record {
     pub(super) port: u16,
     /// What has it.
     pub(super) started: Started,
+}
+
+/// What is in the file that a directory of ours is known by.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Mark {
+    /// The engines that may have a volume of its; such a volume outlives containers and notes.
+    #[serde(default)]
+    engines: Vec<Engine>,
 }
 
 /// A registry as a process or as a container.
@@ -131,9 +145,68 @@ impl Place {
         }
     }
 
+    fn mark(&self) -> PathBuf {
+        self.0.join(MARK)
+    }
+
+    /// Makes an empty directory the development registry's, and refuses one that is somebody's.
+    pub(super) fn claim(&self) -> Result<(), CommandError> {
+        self.must_be_ours()?;
+        if !is_file(&self.mark()) {
+            self.put(&self.mark(), &serde_json::to_vec(&Mark::default())?)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the containers that were ever started for the directory, one of each engine.
+    pub(super) fn containers(&self) -> Result<Vec<Container>, CommandError> {
+        let engines = Self::read_json::<Mark>(&self.mark())?.unwrap_or_default();
+        let engines = engines.engines.into_iter();
+        Ok(engines
+            .map(|engine| Container::of(engine, &self.0))
+            .collect())
+    }
+
+    /// Notes that an engine may have a volume from now on.
+    pub(super) fn note_engine(&self, engine: Engine) -> Result<(), CommandError> {
+        let mut mark: Mark = Self::read_json(&self.mark())?.unwrap_or_default();
+        if !mark.engines.contains(&engine) {
+            mark.engines.push(engine);
+            self.put(&self.mark(), &serde_json::to_vec(&mark)?)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a directory that has something in it and that no start here has claimed: files of
+    /// the same names may be somebody's.
+    pub(super) fn must_be_ours(&self) -> Result<(), CommandError> {
+        let mut entries = match fs::read_dir(&self.0) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        if is_file(&self.mark()) || entries.next().is_none() {
+            return Ok(());
+        }
+        let message = format!(
+            "{} is not a development registry's directory: it has files and no {MARK} among them",
+            self.0.display()
+        );
+        Err(Failure::new(codes::file::WRONG_KIND, message)
+            .with_hint(
+                "name an empty directory, or one that an earlier start has made:",
+                Some("kiln registry dev up --dir DIR".to_owned()),
+            )
+            .into())
+    }
+
     /// Reads the note of what was started.
     pub(super) fn read(&self) -> Result<Option<Record>, CommandError> {
-        let file = match File::open(self.note()) {
+        Self::read_json(&self.note())
+    }
+
+    fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, CommandError> {
+        let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -141,7 +214,7 @@ impl Place {
         let mut text = Vec::new();
         file.take(MAX_NOTE_BYTES).read_to_end(&mut text)?;
         let record = serde_json::from_slice(&text).map_err(|_| {
-            let message = format!("{} is not a note of Kiln's", self.note().display());
+            let message = format!("{} is not a note of Kiln's", path.display());
             Failure::new(codes::file::WRONG_KIND, message)
                 .with_hint("look for its process, then remove the file", None)
         })?;
@@ -149,10 +222,18 @@ impl Place {
     }
 
     pub(super) fn write(&self, record: &Record) -> Result<(), CommandError> {
+        self.put(
+            &self.note(),
+            serde_json::to_string_pretty(record)?.as_bytes(),
+        )
+    }
+
+    /// Writes a file whole or not at all.
+    fn put(&self, path: &Path, bytes: &[u8]) -> Result<(), CommandError> {
         let mut file = tempfile::NamedTempFile::new_in(&self.0)?;
-        file.write_all(serde_json::to_string_pretty(record)?.as_bytes())?;
+        file.write_all(bytes)?;
         file.as_file().sync_all()?;
-        file.persist(self.note()).map_err(|error| error.error)?;
+        file.persist(path).map_err(|error| error.error)?;
         Ok(())
     }
 
@@ -166,8 +247,12 @@ impl Place {
         for file in [self.config(), self.log(), self.old_log(), self.note()] {
             gone(fs::remove_file(file))?;
         }
-        // Whatever else somebody has put there is not ours to remove.
-        drop(fs::remove_dir(&self.0));
+        // Whatever else somebody has put there is not ours to remove; the directory stays ours then.
+        let mut others = fs::read_dir(&self.0)?;
+        if others.all(|entry| entry.is_ok_and(|entry| entry.file_name() == MARK)) {
+            gone(fs::remove_file(self.mark()))?;
+            drop(fs::remove_dir(&self.0));
+        }
         Ok(())
     }
 
@@ -224,6 +309,10 @@ impl Place {
         }
         bytes
     }
+}
+
+fn is_file(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
 }
 
 fn gone(removed: io::Result<()>) -> Result<(), CommandError> {

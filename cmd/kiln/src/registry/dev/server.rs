@@ -6,12 +6,12 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::place::Place;
+use super::place::{Place, Record, Started};
 use super::ports;
 use crate::failure::CommandError;
 use crate::surroundings::Surroundings;
@@ -32,6 +32,12 @@ const NAMES: &[&str] = &["docker-registry", "registry"];
 
 /// What its `--version` says, whatever it is called.
 const VERSION_MARK: &str = "distribution";
+
+/// How long it may take to say so.
+const VERSION_LIMIT: Duration = Duration::from_secs(5);
+
+/// Most bytes read of what it says.
+const MAX_VERSION_BYTES: usize = 64 << 10;
 
 /// How long it may take to listen, on a machine that is busy.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -70,13 +76,40 @@ pub(super) fn find_program(surroundings: &Surroundings) -> Option<PathBuf> {
         .find(|program| program.is_file() && is_distribution(program))
 }
 
-/// Other things are called `registry` too.
+/// Other things are called `registry` too, and may do anything when they are asked.
 fn is_distribution(program: &Path) -> bool {
-    let told = Command::new(program)
+    let asked = Command::new(program)
         .arg("--version")
         .stdin(Stdio::null())
-        .output();
-    told.is_ok_and(|told| String::from_utf8_lossy(&told.stdout).contains(VERSION_MARK))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut child) = asked else {
+        return false;
+    };
+    let said = child.stdout.take().map(|mut output| said(&mut output));
+    // It has ended, or has had its time.
+    drop(child.kill());
+    drop(child.wait());
+    said.is_some_and(|said| String::from_utf8_lossy(&said).contains(VERSION_MARK))
+}
+
+/// Reads what a program says, as far as it is short and comes soon.
+fn said(output: &mut ChildStdout) -> Vec<u8> {
+    let deadline = Instant::now() + VERSION_LIMIT;
+    let mut said = Vec::new();
+    let mut part = [0; 4096];
+    while said.len() < MAX_VERSION_BYTES {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if !is_readable(output.as_fd(), left) {
+            break;
+        }
+        match output.read(&mut part) {
+            Ok(count) if count > 0 => said.extend_from_slice(part.get(..count).unwrap_or_default()),
+            _ => break,
+        }
+    }
+    said
 }
 
 /// Makes this process the leader of a session and runs a program in its place; returns only why it
@@ -92,8 +125,9 @@ pub(super) fn become_program(words: &[OsString]) -> CommandError {
 }
 
 impl Server {
-    /// Starts it and waits until it listens.
-    pub(super) fn start(program: &Path, port: u16, place: &Place) -> Result<Self, CommandError> {
+    /// Starts it, leaves a note of it, and waits until it listens: whoever does not wait that long
+    /// can still stop it.
+    pub(super) fn start(program: &Path, port: u16, place: &Place) -> Result<Record, CommandError> {
         fs::create_dir_all(place.data())?;
         let mut config = fs::File::create(place.config())?;
         config.write_all(configuration(port, &place.data()).as_bytes())?;
@@ -110,27 +144,49 @@ impl Server {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        let listening = wait_until_it_listens(&mut child, port);
-        if let Err(message) = listening {
-            // It has ended, or ends now.
-            drop(child.kill());
-            drop(child.wait());
-            let mut failure = Failure::new(codes::registry::NO_SERVER, message);
-            let tail = place.log_tail(QUOTED_LINES)?;
-            failure.cause = tail.lines().map(str::to_owned).collect();
-            failure.hint = None;
-            return Err(failure.into());
-        }
+        let started = Self::note(program, &child, port, place);
+        let listening = match &started {
+            Ok(_) => wait_until_it_listens(&mut child, port),
+            Err(_) => Err("no note of the registry could be left".to_owned()),
+        };
+        let Err(message) = listening else {
+            return started;
+        };
+        // It has ended, or ends now.
+        drop(child.kill());
+        drop(child.wait());
+        started?;
+        place.forget()?;
+        let mut failure = Failure::new(codes::registry::NO_SERVER, message);
+        let tail = place.log_tail(QUOTED_LINES)?;
+        failure.cause = tail.lines().map(str::to_owned).collect();
+        failure.hint = None;
+        Err(failure.into())
+    }
+
+    /// Leaves a note of what has just been started. Its number and its beginning stay what they are
+    /// when it becomes the program.
+    fn note(
+        program: &Path,
+        child: &Child,
+        port: u16,
+        place: &Place,
+    ) -> Result<Record, CommandError> {
         let pid = child.id();
         let started = start_of(pid).ok_or_else(|| {
             CommandError::new(codes::registry::NO_SERVER, "the registry ended at once")
         })?;
-        Ok(Self {
-            program: program.to_owned(),
-            pid,
-            started: started.ticks(),
-            boot_id: boot_id(),
-        })
+        let record = Record {
+            port,
+            started: Started::Server(Self {
+                program: program.to_owned(),
+                pid,
+                started: started.ticks(),
+                boot_id: boot_id(),
+            }),
+        };
+        place.write(&record)?;
+        Ok(record)
     }
 
     /// Opens its process; nothing when that has ended.
@@ -173,7 +229,11 @@ impl Server {
 
 /// Waits until a process has ended (`pidfd_open(2)`: its descriptor is readable then).
 fn has_ended(process: &OwnedFd, limit: Duration) -> bool {
-    let mut looked = [PollFd::from_borrowed_fd(process.as_fd(), PollFlags::IN)];
+    is_readable(process.as_fd(), limit)
+}
+
+fn is_readable(descriptor: BorrowedFd<'_>, limit: Duration) -> bool {
+    let mut looked = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
     let limit = Timespec::try_from(limit).ok();
     // A signal to us cuts the wait short, which only makes us impatient.
     poll(&mut looked, limit.as_ref()).is_ok_and(|ready| ready > 0)
@@ -229,4 +289,34 @@ fn boot_id() -> String {
     // Without one, processes are told apart by number and start alone.
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     text.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_says_too_much_or_nothing_is_left_after_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = |name: &str, script: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            path
+        };
+        let real = program("real", "echo registry github.com/docker/distribution 2.8");
+        let other = program("other", "echo npm registry 1.0");
+        let endless = program("endless", "while :; do echo npm registry 1.0; done");
+        let silent = program("silent", "exec sleep 1000");
+        let begin = Instant::now();
+
+        assert!(is_distribution(&real));
+        assert!(!is_distribution(&other));
+        assert!(!is_distribution(&endless));
+        assert!(!is_distribution(&silent));
+
+        assert!(begin.elapsed() < 10 * VERSION_LIMIT, "{begin:?}");
+    }
 }
