@@ -63,8 +63,8 @@ enum RootfsError {
     #[error("the checksums that came with the root filesystem cannot be used")]
     Sums(#[from] SumsError),
     #[error(
-        "the root filesystem is not the one that its checksums are of: {blocks} blocks differ, \
-         the first is {first}"
+        "the root filesystem is not the one that its checksums are of: at least {blocks} blocks \
+         differ, the first is {first}"
     )]
     Differs { blocks: u64, first: u64 },
     #[error(transparent)]
