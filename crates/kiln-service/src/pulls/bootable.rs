@@ -297,7 +297,9 @@ fn shipped_kernel(
     if choice != BootChoice::Auto {
         return named_kernel(files(None), choice, bootable.container.as_ref());
     }
-    let words = bootable.boot.as_ref().filter(|_| initrd.is_some());
+    // How our init boots is no more true without it; that there is none stays so.
+    let words = bootable.boot.as_ref();
+    let words = words.filter(|words| initrd.is_some() || words.mode == "none");
     let view = shipped_boot(words);
     let monitors = Some(view.monitors.clone());
     let document = None;

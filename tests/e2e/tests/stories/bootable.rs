@@ -66,6 +66,14 @@ pub(crate) fn booting(stage: &Stage, name: &str) -> Result<Value> {
     stage.call("image.pull", &params)
 }
 
+/// Pulls an image that has no initrd.
+fn without_init(stage: &Stage, name: &str) -> Result<Value> {
+    let layout = source::small(&stage.path(&format!("layout-{name}")))?;
+    let mut params = pull(&oci(&layout, "1"), name);
+    params["boot"] = json!("none");
+    stage.call("image.pull", &params)
+}
+
 pub(crate) fn file_of(image: &Value, name: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(text(image, "artifact_dir")?).join(name))
 }
@@ -97,6 +105,7 @@ fn an_image_travels_in_one_file_and_arrives_as_it_was() -> Result<()> {
     for (image, name) in [
         (with_modules(&stage, "modules")?, "modules"),
         (booting(&stage, "booting")?, "booting"),
+        (without_init(&stage, "bare")?, "bare"),
     ] {
         let file = stage.path(&format!("{name}.tar"));
         let path = file.to_str().context("no text")?;
