@@ -148,6 +148,38 @@ fn an_image_travels_in_one_file_and_arrives_as_it_was() -> Result<()> {
 }
 
 #[test]
+fn an_image_of_another_architecture_travels_too() -> Result<()> {
+    let stage = Stage::new()?;
+    let layout = Layout::create(stage.path("layout"))?;
+    let entry = kiln_testkit::images::entry::Entry::file("marker", "for-arm64");
+    let gzip = kiln_testkit::images::layout::Compression::Gzip;
+    let layer = layout.add_layer(&[entry], gzip)?;
+    let platform = kiln_testkit::images::layout::Platform::linux("arm64");
+    let manifest = layout.add_image(&[layer], &platform)?;
+    let mut layout = layout;
+    layout.tag("1", &manifest)?;
+    fs::write(stage.path("arm64"), elf::smallest(elf::AARCH64))?;
+    let params = json!({
+        "ref": oci(&layout, "1"), "name": "image", "platform": "linux/arm64",
+        "kernel_path": stage.path("arm64"), "boot": "none",
+    });
+    let image = stage.call("image.pull", &params)?;
+    let file = stage.path("image.tar");
+    let path = file.to_str().context("no text")?;
+
+    answer(
+        &stage,
+        &["export", "image", path, "--architecture", "arm64"],
+    )?;
+    let other = Stage::new()?;
+    let got = answer(&other, &["import", path, "--platform", "linux/arm64"])?;
+
+    assert_eq!(got["architecture"], "arm64");
+    assert_same_files(&image, &got)?;
+    Ok(())
+}
+
+#[test]
 fn an_image_travels_through_a_pipe() -> Result<()> {
     let stage = Stage::new()?;
     let image = booting(&stage, "image")?;
