@@ -400,6 +400,23 @@ fn lies_of_chunks() -> Vec<Lie> {
             "digest",
             json!(format!("sha256:{}", "0".repeat(64))),
         ),
+        lie(
+            "one blob again and again",
+            "layer.limit_exceeded",
+            |forgery| {
+                forgery.config["rootfs"]["size_bytes"] = json!(1_u64 << 40);
+                let mut chunk = forgery.layer("rootfs")?.clone();
+                let mut layers = vec![forgery.layer("kernel")?.clone()];
+                for number in 0..1022_u64 {
+                    chunk["annotations"]["kiln.bootable.size"] = json!("536870912");
+                    let offset = (number << 29).to_string();
+                    chunk["annotations"]["kiln.bootable.offset"] = json!(offset);
+                    layers.push(chunk.clone());
+                }
+                forgery.manifest["layers"] = json!(layers);
+                Ok(())
+            },
+        ),
     ]
 }
 
