@@ -18,7 +18,7 @@ mod manifest;
 
 pub use config::{BootWords, BootableConfig, BootableRootfs, BootableSource, Compression};
 pub use layers::{BootableLayers, Chunk};
-pub use manifest::{BootableManifest, Part, chunk_grid_bytes};
+pub use manifest::{BootableManifest, Part, UnreadableError, chunk_grid_bytes};
 
 use super::json::JsonError;
 use crate::platform::PlatformError;

@@ -202,6 +202,28 @@ fn parts_are_there_once_and_no_longer_than_any() {
 }
 
 #[test]
+fn what_nobody_reads_is_not_written() {
+    let check = |layers: &[Descriptor]| {
+        let config = BootableConfig::new("amd64", ROOTFS_BYTES);
+        BootableManifest::write(&config, layers).unwrap().check()
+    };
+    check(&good()).unwrap();
+    let mut long = good();
+    long[2].size_bytes = MAX_KERNEL_BYTES + 1;
+    let mut many = vec![layer(Part::Kernel, "kernel")];
+    many.extend((0..1024).map(|number| chunk(number * BLOCK_BYTES, BLOCK_BYTES)));
+
+    let long = check(&long).unwrap_err();
+    let many = check(&many).unwrap_err();
+
+    assert!(matches!(
+        long,
+        UnreadableError::Parts(BootableError::TooLarge { role: "kernel", .. })
+    ));
+    assert!(matches!(many, UnreadableError::Manifest(_)), "{many}");
+}
+
+#[test]
 fn configs_that_cannot_be_are_refused() {
     let good = || serde_json::to_value(BootableConfig::new("amd64", ROOTFS_BYTES)).unwrap();
     let with = |path: &str, value: serde_json::Value| {
