@@ -212,6 +212,7 @@ fn failure(error: &ExportError) -> Failure {
         ExportError::Pack(PackError::Read { source, .. } | PackError::Write { source, .. })
         | ExportError::Archive(ArchiveError::Blob { source, .. } | ArchiveError::Output(source))
         | ExportError::Scratch(source) => system(source),
+        ExportError::Unreadable(_) => codes::source::UNSUPPORTED,
         ExportError::Documents(_) => codes::daemon::INTERNAL,
         ExportError::Thread => codes::daemon::BUSY,
     };

@@ -21,7 +21,7 @@ use crate::session::Session;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The image boots with the kernel in the file. Name another with --kernel, and its initial ramdisk is
-made for that one.")]
+made for that one. What was exported for another architecture needs --platform.")]
 pub(crate) struct Arguments {
     /// File that `kiln export` made, or - for the standard input
     file: PathBuf,
@@ -30,6 +30,9 @@ pub(crate) struct Arguments {
     name: Option<ImageName>,
     #[command(flatten)]
     kernel: KernelArguments,
+    /// Platform of the image, such as linux/arm64; the host's when left out
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<String>,
     /// Return the operation at once and let the daemon go on
     #[arg(long)]
     detach: bool,
@@ -75,7 +78,7 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         modules_dir: kernel.modules_file(),
         boot: BootChoice::from(arguments.kernel.boot),
         size_bytes: None,
-        platform: None,
+        platform: arguments.platform,
         credentials: None,
         mirror_credentials: Vec::new(),
         tls_verify: true,

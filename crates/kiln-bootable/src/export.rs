@@ -7,7 +7,7 @@ use std::thread;
 
 use kiln_domain::Digest;
 use kiln_domain::oci::Descriptor;
-use kiln_domain::oci::bootable::{BootableConfig, BootableManifest, Part};
+use kiln_domain::oci::bootable::{BootableConfig, BootableManifest, Part, UnreadableError};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::pack::{ImageFiles, PackError, pack};
@@ -42,6 +42,9 @@ pub enum ExportError {
     /// The documents cannot be written. This is a defect.
     #[error("the artifact's documents cannot be written")]
     Documents(#[source] kiln_domain::oci::JsonError),
+    /// Nobody could read the archive: the image is beyond what an artifact can be.
+    #[error(transparent)]
+    Unreadable(#[from] UnreadableError),
     /// The machine gave no thread, or a thread panicked.
     #[error("no thread could pack the image")]
     Thread,
@@ -98,6 +101,7 @@ pub fn export(
         }
     }
     let documents = BootableManifest::write(config, &layers).map_err(ExportError::Documents)?;
+    documents.check()?;
     archive.finish(&documents)?;
     Ok(Exported {
         manifest_digest: documents.manifest_descriptor.digest,

@@ -34,26 +34,39 @@ const CHECKED_FROM: usize = 16;
 /// Bytes read at once when an image is verified.
 const CHUNK_BLOCKS: usize = 256;
 
+/// First block and number of blocks.
+const RUN_HEAD_BYTES: usize = 16;
+
+/// Most ranges of differing blocks that are listed; who has found so many need not look further.
+const MAX_DIFFERING: usize = 1000;
+
 /// Block numbers beyond this cannot be byte offsets.
 const BLOCK_LIMIT: u64 = u64::MAX / BLOCK_SIZE;
 
 /// The CRC32C (the common, inverted form) of every block that was written to an image.
 ///
 /// Invariant: runs ascend, have at least one block, and neither touch nor overlap.
+///
+/// All sums lie in one piece: of those that somebody else wrote, every run may be of one block.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sums {
     runs: Vec<Run>,
+    /// The sums of all runs, one run's behind the other's.
+    sums: Vec<u32>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Neighbouring blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
+    /// The first block's number.
     start: u64,
-    sums: Vec<u32>,
+    /// How many there are.
+    blocks: usize,
 }
 
 impl Run {
     fn end(&self) -> u64 {
-        self.start + self.sums.len() as u64
+        self.start + self.blocks as u64
     }
 }
 
@@ -93,12 +106,16 @@ pub enum VerifyError {
 impl Sums {
     /// Lists runs of neighbouring blocks: the first block's number, and the sum of each.
     pub fn runs(&self) -> impl Iterator<Item = (u64, &[u32])> {
-        self.runs.iter().map(|run| (run.start, &run.sums[..]))
+        self.runs.iter().scan(&self.sums[..], |rest, run| {
+            let (sums, behind) = rest.split_at_checked(run.blocks)?;
+            *rest = behind;
+            Some((run.start, sums))
+        })
     }
 
     /// Counts the blocks.
     pub fn blocks(&self) -> u64 {
-        self.runs.iter().map(|run| run.sums.len() as u64).sum()
+        self.sums.len() as u64
     }
 
     /// Returns the bytes that [`Sums::decode`] takes: 4 for each block, 16 for each run.
@@ -108,17 +125,18 @@ impl Sums {
         bytes.extend(FORMAT.to_le_bytes());
         bytes.extend([0; 4]);
         bytes.extend((self.runs.len() as u64).to_le_bytes());
-        for run in &self.runs {
-            bytes.extend(run.start.to_le_bytes());
-            bytes.extend((run.sums.len() as u64).to_le_bytes());
-            bytes.extend(run.sums.iter().flat_map(|sum| sum.to_le_bytes()));
+        for (start, sums) in self.runs() {
+            bytes.extend(start.to_le_bytes());
+            bytes.extend((sums.len() as u64).to_le_bytes());
+            bytes.extend(sums.iter().flat_map(|sum| sum.to_le_bytes()));
         }
         let checksum = crc32c::crc32c(&bytes[CHECKED_FROM..]);
         bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
         bytes
     }
 
-    /// Takes what [`Sums::encode`] gave, after checking all of it.
+    /// Takes what [`Sums::encode`] gave, after checking all of it. It needs no more memory than the
+    /// bytes have.
     pub fn decode(bytes: &[u8]) -> Result<Self, SumsError> {
         let mut rest = bytes.strip_prefix(&MAGIC).ok_or(SumsError::NotSums)?;
         let found = take(&mut rest).map(u32::from_le_bytes)?;
@@ -130,11 +148,17 @@ impl Sums {
             return Err(SumsError::Damaged);
         }
         let count = take(&mut rest).map(u64::from_le_bytes)?;
-        let mut runs: Vec<Run> = Vec::new();
+        // A number that the bytes cannot hold is not made room for.
+        let count = usize::try_from(count).map_err(|_| SumsError::Damaged)?;
+        let heads_bytes = count.checked_mul(RUN_HEAD_BYTES);
+        let sums_bytes = heads_bytes.and_then(|heads| rest.len().checked_sub(heads));
+        let sums_bytes = sums_bytes.ok_or(SumsError::Damaged)?;
+        let mut runs: Vec<Run> = Vec::with_capacity(count);
+        let mut sums = Vec::with_capacity(sums_bytes / 4);
         for _ in 0..count {
-            let run = decode_run(&mut rest)?;
+            let run = decode_run(&mut rest, &mut sums)?;
             let touches = runs.last().is_some_and(|last| last.end() >= run.start);
-            if touches || run.sums.is_empty() {
+            if touches || run.blocks == 0 {
                 return Err(SumsError::Damaged);
             }
             runs.push(run);
@@ -142,30 +166,26 @@ impl Sums {
         if !rest.is_empty() {
             return Err(SumsError::Damaged);
         }
-        Ok(Self { runs })
+        Ok(Self { runs, sums })
     }
 }
 
-fn decode_run(rest: &mut &[u8]) -> Result<Run, SumsError> {
+fn decode_run(rest: &mut &[u8], sums: &mut Vec<u32>) -> Result<Run, SumsError> {
     let start = take(rest).map(u64::from_le_bytes)?;
     let blocks = take(rest).map(u64::from_le_bytes)?;
     let is_addressable = start
         .checked_add(blocks)
         .is_some_and(|end| end <= BLOCK_LIMIT);
-    let (sums, behind) = usize::try_from(blocks)
-        .ok()
-        .and_then(|blocks| blocks.checked_mul(4))
+    let blocks = usize::try_from(blocks).map_err(|_| SumsError::Damaged)?;
+    let (run, behind) = blocks
+        .checked_mul(4)
         .and_then(|bytes| rest.split_at_checked(bytes))
         .filter(|_| is_addressable)
         .ok_or(SumsError::Damaged)?;
     *rest = behind;
-    let sums = sums
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|sum| u32::from_le_bytes(*sum))
-        .collect();
-    Ok(Run { start, sums })
+    let run = run.as_chunks::<4>().0;
+    sums.extend(run.iter().map(|sum| u32::from_le_bytes(*sum)));
+    Ok(Run { start, blocks })
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], SumsError> {
@@ -174,7 +194,8 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], SumsError> {
     Ok(*field)
 }
 
-/// Compares an image with its sums and returns the blocks that differ, as ascending ranges.
+/// Compares an image with its sums and returns the blocks that differ, as ascending ranges: the
+/// first thousand ranges at most.
 ///
 /// Reads what was written only; holes are not looked at. `cancelled` is checked for every MiB.
 pub fn verify(
@@ -198,6 +219,10 @@ pub fn verify(
                 let is_there = place.end <= filled;
                 if !is_there || crc32c::crc32c(&bytes[place]) != *sum {
                     note(&mut differing, block + index as u64);
+                    if differing.len() > MAX_DIFFERING {
+                        differing.truncate(MAX_DIFFERING);
+                        return Ok(differing);
+                    }
                 }
             }
             block += chunk.len() as u64;
@@ -230,32 +255,33 @@ fn note(differing: &mut Vec<Range<u64>>, block: u64) {
 /// Collects sums in the order blocks are written, no block twice.
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
-    runs: Vec<Run>,
+    runs: Vec<(u64, Vec<u32>)>,
 }
 
 impl Recorder {
     pub(crate) fn record(&mut self, start: u64, sums: &[u32]) {
         match self.runs.last_mut() {
-            Some(last) if last.end() == start => last.sums.extend_from_slice(sums),
+            Some((first, last)) if *first + last.len() as u64 == start => {
+                last.extend_from_slice(sums);
+            }
             _ if sums.is_empty() => {}
-            _ => self.runs.push(Run {
-                start,
-                sums: sums.to_vec(),
-            }),
+            _ => self.runs.push((start, sums.to_vec())),
         }
     }
 
     /// Sorts the runs and joins neighbours.
     pub(crate) fn finish(mut self) -> Sums {
-        self.runs.sort_unstable_by_key(|run| run.start);
-        let mut joined = Self::default();
-        for run in self.runs {
+        self.runs.sort_unstable_by_key(|(start, _)| *start);
+        let mut joined = Sums::default();
+        for (start, sums) in self.runs {
+            let blocks = sums.len();
             match joined.runs.last_mut() {
-                Some(last) if last.end() == run.start => last.sums.extend_from_slice(&run.sums),
-                _ => joined.runs.push(run),
+                Some(last) if last.end() == start => last.blocks += blocks,
+                _ => joined.runs.push(Run { start, blocks }),
             }
+            joined.sums.extend(sums);
         }
-        Sums { runs: joined.runs }
+        joined
     }
 }
 
@@ -314,16 +340,51 @@ mod tests {
             &[(u64::MAX - 1, &[1])],
         ];
         for case in cases {
-            let runs = case
-                .iter()
-                .map(|(start, sums)| Run {
-                    start: *start,
-                    sums: sums.to_vec(),
-                })
-                .collect();
-            let bytes = Sums { runs }.encode();
+            let run = |(start, sums): &(u64, &[u32])| Run {
+                start: *start,
+                blocks: sums.len(),
+            };
+            let runs = case.iter().map(run).collect();
+            let sums = case.iter().flat_map(|(_, sums)| sums.to_vec()).collect();
+            let bytes = Sums { runs, sums }.encode();
             assert_eq!(Sums::decode(&bytes), Err(SumsError::Damaged), "{case:?}");
         }
+    }
+
+    #[test]
+    fn many_runs_take_no_more_memory_than_their_bytes() {
+        let mut recorder = Recorder::default();
+        for number in 0..10_000 {
+            recorder.record(number * 2, &[7]);
+        }
+        let bytes = recorder.finish().encode();
+
+        let sums = Sums::decode(&bytes).expect("they are good");
+
+        let heads = sums.runs.capacity() * size_of::<Run>();
+        assert!(heads + sums.sums.capacity() * 4 <= bytes.len());
+        // A number of runs that is not there takes none at all.
+        let mut claimed = bytes;
+        claimed[16..24].copy_from_slice(&(u64::MAX / 16).to_le_bytes());
+        let checksum = crc32c::crc32c(&claimed[CHECKED_FROM..]);
+        claimed[12..16].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(Sums::decode(&claimed), Err(SumsError::Damaged));
+    }
+
+    #[test]
+    fn of_very_many_differences_the_first_are_listed() {
+        let file = tempfile::tempfile().expect("a temporary file");
+        let mut recorder = Recorder::default();
+        for number in 0..5_000 {
+            recorder.record(number * 2, &[7]);
+        }
+        let sums = recorder.finish();
+
+        let got = verify(&file, &sums, &AtomicBool::new(false)).expect("it can be read");
+
+        assert_eq!(got.len(), MAX_DIFFERING);
+        assert_eq!(got.first(), Some(&(0..1)));
+        assert_eq!(got.last(), Some(&(1998..1999)));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Nothing here reserves anything: two pulls may both be told that they fit, and the second then
 //! finds the disk full. What is asked for is a lower bound, so that no pull is refused that would have
-//! fitted; only of blobs it is assumed that no file system compresses them.
+//! fitted; only of blobs, and of the data of a root filesystem that comes built, it is assumed that no
+//! file system compresses them.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -134,6 +135,17 @@ impl FetchNeeds {
             None => Ok(()),
         }
     }
+
+    /// Fails unless `images` has room for `written_bytes`, and for the blobs where they are kept on
+    /// the same disk.
+    pub(crate) fn check_with(&self, images: &Space, written_bytes: u64) -> Result<(), NoRoom> {
+        let shared = self
+            .cache
+            .as_ref()
+            .filter(|cache| cache.device == images.device);
+        let blob_bytes = shared.map_or(0, |_| self.blob_bytes);
+        images.check(written_bytes.saturating_add(blob_bytes))
+    }
 }
 
 /// Numbers of file systems in statfs(2).
@@ -221,6 +233,21 @@ mod tests {
 
             assert_eq!(keeps, [from_here, from_elsewhere], "{storing:?}");
         }
+    }
+
+    #[test]
+    fn blobs_and_what_they_unpack_to_have_to_fit_together_on_one_disk() {
+        let needs = |device| FetchNeeds {
+            cache: Some(space(100, device, Storing::Everything)),
+            blob_bytes: 50 * MIB,
+        };
+        let images = space(100, 1, Storing::Everything);
+
+        assert_eq!(needs(2).check_with(&images, 96 * MIB), Ok(()));
+        assert!(needs(2).check_with(&images, 97 * MIB).is_err());
+        assert_eq!(needs(1).check_with(&images, 46 * MIB), Ok(()));
+        assert!(needs(1).check_with(&images, 47 * MIB).is_err());
+        assert!(FetchNeeds::default().check_with(&images, u64::MAX).is_err());
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod manifest;
 
 pub use config::{BootWords, BootableConfig, BootableRootfs, BootableSource, Compression};
 pub use layers::{BootableLayers, Chunk};
-pub use manifest::{BootableManifest, Part, chunk_grid_bytes};
+pub use manifest::{BootableManifest, Part, UnreadableError, chunk_grid_bytes};
 
 use super::json::JsonError;
 use crate::platform::PlatformError;
@@ -63,6 +63,13 @@ pub const MAX_CHUNK_BYTES: u64 = 512 << 20;
 
 /// Longest root filesystem, in bytes: far more than a thousand chunks can fill, holes included.
 const MAX_ROOTFS_BYTES: u64 = 16 << 40;
+
+/// Most bytes of data for one byte of the chunks' blobs, as of layers: real ones stay below 100.
+const MAX_RATIO: u64 = 1000;
+
+/// Bytes of data from which on [`MAX_RATIO`] is judged. What is smaller does no harm, and the zeros
+/// between the first and the last block of a chunk shrink more than that.
+const RATIO_FROM_BYTES: u64 = 1 << 30;
 
 /// Longest kernel, in bytes; what an image may have.
 const MAX_KERNEL_BYTES: u64 = 512 << 20;
@@ -116,6 +123,16 @@ pub enum BootableError {
         layer: usize,
         /// What is wrong with it.
         problem: &'static str,
+    },
+    /// Few blobs say that they unpack to a great deal.
+    #[error(
+        "the root filesystem of the artifact has {data_bytes} bytes of data in {packed_bytes} bytes of blobs; {MAX_RATIO} for one are taken"
+    )]
+    Ratio {
+        /// What the chunks are unpacked.
+        data_bytes: u64,
+        /// Their blobs, each once.
+        packed_bytes: u64,
     },
     /// A part is not there, or more than once.
     #[error("the artifact has {count} layers that are each its {role}")]

@@ -73,6 +73,7 @@ fn bootable_code(error: &BootableError) -> Code {
         BootableError::Format { .. }
         | BootableError::Filesystem { .. }
         | BootableError::Platform(_) => codes::source::UNSUPPORTED,
+        BootableError::Ratio { .. } => codes::layer::LIMIT_EXCEEDED,
         BootableError::Config(_)
         | BootableError::Text { .. }
         | BootableError::RootfsSize { .. }

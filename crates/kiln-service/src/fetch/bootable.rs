@@ -96,6 +96,7 @@ impl Fetcher {
         let described = described.chain(target.files.iter().map(|(layer, _)| layer));
         running.layers(described.map(waiting).collect());
         let source = &bootable.source;
+        let disk_state = Arc::default();
         let jobs = chunks.iter().enumerate().map(|(index, chunk)| chunk::Job {
             fetcher: self,
             source,
@@ -103,6 +104,7 @@ impl Fetcher {
             index,
             rootfs: target.rootfs.clone(),
             running,
+            disk: &disk_state,
         });
         let placed: Vec<_> = jobs.map(chunk::Job::place).collect();
         let mut whole = Vec::with_capacity(target.files.len());

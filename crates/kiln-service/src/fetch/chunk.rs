@@ -16,7 +16,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::error::FetchError;
 use super::feed::{KeepingReader, chunk_channel};
-use super::layer::{Condition, Hasher, drop_if_damaged, is_digest_mismatch, kept_failure};
+use super::layer::{Condition, Disk, Hasher, drop_if_damaged, is_digest_mismatch, kept_failure};
 use super::{Fetcher, place};
 use crate::board::Running;
 
@@ -32,6 +32,8 @@ pub(super) struct Job<'a> {
     pub(super) index: usize,
     pub(super) rootfs: Arc<File>,
     pub(super) running: &'a Arc<Running>,
+    /// Shared by the chunks of one image.
+    pub(super) disk: &'a Arc<Disk>,
 }
 
 /// What the unpacking thread needs; it outlives the waiting for it.
@@ -41,6 +43,7 @@ struct Unpacking {
     index: usize,
     rootfs: Arc<File>,
     running: Arc<Running>,
+    disk: Arc<Disk>,
     /// The operation has not ended before this has: what it had half made goes with it.
     _at_work: TaskTrackerToken,
 }
@@ -152,6 +155,7 @@ impl Job<'_> {
             index: self.index,
             rootfs: self.rootfs.clone(),
             running: self.running.clone(),
+            disk: self.disk.clone(),
             _at_work: self.running.at_work(),
         }
     }
@@ -196,6 +200,9 @@ impl Unpacking {
     }
 
     /// Keeps what comes, and unpacks it in the same pass. It blocks.
+    ///
+    /// What came stays for the next time, unless the disk is full: then the space is needed,
+    /// whichever chunk found that out.
     fn keep(self, input: impl Read, ingest: Ingest) -> Result<(), FetchError> {
         let descriptor = &self.chunk.descriptor;
         let mut reader = KeepingReader {
@@ -203,9 +210,15 @@ impl Unpacking {
             ingest,
             failure: None,
         };
-        let unpacked = self.unpack(&mut reader, 1);
-        if let Some(source) = reader.failure {
-            return Err(kept_failure(descriptor.digest, source));
+        let mut unpacked = self.unpack(&mut reader, 1);
+        if let Some(source) = reader.failure.take() {
+            unpacked = Err(kept_failure(descriptor.digest, source));
+        }
+        if let Err(error) = &unpacked
+            && self.disk.is_full_after(error)
+        {
+            reader.ingest.abandon()?;
+            return unpacked;
         }
         if unpacked.is_ok()
             || (is_about_content(&unpacked) && read_rest(&mut reader, &self.running).is_ok())

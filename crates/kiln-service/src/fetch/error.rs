@@ -110,6 +110,10 @@ impl FetchError {
             Self::Cache(error) => error.is_no_space(),
             Self::Blob(error) => error.is_no_space(),
             Self::Ingest { source, .. }
+            | Self::Chunk {
+                source: UnpackError::Output { source },
+                ..
+            }
             | Self::Decode {
                 source: DecodeError::Output { source, .. },
                 ..

@@ -55,6 +55,16 @@ pub(super) struct Disk {
     is_full: AtomicBool,
 }
 
+impl Disk {
+    /// Notes an error that says that it is full, and tells whether any did.
+    pub(super) fn is_full_after(&self, error: &FetchError) -> bool {
+        if error.is_no_space() {
+            self.is_full.store(true, Ordering::Relaxed);
+        }
+        self.is_full.load(Ordering::Relaxed)
+    }
+}
+
 /// How a layer's blob is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asking {
@@ -279,10 +289,7 @@ impl Decoding {
         let pending = match decoded {
             Ok(pending) => pending,
             Err(error) => {
-                if error.is_no_space() {
-                    self.disk.is_full.store(true, Ordering::Relaxed);
-                }
-                if self.disk.is_full.load(Ordering::Relaxed) {
+                if self.disk.is_full_after(&error) {
                     reader.ingest.abandon()?;
                 } else if is_about_content(&error) {
                     self.judge(reader, kept_bytes)?;

@@ -36,6 +36,7 @@ use crate::failures::{
     artifact_failure, catalogue_failure, fetch_failure, pool_failure, room_failure, storage_code,
 };
 use crate::seams::{Bootable, BootableTarget};
+use crate::space::Space;
 
 /// The files that came along, besides the root filesystem.
 #[derive(Debug)]
@@ -62,8 +63,8 @@ enum RootfsError {
     #[error("the checksums that came with the root filesystem cannot be used")]
     Sums(#[from] SumsError),
     #[error(
-        "the root filesystem is not the one that its checksums are of: {blocks} blocks differ, \
-         the first is {first}"
+        "the root filesystem is not the one that its checksums are of: at least {blocks} blocks \
+         differ, the first is {first}"
     )]
     Differs { blocks: u64, first: u64 },
     #[error(transparent)]
@@ -113,6 +114,16 @@ impl Pulls {
             let kernel = [&parts.kernel, &parts.initrd, &parts.modules];
             wanted.extend(kernel.into_iter().flatten().cloned());
         }
+        let images = self.records.images.clone();
+        let written = written_bytes(&bootable, &wanted);
+        self.look(move || {
+            let Some(space) = Space::of_directory(&images) else {
+                return Ok(());
+            };
+            let room = needs.check_with(&space, written);
+            room.map_err(|error| room_failure(&error, &error))
+        })
+        .await?;
         let staging = self.stage(job.ids).await?;
         let size_bytes = bootable.rootfs_size_bytes.unwrap_or_default();
         let (staging, target) = self.targets(staging, wanted, size_bytes).await?;
@@ -233,6 +244,15 @@ impl Pulls {
     }
 }
 
+/// Adds up what will lie beside the other images: the data that the artifact says it has, and the
+/// files that are wanted. Of a disk that somebody else made nothing is known.
+fn written_bytes(bootable: &Bootable, wanted: &[Descriptor]) -> u64 {
+    let chunks = bootable.parts.disk.chunks().iter();
+    let data = chunks.map(|chunk| chunk.size_bytes);
+    let files = wanted.iter().map(|file| file.size_bytes);
+    data.chain(files).fold(0, u64::saturating_add)
+}
+
 /// The kernel that the caller named: the initrd is composed for it.
 fn named_kernel(
     kernel: ChosenKernel,
@@ -277,7 +297,9 @@ fn shipped_kernel(
     if choice != BootChoice::Auto {
         return named_kernel(files(None), choice, bootable.container.as_ref());
     }
-    let words = bootable.boot.as_ref().filter(|_| initrd.is_some());
+    // How our init boots is no more true without it; that there is none stays so.
+    let words = bootable.boot.as_ref();
+    let words = words.filter(|words| initrd.is_some() || words.mode == "none");
     let view = shipped_boot(words);
     let monitors = Some(view.monitors.clone());
     let document = None;

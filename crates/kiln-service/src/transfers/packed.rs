@@ -167,6 +167,9 @@ impl Transfers {
         let config = shown.bootable_config(kiln_bootable::compression());
         let written =
             BootableManifest::write(&config, &layers).map_err(|error| internal(&error))?;
+        written
+            .check()
+            .map_err(|error| Failure::from_error(codes::source::UNSUPPORTED, &error))?;
         let config = (written.config_descriptor, written.config);
         self.send_documents(job, done, config, written.manifest, running)
             .await

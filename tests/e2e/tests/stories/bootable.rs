@@ -66,6 +66,14 @@ pub(crate) fn booting(stage: &Stage, name: &str) -> Result<Value> {
     stage.call("image.pull", &params)
 }
 
+/// Pulls an image that has no initrd.
+fn without_init(stage: &Stage, name: &str) -> Result<Value> {
+    let layout = source::small(&stage.path(&format!("layout-{name}")))?;
+    let mut params = pull(&oci(&layout, "1"), name);
+    params["boot"] = json!("none");
+    stage.call("image.pull", &params)
+}
+
 pub(crate) fn file_of(image: &Value, name: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(text(image, "artifact_dir")?).join(name))
 }
@@ -97,6 +105,7 @@ fn an_image_travels_in_one_file_and_arrives_as_it_was() -> Result<()> {
     for (image, name) in [
         (with_modules(&stage, "modules")?, "modules"),
         (booting(&stage, "booting")?, "booting"),
+        (without_init(&stage, "bare")?, "bare"),
     ] {
         let file = stage.path(&format!("{name}.tar"));
         let path = file.to_str().context("no text")?;
@@ -135,6 +144,38 @@ fn an_image_travels_in_one_file_and_arrives_as_it_was() -> Result<()> {
         fs::remove_file(again)?;
     }
     assert_eq!(other.entries("cache/blobs/sha256")?, Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn an_image_of_another_architecture_travels_too() -> Result<()> {
+    let stage = Stage::new()?;
+    let layout = Layout::create(stage.path("layout"))?;
+    let entry = kiln_testkit::images::entry::Entry::file("marker", "for-arm64");
+    let gzip = kiln_testkit::images::layout::Compression::Gzip;
+    let layer = layout.add_layer(&[entry], gzip)?;
+    let platform = kiln_testkit::images::layout::Platform::linux("arm64");
+    let manifest = layout.add_image(&[layer], &platform)?;
+    let mut layout = layout;
+    layout.tag("1", &manifest)?;
+    fs::write(stage.path("arm64"), elf::smallest(elf::AARCH64))?;
+    let params = json!({
+        "ref": oci(&layout, "1"), "name": "image", "platform": "linux/arm64",
+        "kernel_path": stage.path("arm64"), "boot": "none",
+    });
+    let image = stage.call("image.pull", &params)?;
+    let file = stage.path("image.tar");
+    let path = file.to_str().context("no text")?;
+
+    answer(
+        &stage,
+        &["export", "image", path, "--architecture", "arm64"],
+    )?;
+    let other = Stage::new()?;
+    let got = answer(&other, &["import", path, "--platform", "linux/arm64"])?;
+
+    assert_eq!(got["architecture"], "arm64");
+    assert_same_files(&image, &got)?;
     Ok(())
 }
 
@@ -358,6 +399,23 @@ fn lies_of_chunks() -> Vec<Lie> {
             "rootfs",
             "digest",
             json!(format!("sha256:{}", "0".repeat(64))),
+        ),
+        lie(
+            "one blob again and again",
+            "layer.limit_exceeded",
+            |forgery| {
+                forgery.config["rootfs"]["size_bytes"] = json!(1_u64 << 40);
+                let mut chunk = forgery.layer("rootfs")?.clone();
+                let mut layers = vec![forgery.layer("kernel")?.clone()];
+                for number in 0..1022_u64 {
+                    chunk["annotations"]["kiln.bootable.size"] = json!("536870912");
+                    let offset = (number << 29).to_string();
+                    chunk["annotations"]["kiln.bootable.offset"] = json!(offset);
+                    layers.push(chunk.clone());
+                }
+                forgery.manifest["layers"] = json!(layers);
+                Ok(())
+            },
         ),
     ]
 }

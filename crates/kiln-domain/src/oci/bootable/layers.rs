@@ -1,9 +1,11 @@
 //! Which layer of a bootable artifact is what, and whether the chunks can be as they say.
 
+use std::collections::HashSet;
+
 use super::super::{Descriptor, Manifest};
 use super::{
     BLOCK_BYTES, BOOTABLE_CONFIG, BootableError, DIGEST, MAX_CHUNK_BYTES, MAX_FILE_BYTES,
-    MAX_KERNEL_BYTES, MAX_SUMS_BYTES, OFFSET, ROLE, SIZE,
+    MAX_KERNEL_BYTES, MAX_RATIO, MAX_SUMS_BYTES, OFFSET, RATIO_FROM_BYTES, ROLE, SIZE,
 };
 use crate::digest::Digest;
 
@@ -23,7 +25,7 @@ pub struct Chunk {
 /// The layers of a bootable artifact, told apart and judged.
 ///
 /// Invariant: the chunks ascend, do not overlap, and lie inside the root filesystem; what none of
-/// them covers is zeros. No part is announced longer than an image's may be.
+/// them covers is zeros. Their data is in proportion to their blobs. No part is announced longer than an image's may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootableLayers {
     /// The data of the root filesystem.
@@ -94,8 +96,29 @@ impl BootableLayers {
 
     /// Adds up the bytes of the root filesystem that are data.
     pub fn data_bytes(&self) -> u64 {
-        self.chunks.iter().map(|chunk| chunk.size_bytes).sum()
+        data_bytes(&self.chunks)
     }
+}
+
+fn data_bytes(chunks: &[Chunk]) -> u64 {
+    chunks.iter().map(|chunk| chunk.size_bytes).sum()
+}
+
+/// Refuses chunks that say they unpack to far more than any real ones. A blob that is named for
+/// several chunks is there once.
+fn check_ratio(chunks: &[Chunk]) -> Result<(), BootableError> {
+    let data_bytes = data_bytes(chunks);
+    let mut seen = HashSet::new();
+    let distinct = chunks.iter().map(|chunk| &chunk.descriptor);
+    let distinct = distinct.filter(|blob| seen.insert(blob.digest));
+    let packed_bytes = distinct.map(|blob| blob.size_bytes).sum::<u64>();
+    if data_bytes > RATIO_FROM_BYTES && data_bytes > packed_bytes.saturating_mul(MAX_RATIO) {
+        return Err(BootableError::Ratio {
+            data_bytes,
+            packed_bytes,
+        });
+    }
+    Ok(())
 }
 
 /// Most bytes of checksums that a root filesystem can have: one of 4 bytes for every block, and
@@ -129,6 +152,7 @@ fn check_chunks<'a>(
             count: 0,
         });
     }
+    check_ratio(&chunks)?;
     Ok(chunks)
 }
 

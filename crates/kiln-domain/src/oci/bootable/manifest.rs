@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::super::{Descriptor, DocumentType};
+use super::super::{Descriptor, Document, DocumentError, DocumentType, StatedMediaTypes};
 use super::{
-    BOOTABLE_CONFIG, BOOTABLE_TYPE, BootableConfig, CHUNK, DIGEST, ECI_ROLE, INITRD, JsonError,
-    KERNEL, MAX_CHUNK_BYTES, MODULES, OFFSET, ROLE, SIZE, SUMS,
+    BOOTABLE_CONFIG, BOOTABLE_TYPE, BootableConfig, BootableError, BootableLayers, CHUNK, DIGEST,
+    ECI_ROLE, INITRD, JsonError, KERNEL, MAX_CHUNK_BYTES, MODULES, OFFSET, ROLE, SIZE, SUMS,
 };
 use crate::digest::Digest;
 
@@ -38,6 +38,20 @@ pub enum Part {
     Sums,
 }
 
+/// Longest document that is read, in bytes; sources take no longer ones.
+const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
+
+/// Why nobody could read an artifact that was about to be written.
+#[derive(Debug, thiserror::Error)]
+pub enum UnreadableError {
+    /// Its manifest is too long, or has too many layers.
+    #[error("the image cannot be an artifact")]
+    Manifest(#[from] DocumentError),
+    /// A part is longer than is read.
+    #[error("the image cannot be an artifact")]
+    Parts(#[from] BootableError),
+}
+
 /// The documents of an artifact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootableManifest {
@@ -53,7 +67,7 @@ pub struct BootableManifest {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Document<'a> {
+struct Written<'a> {
     schema_version: u8,
     media_type: &'static str,
     artifact_type: &'static str,
@@ -107,6 +121,17 @@ impl Part {
 }
 
 impl BootableManifest {
+    /// Fails when what was written is beyond the limits of those who read it, by their own code.
+    pub fn check(&self) -> Result<(), UnreadableError> {
+        let config = BootableConfig::parse(&self.config)?;
+        let stated = StatedMediaTypes::default();
+        let read = Document::parse_any(&self.manifest, stated, MAX_DOCUMENT_BYTES)?;
+        if let Document::Manifest(manifest) = read {
+            BootableLayers::of(&manifest, config.rootfs.size_bytes)?;
+        }
+        Ok(())
+    }
+
     /// Writes the documents of an artifact with these layers, in this order.
     pub fn write(config: &BootableConfig, layers: &[Descriptor]) -> Result<Self, JsonError> {
         let bytes = config.to_bytes()?;
@@ -120,7 +145,7 @@ impl BootableManifest {
             annotations.insert("org.opencontainers.image.base.digest", digest.to_string());
         }
         let media_type = DocumentType::OciManifest.as_str();
-        let manifest = serde_json::to_vec(&Document {
+        let manifest = serde_json::to_vec(&Written {
             schema_version: 2,
             media_type,
             artifact_type: BOOTABLE_TYPE,

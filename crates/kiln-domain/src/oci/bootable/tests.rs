@@ -143,6 +143,36 @@ fn chunks_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn few_blobs_that_say_they_unpack_to_a_great_deal_are_refused() {
+    // One blob again and again, as nobody's data is.
+    let again = |count: u64, blob_bytes: u64| {
+        let mut layers: Vec<_> = (0..count)
+            .map(|number| {
+                let part = Part::Chunk {
+                    offset_bytes: number * MAX_CHUNK_BYTES,
+                    size_bytes: MAX_CHUNK_BYTES,
+                };
+                let plain = Digest::of(b"plain");
+                part.descriptor(Digest::of(b"blob"), blob_bytes, plain)
+            })
+            .collect();
+        layers.push(layer(Part::Kernel, "kernel"));
+        BootableLayers::of(&manifest(&layers), MAX_ROOTFS_BYTES)
+    };
+    // A gibibyte is never too much, and a thousand for one is not.
+    again(2, 16 << 10).unwrap();
+    again(4, 2_147_484).unwrap();
+    for (count, packed_bytes) in [(3, 16 << 10), (4, 2_147_483), (1000, 16 << 10)] {
+        let data_bytes = count * MAX_CHUNK_BYTES;
+        let want = BootableError::Ratio {
+            data_bytes,
+            packed_bytes,
+        };
+        assert_eq!(again(count, packed_bytes), Err(want));
+    }
+}
+
+#[test]
 fn parts_are_there_once_and_no_longer_than_any() {
     let without = |role: &str| {
         let mut layers = good();
@@ -169,6 +199,28 @@ fn parts_are_there_once_and_no_longer_than_any() {
             other => panic!("{name}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn what_nobody_reads_is_not_written() {
+    let check = |layers: &[Descriptor]| {
+        let config = BootableConfig::new("amd64", ROOTFS_BYTES);
+        BootableManifest::write(&config, layers).unwrap().check()
+    };
+    check(&good()).unwrap();
+    let mut long = good();
+    long[2].size_bytes = MAX_KERNEL_BYTES + 1;
+    let mut many = vec![layer(Part::Kernel, "kernel")];
+    many.extend((0..1024).map(|number| chunk(number * BLOCK_BYTES, BLOCK_BYTES)));
+
+    let long = check(&long).unwrap_err();
+    let many = check(&many).unwrap_err();
+
+    assert!(matches!(
+        long,
+        UnreadableError::Parts(BootableError::TooLarge { role: "kernel", .. })
+    ));
+    assert!(matches!(many, UnreadableError::Manifest(_)), "{many}");
 }
 
 #[test]
