@@ -67,6 +67,10 @@ impl Transfers {
         let recorded = recorded(&params);
         let given = params.credentials.map(credentials);
         let into = self.destination(&params.into, &params.tags, given)?;
+        if into.reference.digest().is_some() {
+            let text = "the digest of what is packed is known when it is packed: name a tag";
+            return Err(Failure::new(codes::request::INVALID_PARAMS, text));
+        }
         let architecture = params.architecture.as_deref();
         let image = self.look(actor, params.image, architecture).await?;
         let opening = Opening {

@@ -47,6 +47,12 @@ fn a_second_daemon_publishes_what_the_first_built_without_building() -> Result<(
     assert_eq!(other.entries("cache/packs")?, Vec::<String>::new());
     assert_eq!(other.entries("cache/blobs/sha256")?, Vec::<String>::new());
     assert_eq!(other.entries("cache/ingest")?, Vec::<String>::new());
+    // Nothing is sent under a digest that cannot be known before.
+    let digest = text(&pushed, "digest")?;
+    let params = json!({"image": "image", "as": "bootable",
+        "into": format!("{}/team/web@{digest}", registry.host())});
+    let refused = stage.refused("image.push", &params)?;
+    assert_eq!(code(&refused), "request.invalid_params", "{refused}");
     // An export of it says the same of it.
     let file = other.path("image.tar").display().to_string();
     let exported = answer(&other, &["export", "got", &file])?;
