@@ -53,6 +53,8 @@ pub(crate) enum Control {
         begun: Vec<u8>,
         /// Why the machine ends, as far as it was said.
         shutdown: Option<Shutdown>,
+        /// The last trouble with a disk that it told of.
+        trouble: Option<Halt>,
     },
     /// To one with an HTTP API.
     Http {
@@ -79,6 +81,7 @@ impl Control {
             has_keyboard: monitor == Monitor::QemuQ35,
             begun: Vec::new(),
             shutdown: None,
+            trouble: None,
         })
     }
 
@@ -162,28 +165,42 @@ impl Control {
     }
 
     /// Reads what the monitor says: one that nobody listens to stops. Returns only when it has
-    /// closed the way.
-    pub(crate) async fn listen(&mut self) {
+    /// closed the way, or has halted its machine, and says why.
+    ///
+    /// Nobody here asks for a halt. QEMU itself halts a machine that it cannot go on with, and waits
+    /// for a person (`rerror` and `werror` in its manual; `KVM_EXIT_INTERNAL_ERROR` in the kernel's
+    /// Documentation/virt/kvm/api.rst).
+    pub(crate) async fn listen(&mut self) -> Option<Halt> {
         match self {
             Self::Qmp {
                 from,
                 begun,
                 shutdown,
+                trouble,
                 ..
             } => {
                 // Whoever stops waiting loses nothing: a line that has begun is kept.
                 while let Ok([_, ..]) = from.fill_buf().await {
                     let length = from.buffer().len();
+                    let mut halt = None;
                     for line in from.buffer().split_inclusive(|byte| *byte == b'\n') {
                         let room = LINE_BYTES.saturating_sub(begun.len());
                         begun.extend_from_slice(line.get(..room).unwrap_or(line));
                         if line.ends_with(b"\n") {
                             *shutdown = Shutdown::in_line(begun).or(*shutdown);
+                            *trouble = Halt::in_line(begun).or(*trouble);
+                            if event(begun).as_deref() == Some("STOP") {
+                                halt = Some(trouble.unwrap_or(Halt::Processor));
+                            }
                             begun.clear();
                         }
                     }
                     from.consume(length);
+                    if halt.is_some() {
+                        return halt;
+                    }
                 }
+                None
             }
             Self::Http { .. } => std::future::pending().await,
         }
@@ -227,6 +244,43 @@ impl Shutdown {
             _ => Some(Self::FromOutside),
         }
     }
+}
+
+/// Why a monitor cannot go on with its machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Halt {
+    /// What executes it gave up.
+    Processor,
+    /// The disk of the host is full.
+    NoSpace,
+    /// A disk of the host failed.
+    Disk,
+}
+
+impl Halt {
+    /// Reads a line of QEMU's, if it tells of a disk that failed.
+    fn in_line(line: &[u8]) -> Option<Self> {
+        let said: Value = serde_json::from_slice(line).ok()?;
+        if said.get("event")?.as_str()? != "BLOCK_IO_ERROR" {
+            return None;
+        }
+        let data = said.get("data")?;
+        if data.get("action")?.as_str()? != "stop" {
+            return None;
+        }
+        let is_full = data.get("nospace").and_then(Value::as_bool);
+        Some(if is_full == Some(true) {
+            Self::NoSpace
+        } else {
+            Self::Disk
+        })
+    }
+}
+
+/// Returns the name of the event that a line of QEMU's tells of.
+fn event(line: &[u8]) -> Option<String> {
+    let said: Value = serde_json::from_slice(line).ok()?;
+    Some(said.get("event")?.as_str()?.to_owned())
 }
 
 /// What ctrl-alt-del does in a guest.

@@ -15,12 +15,15 @@ use kiln_api::{Failure, Method, codes};
 use kiln_boot::{End as MachineEnd, Outcome};
 use kiln_client::{Client, ClientError, Host};
 use kiln_domain::InstanceId;
-use kiln_vmm::{Announcement, Choice, Installed, Monitor, Network, RunOrder, Verdicts, Wish};
+use kiln_vmm::{
+    Accelerator, Announcement, Choice, Installed, Monitor, Network, ProbedKernel, RunOrder,
+    Verdicts, Wish,
+};
 use uuid::Uuid;
 
 use crate::EXIT_NEVER_RAN;
 use crate::console_log::ConsoleLog;
-use crate::control::{Keyboard, Shutdown};
+use crate::control::{Halt, Keyboard, Shutdown};
 use crate::error::RunError;
 use crate::guest::{self, Guest};
 use crate::image::OpenImage;
@@ -158,8 +161,16 @@ async fn choose(
         bootable: image.bootable(),
     };
     let leash = leash::prefix().map_err(|source| RunError::host("find this program", source))?;
+    let kernel = image.share()?.kernel;
+    let sha256 = image.view.kernel.sha256.clone();
     let chosen = tokio::task::spawn_blocking(move || {
-        kiln_vmm::choose(&installed, &wish, || verdicts.kvm(installed.qemu(), &leash))
+        let kernel = ProbedKernel {
+            file: &kernel,
+            sha256: &sha256,
+        };
+        kiln_vmm::choose(&installed, &wish, || {
+            verdicts.kvm(installed.qemu(), &leash, &kernel)
+        })
     });
     let chosen = chosen.await;
     let chosen =
@@ -315,6 +326,9 @@ impl OneRun {
             shutdown: control.shutdown().await,
             words: running.words().await,
         };
+        if end.halt == Some(Halt::Processor) {
+            self.remember_halt(&seen.words, surroundings);
+        }
         let ended = judged(&end, reports, &seen);
         if let Some(reason) = &ended.reason
             && told == Told::ByPerson
@@ -324,6 +338,16 @@ impl OneRun {
             drop(writeln!(io::stderr(), "error: {}", printable(reason)));
         }
         Ok(ended)
+    }
+
+    /// Sees to it that the next run of this kernel is not executed by what has just given up on it.
+    fn remember_halt(&self, words: &str, surroundings: &Surroundings) {
+        if self.choice.accelerator != Accelerator::Kvm || !self.choice.monitor.is_qemu() {
+            return;
+        }
+        let verdicts = Verdicts::kept_in(surroundings.homes.probes());
+        let kernel = &self.image.view.kernel.sha256;
+        verdicts.gave_up(&self.choice.program, kernel, first_line(words));
     }
 
     /// Makes files, which may take long, and starts the monitor.
@@ -483,6 +507,25 @@ fn judged(end: &End, reports: bool, seen: &Seen) -> Ended {
     if end.reader_is_gone {
         return unheard(EXIT_PIPE, "nobody read the output any more");
     }
+    match end.halt {
+        // Nobody can tell how far the program came, most likely nowhere.
+        Some(Halt::Processor) => {
+            let words = first_line(&seen.words);
+            let reason = format!(
+                "the machine was ended: what executes it gave up ({words}); --accel tcg emulates it"
+            );
+            return unheard(EXIT_NEVER_RAN, &reason);
+        }
+        Some(Halt::NoSpace) => {
+            let reason = "the machine was ended: the disk that takes its writes is full";
+            return unheard(EXIT_KILLED, reason);
+        }
+        Some(Halt::Disk) => {
+            let reason = "the machine was ended: a file that is its disk cannot be read or written";
+            return unheard(EXIT_KILLED, reason);
+        }
+        None => {}
+    }
     if end.was_killed {
         return unheard(EXIT_KILLED, "the machine was killed");
     }
@@ -520,6 +563,10 @@ fn judged(end: &End, reports: bool, seen: &Seen) -> Ended {
             "the machine ended and did not say how its program did",
         ),
     }
+}
+
+fn first_line(words: &str) -> &str {
+    words.lines().next().unwrap_or_default()
 }
 
 /// Writes a failure as `kiln` does.

@@ -5,6 +5,7 @@
 //! first signal    the guest is asked, again every second ─▶ grace and 5 s ─▶ killed
 //! second signal   killed
 //! reader gone     killed: nobody wants what the program writes
+//! machine halted  killed: nobody is there to mend what its monitor cannot go on with
 //! ```
 
 use std::fs::File;
@@ -19,7 +20,7 @@ use tokio::sync::mpsc::{self, Permit};
 
 use crate::console::{Console, LineEnds};
 use crate::console_log::ConsoleLog;
-use crate::control::{Control, Keyboard};
+use crate::control::{Control, Halt, Keyboard};
 use crate::keys::Keys;
 use crate::monitor::{ConsoleEnds, Running};
 use crate::output;
@@ -74,6 +75,8 @@ pub(crate) struct End {
     pub(crate) was_asked: bool,
     /// Whoever read the output went away.
     pub(crate) reader_is_gone: bool,
+    /// The monitor could not go on with it.
+    pub(crate) halt: Option<Halt>,
 }
 
 /// A machine that runs, with everything around it.
@@ -127,7 +130,7 @@ enum Event<'a> {
     Signal,
     Time,
     ReaderIsGone,
-    ControlIsClosed,
+    Heard(Option<Halt>),
     MonitorIsGone,
 }
 
@@ -163,7 +166,7 @@ impl Session<'_> {
                 length = to_guest.write(&waiting), if !waiting.is_empty() => Event::Taken(length),
                 () = self.signals.next() => Event::Signal,
                 () = until(wake) => Event::Time,
-                () = self.control.listen(), if listens => Event::ControlIsClosed,
+                halt = self.control.listen(), if listens => Event::Heard(halt),
                 _ = self.running.over(), if stopping == Stopping::Killed => Event::MonitorIsGone,
             };
             let mut stops = 0;
@@ -204,7 +207,12 @@ impl Session<'_> {
                     self.running.kill();
                     break;
                 }
-                Event::ControlIsClosed => listens = false,
+                Event::Heard(None) => listens = false,
+                Event::Heard(halt) => {
+                    end.halt = halt;
+                    self.running.kill();
+                    stopping = Stopping::Killed;
+                }
                 Event::MonitorIsGone => {
                     self.drain(&sender, &mut from_guest, &mut console).await;
                     break;

@@ -32,6 +32,7 @@ impl Surroundings {
         Self {
             homes: Homes {
                 kiln_instances: place("KILN_INSTANCES"),
+                kiln_probes: place("KILN_PROBES"),
                 xdg_state_home: place("XDG_STATE_HOME"),
                 xdg_runtime_dir: place("XDG_RUNTIME_DIR"),
                 home: place("HOME"),

@@ -78,6 +78,7 @@ impl Surroundings {
             home: place("HOME"),
             homes: Homes {
                 kiln_instances: absolute("KILN_INSTANCES"),
+                kiln_probes: absolute("KILN_PROBES"),
                 xdg_state_home: absolute("XDG_STATE_HOME"),
                 xdg_runtime_dir: absolute("XDG_RUNTIME_DIR"),
                 home: absolute("HOME"),

@@ -14,6 +14,8 @@ const ROOTS_INSTANCES: &str = "/var/lib/kiln-instances";
 pub struct Homes {
     /// `KILN_INSTANCES`: where directories of instances are.
     pub kiln_instances: Option<PathBuf>,
+    /// `KILN_PROBES`: where answers about the host are kept.
+    pub kiln_probes: Option<PathBuf>,
     /// `XDG_STATE_HOME`.
     pub xdg_state_home: Option<PathBuf>,
     /// `XDG_RUNTIME_DIR`.
@@ -40,6 +42,9 @@ impl Homes {
 
     /// Returns the directory that answers about the host are kept in.
     pub fn probes(&self) -> Option<PathBuf> {
+        if let Some(probes) = &self.kiln_probes {
+            return Some(probes.clone());
+        }
         match &self.xdg_runtime_dir {
             Some(runtime) if !self.is_root => Some(runtime.join("kiln/probes")),
             _ => Some(self.instances()?.join("probes")),
@@ -70,6 +75,10 @@ mod tests {
             kiln_instances: Some("/i".into()),
             ..root.clone()
         };
+        let probed = Homes {
+            kiln_probes: Some("/p".into()),
+            ..named.clone()
+        };
         let cases = [
             (
                 &user,
@@ -83,6 +92,7 @@ mod tests {
                 "/var/lib/kiln-instances/probes",
             ),
             (&named, "/i", "/i/probes"),
+            (&probed, "/i", "/p"),
         ];
         for (homes, instances, probes) in cases {
             assert_eq!(homes.instances(), Some(instances.into()));

@@ -30,4 +30,4 @@ pub use monitor::{Accelerator, Architecture, Monitor, UnknownWord};
 pub use order::{Announcement, Forward, ForwardError, NetworkChoice, RunOrder, Volume};
 pub use probe::{Probe, ProbeError};
 pub use shell::shell_line;
-pub use verdicts::{KVM, Verdicts};
+pub use verdicts::{KVM, ProbedKernel, Verdicts};

@@ -1,13 +1,14 @@
-//! Whether a guest really runs here, found out by running one of 1 KiB.
+//! Whether a guest really runs here, found out by running one: of 1 KiB, or a kernel itself.
 //!
-//! Opening a device proves nothing: hosts exist whose device opens and whose guests hang. What is
-//! done with the answer is not here.
+//! Opening a device proves nothing: hosts exist whose device opens and whose guests hang. Nor does
+//! the small guest prove that a kernel gets through: hosts exist that emulate what they cannot
+//! execute, and give up in the middle of a start. What is done with the answer is not here.
 
 mod guest;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Read as _, Seek as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use crate::monitor::Accelerator;
 
-/// How long the guest may take to print. It takes 0.1 s where it runs.
+/// How long the guest may take to print. The small one takes 0.1 s where it runs, a kernel less
+/// than a second.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Pause between two looks at whether it has ended.
@@ -32,6 +34,14 @@ const PASSING: [&str; 3] = [
     "Cannot allocate memory",
     "Resource temporarily unavailable",
 ];
+
+/// What a kernel prints that has started and finds no root filesystem (`panic` in the kernel's
+/// kernel/panic.c).
+const PANIC: &str = "Kernel panic";
+
+/// Memory of the two guests, in MiB: a kernel of a distribution does not start in the small one's.
+const SMALL_MIB: u32 = 64;
+const KERNEL_MIB: u32 = 256;
 
 /// A way to find out whether a guest runs.
 #[derive(Clone, Copy, Debug)]
@@ -80,19 +90,40 @@ impl ProbeError {
 }
 
 impl Probe<'_> {
-    /// Runs the guest until it has printed its word, or says why it did not. It takes eight
+    /// Runs the small guest until it has printed its word, or says why it did not. It takes eight
     /// seconds at most.
     pub fn run(self) -> Result<(), ProbeError> {
+        let port = guest::EXIT_PORT;
+        let words = format!("-m {SMALL_MIB} -device isa-debug-exit,iobase={port:#x},iosize=1");
+        let words: Vec<_> = words.split(' ').collect();
+        self.run_guest(&mut io::Cursor::new(guest::kernel()), &words, guest::WORD)
+    }
+
+    /// Starts a kernel without a root filesystem until it says that it has none, or tells why it did
+    /// not come so far. It takes eight seconds at most.
+    pub fn run_kernel(self, kernel: &mut dyn io::Read) -> Result<(), ProbeError> {
+        // The kernel resets the machine once it has said so, which ends QEMU.
+        let arguments = "console=ttyS0 quiet panic=-1 reboot=t";
+        let memory = KERNEL_MIB.to_string();
+        self.run_guest(kernel, &["-m", &memory, "-append", arguments], PANIC)
+    }
+
+    fn run_guest(
+        self,
+        guest: &mut dyn io::Read,
+        words: &[&str],
+        said: &str,
+    ) -> Result<(), ProbeError> {
         let at = |step| move |source| ProbeError::Prepare { step, source };
         let mut kernel = tempfile::NamedTempFile::new().map_err(at("make a file"))?;
-        let written = kernel.write_all(&guest::kernel());
-        written.map_err(at("write the guest"))?;
+        io::copy(guest, &mut kernel).map_err(at("write the guest"))?;
         let printed = tempfile::tempfile().map_err(at("make a file"))?;
         let complaint = tempfile::tempfile().map_err(at("make a file"))?;
         let copy = |file: &File| file.try_clone().map_err(at("copy a descriptor"));
         let mut child = self
             .command()
             .args(arguments(self.accelerator))
+            .args(words)
             .arg("-kernel")
             .arg(kernel.path())
             .stdin(Stdio::null())
@@ -115,7 +146,7 @@ impl Probe<'_> {
             }
             thread::sleep(PAUSE);
         };
-        let has_printed = text(printed).contains(guest::WORD);
+        let has_printed = text(printed).contains(said);
         match ended {
             Some(_) if has_printed => Ok(()),
             Some(status) => Err(complained(&text(complaint), status)),
@@ -140,10 +171,8 @@ fn arguments(accelerator: Accelerator) -> Vec<String> {
         Accelerator::Kvm => "-accel kvm -cpu host",
         Accelerator::Tcg => "-accel tcg -cpu max",
     };
-    let port = guest::EXIT_PORT;
     format!(
-        "-M microvm {accelerator} -m 64 -nodefaults -no-user-config -display none -serial stdio \
-         -no-reboot -device isa-debug-exit,iobase={port:#x},iosize=1"
+        "-M microvm {accelerator} -nodefaults -no-user-config -display none -serial stdio -no-reboot"
     )
     .split(' ')
     .map(str::to_owned)
@@ -248,6 +277,25 @@ mod tests {
         };
         assert!(run(&leash));
         assert!(!run(&[]));
+    }
+
+    #[test]
+    fn a_kernel_is_started_as_it_is_and_has_to_come_to_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        // The guest is named last.
+        let script = "for word; do kernel=$word; done; cat \"$kernel\"";
+        let qemu = &program(directory.path(), script);
+        let probe = Probe {
+            qemu,
+            accelerator: Accelerator::Kvm,
+            leash: &[],
+        };
+
+        let ran = probe.run_kernel(&mut &b"[    0.4] Kernel panic - not syncing: VFS"[..]);
+        let hung = probe.run_kernel(&mut &b"[    0.1] a bug"[..]);
+
+        assert!(ran.is_ok(), "{ran:?}");
+        assert!(matches!(hung, Err(ProbeError::Ended { .. })), "{hung:?}");
     }
 
     #[test]

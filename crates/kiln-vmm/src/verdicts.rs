@@ -1,7 +1,8 @@
 //! Whether KVM runs guests here, remembered: to find out costs up to eight seconds.
 //!
 //! ```text
-//! <directory>/kvm-<boot id>-<program's time and size>
+//! <directory>/kvm-<boot id>-<program's time and size>            any guest
+//! <directory>/kvm-<boot id>-<program's time and size>-<kernel>   one kernel, by its digest
 //!     works             for as long as host and program stay as they are
 //!     refused: WHY      likewise
 //!     failed: WHY       for ten minutes: the host was busy, or out of memory
@@ -10,8 +11,8 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,6 +34,15 @@ const WORKS: &str = "works";
 const REFUSED: &str = "refused: ";
 const FAILED: &str = "failed: ";
 
+/// A kernel that is to run.
+#[derive(Clone, Copy, Debug)]
+pub struct ProbedKernel<'a> {
+    /// The file, open.
+    pub file: &'a File,
+    /// Its digest, by which the answer is remembered.
+    pub sha256: &'a str,
+}
+
 /// Answers that are kept in a directory that belongs to the caller alone.
 #[derive(Clone, Debug)]
 pub struct Verdicts {
@@ -47,44 +57,65 @@ impl Verdicts {
         Self { directory }
     }
 
-    /// Tells whether KVM runs guests, or why not, from memory or by trying; `leash` as in
+    /// Tells whether KVM runs a kernel, or why not, from memory or by trying; `leash` as in
     /// [`Probe`].
     ///
     /// Where `qemu` is missing there is nothing to try with: a device that opens has to do.
-    pub fn kvm(&self, qemu: Option<&Path>, leash: &[OsString]) -> Result<(), String> {
+    pub fn kvm(
+        &self,
+        qemu: Option<&Path>,
+        leash: &[OsString],
+        kernel: &ProbedKernel<'_>,
+    ) -> Result<(), String> {
         if let Err(error) = OpenOptions::new().read(true).write(true).open(KVM) {
             return Err(format!("cannot open {KVM}: {error}"));
         }
         let Some(qemu) = qemu.filter(|_| cfg!(target_arch = "x86_64")) else {
             return Ok(());
         };
-        let verdict = self.remembered(qemu, || run(qemu, leash));
-        verdict.map_err(|why| format!("{KVM} opens but runs no guest: {why}"))
+        let probe = probe(qemu, leash);
+        let any = self.remembered(key(qemu, None), || probe.run());
+        any.map_err(|why| format!("{KVM} opens but runs no guest: {why}"))?;
+        let this = self.remembered(key(qemu, Some(kernel.sha256)), || {
+            let offset = 0;
+            let file = kernel.file;
+            probe.run_kernel(&mut FromStart { file, offset })
+        });
+        this.map_err(|why| format!("{KVM} opens but does not start this kernel: {why}"))
     }
 
-    /// Tries KVM, whatever is remembered, and remembers the answer.
+    /// Remembers that KVM gave up on a kernel in the middle of a run.
+    pub fn gave_up(&self, qemu: &Path, kernel_sha256: &str, words: &str) {
+        let verdict = Err(ProbeError::Ended {
+            words: words.to_owned(),
+            is_passing: false,
+        });
+        self.remember(key(qemu, Some(kernel_sha256)), &verdict);
+    }
+
+    /// Tries KVM with the small guest, whatever is remembered, and remembers the answer.
     pub fn try_kvm(&self, qemu: &Path) -> Result<(), ProbeError> {
-        let verdict = run(qemu, &[]);
-        self.remember(qemu, &verdict);
+        let verdict = probe(qemu, &[]).run();
+        self.remember(key(qemu, None), &verdict);
         verdict
     }
 
     /// Asks `try_it` unless the answer is known.
     fn remembered(
         &self,
-        qemu: &Path,
+        name: Option<String>,
         try_it: impl FnOnce() -> Result<(), ProbeError>,
     ) -> Result<(), String> {
-        if let Some(known) = self.recall(qemu) {
+        if let Some(known) = self.recall(name.as_deref()) {
             return known;
         }
         let verdict = try_it();
-        self.remember(qemu, &verdict);
+        self.remember(name, &verdict);
         verdict.map_err(|error| error.to_string())
     }
 
-    fn recall(&self, qemu: &Path) -> Option<Result<(), String>> {
-        let name = key(qemu)?;
+    fn recall(&self, name: Option<&str>) -> Option<Result<(), String>> {
+        let name = name?;
         let directory = self.open()?;
         let file = directory.open_file(name.as_ref()).ok()??;
         let age = age(&directory, &file);
@@ -93,8 +124,8 @@ impl Verdicts {
         understood(&answer, age)
     }
 
-    fn remember(&self, qemu: &Path, verdict: &Result<(), ProbeError>) {
-        let (Some(name), Some(directory)) = (key(qemu), self.open()) else {
+    fn remember(&self, name: Option<String>, verdict: &Result<(), ProbeError>) {
+        let (Some(name), Some(directory)) = (name, self.open()) else {
             return;
         };
         let answer = match verdict {
@@ -111,14 +142,27 @@ impl Verdicts {
     }
 }
 
-fn run(qemu: &Path, leash: &[OsString]) -> Result<(), ProbeError> {
-    let accelerator = Accelerator::Kvm;
-    let probe = Probe {
+fn probe<'a>(qemu: &'a Path, leash: &'a [OsString]) -> Probe<'a> {
+    Probe {
         qemu,
-        accelerator,
+        accelerator: Accelerator::Kvm,
         leash,
-    };
-    probe.run()
+    }
+}
+
+/// Reads a file from its start, wherever others who share it have come to.
+struct FromStart<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl io::Read for FromStart<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read_at(into, self.offset)?;
+        let read = u64::try_from(length).unwrap_or(u64::MAX);
+        self.offset = self.offset.saturating_add(read);
+        Ok(length)
+    }
 }
 
 /// Reads a kept answer; nothing when it is not to be believed any more.
@@ -155,16 +199,20 @@ fn keep(directory: &Directory, name: &str, answer: &str) -> Result<(), FileError
         .or_else(|_| directory.remove(unfinished.as_ref()))
 }
 
-/// Names what an answer depends on: this boot of the host, and this build of the program.
-fn key(qemu: &Path) -> Option<String> {
+/// Names what an answer depends on: this boot of the host, this build of the program, and the
+/// kernel it is about, where it is about one.
+fn key(qemu: &Path, kernel: Option<&str>) -> Option<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let facts = fs::metadata(qemu).ok()?;
     let (seconds, nanoseconds) = (facts.mtime(), facts.mtime_nsec());
     let boot = boot.trim();
-    Some(format!(
-        "kvm-{boot}-{seconds}.{nanoseconds}-{}",
-        facts.len()
-    ))
+    let any = format!("kvm-{boot}-{seconds}.{nanoseconds}-{}", facts.len());
+    let Some(kernel) = kernel else {
+        return Some(any);
+    };
+    let hex = kernel.strip_prefix("sha256:").unwrap_or(kernel);
+    let is_hex = !hex.is_empty() && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hex.then(|| format!("{any}-{hex}"))
 }
 
 #[cfg(test)]
@@ -188,7 +236,7 @@ mod tests {
         verdict: Result<(), ProbeError>,
     ) -> (bool, Result<(), String>) {
         let mut was_asked = false;
-        let answer = verdicts.remembered(qemu, || {
+        let answer = verdicts.remembered(key(qemu, None), || {
             was_asked = true;
             verdict
         });
@@ -231,7 +279,7 @@ mod tests {
         assert_eq!(ask(Ok(())), (false, silent()));
         let file = File::options()
             .write(true)
-            .open(directory.join(key(&qemu).unwrap()))
+            .open(directory.join(key(&qemu, None).unwrap()))
             .unwrap();
         let written = file.metadata().unwrap().modified().unwrap();
         file.set_modified(written - FAILURE_LASTS).unwrap();
@@ -245,10 +293,27 @@ mod tests {
         let qemu = program(folder.path());
         let verdicts = Verdicts::kept_in(Some(folder.path().join("kept")));
 
-        verdicts.remember(&qemu, &refused("no such cpu"));
-        verdicts.remember(&qemu, &Ok(()));
+        let name = || key(&qemu, None);
+        verdicts.remember(name(), &refused("no such cpu"));
+        verdicts.remember(name(), &Ok(()));
 
-        assert_eq!(verdicts.recall(&qemu), Some(Ok(())));
+        assert_eq!(verdicts.recall(name().as_deref()), Some(Ok(())));
+    }
+
+    #[test]
+    fn what_a_run_has_shown_counts_for_its_kernel_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let qemu = program(folder.path());
+        let verdicts = Verdicts::kept_in(Some(folder.path().join("kept")));
+        let recall = |kernel| verdicts.recall(key(&qemu, kernel).as_deref());
+
+        verdicts.gave_up(&qemu, "sha256:a1", "an instruction it cannot emulate");
+
+        let words = "an instruction it cannot emulate".to_owned();
+        assert_eq!(recall(Some("sha256:a1")), Some(Err(words)));
+        assert_eq!(recall(Some("sha256:a2")), None);
+        assert_eq!(recall(None), None);
+        assert_eq!(key(&qemu, Some("sha256:../x")), None);
     }
 
     #[test]
@@ -257,7 +322,7 @@ mod tests {
         let qemu = program(folder.path());
         let theirs = folder.path().join("theirs");
         fs::create_dir(&theirs).unwrap();
-        fs::write(theirs.join(key(&qemu).unwrap()), WORKS).unwrap();
+        fs::write(theirs.join(key(&qemu, None).unwrap()), WORKS).unwrap();
         let before = fs::metadata(&theirs).unwrap().mode();
         let link = folder.path().join("link");
         symlink(&theirs, &link).unwrap();

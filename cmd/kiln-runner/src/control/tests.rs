@@ -181,5 +181,32 @@ async fn listening_ends_with_the_way_and_not_within_a_line() {
     }
     drop(theirs);
     let listened = tokio::time::timeout(START_LIMIT, control.listen()).await;
-    listened.unwrap();
+    assert_eq!(listened.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_machine_that_qemu_halts_is_told_of_with_what_went_before() {
+    use std::io::Write as _;
+
+    let failed = |action: &str, full: bool| {
+        format!(
+            "{{\"event\": \"BLOCK_IO_ERROR\", \"data\": {{\"action\": \"{action}\", \"nospace\": {full}}}}}\r\n"
+        )
+    };
+    let stop = "{\"event\": \"STOP\"}\r\n";
+    let cases = [
+        (stop.to_owned(), Some(Halt::Processor)),
+        (failed("stop", true) + stop, Some(Halt::NoSpace)),
+        (failed("stop", false) + stop, Some(Halt::Disk)),
+        // The guest was told of it, and went on.
+        (failed("report", false) + stop, Some(Halt::Processor)),
+        (failed("stop", true), None),
+    ];
+    for (said, want) in cases {
+        let (own, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut control = Control::of_qemu(own, Monitor::QemuMicrovm).unwrap();
+        theirs.write_all(said.as_bytes()).unwrap();
+        drop(theirs);
+        assert_eq!(control.listen().await, want, "{said}");
+    }
 }

@@ -161,6 +161,36 @@ fn without_a_report_the_machine_itself_tells() {
 }
 
 #[test]
+fn a_machine_that_its_monitor_halted_was_ended_for_that() {
+    let cases = [
+        (
+            Halt::Processor,
+            125,
+            "the machine was ended: what executes it gave up (no such cpu); --accel tcg emulates it",
+        ),
+        (
+            Halt::NoSpace,
+            137,
+            "the machine was ended: the disk that takes its writes is full",
+        ),
+        (
+            Halt::Disk,
+            137,
+            "the machine was ended: a file that is its disk cannot be read or written",
+        ),
+    ];
+    for (halt, code, reason) in cases {
+        let end = End {
+            halt: Some(halt),
+            was_killed: true,
+            ..End::default()
+        };
+        let want = (code, false, Some(reason.to_owned()));
+        assert_eq!(judge(&end, true, KILLED, None), want);
+    }
+}
+
+#[test]
 fn a_failure_is_written_as_the_client_does() {
     let error = RunError::NoInit { flag: "--user" };
     assert_eq!(

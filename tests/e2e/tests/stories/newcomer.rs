@@ -79,8 +79,8 @@ impl Newcomer {
             .env("KILN_HOST", format!("unix://{}", socket.display()))
             .env("TMPDIR", self.temporary())
             .env("KILN_INSTANCES", self.path("instances"))
-            // Whether KVM runs guests is found out once for all tests: it may take 8 s.
-            .env("XDG_RUNTIME_DIR", self.fixtures.root().join("runtime"))
+            // What KVM runs is found out once for all tests: it may take 8 s.
+            .env("KILN_PROBES", self.fixtures.root().join("probes"))
             .env_remove("KILN_GUEST_INIT")
             .current_dir(self.folder.path())
             .stdin(Stdio::null());

@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::descriptors::NEEDS;
+use crate::space::Disk;
 use crate::stage::LIMIT;
 use machine_room::{IMAGE, MachineRoom, is_alive};
 
@@ -466,6 +467,31 @@ fn a_probe_does_not_outlive_its_runner() -> Result<()> {
     wait::until("end of the probe", Duration::from_secs(5), || {
         Ok((!is_alive(probe)).then_some(()))
     })
+}
+
+#[test]
+fn a_machine_whose_writes_find_no_room_is_ended_and_says_why() -> Result<()> {
+    let test = "a_machine_whose_writes_find_no_room_is_ended_and_says_why";
+    if tools::must_skip(test, &[tools::Need::Root, tools::MOUNT])? {
+        return Ok(());
+    }
+    let Some(room) = MachineRoom::for_test(test)? else {
+        return Ok(());
+    };
+    // Enough for the kernel and the initrd, and not for what the guest writes.
+    let disk = Disk::new(96)?;
+    let script = "dd if=/dev/urandom of=/data/big bs=1M count=256; sync; echo written";
+    let ended = room.run_in(disk.path(), &[IMAGE, "--rm", "--", "sh", "-c", script])?;
+
+    assert_eq!(ended.code(), Some(137), "{ended:?}");
+    assert_eq!(
+        ended.stderr(),
+        "error: the machine was ended: the disk that takes its writes is full\n",
+        "{ended:?}"
+    );
+    assert!(!ended.stdout().contains("written"), "{ended:?}");
+    assert_eq!(crate::stage::entries(disk.path())?, Vec::<String>::new());
+    Ok(())
 }
 
 /// A stand-in for the monitors that this machine cannot have: keeps what it is told, makes its API's

@@ -2,6 +2,7 @@
 //! of a pull that fits.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use kiln_testkit::daemon::{Daemon, RpcError, Start};
@@ -25,13 +26,30 @@ struct Small {
     folder: TempDir,
 }
 
-/// The filesystem; unmounted when the daemon is gone.
-struct Disk(TempDir);
+/// A filesystem in memory; unmounted when whoever uses it is gone.
+pub(crate) struct Disk(TempDir);
+
+impl Disk {
+    /// Makes one.
+    pub(crate) fn new(mebibytes: u32) -> Result<Self> {
+        let disk = Self(crate::stage::folder()?);
+        let mut command = process::command(tools::require(tools::MOUNT)?);
+        command.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"]);
+        command.arg(disk.path());
+        process::run(command, LIMIT)?;
+        Ok(disk)
+    }
+
+    /// Returns where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
 
 impl Drop for Disk {
     fn drop(&mut self) {
         let mut command = process::command("umount");
-        command.arg(self.0.path());
+        command.arg(self.path());
         // A mount that will not go is left for whoever runs the tests to see.
         drop(process::run(command, LIMIT));
     }
@@ -39,15 +57,11 @@ impl Drop for Disk {
 
 impl Small {
     fn new(mebibytes: u32) -> Result<Self> {
-        let disk = Disk(crate::stage::folder()?);
-        let mut command = process::command(tools::require(tools::MOUNT)?);
-        command.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"]);
-        command.arg(disk.0.path());
-        process::run(command, LIMIT)?;
+        let disk = Disk::new(mebibytes)?;
         let folder = tempfile::tempdir()?;
         let kernel = folder.path().join("vmlinux");
         fs::write(&kernel, elf::smallest(elf::X86_64))?;
-        let daemon = Daemon::start_in(&disk.0.path().join("root"), Start::default())?;
+        let daemon = Daemon::start_in(&disk.path().join("root"), Start::default())?;
         let params = json!({"name": crate::stage::KERNEL, "kernel_path": kernel});
         daemon.call("kernel.import", &params)?;
         Ok(Self {
@@ -81,11 +95,11 @@ impl Small {
 
     /// Takes all space but `left_bytes`.
     fn fill_up_to(&self, left_bytes: u64) -> Result<()> {
-        let found = rustix::fs::statvfs(self.disk.0.path())?;
+        let found = rustix::fs::statvfs(self.disk.path())?;
         let free_bytes = found.f_bfree * found.f_frsize;
         let taken = free_bytes.checked_sub(left_bytes).context("full already")?;
         let filler = vec![1; usize::try_from(taken)?];
-        Ok(fs::write(self.disk.0.path().join("filler"), filler)?)
+        Ok(fs::write(self.disk.path().join("filler"), filler)?)
     }
 
     /// Pulls what must not fit, and fails unless it is said so and nothing half-made is left.

@@ -228,6 +228,16 @@ impl MachineRoom {
         self.kiln(&with_run(words))
     }
 
+    /// Does `kiln run` with the files of its machine below `instances`.
+    pub(crate) fn run_in(&self, instances: &Path, words: &[&str]) -> Result<Ended> {
+        let mut command = self.command(&with_run(words))?;
+        let output = command.env("KILN_INSTANCES", instances).output();
+        Ok(Ended {
+            output: output.context("cannot run kiln")?,
+            modes: None,
+        })
+    }
+
     /// Runs `kiln run` to its end, with a pipe for standard input that holds `bytes` and stays open.
     pub(crate) fn run_fed(&self, words: &[&str], bytes: &[u8]) -> Result<Ended> {
         let (reader, mut writer) = std::io::pipe()?;
@@ -324,8 +334,8 @@ impl MachineRoom {
                 format!("unix://{}", self.house.stage.daemon.socket().display()),
             )
             .env("KILN_INSTANCES", self.path("instances"))
-            // Whether KVM works here is found out once for all tests.
-            .env("XDG_RUNTIME_DIR", &self.house.fixtures)
+            // What KVM runs here is found out once for all tests.
+            .env("KILN_PROBES", self.house.fixtures.join("probes"))
             .env("CALLER", "inherited")
             .stdin(Stdio::null())
             .process_group(0);
