@@ -11,6 +11,7 @@ use kiln_domain::Source;
 
 use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
+use crate::reach::{BothTlsArguments, ReachArguments};
 use crate::session::Session;
 
 /// What to copy, and where to.
@@ -47,6 +48,8 @@ pub(crate) struct Arguments {
     /// Auth file of docker, podman or skopeo, in place of the usual ones
     #[arg(long, value_name = "FILE")]
     pub(crate) authfile: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tls: BothTlsArguments,
     /// Replace an archive that is there already
     #[arg(long)]
     pub(crate) force: bool,
@@ -57,13 +60,15 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     /// Says who to be where it comes from.
-    pub(crate) fn source_flags(&self) -> CredentialsArguments {
-        CredentialsArguments::of(self.src_creds.clone(), self.authfile.clone())
+    pub(crate) fn source_flags(&self) -> ReachArguments {
+        let credentials = CredentialsArguments::of(self.src_creds.clone(), self.authfile.clone());
+        ReachArguments::of(credentials, self.tls.source())
     }
 
     /// Says who to be where it goes.
-    pub(crate) fn destination_flags(&self) -> CredentialsArguments {
-        CredentialsArguments::of(self.dest_creds.clone(), self.authfile.clone())
+    pub(crate) fn destination_flags(&self) -> ReachArguments {
+        let credentials = CredentialsArguments::of(self.dest_creds.clone(), self.authfile.clone());
+        ReachArguments::of(credentials, self.tls.destination())
     }
 }
 

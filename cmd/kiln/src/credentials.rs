@@ -42,18 +42,6 @@ impl CredentialsArguments {
         self.authfile.as_deref()
     }
 
-    /// Says who to be for a repository: as the flags say, else as the auth files know.
-    pub(crate) async fn of_repository(
-        &self,
-        reference: &Reference,
-        session: &Session,
-    ) -> Result<Option<Credentials>, CommandError> {
-        match self.stated(session)? {
-            Some(stated) => Ok(Some(stated)),
-            None => self.find(reference, session).await,
-        }
-    }
-
     /// Reads what the flags say at once, so that a password is asked for before anything begins.
     pub(crate) fn stated(&self, session: &Session) -> Result<Option<Credentials>, CommandError> {
         let creds = self.creds.as_deref();
@@ -73,15 +61,12 @@ impl CredentialsArguments {
         self.search(search, session).await
     }
 
-    /// Says who to be at a registry as a whole: as the flags say, else as the auth files know.
-    pub(crate) async fn of_registry(
+    /// Does what [`CredentialsArguments::find`] does for a registry as a whole.
+    pub(crate) async fn find_registry(
         &self,
         name: &RegistryName,
         session: &Session,
     ) -> Result<Option<Credentials>, CommandError> {
-        if let Some(stated) = self.stated(session)? {
-            return Ok(Some(stated));
-        }
         let name = name.clone();
         let search = move |places: &Places| kiln_credentials::find(Target::Registry(&name), places);
         self.search(search, session).await

@@ -7,11 +7,10 @@ use kiln_api::image::{Outcome, Pull, PullParams};
 use kiln_client::{Client, PassedSource};
 use kiln_domain::{ByteSize, ImageName, Platform, Source};
 
-use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
 use crate::follow;
 use crate::kernel_choice::KernelArguments;
-use crate::reach::{Reach, TlsArguments};
+use crate::reach::{Reach, ReachArguments};
 use crate::session::Session;
 
 /// What to pull, and what to make of it.
@@ -39,9 +38,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     size: Option<ByteSize>,
     #[command(flatten)]
-    credentials: CredentialsArguments,
-    #[command(flatten)]
-    tls: TlsArguments,
+    reach: ReachArguments,
     /// Return the operation at once and let the daemon go on
     #[arg(long)]
     detach: bool,
@@ -49,23 +46,15 @@ pub(crate) struct Arguments {
 
 /// Pulls.
 pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), CommandError> {
-    let named = arguments.credentials.stated(session)?;
+    let caller = arguments.reach.caller(session)?;
     let source = arguments.reference.parse::<Source>().ok();
     let client = session.connect().await?;
-    let reach = match &source {
+    let (source, reach) = match source {
         Some(Source::Registry(_)) => {
-            let (credentials, tls) = (&arguments.credentials, &arguments.tls);
-            Reach::of(
-                &arguments.reference,
-                named,
-                credentials,
-                tls,
-                &client,
-                session,
-            )
-            .await?
+            let (reference, reach) = caller.for_fetching(&arguments.reference, &client).await?;
+            (Some(Source::Registry(reference)), reach)
         }
-        _ => Reach::nowhere(named),
+        source => (source, Reach::nowhere(caller.stated())),
     };
     let source = pass_source(source, &arguments, &client, session).await?;
     let kernel = arguments.kernel.pass(&client.files()).await?;
@@ -136,9 +125,15 @@ async fn pass_source(
     session: &Session,
 ) -> Result<PassedSource, CommandError> {
     let source = match source {
-        None | Some(Source::Registry(_)) => {
+        None => {
             return Ok(PassedSource {
                 reference: arguments.reference.clone(),
+                files: None,
+            });
+        }
+        Some(Source::Registry(reference)) => {
+            return Ok(PassedSource {
+                reference: reference.to_string(),
                 files: None,
             });
         }

@@ -3,17 +3,18 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use kiln_api::codes;
 use kiln_api::image::push::{Push, PushForm, PushParams};
 use kiln_api::image::{Get, GetParams};
 use kiln_api::transfer::{Transfer, TransferOutcome};
-use kiln_api::{Failure, codes};
 use kiln_client::Client;
-use kiln_domain::{Reference, Source};
+use kiln_domain::Source;
 
 use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
 use crate::follow;
 use crate::output;
+use crate::reach::{Reach, ReachArguments, TlsArguments};
 use crate::session::Session;
 use crate::text::{cell, size};
 
@@ -22,7 +23,7 @@ use crate::text::{cell, size};
 pub(crate) struct Arguments {
     /// Id, name with an optional :TAG or :VERSION, or source reference
     image: String,
-    /// Where to, such as registry.example/team/app:1
+    /// Where to, with the registry, such as registry.example/team/app:1
     #[arg(value_name = "REFERENCE")]
     into: String,
     /// As what to send it
@@ -41,10 +42,19 @@ pub(crate) struct Arguments {
     #[arg(long)]
     referrers: bool,
     #[command(flatten)]
-    credentials: CredentialsArguments,
+    reach: ReachArguments,
     /// User name and password for the image's source, should something have to be fetched again
     #[arg(long, value_name = "USER[:PASSWORD]")]
-    source_creds: Option<String>,
+    src_creds: Option<String>,
+    /// What --tls-verify says, for the image's source
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    src_tls_verify: Option<bool>,
     /// Return the operation at once and let the daemon go on
     #[arg(long)]
     detach: bool,
@@ -73,10 +83,10 @@ impl From<Form> for PushForm {
 
 /// Pushes.
 pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), CommandError> {
-    let into = reference(&arguments.into)?;
-    let credentials = arguments.credentials.of_repository(&into, session).await?;
+    let caller = arguments.reach.caller(session)?;
+    let (into, reach) = caller.for_writing(&arguments.into).await?;
     let client = session.connect().await?;
-    let source_credentials = source_credentials(&arguments, &client, session).await?;
+    let from = source(&arguments, &client, session).await?;
     let params = PushParams {
         image: arguments.image,
         architecture: arguments.architecture,
@@ -85,39 +95,40 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         form: arguments.form.into(),
         all_platforms: arguments.all,
         referrers: arguments.referrers,
-        credentials,
-        source_credentials,
+        from_credentials: from.credentials,
+        from_mirror_credentials: from.mirror_credentials,
+        from_tls_verify: from.tls_verify,
+        into_credentials: reach.credentials,
+        into_tls_verify: reach.tls_verify,
         detach: true,
     };
     let outcome = session.call::<Push>(&client, &params).await?;
     finish(session, &client, outcome, arguments.detach).await
 }
 
-/// Reads where something is to go.
-pub(crate) fn reference(text: &str) -> Result<Reference, CommandError> {
-    let text = text.strip_prefix("docker://").unwrap_or(text);
-    text.parse()
-        .map_err(|error| Failure::from_error(codes::source::INVALID_REFERENCE, &error).into())
-}
-
-/// Says who to be where the image came from: the daemon knows where that is.
-async fn source_credentials(
+/// Finds out how to reach where the image came from: the daemon knows where that is.
+async fn source(
     arguments: &Arguments,
     client: &Client,
     session: &Session,
-) -> Result<Option<kiln_api::image::Credentials>, CommandError> {
+) -> Result<Reach, CommandError> {
     let params = GetParams {
         image: arguments.image.clone(),
         architecture: arguments.architecture.clone(),
     };
     let image = session.call::<Get>(client, &params).await?;
-    let flags = CredentialsArguments::of(
-        arguments.source_creds.clone(),
-        arguments.credentials.authfile().map(PathBuf::from),
+    let credentials = CredentialsArguments::of(
+        arguments.src_creds.clone(),
+        arguments.reach.authfile().map(PathBuf::from),
     );
+    let flags = ReachArguments::of(credentials, TlsArguments::of(arguments.src_tls_verify));
+    let caller = flags.caller(session)?;
     match image.source.reference.parse() {
-        Ok(Source::Registry(reference)) => flags.of_repository(&reference, session).await,
-        _ => Ok(None),
+        Ok(Source::Registry(reference)) => {
+            let (_, reach) = caller.for_fetching(&reference.to_string(), client).await?;
+            Ok(reach)
+        }
+        _ => Ok(Reach::nowhere(None)),
     }
 }
 

@@ -15,12 +15,11 @@ pub(crate) mod whoami;
 
 use clap::{Args, Subcommand};
 use kiln_api::registry::{Ping, PingParams};
-use kiln_domain::{Reference, ReferenceError, RegistryName};
+use kiln_domain::RegistryName;
 
 use crate::copy;
-use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
-use crate::reach::{self, TlsArguments};
+use crate::reach::{self, ReachArguments};
 use crate::session::Session;
 use crate::sync;
 use crate::text::cell;
@@ -80,9 +79,7 @@ pub(crate) struct PingArguments {
     /// Host of the registry, such as ghcr.io or localhost:5000; that of `REGISTRY_URL` when left out
     registry: Option<RegistryName>,
     #[command(flatten)]
-    credentials: CredentialsArguments,
-    #[command(flatten)]
-    tls: TlsArguments,
+    reach: ReachArguments,
 }
 
 impl Command {
@@ -114,16 +111,13 @@ impl Command {
 
 async fn ping(arguments: PingArguments, session: &Session) -> Result<(), CommandError> {
     let registry = reach::named(arguments.registry, session)?;
-    let tls_verify = arguments.tls.verify(&registry, session)?;
-    let credentials = arguments
-        .credentials
-        .of_registry(&registry, session)
-        .await?;
+    let caller = arguments.reach.caller(session)?;
+    let reach = caller.at_registry(&registry).await?;
     let client = session.connect().await?;
     let params = PingParams {
         registry,
-        credentials,
-        tls_verify,
+        credentials: reach.credentials,
+        tls_verify: reach.tls_verify,
     };
     let pong = session.call::<Ping>(&client, &params).await?;
     session.output().one(&pong, pong.registry.as_str(), |pong| {
@@ -133,9 +127,4 @@ async fn ping(arguments: PingArguments, session: &Session) -> Result<(), Command
             None => format!("{name} answers\n"),
         }
     })
-}
-
-/// Reads a reference to a registry's image, also one that is written like a source of a pull.
-fn parse_reference(text: &str) -> Result<Reference, ReferenceError> {
-    text.strip_prefix("docker://").unwrap_or(text).parse()
 }

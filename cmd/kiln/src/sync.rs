@@ -17,12 +17,12 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use kiln_api::image::Credentials;
 use kiln_api::registry::sync::{
     Sync, SyncItemOutcome, SyncOutcome, SyncParams, SyncRule, Synced, SyncedItem,
 };
 use kiln_api::{Failure, codes};
-use kiln_domain::{Reference, RegistryName};
+use kiln_client::Client;
+use kiln_domain::Reference;
 use serde::Deserialize;
 
 use crate::batch::{self, Item, Outcome};
@@ -30,6 +30,7 @@ use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
 use crate::follow;
 use crate::output::{self, Amount, Format};
+use crate::reach::{BothTlsArguments, Caller, Reach, ReachArguments};
 use crate::session::Session;
 use crate::text::{cell, size};
 
@@ -59,6 +60,8 @@ pub(crate) struct Arguments {
     /// Auth file of docker, podman or skopeo, in place of the usual ones
     #[arg(long, value_name = "FILE")]
     authfile: Option<PathBuf>,
+    #[command(flatten)]
+    tls: BothTlsArguments,
     /// Return the operation at once and let the daemon go on
     #[arg(long)]
     detach: bool,
@@ -91,17 +94,29 @@ struct Rule {
 /// Syncs.
 pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), CommandError> {
     let rules = read(&arguments.file)?;
-    let flags = CredentialsArguments::of(None, arguments.authfile.clone());
+    let client = session.connect().await?;
+    let flags = |tls| {
+        let credentials = CredentialsArguments::of(None, arguments.authfile.clone());
+        ReachArguments::of(credentials, tls)
+    };
+    let from_flags = flags(arguments.tls.source());
+    let into_flags = flags(arguments.tls.destination());
     let mut params = SyncParams {
         rules: Vec::with_capacity(rules.rule.len()),
         dry_run: arguments.dry_run,
         detach: true,
     };
     for rule in rules.rule {
+        let caller = from_flags.caller(session)?;
+        let (from, here) = source(caller, rule.from, &client).await?;
+        let (_, there) = into_flags.caller(session)?.for_writing(&rule.into).await?;
         params.rules.push(SyncRule {
-            from_credentials: known(&flags, &rule.from, session).await?,
-            into_credentials: known(&flags, &rule.into, session).await?,
-            from: rule.from,
+            from_credentials: here.credentials,
+            from_mirror_credentials: here.mirror_credentials,
+            from_tls_verify: here.tls_verify,
+            into_credentials: there.credentials,
+            into_tls_verify: there.tls_verify,
+            from,
             into: rule.into,
             tags: rule.tags,
             exclude: rule.exclude,
@@ -111,7 +126,6 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
             referrers: rule.referrers,
         });
     }
-    let client = session.connect().await?;
     let started = match session.call::<Sync>(&client, &params).await? {
         SyncOutcome::Synced(synced) => return print(session, *synced),
         SyncOutcome::Started(started) => started,
@@ -157,22 +171,28 @@ fn read(path: &Path) -> Result<Rules, CommandError> {
     })
 }
 
-/// Looks who to be at one end of a rule. Where it names repositories by a pattern, the login of
-/// the registry as a whole counts. What is no place at all is the daemon's to refuse.
-async fn known(
-    flags: &CredentialsArguments,
-    place: &str,
-    session: &Session,
-) -> Result<Option<Credentials>, CommandError> {
-    let place = place.strip_prefix("docker://").unwrap_or(place);
-    if let Ok(reference) = place.parse::<Reference>() {
-        return flags.find(&reference, session).await;
+/// Finds out how to reach the source of a rule. One repository may have a short name, which is
+/// spelled out here; a pattern names its registry.
+async fn source(
+    caller: Caller<'_>,
+    from: String,
+    client: &Client,
+) -> Result<(String, Reach), CommandError> {
+    if from.contains(['*', '?']) {
+        let reach = caller.for_fetching_many(&from, client).await?;
+        return Ok((from, reach));
     }
-    let host = place.split('/').next().unwrap_or_default();
-    match host.parse::<RegistryName>() {
-        Ok(name) => flags.of_registry(&name, session).await,
-        Err(_) => Ok(None),
+    let (reference, reach) = caller.for_fetching(&from, client).await?;
+    let bare = from.strip_prefix("docker://").unwrap_or(&from);
+    let is_repository = bare
+        .parse::<Reference>()
+        .is_ok_and(|written| written.written_tag().is_none() && written.digest().is_none());
+    if is_repository {
+        let place = format!("{}/{}", reference.registry(), reference.repository());
+        return Ok((place, reach));
     }
+    // Names a tag, which a rule has apart: the daemon's to refuse.
+    Ok((from, reach))
 }
 
 /// Prints what came of each, and ends with 9 when some of it failed.

@@ -287,6 +287,30 @@ codes! {
     }
 }
 
+/// What any call may fail with that reaches a registry.
+pub const REACHING_A_REGISTRY: &[Code] = &[
+    source::INVALID_REFERENCE,
+    registry::UNREACHABLE,
+    registry::TIMED_OUT,
+    registry::TLS_FAILED,
+    registry::AUTH_REQUIRED,
+    registry::AUTH_FAILED,
+    registry::DENIED,
+    registry::RATE_LIMITED,
+    registry::SERVER_ERROR,
+    registry::UNEXPECTED_ANSWER,
+    registry::BLOCKED,
+];
+
+/// What any call may fail with, beside those, that sends content to a registry.
+pub const WRITING_TO_A_REGISTRY: &[Code] = &[
+    registry::READ_ONLY,
+    registry::TOO_LARGE,
+    registry::QUOTA_EXCEEDED,
+    registry::TAG_IMMUTABLE,
+    registry::PUSH_REFUSED,
+];
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

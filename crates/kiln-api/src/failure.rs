@@ -26,6 +26,9 @@ pub struct Failure {
     pub hint: Option<Hint>,
     /// Whether the same call may succeed later without a change.
     pub retryable: bool,
+    /// How long a registry asks to wait before it is asked again, where it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_seconds: Option<u64>,
     /// The HTTP status that says the same.
     pub http_status: u16,
     /// The exit code of the client.
@@ -61,6 +64,7 @@ impl Failure {
                 command: None,
             }),
             retryable: code.retryable,
+            retry_after_seconds: None,
             http_status: code.class.http_status(),
             exit_code: code.class.exit_code(),
             operation_id: None,

@@ -32,21 +32,16 @@ method! {
     [
         codes::kernel::NAME_INVALID, codes::kernel::ALREADY_EXISTS, codes::kernel::REQUIRED,
         codes::kernel::CHOICE_CONFLICT, codes::kernel::DIGEST_REQUIRED,
-        codes::kernel::NOT_IN_SOURCE, codes::kernel::UNRECOGNISED,
-        codes::kernel::BROKEN_PACKAGE, codes::kernel::BROKEN_MODULES, codes::kernel::BROKEN_CONFIG,
-        codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND, codes::source::AMBIGUOUS,
-        codes::source::INVALID_PLATFORM, codes::source::PLATFORM_NOT_FOUND,
-        codes::source::MALFORMED_MANIFEST, codes::source::UNSUPPORTED,
-        codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH,
-        codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
-        codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
-        codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
+        codes::kernel::NOT_IN_SOURCE, codes::kernel::UNRECOGNISED, codes::kernel::BROKEN_PACKAGE,
+        codes::kernel::BROKEN_MODULES, codes::kernel::BROKEN_CONFIG, codes::source::NOT_FOUND,
+        codes::source::AMBIGUOUS, codes::source::INVALID_PLATFORM,
+        codes::source::PLATFORM_NOT_FOUND, codes::source::MALFORMED_MANIFEST,
+        codes::source::UNSUPPORTED, codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH,
         codes::layer::BROKEN_COMPRESSION, codes::layer::MALFORMED, codes::layer::LIMIT_EXCEEDED,
-        codes::layer::DIFF_ID_MISMATCH, codes::layer::CANNOT_BE_APPLIED,
-        codes::file::TOO_LARGE, codes::operation::CANCELLED, codes::storage::FULL,
-        codes::storage::FAILED, codes::daemon::BUSY, codes::daemon::STOPPING,
-    ]
+        codes::layer::DIFF_ID_MISMATCH, codes::layer::CANNOT_BE_APPLIED, codes::file::TOO_LARGE,
+        codes::operation::CANCELLED, codes::storage::FULL, codes::storage::FAILED,
+        codes::daemon::BUSY, codes::daemon::STOPPING,
+    ] + codes::REACHING_A_REGISTRY
 }
 
 method! {

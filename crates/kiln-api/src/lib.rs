@@ -7,6 +7,7 @@ mod bootable;
 pub mod code;
 pub mod codes;
 pub mod daemon;
+mod destination;
 pub mod event;
 pub mod failure;
 pub mod host_file;
@@ -22,6 +23,7 @@ pub mod registry;
 pub mod transfer;
 
 pub use code::{Class, Code};
+pub use destination::destination;
 pub use failure::{Failure, Hint};
 pub use host_file::{HandleError, HandleId, HostFile};
 pub use method::{Description, Method};

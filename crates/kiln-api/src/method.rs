@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::code::Code;
+use crate::codes;
 
 /// One method of the wire. Its parameters are one struct that refuses unknown keys.
 pub trait Method {
@@ -79,9 +80,35 @@ fn schema_of<T: JsonSchema>() -> Schema {
     settings.into_generator().into_root_schema_for::<T>()
 }
 
-/// Declares a method: its type, name, summary, parameters, result and codes.
+/// Joins lists of codes into one, as long as they are together.
+pub(crate) const fn joined<const N: usize>(lists: &[&[Code]]) -> [Code; N] {
+    let mut all = [codes::daemon::INTERNAL; N];
+    let (mut list, mut end) = (0, 0);
+    while list < lists.len() {
+        let mut at = 0;
+        while at < lists[list].len() {
+            all[end] = lists[list][at];
+            (at, end) = (at + 1, end + 1);
+        }
+        list += 1;
+    }
+    all
+}
+
+/// Counts the codes of some lists.
+pub(crate) const fn counted(lists: &[&[Code]]) -> usize {
+    let (mut list, mut count) = (0, 0);
+    while list < lists.len() {
+        count += lists[list].len();
+        list += 1;
+    }
+    count
+}
+
+/// Declares a method: its type, name, summary, parameters, result and codes, of which whole groups
+/// may be added by name.
 macro_rules! method {
-    ($(#[$doc:meta])* $type:ident = $name:literal, $summary:literal, ($params:ty) -> $result:ty, [$($code:expr),* $(,)?]) => {
+    ($(#[$doc:meta])* $type:ident = $name:literal, $summary:literal, ($params:ty) -> $result:ty, [$($code:expr),* $(,)?] $(+ $group:path)*) => {
         $(#[$doc])*
         #[doc = $summary]
         #[derive(Clone, Copy, Debug)]
@@ -90,7 +117,10 @@ macro_rules! method {
         impl $crate::method::Method for $type {
             const NAME: &'static str = $name;
             const SUMMARY: &'static str = $summary;
-            const ERRORS: &'static [$crate::code::Code] = &[$($code),*];
+            const ERRORS: &'static [$crate::code::Code] = {
+                const LISTS: &[&[$crate::code::Code]] = &[&[$($code),*], $($group),*];
+                &$crate::method::joined::<{ $crate::method::counted(LISTS) }>(LISTS)
+            };
             type Params = $params;
             type Result = $result;
         }

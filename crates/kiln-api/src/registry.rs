@@ -36,12 +36,7 @@ method! {
     Ping = "registry.ping",
     "Asks whether a registry is there, speaks the protocol and knows the caller.",
     (PingParams) -> Pong,
-    [
-        codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
-        codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
-        codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
-    ]
+    [] + codes::REACHING_A_REGISTRY
 }
 
 /// Which registry to ask.

@@ -24,10 +24,11 @@ use serde_json::{Map, Value};
 use crate::file::{self, AuthFile, DOCKER_HUB_KEY, Form, normalised};
 use crate::helper::IDENTITY_TOKEN;
 use crate::keep::KeepError;
-use crate::search::{CredentialsError, DOCKER_NAME};
+use crate::search::{CredentialsError, DOCKER_NAME, HELPER_TIMEOUT};
 
-/// How long another login is waited for. It holds the lock while it reads and writes one file.
-const LOCK_LIMIT: Duration = Duration::from_secs(10);
+/// How long another login is waited for. It holds the lock while it asks a helper, which may take
+/// its whole time, and reads and writes one file.
+const LOCK_LIMIT: Duration = HELPER_TIMEOUT.saturating_add(Duration::from_secs(10));
 
 /// Pause between two looks whether the other login is done.
 const LOCK_POLL: Duration = Duration::from_millis(20);

@@ -20,7 +20,7 @@ use crate::file::{self, AuthFile, Form};
 use crate::helper::{HelperError, Helpers};
 
 /// How long a credential helper may take; it may have to ask a person to unlock something.
-const HELPER_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const HELPER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Name of docker's file.
 pub(crate) const DOCKER_NAME: &str = "config.json";

@@ -28,6 +28,9 @@ pub struct Pushed {
 }
 
 /// A pattern: `*` stands for any characters but a slash, `**` for any at all.
+///
+/// A star stops at a slash, other than in [`TagPattern`](crate::TagPattern): what others push makes
+/// images here, so a namespace below the one that was meant is not let in by accident.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathPattern(String);
 

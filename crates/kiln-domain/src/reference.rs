@@ -112,6 +112,14 @@ pub enum ReferenceError {
 }
 
 impl Reference {
+    /// Says whether a text has no registry in front, so that what it names depends on who reads it.
+    pub fn is_short(text: &str) -> bool {
+        match text.split_once('/') {
+            Some((first, _)) => !is_registry(first),
+            None => true,
+        }
+    }
+
     /// Returns the registry's host with its port when one was written, in lower case:
     /// `docker.io`, `localhost:5000`.
     pub fn registry(&self) -> &str {
@@ -302,7 +310,7 @@ fn split_tag(text: &str) -> (&str, Option<&str>) {
 /// namespace, that is, when it has a dot or a colon or is `localhost`.
 fn split_registry(name: &str) -> Result<(String, String), ReferenceError> {
     let (registry, repository) = match name.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':', '[']) || first == "localhost" => {
+        Some((first, rest)) if is_registry(first) => {
             check_registry(first)?;
             (first.to_ascii_lowercase(), rest.to_owned())
         }
@@ -317,6 +325,11 @@ fn split_registry(name: &str) -> Result<(String, String), ReferenceError> {
         format!("{DEFAULT_NAMESPACE}/{repository}")
     };
     Ok((DEFAULT_REGISTRY.to_owned(), repository))
+}
+
+/// Says whether the first part of a name is a registry: one that could not be a namespace.
+fn is_registry(first: &str) -> bool {
+    first.contains(['.', ':', '[']) || first == "localhost"
 }
 
 /// Says whether a name in lower case is one of the Docker Hub's.

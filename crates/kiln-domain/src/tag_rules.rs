@@ -39,6 +39,9 @@ pub enum TagRuleError {
 }
 
 /// A pattern: `*` stands for any characters, `?` for one, everything else for itself.
+///
+/// A slash is a character like others, other than in [`PathPattern`](crate::PathPattern): whoever
+/// copies a namespace means everything below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TagPattern(String);
 

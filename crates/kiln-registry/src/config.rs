@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::headers::Headers;
 use crate::routes::{PemFile, Proxies};
 
 /// Settings of the transport. The defaults are those of a host that pulls from public
@@ -23,7 +24,7 @@ pub struct Config {
     /// Who we are where a registry asks for a certificate: that and its key. No other host sees it.
     pub client_pem: Option<PemFile>,
     /// Headers for the registry itself and for no other host.
-    pub headers: Vec<(String, String)>,
+    pub headers: Headers,
     /// Which requests go through a proxy.
     pub proxies: Proxies,
     /// What the `User-Agent` header says.
@@ -83,7 +84,7 @@ impl Default for Config {
             trusted_hosts: Vec::new(),
             extra_ca_pem: Vec::new(),
             client_pem: None,
-            headers: Vec::new(),
+            headers: Headers::default(),
             proxies: Proxies::default(),
             user_agent: concat!("kiln/", env!("CARGO_PKG_VERSION")).to_owned(),
             connect_timeout: Duration::from_secs(10),

@@ -575,8 +575,10 @@ fn build_client(config: &Config, whom: For) -> Result<Client, FetchError> {
 /// Makes the configured headers; their values are not shown anywhere.
 fn headers(config: &Config) -> Result<HeaderMap, FetchError> {
     let mut headers = HeaderMap::new();
-    for (name, value) in &config.headers {
-        let refused = || FetchError::Header { name: name.clone() };
+    for (name, value) in config.headers.iter() {
+        let refused = || FetchError::Header {
+            name: name.to_owned(),
+        };
         let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| refused())?;
         let mut value = HeaderValue::from_str(value).map_err(|_| refused())?;
         value.set_sensitive(true);

@@ -10,18 +10,17 @@ mod manifest;
 
 use std::sync::Arc;
 
+use kiln_api::Failure;
 use kiln_api::image::Credentials;
 use kiln_api::registry::{PingParams, Pong};
-use kiln_api::{Failure, codes};
 use kiln_domain::{Reference, RegistryName};
 use kiln_registry::Registry;
-use kiln_registry::routes::TlsVerify;
 
 pub use blob::BlobFiles;
 
-use crate::failures::source_failure;
+use crate::failures::{short_name_failure, source_failure};
 use crate::pulls::credentials;
-use crate::remotes::{Remotes, tls_verify};
+use crate::remotes::{self, Remotes};
 use crate::system_logins::SystemLogins;
 
 /// Asks registries on behalf of callers.
@@ -43,17 +42,13 @@ impl Registries {
     }
 
     /// Prepares to speak to a registry as whom the caller says.
-    fn open(&self, name: &RegistryName, given: Option<Credentials>) -> Result<Registry, Failure> {
-        self.open_with(name, given, TlsVerify::Configured)
-    }
-
-    /// Does what [`Registries::open`] does, and takes the caller's word on certificates.
-    fn open_with(
+    fn open(
         &self,
         name: &RegistryName,
         given: Option<Credentials>,
-        tls: TlsVerify,
+        tls_verify: bool,
     ) -> Result<Registry, Failure> {
+        let tls = remotes::tls_verify(tls_verify);
         let opened = self
             .remotes
             .registry_with(name, given.map(credentials), tls);
@@ -65,9 +60,19 @@ impl Registries {
         &self,
         reference: &Reference,
         given: Option<Credentials>,
+        tls_verify: bool,
     ) -> Result<Registry, Failure> {
-        let opened = self.remotes.registry_of(reference, given.map(credentials));
+        let tls = remotes::tls_verify(tls_verify);
+        let opened = self
+            .remotes
+            .registry_of(reference, given.map(credentials), tls);
         opened.map_err(|error| source_failure(&error))
+    }
+
+    /// Reads what is to be looked at; a short name is spelled out as this host does it.
+    fn read(&self, text: &str) -> Result<Reference, Failure> {
+        let read = self.remotes.reference(text);
+        read.map_err(|error| short_name_failure(&error))
     }
 
     /// Asks whether a registry is there.
@@ -76,8 +81,7 @@ impl Registries {
             .credentials
             .as_ref()
             .map(|given| given.username.clone());
-        let tls = tls_verify(params.tls_verify);
-        let registry = self.open_with(&params.registry, params.credentials, tls)?;
+        let registry = self.open(&params.registry, params.credentials, params.tls_verify)?;
         let pong = registry
             .ping()
             .await
@@ -90,12 +94,4 @@ impl Registries {
             authenticated: pong.is_authenticated,
         })
     }
-}
-
-/// Reads a reference to a registry's image, also one that is written like a source of a pull.
-fn parse_reference(text: &str) -> Result<Reference, Failure> {
-    let bare = text.strip_prefix("docker://").unwrap_or(text);
-    bare.parse().map_err(|error: kiln_domain::ReferenceError| {
-        Failure::from_error(codes::source::INVALID_REFERENCE, &error)
-    })
 }

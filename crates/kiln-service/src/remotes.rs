@@ -79,9 +79,10 @@ impl Remotes {
         &self,
         reference: &Reference,
         credentials: Option<Credentials>,
+        tls: TlsVerify,
     ) -> Result<Registry, FetchError> {
         let network = self.network();
-        let endpoint = network.registry_of(reference, TlsVerify::Configured)?;
+        let endpoint = network.registry_of(reference, tls)?;
         Registry::at(&endpoint, credentials)
     }
 
@@ -108,9 +109,14 @@ impl Remotes {
         if !matches!(source, Source::Registry(_)) {
             return Ok(source);
         }
+        Ok(Source::Registry(self.reference(text)?))
+    }
+
+    /// Reads a reference to a registry's image, also one that is written like a source of a pull; a
+    /// short name becomes the full one that it stands for on this host.
+    pub(crate) fn reference(&self, text: &str) -> Result<Reference, ShortNameError> {
         let text = text.strip_prefix("docker://").unwrap_or(text);
-        let spelled = self.network().spell_out(text)?;
-        Ok(Source::Registry(spelled.reference))
+        Ok(self.network().spell_out(text)?.reference)
     }
 }
 

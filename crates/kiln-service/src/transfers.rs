@@ -72,12 +72,12 @@ impl Transfers {
         into: &str,
         tags: &[String],
         credentials: Option<Credentials>,
+        tls_verify: bool,
     ) -> Result<Destination, Failure> {
         let invalid = |error: &(dyn std::error::Error + 'static)| {
             Failure::from_error(codes::source::INVALID_REFERENCE, error)
         };
-        let text = into.strip_prefix("docker://").unwrap_or(into);
-        let reference: Reference = text.parse().map_err(|error| invalid(&error))?;
+        let reference = kiln_api::destination(into)?;
         let mut all = Vec::with_capacity(tags.len() + 1);
         if reference.digest().is_none() {
             all.push(reference.clone());
@@ -88,7 +88,8 @@ impl Transfers {
                 all.push(tagged);
             }
         }
-        let registry = self.remotes.registry_of(&reference, credentials);
+        let tls = crate::remotes::tls_verify(tls_verify);
+        let registry = self.remotes.registry_of(&reference, credentials, tls);
         Ok(Destination {
             registry: registry.map_err(|error| source_failure(&error))?,
             reference,

@@ -8,31 +8,30 @@ use kiln_domain::{Platform, Source};
 use super::Arguments;
 use crate::failure::CommandError;
 use crate::push;
+use crate::reach::Reach;
 use crate::session::Session;
 
 /// Copies.
 pub(super) async fn run(arguments: Arguments, session: &Session) -> Result<(), CommandError> {
-    let into = push::reference(&arguments.into)?;
+    let (from_flags, into_flags) = (arguments.source_flags(), arguments.destination_flags());
+    let (from_caller, into_caller) = (from_flags.caller(session)?, into_flags.caller(session)?);
+    let (into, there) = into_caller.for_writing(&arguments.into).await?;
     let source = arguments
         .from
         .parse::<Source>()
         .map_err(|error| Failure::from_error(codes::source::INVALID_REFERENCE, &error))?;
-    let from_credentials = match &source {
-        Source::Registry(reference) => {
-            let flags = arguments.source_flags();
-            flags.of_repository(reference, session).await?
-        }
-        _ => None,
-    };
-    let into_credentials = arguments
-        .destination_flags()
-        .of_repository(&into, session)
-        .await?;
     let platform = arguments.platform.as_deref().map(str::parse::<Platform>);
     let platform = platform
         .transpose()
         .map_err(|error| Failure::from_error(codes::source::INVALID_PLATFORM, &error))?;
     let client = session.connect().await?;
+    let (source, here) = match source {
+        Source::Registry(_) => {
+            let (reference, here) = from_caller.for_fetching(&arguments.from, &client).await?;
+            (Source::Registry(reference), here)
+        }
+        local => (local, Reach::nowhere(None)),
+    };
     let passed = match (&source, platform) {
         (Source::Registry(_), _) => PassedSource {
             reference: source.to_string(),
@@ -47,8 +46,11 @@ pub(super) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         tags: arguments.tags,
         platform: arguments.platform,
         referrers: arguments.referrers,
-        from_credentials,
-        into_credentials,
+        from_credentials: here.credentials,
+        from_mirror_credentials: here.mirror_credentials,
+        from_tls_verify: here.tls_verify,
+        into_credentials: there.credentials,
+        into_tls_verify: there.tls_verify,
         source_files: passed.files,
         detach: true,
     };

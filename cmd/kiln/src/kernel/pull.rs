@@ -6,10 +6,9 @@ use kiln_api::{Failure, codes};
 use kiln_domain::KernelName;
 
 use super::lines;
-use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
 use crate::follow;
-use crate::reach::{Reach, TlsArguments};
+use crate::reach::{Reach, ReachArguments};
 use crate::session::Session;
 
 /// What to pull.
@@ -32,9 +31,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<String>,
     #[command(flatten)]
-    credentials: CredentialsArguments,
-    #[command(flatten)]
-    tls: TlsArguments,
+    reach: ReachArguments,
     /// Return the operation at once and let the daemon go on
     #[arg(long)]
     detach: bool,
@@ -45,22 +42,17 @@ pub(super) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
     let is_url = ["https://", "http://"]
         .iter()
         .any(|scheme| arguments.source.starts_with(scheme));
-    let named = arguments.credentials.stated(session)?;
-    if named.is_some() && is_url {
+    let caller = arguments.reach.caller(session)?;
+    if caller.has_stated() && is_url {
         let text = "credentials go to registries only, never with a URL";
         return Err(Failure::new(codes::request::INVALID_PARAMS, text).into());
     }
     let client = session.connect().await?;
-    let reach = if is_url {
-        Reach::nowhere(None)
+    let (reference, url, reach) = if is_url {
+        (None, Some(arguments.source.clone()), Reach::nowhere(None))
     } else {
-        let (credentials, tls) = (&arguments.credentials, &arguments.tls);
-        Reach::of(&arguments.source, named, credentials, tls, &client, session).await?
-    };
-    let (reference, url) = if is_url {
-        (None, Some(arguments.source))
-    } else {
-        (Some(arguments.source), None)
+        let (reference, reach) = caller.for_fetching(&arguments.source, &client).await?;
+        (Some(reference.to_string()), None, reach)
     };
     let params = PullParams {
         name: arguments.name,

@@ -11,16 +11,13 @@ use clap::Args;
 use kiln_api::failure::printable;
 use kiln_api::registry::{Blob, BlobParams, OpenedBlob};
 use kiln_api::{Failure, codes};
-use kiln_domain::Reference;
 use kiln_files::{Existing, FileError, NewFile};
 use serde::Serialize;
 
-use super::lists::identity;
-use super::parse_reference;
 use crate::checkout::file_failure;
-use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
 use crate::output;
+use crate::reach::ReachArguments;
 use crate::session::Session;
 use crate::text::{cell, size};
 
@@ -31,8 +28,8 @@ const MAX_SHOWN_BYTES: u64 = 64 << 10;
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The repository with the blob's digest, such as ghcr.io/org/app@sha256:…
-    #[arg(value_name = "REPOSITORY@DIGEST", value_parser = parse_reference)]
-    reference: Reference,
+    #[arg(value_name = "REPOSITORY@DIGEST")]
+    reference: String,
     /// Write it into a file
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -40,7 +37,7 @@ pub(crate) struct Arguments {
     #[arg(long, requires = "output")]
     force: bool,
     #[command(flatten)]
-    credentials: CredentialsArguments,
+    reach: ReachArguments,
 }
 
 /// What was written.
@@ -64,12 +61,14 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         .as_deref()
         .map(|path| NewFile::create(path, existing).map(|new| (path, new)));
     let new = new.transpose().map_err(|error| file_failure(&error))?;
-    let credentials = identity(&arguments.credentials, &arguments.reference, session).await?;
+    let caller = arguments.reach.caller(session)?;
     let client = session.connect().await?;
+    let (reference, reach) = caller.for_looking(&arguments.reference, &client).await?;
     let params = BlobParams {
-        reference: arguments.reference.to_string(),
+        reference: reference.to_string(),
         size_bytes: None,
-        credentials,
+        credentials: reach.credentials,
+        tls_verify: reach.tls_verify,
     };
     let opened = session.call::<Blob>(&client, &params).await?;
     let taken = client.files().take(&[opened.handle]).await?;

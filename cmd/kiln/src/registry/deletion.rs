@@ -5,13 +5,10 @@ use std::io::{BufRead as _, IsTerminal as _};
 use clap::Args;
 use kiln_api::registry::{Delete, DeleteParams, Deleted, Untag, UntagParams};
 use kiln_api::{Failure, codes};
-use kiln_domain::Reference;
 
-use super::lists::identity;
-use super::parse_reference;
-use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
 use crate::output;
+use crate::reach::ReachArguments;
 use crate::session::Session;
 use crate::text::cell;
 
@@ -21,9 +18,9 @@ use crate::text::cell;
 The manifest goes with every tag of it; `kiln registry untag` takes one tag off and leaves the rest.
 What refers to the manifest and its layers stay until the registry collects its garbage.")]
 pub(crate) struct DeleteArguments {
-    /// The image or artifact, by tag or digest
-    #[arg(value_name = "REFERENCE", value_parser = parse_reference)]
-    reference: Reference,
+    /// The image or artifact with its registry, by tag or digest
+    #[arg(value_name = "REFERENCE")]
+    reference: String,
     /// Delete other tags of the manifest too
     #[arg(long)]
     force: bool,
@@ -34,20 +31,20 @@ pub(crate) struct DeleteArguments {
     #[arg(short, long)]
     yes: bool,
     #[command(flatten)]
-    credentials: CredentialsArguments,
+    reach: ReachArguments,
 }
 
 /// Which tag.
 #[derive(Debug, Args)]
 pub(crate) struct UntagArguments {
-    /// The image or artifact with its tag
-    #[arg(value_name = "REFERENCE:TAG", value_parser = parse_reference)]
-    reference: Reference,
+    /// The image or artifact with its registry and tag
+    #[arg(value_name = "REFERENCE:TAG")]
+    reference: String,
     /// Only tell what would be done
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    credentials: CredentialsArguments,
+    reach: ReachArguments,
 }
 
 /// Deletes a manifest.
@@ -55,14 +52,15 @@ pub(crate) async fn delete(
     arguments: DeleteArguments,
     session: &Session,
 ) -> Result<(), CommandError> {
-    let reference = &arguments.reference;
-    let credentials = identity(&arguments.credentials, reference, session).await?;
+    let caller = arguments.reach.caller(session)?;
+    let (reference, reach) = caller.for_writing(&arguments.reference).await?;
     let client = session.connect().await?;
     let mut params = DeleteParams {
         reference: reference.to_string(),
         force: arguments.force,
         dry_run: true,
-        credentials,
+        credentials: reach.credentials,
+        tls_verify: reach.tls_verify,
     };
     if !arguments.dry_run {
         if !arguments.yes {
@@ -89,12 +87,15 @@ pub(crate) async fn untag(
     arguments: UntagArguments,
     session: &Session,
 ) -> Result<(), CommandError> {
-    let credentials = identity(&arguments.credentials, &arguments.reference, session).await?;
+    let caller = arguments.reach.caller(session)?;
+    let (_, reach) = caller.for_writing(&arguments.reference).await?;
     let client = session.connect().await?;
     let params = UntagParams {
-        reference: arguments.reference.to_string(),
+        // As it was written: a tag that was left out must not become `latest`.
+        reference: arguments.reference.clone(),
         dry_run: arguments.dry_run,
-        credentials,
+        credentials: reach.credentials,
+        tls_verify: reach.tls_verify,
     };
     let untagged = session.call::<Untag>(&client, &params).await?;
     session

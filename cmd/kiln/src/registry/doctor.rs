@@ -12,10 +12,10 @@ use kiln_client::Client;
 use kiln_domain::RegistryName;
 
 use super::dev;
-use crate::credentials::{CredentialsArguments, broken, places};
+use crate::credentials::{broken, places};
 use crate::doctor::{Finding, Level, report};
 use crate::failure::CommandError;
-use crate::reach::{self, TlsArguments};
+use crate::reach::{self, ReachArguments};
 use crate::session::Session;
 
 /// Which registry.
@@ -26,9 +26,7 @@ pub(crate) struct Arguments {
     /// Host of the registry, such as ghcr.io or localhost:5000
     registry: Option<RegistryName>,
     #[command(flatten)]
-    credentials: CredentialsArguments,
-    #[command(flatten)]
-    tls: TlsArguments,
+    reach: ReachArguments,
 }
 
 /// Looks, and prints what was seen.
@@ -70,10 +68,11 @@ async fn way_to(
     if let Some(port) = loopback_port(&registry) {
         findings.push(listener(port));
     }
-    let credentials = arguments.credentials.of_registry(&registry, session);
+    let caller = arguments.reach.caller(session)?;
+    let reach = caller.at_registry(&registry).await?;
     let params = DoctorParams {
-        tls_verify: arguments.tls.verify(&registry, session)?,
-        credentials: credentials.await?,
+        tls_verify: reach.tls_verify,
+        credentials: reach.credentials,
         registry,
     };
     let client: Client = match session.connect().await {

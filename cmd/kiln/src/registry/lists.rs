@@ -3,20 +3,18 @@
 use std::collections::HashSet;
 
 use clap::Args;
-use kiln_api::image::Credentials;
 use kiln_api::page::MAX_LIMIT;
 use kiln_api::registry::{
     Catalog, CatalogParams, Limit, Names, Pointer, RateLimit, RateLimitParams, Referrers,
     ReferrersParams, Tags, TagsParams,
 };
 use kiln_api::{Failure, codes};
-use kiln_domain::{Reference, RegistryName};
+use kiln_domain::RegistryName;
 
-use super::{natural, parse_reference};
-use crate::credentials::CredentialsArguments;
+use super::natural;
 use crate::failure::CommandError;
 use crate::output::{self, Columns};
-use crate::reach::{self, TlsArguments};
+use crate::reach::{self, ReachArguments};
 use crate::session::Session;
 use crate::text::{cell, or_dash, size};
 
@@ -46,38 +44,36 @@ pub(crate) struct CatalogArguments {
     /// Host of the registry, such as localhost:5000; that of `REGISTRY_URL` when left out
     registry: Option<RegistryName>,
     #[command(flatten)]
-    tls: TlsArguments,
-    #[command(flatten)]
     amount: Amount,
     #[command(flatten)]
-    credentials: CredentialsArguments,
+    reach: ReachArguments,
 }
 
 /// Which repository's tags.
 #[derive(Debug, Args)]
 pub(crate) struct TagsArguments {
     /// The repository, such as debian or ghcr.io/org/app; a tag behind it says nothing
-    #[arg(value_name = "REFERENCE", value_parser = parse_reference)]
-    reference: Reference,
+    #[arg(value_name = "REFERENCE")]
+    reference: String,
     #[command(flatten)]
     amount: Amount,
     #[command(flatten)]
-    credentials: CredentialsArguments,
+    reach: ReachArguments,
 }
 
 /// What refers to which image.
 #[derive(Debug, Args)]
 pub(crate) struct ReferrersArguments {
     /// The image, by tag or digest
-    #[arg(value_name = "REFERENCE", value_parser = parse_reference)]
-    reference: Reference,
+    #[arg(value_name = "REFERENCE")]
+    reference: String,
     /// Only artifacts of this kind, such as application/spdx+json
     #[arg(long, value_name = "TYPE")]
     artifact_type: Option<String>,
     #[command(flatten)]
     amount: Amount,
     #[command(flatten)]
-    credentials: CredentialsArguments,
+    reach: ReachArguments,
 }
 
 /// Whose limits.
@@ -87,10 +83,10 @@ pub(crate) struct RateLimitArguments {
     #[arg(default_value = "docker.io")]
     registry: RegistryName,
     /// An image of it to ask about, since limits may differ
-    #[arg(long, value_name = "REFERENCE", value_parser = parse_reference)]
-    image: Option<Reference>,
+    #[arg(long, value_name = "REFERENCE")]
+    image: Option<String>,
     #[command(flatten)]
-    credentials: CredentialsArguments,
+    reach: ReachArguments,
 }
 
 /// Lists repositories.
@@ -99,19 +95,16 @@ pub(crate) async fn catalog(
     session: &Session,
 ) -> Result<(), CommandError> {
     let registry = reach::named(arguments.registry, session)?;
-    let tls_verify = arguments.tls.verify(&registry, session)?;
-    let credentials = arguments
-        .credentials
-        .of_registry(&registry, session)
-        .await?;
+    let caller = arguments.reach.caller(session)?;
+    let reach = caller.at_registry(&registry).await?;
     let client = session.connect().await?;
     let fetch = async |after, limit| {
         let params = CatalogParams {
             registry: registry.clone(),
             limit: Some(limit),
             after,
-            credentials: credentials.clone(),
-            tls_verify,
+            credentials: reach.credentials.clone(),
+            tls_verify: reach.tls_verify,
         };
         let page = session.call::<Catalog>(&client, &params).await?;
         Ok(page.into())
@@ -122,15 +115,16 @@ pub(crate) async fn catalog(
 
 /// Lists tags.
 pub(crate) async fn tags(arguments: TagsArguments, session: &Session) -> Result<(), CommandError> {
-    let reference = arguments.reference;
-    let credentials = identity(&arguments.credentials, &reference, session).await?;
+    let caller = arguments.reach.caller(session)?;
     let client = session.connect().await?;
+    let (reference, reach) = caller.for_looking(&arguments.reference, &client).await?;
     let fetch = async |after, limit| {
         let params = TagsParams {
             reference: reference.to_string(),
             limit: Some(limit),
             after,
-            credentials: credentials.clone(),
+            credentials: reach.credentials.clone(),
+            tls_verify: reach.tls_verify,
         };
         let page = session.call::<Tags>(&client, &params).await?;
         Ok(page.into())
@@ -144,16 +138,17 @@ pub(crate) async fn referrers(
     arguments: ReferrersArguments,
     session: &Session,
 ) -> Result<(), CommandError> {
-    let mut reference = arguments.reference;
-    let credentials = identity(&arguments.credentials, &reference, session).await?;
+    let caller = arguments.reach.caller(session)?;
     let client = session.connect().await?;
+    let (mut reference, reach) = caller.for_looking(&arguments.reference, &client).await?;
     let fetch = async |after, limit| {
         let params = ReferrersParams {
             reference: reference.to_string(),
             artifact_type: arguments.artifact_type.clone(),
             limit: Some(limit),
             after,
-            credentials: credentials.clone(),
+            credentials: reach.credentials.clone(),
+            tls_verify: reach.tls_verify,
         };
         let page = session.call::<Referrers>(&client, &params).await?;
         if reference.digest().is_none()
@@ -189,20 +184,21 @@ pub(crate) async fn ratelimit(
     session: &Session,
 ) -> Result<(), CommandError> {
     let registry = arguments.registry;
-    let credentials = match &arguments.image {
-        Some(image) => identity(&arguments.credentials, image, session).await?,
-        None => {
-            arguments
-                .credentials
-                .of_registry(&registry, session)
-                .await?
-        }
-    };
+    let caller = arguments.reach.caller(session)?;
     let client = session.connect().await?;
+    let (image, reach) = match &arguments.image {
+        Some(image) => {
+            let (image, reach) = caller.for_looking(image, &client).await?;
+            (Some(image), reach)
+        }
+        None => (None, caller.at_registry(&registry).await?),
+    };
+    let registry = image.as_ref().map_or(registry, RegistryName::of);
     let params = RateLimitParams {
         registry,
-        reference: arguments.image.map(|image| image.to_string()),
-        credentials,
+        reference: image.map(|image| image.to_string()),
+        credentials: reach.credentials,
+        tls_verify: reach.tls_verify,
     };
     let told = session.call::<RateLimit>(&client, &params).await?;
     let name = told.registry.as_str().to_owned();
@@ -244,18 +240,6 @@ fn span(seconds: u64) -> String {
         hours if hours % 3_600 == 0 => format!("{} h", hours / 3_600),
         minutes if minutes % 60 == 0 => format!("{} min", minutes / 60),
         seconds => format!("{seconds} s"),
-    }
-}
-
-/// Says who to be where `reference` lies: as the flags say, else as the auth files know.
-pub(super) async fn identity(
-    arguments: &CredentialsArguments,
-    reference: &Reference,
-    session: &Session,
-) -> Result<Option<Credentials>, CommandError> {
-    match arguments.stated(session)? {
-        Some(stated) => Ok(Some(stated)),
-        None => arguments.find(reference, session).await,
     }
 }
 

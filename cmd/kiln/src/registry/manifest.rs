@@ -8,15 +8,12 @@ use kiln_api::failure::printable;
 use kiln_api::registry::{
     DocumentKind, ImageConfig, Manifest, ManifestParams, ManifestView, Pointer,
 };
-use kiln_domain::Reference;
 use kiln_files::{Existing, FileError, NewFile, at};
 
-use super::lists::identity;
-use super::parse_reference;
 use crate::checkout::file_failure;
-use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
 use crate::output;
+use crate::reach::ReachArguments;
 use crate::session::Session;
 use crate::text::{cell, or_dash, size};
 
@@ -24,8 +21,8 @@ use crate::text::{cell, or_dash, size};
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The image or artifact, by tag or digest
-    #[arg(value_name = "REFERENCE", value_parser = parse_reference)]
-    reference: Reference,
+    #[arg(value_name = "REFERENCE")]
+    reference: String,
     /// The manifest for this platform, such as linux/arm64, in place of the index
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<String>,
@@ -39,17 +36,19 @@ pub(crate) struct Arguments {
     #[arg(long, requires = "output")]
     force: bool,
     #[command(flatten)]
-    credentials: CredentialsArguments,
+    reach: ReachArguments,
 }
 
 /// Fetches it.
 pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), CommandError> {
-    let credentials = identity(&arguments.credentials, &arguments.reference, session).await?;
+    let caller = arguments.reach.caller(session)?;
     let client = session.connect().await?;
+    let (reference, reach) = caller.for_looking(&arguments.reference, &client).await?;
     let params = ManifestParams {
-        reference: arguments.reference.to_string(),
+        reference: reference.to_string(),
         platform: arguments.platform,
-        credentials,
+        credentials: reach.credentials,
+        tls_verify: reach.tls_verify,
     };
     let document = session.call::<Manifest>(&client, &params).await?;
     if let Some(path) = &arguments.output {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Credentials;
 use crate::codes;
 use crate::method::method;
+use crate::registry::{self, RegistryCredentials};
 use crate::transfer::TransferOutcome;
 
 method! {
@@ -15,30 +16,27 @@ method! {
     (PushParams) -> TransferOutcome,
     [
         codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::image::NO_OCI_SOURCE,
-        codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND, codes::source::CHANGED,
-        codes::source::INVALID_PLATFORM, codes::source::MALFORMED_MANIFEST,
-        codes::source::UNSUPPORTED, codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH,
-        codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
-        codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
-        codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED, codes::registry::READ_ONLY,
-        codes::registry::TOO_LARGE, codes::registry::QUOTA_EXCEEDED,
-        codes::registry::TAG_IMMUTABLE, codes::registry::PUSH_REFUSED,
-        codes::operation::CANCELLED, codes::storage::FULL, codes::storage::FAILED,
-        codes::daemon::BUSY, codes::daemon::STOPPING,
-    ]
+        codes::source::NOT_FOUND, codes::source::CHANGED, codes::source::INVALID_PLATFORM,
+        codes::source::MALFORMED_MANIFEST, codes::source::UNSUPPORTED,
+        codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH, codes::operation::CANCELLED,
+        codes::storage::FULL, codes::storage::FAILED, codes::daemon::BUSY, codes::daemon::STOPPING,
+    ] + codes::REACHING_A_REGISTRY + codes::WRITING_TO_A_REGISTRY
 }
 
 /// What to push, and where to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a word of its own on the wire"
+)]
 pub struct PushParams {
     /// An id, a name with an optional tag or version, or a source reference.
     pub image: String,
     /// One architecture of it; the host's when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
-    /// Where to: an OCI reference such as `registry.example/team/app:1`.
+    /// Where to: an OCI reference that names its registry, such as `registry.example/team/app:1`.
     pub into: String,
     /// Further tags that it gets in the same repository.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -53,13 +51,22 @@ pub struct PushParams {
     /// What refers to it at its source too: signatures, SBOMs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub referrers: bool,
-    /// Who to be at the registry that it is sent to. Kept nowhere, logged nowhere.
+    /// Who to be where the image came from, for what this host no longer has. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials: Option<Credentials>,
-    /// Who to be at the image's source, should something have to be fetched again. Kept nowhere,
-    /// logged nowhere.
+    pub from_credentials: Option<Credentials>,
+    /// Who to be at the mirrors of where it comes from, and where its names have been moved to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from_mirror_credentials: Vec<RegistryCredentials>,
+    /// Whether the registry that it comes from must have a certificate that can be trusted. With
+    /// false plain HTTP will do, and any certificate, for this call.
+    #[serde(default = "registry::yes", skip_serializing_if = "registry::is_yes")]
+    pub from_tls_verify: bool,
+    /// Who to be where it goes. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source_credentials: Option<Credentials>,
+    pub into_credentials: Option<Credentials>,
+    /// Whether the registry that it goes to must have a certificate that can be trusted.
+    #[serde(default = "registry::yes", skip_serializing_if = "registry::is_yes")]
+    pub into_tls_verify: bool,
     /// Answer with the operation at once and go on in the background.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub detach: bool,

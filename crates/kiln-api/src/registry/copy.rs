@@ -11,37 +11,37 @@ use crate::image::Credentials;
 use crate::method::method;
 use crate::transfer::TransferOutcome;
 
+use super::RegistryCredentials;
+
 method! {
     /// See [`CopyParams`].
     Copy = "registry.copy",
     "Copies an image from a registry, a layout or an archive to a registry, byte for byte.",
     (CopyParams) -> TransferOutcome,
     [
-        codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND, codes::source::AMBIGUOUS,
-        codes::source::UNREADABLE, codes::source::INVALID_PLATFORM,
-        codes::source::PLATFORM_NOT_FOUND, codes::source::MALFORMED_MANIFEST,
-        codes::source::UNSUPPORTED, codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH,
-        codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
-        codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
-        codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED, codes::registry::READ_ONLY,
-        codes::registry::TOO_LARGE, codes::registry::QUOTA_EXCEEDED,
-        codes::registry::TAG_IMMUTABLE, codes::registry::PUSH_REFUSED,
-        codes::file::NOT_FOUND, codes::file::WRONG_KIND, codes::file::UNREADABLE,
-        codes::file::PATH_NOT_ALLOWED, codes::file::HANDLE_UNKNOWN,
-        codes::operation::CANCELLED, codes::storage::FULL, codes::storage::FAILED,
-        codes::daemon::BUSY, codes::daemon::STOPPING,
-    ]
+        codes::source::NOT_FOUND, codes::source::AMBIGUOUS, codes::source::UNREADABLE,
+        codes::source::INVALID_PLATFORM, codes::source::PLATFORM_NOT_FOUND,
+        codes::source::MALFORMED_MANIFEST, codes::source::UNSUPPORTED,
+        codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH, codes::file::NOT_FOUND,
+        codes::file::WRONG_KIND, codes::file::UNREADABLE, codes::file::PATH_NOT_ALLOWED,
+        codes::file::HANDLE_UNKNOWN, codes::operation::CANCELLED, codes::storage::FULL,
+        codes::storage::FAILED, codes::daemon::BUSY, codes::daemon::STOPPING,
+    ] + codes::REACHING_A_REGISTRY + codes::WRITING_TO_A_REGISTRY
 }
 
 /// What to copy, and where to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a word of its own on the wire"
+)]
 pub struct CopyParams {
     /// An OCI reference, or `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`,
     /// `docker-archive:FILE[:TAG]`, `dir:DIR`.
     pub from: String,
-    /// Where to: an OCI reference. One with a digest must be that of what is copied.
+    /// Where to: an OCI reference that names its registry. One with a digest must be that of what
+    /// is copied.
     pub into: String,
     /// Further tags that it gets in the same repository.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -55,9 +55,19 @@ pub struct CopyParams {
     /// Who to be where it comes from. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_credentials: Option<Credentials>,
+    /// Who to be at the mirrors of where it comes from, and where its names have been moved to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from_mirror_credentials: Vec<RegistryCredentials>,
+    /// Whether the registry that it comes from must have a certificate that can be trusted. With
+    /// false plain HTTP will do, and any certificate, for this call.
+    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
+    pub from_tls_verify: bool,
     /// Who to be where it goes. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub into_credentials: Option<Credentials>,
+    /// Whether the registry that it goes to must have a certificate that can be trusted.
+    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
+    pub into_tls_verify: bool,
     /// Files of an `oci:` or archive source that the client opened: `index.json` and
     /// `blobs/sha256/<hex>`, or `archive`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -13,14 +13,9 @@ method! {
     "Deletes a manifest from a registry, with every tag of it.",
     (DeleteParams) -> Deleted,
     [
-        codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND,
-        codes::source::DIGEST_MISMATCH, codes::registry::TAGS_SHARED,
+        codes::source::NOT_FOUND, codes::source::DIGEST_MISMATCH, codes::registry::TAGS_SHARED,
         codes::registry::UNSUPPORTED,
-        codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
-        codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
-        codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
-    ]
+    ] + codes::REACHING_A_REGISTRY
 }
 
 method! {
@@ -29,20 +24,15 @@ method! {
     "Takes a tag off a manifest of a registry and leaves the manifest.",
     (UntagParams) -> Untagged,
     [
-        codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND,
-        codes::source::DIGEST_MISMATCH, codes::registry::UNSUPPORTED,
-        codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
-        codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
-        codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
-    ]
+        codes::source::NOT_FOUND, codes::source::DIGEST_MISMATCH, codes::registry::UNSUPPORTED,
+    ] + codes::REACHING_A_REGISTRY
 }
 
 /// Which manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeleteParams {
-    /// The image or artifact, by tag or digest.
+    /// The image or artifact, by tag or digest; its registry is written out.
     #[serde(rename = "ref")]
     pub reference: String,
     /// Whether other tags than the one named may go with it.
@@ -54,6 +44,10 @@ pub struct DeleteParams {
     /// Who to be there. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
+    /// any certificate, for this call.
+    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
+    pub tls_verify: bool,
 }
 
 /// What was deleted. What refers to the manifest and its blobs stay, until the registry's own
@@ -74,7 +68,7 @@ pub struct Deleted {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UntagParams {
-    /// The image or artifact with the tag, written out.
+    /// The image or artifact with the tag; both registry and tag are written out.
     #[serde(rename = "ref")]
     pub reference: String,
     /// Only tell what would be done.
@@ -83,6 +77,10 @@ pub struct UntagParams {
     /// Who to be there. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
+    /// any certificate, for this call.
+    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
+    pub tls_verify: bool,
 }
 
 /// What was untagged.

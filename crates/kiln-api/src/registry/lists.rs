@@ -14,13 +14,7 @@ method! {
     Catalog = "registry.catalog",
     "Lists the repositories of a registry, where it offers a catalogue.",
     (CatalogParams) -> Names,
-    [
-        codes::registry::UNSUPPORTED,
-        codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
-        codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
-        codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
-    ]
+    [codes::registry::UNSUPPORTED] + codes::REACHING_A_REGISTRY
 }
 
 method! {
@@ -29,12 +23,8 @@ method! {
     "Lists the tags of a repository.",
     (TagsParams) -> Names,
     [
-        codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND, codes::registry::UNSUPPORTED,
-        codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
-        codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
-        codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
-    ]
+        codes::source::NOT_FOUND, codes::source::AMBIGUOUS, codes::registry::UNSUPPORTED,
+    ] + codes::REACHING_A_REGISTRY
 }
 
 method! {
@@ -43,13 +33,9 @@ method! {
     "Lists what refers to an image: signatures, lists of contents, attestations.",
     (ReferrersParams) -> ReferrersPage,
     [
-        codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND,
-        codes::source::MALFORMED_MANIFEST, codes::source::DIGEST_MISMATCH,
-        codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
-        codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
-        codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
-    ]
+        codes::source::NOT_FOUND, codes::source::AMBIGUOUS, codes::source::MALFORMED_MANIFEST,
+        codes::source::DIGEST_MISMATCH,
+    ] + codes::REACHING_A_REGISTRY
 }
 
 method! {
@@ -57,13 +43,7 @@ method! {
     RateLimit = "registry.ratelimit",
     "Tells how often a registry lets itself be asked, as far as it says so.",
     (RateLimitParams) -> RateLimits,
-    [
-        codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND,
-        codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
-        codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
-        codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
-    ]
+    [codes::source::NOT_FOUND, codes::source::AMBIGUOUS] + codes::REACHING_A_REGISTRY
 }
 
 /// Which registry's repositories.
@@ -104,6 +84,10 @@ pub struct TagsParams {
     /// Who to be there. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
+    /// any certificate, for this call.
+    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
+    pub tls_verify: bool,
 }
 
 /// One page of names.
@@ -135,6 +119,10 @@ pub struct ReferrersParams {
     /// Who to be there. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
+    /// any certificate, for this call.
+    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
+    pub tls_verify: bool,
 }
 
 /// One page of what refers to an image.
@@ -167,6 +155,10 @@ pub struct RateLimitParams {
     /// Who to be there. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
+    /// any certificate, for this call.
+    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
+    pub tls_verify: bool,
 }
 
 /// What a registry says of its limits.

@@ -14,13 +14,7 @@ method! {
     Login = "registry.login",
     "Keeps a login to a registry, encrypted, for work that has no caller, such as webhooks. The registry is asked first.",
     (LoginParams) -> KeptLogin,
-    [
-        codes::request::DENIED, codes::registry::LOGIN_UNREADABLE,
-        codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
-        codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
-        codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
-    ]
+    [codes::request::DENIED, codes::registry::LOGIN_UNREADABLE] + codes::REACHING_A_REGISTRY
 }
 
 method! {

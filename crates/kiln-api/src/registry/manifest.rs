@@ -16,15 +16,10 @@ method! {
     "Fetches a manifest or index, to the byte, and tells what it says.",
     (ManifestParams) -> ManifestView,
     [
-        codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND,
-        codes::source::INVALID_PLATFORM, codes::source::PLATFORM_NOT_FOUND,
-        codes::source::MALFORMED_MANIFEST, codes::source::UNSUPPORTED,
-        codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH,
-        codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
-        codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
-        codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
-    ]
+        codes::source::NOT_FOUND, codes::source::AMBIGUOUS, codes::source::INVALID_PLATFORM,
+        codes::source::PLATFORM_NOT_FOUND, codes::source::MALFORMED_MANIFEST,
+        codes::source::UNSUPPORTED, codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH,
+    ] + codes::REACHING_A_REGISTRY
 }
 
 method! {
@@ -33,14 +28,10 @@ method! {
     "Fetches a blob and lays it out, its digest checked, for the caller to take at the second socket.",
     (BlobParams) -> OpenedBlob,
     [
-        codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND,
-        codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH,
-        codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
-        codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,
-        codes::registry::RATE_LIMITED, codes::registry::SERVER_ERROR,
-        codes::registry::UNEXPECTED_ANSWER, codes::registry::BLOCKED,
-        codes::storage::FULL, codes::storage::FAILED, codes::daemon::BUSY,
-    ]
+        codes::source::NOT_FOUND, codes::source::AMBIGUOUS, codes::source::DIGEST_MISMATCH,
+        codes::source::SIZE_MISMATCH, codes::storage::FULL, codes::storage::FAILED,
+        codes::daemon::BUSY,
+    ] + codes::REACHING_A_REGISTRY
 }
 
 /// Which document.
@@ -57,6 +48,10 @@ pub struct ManifestParams {
     /// Who to be there. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
+    /// any certificate, for this call.
+    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
+    pub tls_verify: bool,
 }
 
 /// What a document is.
@@ -170,6 +165,10 @@ pub struct BlobParams {
     /// Who to be there. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
+    /// any certificate, for this call.
+    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
+    pub tls_verify: bool,
 }
 
 /// A blob that was fetched, for one caller.

@@ -8,17 +8,21 @@ use crate::failure::Failure;
 use crate::image::{Credentials, Started};
 use crate::method::method;
 
+use super::RegistryCredentials;
+
 method! {
     /// See [`SyncParams`].
     Sync = "registry.sync",
     "Copies what rules choose from registries to registries, as far as it is not there.",
     (SyncParams) -> SyncOutcome,
     [
-        codes::request::INVALID_PARAMS, codes::source::INVALID_REFERENCE,
-        codes::source::INVALID_PLATFORM,
+        codes::request::INVALID_PARAMS, codes::source::INVALID_PLATFORM,
+        codes::source::AMBIGUOUS, codes::source::NOT_FOUND, codes::source::PLATFORM_NOT_FOUND,
+        codes::source::MALFORMED_MANIFEST, codes::source::UNSUPPORTED,
+        codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH, codes::registry::UNSUPPORTED,
         codes::operation::CANCELLED, codes::storage::FULL, codes::storage::FAILED,
         codes::daemon::BUSY, codes::daemon::STOPPING,
-    ]
+    ] + codes::REACHING_A_REGISTRY + codes::WRITING_TO_A_REGISTRY
 }
 
 /// What to copy.
@@ -40,9 +44,9 @@ pub struct SyncParams {
 #[serde(deny_unknown_fields)]
 pub struct SyncRule {
     /// The repositories: one, such as `registry.example/team/app`, or with `*` and `?` all that the
-    /// registry's catalogue lists of that form.
+    /// registry's catalogue lists of that form. With a pattern the registry is written out.
     pub from: String,
-    /// The repository it goes to. Where `from` is a pattern, the namespace that the repositories go
+    /// The repository it goes to, its registry written out. Where `from` is a pattern, the namespace that the repositories go
     /// to, under the part of their names from the first one with a star on.
     pub into: String,
     /// Tags, with `*` and `?`; all when left out.
@@ -66,9 +70,19 @@ pub struct SyncRule {
     /// Who to be where it comes from. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_credentials: Option<Credentials>,
+    /// Who to be at the mirrors of where it comes from, and where its names have been moved to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from_mirror_credentials: Vec<RegistryCredentials>,
+    /// Whether the registry that it comes from must have a certificate that can be trusted. With
+    /// false plain HTTP will do, and any certificate, for this call.
+    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
+    pub from_tls_verify: bool,
     /// Who to be where it goes. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub into_credentials: Option<Credentials>,
+    /// Whether the registry that it goes to must have a certificate that can be trusted.
+    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
+    pub into_tls_verify: bool,
 }
 
 /// What came of it.

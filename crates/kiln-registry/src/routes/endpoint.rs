@@ -13,6 +13,7 @@ use super::proxy::Proxies;
 use super::rules::{ProxyRule, UseFor, Ways};
 use super::{Network, certificates::HostCertificates};
 use crate::config::Config;
+use crate::headers::Headers;
 use crate::trust::{Reach, is_loopback};
 
 /// How often a mirror is tried at most, where trying again may help: there is somebody else to
@@ -120,7 +121,7 @@ impl Endpoint {
     /// does not ask for proof does not ask in the administrator's name either.
     pub(super) fn without_secrets(mut self) -> Self {
         let mut config = Config::clone(&self.config);
-        config.headers.clear();
+        config.headers = Headers::default();
         config.client_pem = None;
         self.config = Arc::new(config);
         self.headers.clear();
@@ -202,7 +203,7 @@ impl Network {
             headers: config
                 .headers
                 .iter()
-                .map(|(name, _)| name.clone())
+                .map(|(name, _)| name.to_owned())
                 .collect(),
             concurrency,
             config: Arc::new(config),

@@ -71,7 +71,9 @@ impl fmt::Debug for ProxyUrl {
 }
 
 /// What the environment says about proxies, word by word.
-#[derive(Clone, Debug, Default)]
+///
+/// `Debug` prints which are set, not what they say: they may hold passwords.
+#[derive(Clone, Default)]
 pub struct ProxyWords {
     /// `HTTPS_PROXY`, else `https_proxy`.
     pub https: Option<String>,
@@ -81,6 +83,18 @@ pub struct ProxyWords {
     pub all: Option<String>,
     /// `NO_PROXY`, else `no_proxy`.
     pub none: Option<String>,
+}
+
+impl fmt::Debug for ProxyWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let set = |word: &Option<String>| word.as_ref().map(|_| "***");
+        f.debug_struct("ProxyWords")
+            .field("https", &set(&self.https))
+            .field("http", &set(&self.http))
+            .field("all", &set(&self.all))
+            .field("none", &self.none)
+            .finish()
+    }
 }
 
 /// Which proxy is used for which URL.

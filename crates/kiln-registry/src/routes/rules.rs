@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::prefix::{Location, PlaceError, Prefix};
 use super::proxy::{ProxyError, ProxyUrl};
 use super::written::{self, Written, WrittenMirror, WrittenRegistry};
+use crate::headers::Headers;
 
 /// Most rules of one text, and most mirrors of one rule: no person writes more.
 const MAX_RULES: usize = 4_096;
@@ -84,7 +85,7 @@ pub(crate) struct Ways {
     pub(crate) proxy: Option<ProxyRule>,
     pub(crate) ca: Option<PathBuf>,
     pub(crate) client: Option<(PathBuf, PathBuf)>,
-    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) headers: Headers,
     pub(crate) concurrency: Option<usize>,
     pub(crate) timeout: Option<Duration>,
 }
@@ -282,14 +283,14 @@ impl Rules {
             name: name.chars().take(80).collect(),
             problem,
         };
-        if !super::short_names::is_short(name) || name.contains([':', '@']) {
+        if !kiln_domain::Reference::is_short(name) || name.contains([':', '@']) {
             return Err(refused("is not a short name without tag and digest"));
         }
         if target.is_empty() {
             self.aliases.remove(name);
             return Ok(());
         }
-        if super::short_names::is_short(target) || Location::parse(target).is_err() {
+        if kiln_domain::Reference::is_short(target) || Location::parse(target).is_err() {
             return Err(refused(
                 "does not stand for a name with registry and repository, without tag and digest",
             ));
@@ -449,8 +450,8 @@ fn ways_of(written: written::WrittenWays, origin: &str) -> Result<Ways, RulesErr
     if named.into_iter().any(|path| !path.is_absolute()) {
         return Err(refused("names a file by a path that is not absolute"));
     }
-    let headers: Vec<(String, String)> = written.headers.into_iter().collect();
-    for (name, value) in &headers {
+    let headers: Headers = written.headers.into_iter().collect();
+    for (name, value) in headers.iter() {
         if RESERVED_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
             return Err(refused("sets a header that may not be set here"));
         }

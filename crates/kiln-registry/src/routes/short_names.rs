@@ -47,14 +47,6 @@ pub enum ShortNameError {
     },
 }
 
-/// Says whether a name has no registry in front, as references understand it.
-pub(super) fn is_short(name: &str) -> bool {
-    match name.split_once('/') {
-        Some((first, _)) => !first.contains(['.', ':', '[']) && first != "localhost",
-        None => true,
-    }
-}
-
 /// Spells a name out.
 ///
 /// An alias decides first, then the only registry of `unqualified-search-registries`. Of several
@@ -67,7 +59,7 @@ pub(super) fn spell_out(
 ) -> Result<Spelled, ShortNameError> {
     let plain: Reference = text.parse()?;
     let (name, end) = text.split_at(text.find([':', '@']).unwrap_or(text.len()));
-    if !is_short(text) {
+    if !Reference::is_short(text) {
         return Ok(Spelled {
             reference: plain,
             reason: None,

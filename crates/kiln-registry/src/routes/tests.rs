@@ -180,7 +180,7 @@ fn each_place_has_its_own_certificates_proxy_and_headers() {
     };
     let mut network = network(
         "[[registry]]\nprefix='a.io'\nclient_cert='/c'\nclient_key='/k'\nproxy='http://u:p@p:1'\n\
-         headers={X-A='1'}\ntimeout=7\n[[registry.mirror]]\nlocation='m.io'\n",
+         headers={X-A='open-sesame'}\ntimeout=7\n[[registry.mirror]]\nlocation='m.io'\n",
     );
     network.files = [("/c", "CERT"), ("/k", "KEY")]
         .map(|(path, text)| (path.into(), text.as_bytes().to_vec()))
@@ -191,7 +191,7 @@ fn each_place_has_its_own_certificates_proxy_and_headers() {
         clients: vec![pem("/certs/m.io/me.cert")],
     }];
     let words = ProxyWords {
-        https: Some("http://env:2".to_owned()),
+        https: Some("http://ann:hunter2@env:2".to_owned()),
         ..ProxyWords::default()
     };
     network.config = Arc::new(Config {
@@ -219,6 +219,9 @@ fn each_place_has_its_own_certificates_proxy_and_headers() {
     assert_eq!(location.proxy.as_deref(), Some("http://p:1"));
     assert_eq!(location.headers, ["X-A"]);
     assert_eq!(location.config.stall_timeout.as_secs(), 7);
-    let shown = format!("{route:?}");
-    assert!(!shown.contains("u:p") && !shown.contains("CERT"), "{shown}");
+    let shown = format!("{route:?} {network:?} {words:?} {:?}", location.config);
+    for secret in ["u:p", "CERT", "open-sesame", "hunter2"] {
+        assert!(!shown.contains(secret), "{secret} is in {shown}");
+    }
+    assert!(shown.contains("X-A"), "names may be seen: {shown}");
 }

@@ -1,4 +1,6 @@
 //! The two forms in which rules are written, key by key. What the keys mean is in `rules`.
+//!
+//! Nothing here has a `Debug`: the values of headers and the URLs of proxies may hold secrets.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,7 +10,7 @@ use serde::de::IgnoredAny;
 use toml::Spanned;
 
 /// A text, as far as it is ours to read.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Written {
     pub(super) registry: Vec<Spanned<WrittenRegistry>>,
@@ -21,7 +23,7 @@ pub(super) struct Written {
     pub(super) mode: Option<String>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct WrittenRegistry {
     pub(super) prefix: Option<String>,
     pub(super) location: Option<String>,
@@ -33,7 +35,7 @@ pub(super) struct WrittenRegistry {
     pub(super) ways: WrittenWays,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct WrittenMirror {
     pub(super) location: String,
     pub(super) insecure: Option<bool>,
@@ -42,7 +44,7 @@ pub(super) struct WrittenMirror {
     pub(super) ways: WrittenWays,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct WrittenWays {
     pub(super) proxy: Option<String>,
     pub(super) ca: Option<PathBuf>,
@@ -110,13 +112,13 @@ impl<'de> Deserialize<'de> for WrittenRegistry {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
 struct Own {
     registry: Vec<Spanned<OwnRegistry>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct OwnRegistry {
     prefix: Option<String>,
@@ -136,7 +138,7 @@ struct OwnRegistry {
     timeout: Option<u64>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OwnMirror {
     location: String,

@@ -66,7 +66,9 @@ async fn configured_headers_reach_the_registry_and_no_other_port_of_its_host() {
     let registry = Server::start(|_, _| Reply::ok("x")).await;
     let other = Server::start(|_, _| Reply::ok("x")).await;
     let config = Config {
-        headers: vec![("x-key".to_owned(), "secret".to_owned())],
+        headers: [("x-key".to_owned(), "secret".to_owned())]
+            .into_iter()
+            .collect(),
         ..Config::default()
     };
     let host = Host::parse("127.0.0.1").unwrap();
@@ -153,7 +155,7 @@ fn unusable_settings_are_refused_by_name() {
         ..Config::default()
     };
     let no_header = Config {
-        headers: vec![("a b".to_owned(), "c".to_owned())],
+        headers: [("a b".to_owned(), "c".to_owned())].into_iter().collect(),
         ..Config::default()
     };
 

@@ -118,7 +118,8 @@ fn chunk_code(error: &UnpackError) -> Code {
 }
 
 pub(crate) fn source_failure(error: &SourceError) -> Failure {
-    let failure = Failure::from_error(source_code(error), error);
+    let mut failure = Failure::from_error(source_code(error), error);
+    failure.retry_after_seconds = error.retry_after().map(|wait| wait.as_secs());
     match error {
         SourceError::AuthRequired { host, .. } | SourceError::AuthFailed { host, .. } => {
             failure.with_hint("log in:", Some(format!("kiln login {host}")))

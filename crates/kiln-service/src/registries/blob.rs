@@ -12,7 +12,7 @@ use kiln_domain::oci::Descriptor;
 use kiln_domain::{Digest, Reference};
 use kiln_registry::{FetchError, Presence};
 
-use super::{Registries, parse_reference};
+use super::Registries;
 use crate::failures::{fetch_failure, host_file_failure, source_failure};
 use crate::fetch::Fetcher;
 use crate::host_files::HostFiles;
@@ -39,7 +39,7 @@ impl Registries {
     ///
     /// When the caller hangs up, fetching ends and nothing is kept.
     pub async fn blob(&self, actor: &Actor, params: BlobParams) -> Result<OpenedBlob, Failure> {
-        let reference = parse_reference(&params.reference)?;
+        let reference = self.read(&params.reference)?;
         let Some(digest) = reference.digest().copied() else {
             let message = format!("{reference} names no blob: a blob is named by its digest");
             let command = format!(
@@ -50,7 +50,7 @@ impl Registries {
             return Err(Failure::new(codes::source::INVALID_REFERENCE, message)
                 .with_hint("write it like:", Some(command)));
         };
-        let registry = self.open_for(&reference, params.credentials)?;
+        let registry = self.open_for(&reference, params.credentials, params.tls_verify)?;
         let size_bytes = if let Some(size_bytes) = params.size_bytes {
             size_bytes
         } else {

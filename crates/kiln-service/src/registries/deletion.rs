@@ -1,11 +1,11 @@
 //! Deleting from a registry: what may go, and what goes with it.
 
 use kiln_api::registry::{DeleteParams, Deleted, UntagParams, Untagged};
-use kiln_api::{Failure, codes};
+use kiln_api::{Failure, codes, destination};
 use kiln_domain::Reference;
 use kiln_registry::{BrowseError, FetchError};
 
-use super::{Registries, parse_reference};
+use super::Registries;
 use crate::failures::source_failure;
 
 /// Most tags that a message names.
@@ -15,8 +15,8 @@ impl Registries {
     /// Deletes a manifest and every tag of it, when no other tag than the one named is lost or
     /// the caller wants it so.
     pub async fn delete(&self, params: DeleteParams) -> Result<Deleted, Failure> {
-        let reference = parse_reference(&params.reference)?;
-        let registry = self.open_for(&reference, params.credentials)?;
+        let reference = destination(&params.reference)?;
+        let registry = self.open_for(&reference, params.credentials, params.tls_verify)?;
         let fetched = registry.manifest(&reference).await;
         let digest = fetched.map_err(|error| source_failure(&error))?.digest;
         let finding = registry.tags_of(&reference, &digest);
@@ -46,7 +46,7 @@ impl Registries {
 
     /// Takes a tag off a manifest.
     pub async fn untag(&self, params: UntagParams) -> Result<Untagged, Failure> {
-        let reference = parse_reference(&params.reference)?;
+        let reference = destination(&params.reference)?;
         if reference.written_tag().is_none() || reference.digest().is_some() {
             let message = format!("{} does not name a tag alone", params.reference);
             return Err(
@@ -56,7 +56,7 @@ impl Registries {
                 ),
             );
         }
-        let registry = self.open_for(&reference, params.credentials)?;
+        let registry = self.open_for(&reference, params.credentials, params.tls_verify)?;
         let fetched = registry.manifest(&reference).await;
         let fetched = fetched.map_err(|error| source_failure(&error))?;
         let mut by_replacement = false;

@@ -9,9 +9,8 @@ use kiln_api::{Failure, codes};
 use kiln_domain::{Reference, RegistryName};
 use kiln_registry::{Cursor, CursorError, FetchError, Page, ReferrersKept};
 
-use super::{Registries, manifest, parse_reference};
+use super::{Registries, manifest};
 use crate::failures::source_failure;
-use crate::remotes::tls_verify;
 
 /// The image that the Docker Hub keeps for questions about its limits; asking for it with HEAD is
 /// not counted (docs.docker.com, "Pull usage and limits").
@@ -24,8 +23,7 @@ impl Registries {
     /// Lists repositories.
     pub async fn catalog(&self, params: CatalogParams) -> Result<Names, Failure> {
         let after = cursor(params.after.as_deref())?;
-        let tls = tls_verify(params.tls_verify);
-        let registry = self.open_with(&params.registry, params.credentials, tls)?;
+        let registry = self.open(&params.registry, params.credentials, params.tls_verify)?;
         let listing = registry.catalog(Some(limit(params.limit)), after.as_ref());
         let page = listing.await.map_err(|error| {
             let failure = source_failure(&error);
@@ -46,9 +44,9 @@ impl Registries {
 
     /// Lists the tags of a repository.
     pub async fn tags(&self, params: TagsParams) -> Result<Names, Failure> {
-        let reference = parse_reference(&params.reference)?;
+        let reference = self.read(&params.reference)?;
         let after = cursor(params.after.as_deref())?;
-        let registry = self.open_for(&reference, params.credentials)?;
+        let registry = self.open_for(&reference, params.credentials, params.tls_verify)?;
         let listing = registry.tags(&reference, Some(limit(params.limit)), after.as_ref());
         let page = listing.await.map_err(|error| source_failure(&error))?;
         Ok(names(page))
@@ -56,9 +54,9 @@ impl Registries {
 
     /// Lists what refers to an image.
     pub async fn referrers(&self, params: ReferrersParams) -> Result<ReferrersPage, Failure> {
-        let reference = parse_reference(&params.reference)?;
+        let reference = self.read(&params.reference)?;
         let after = cursor(params.after.as_deref())?;
-        let registry = self.open_for(&reference, params.credentials)?;
+        let registry = self.open_for(&reference, params.credentials, params.tls_verify)?;
         let subject = if let Some(digest) = reference.digest() {
             *digest
         } else {
@@ -79,8 +77,10 @@ impl Registries {
 
     /// Tells how often a registry lets itself be asked.
     pub async fn ratelimit(&self, params: RateLimitParams) -> Result<RateLimits, Failure> {
-        let reference = asked_about(&params)?;
-        let registry = self.open(&params.registry, params.credentials)?;
+        let image = params.reference.as_deref();
+        let image = image.map(|text| self.read(text)).transpose()?;
+        let reference = asked_about(&params.registry, image)?;
+        let registry = self.open(&params.registry, params.credentials, params.tls_verify)?;
         let asking = registry.rate_limits(reference.as_ref());
         let told = asking.await.map_err(|error| source_failure(&error))?;
         let limits = told.limits.into_iter().map(|limit| Limit {
@@ -99,15 +99,18 @@ impl Registries {
 }
 
 /// Decides which image a question about limits is asked with.
-fn asked_about(params: &RateLimitParams) -> Result<Option<Reference>, Failure> {
-    let text = match &params.reference {
-        Some(text) => text,
-        None if params.registry.as_str() == HUB => HUB_PREVIEW,
-        None => return Ok(None),
+fn asked_about(
+    registry: &RegistryName,
+    image: Option<Reference>,
+) -> Result<Option<Reference>, Failure> {
+    let Some(reference) = image else {
+        let preview = (registry.as_str() == HUB).then(|| HUB_PREVIEW.parse());
+        return preview
+            .transpose()
+            .map_err(|error| Failure::from_error(codes::source::INVALID_REFERENCE, &error));
     };
-    let reference = parse_reference(text)?;
-    if RegistryName::of(&reference) != params.registry {
-        let message = format!("{reference} is not an image of {}", params.registry);
+    if RegistryName::of(&reference) != *registry {
+        let message = format!("{reference} is not an image of {registry}");
         return Err(Failure::new(codes::request::INVALID_PARAMS, message));
     }
     Ok(Some(reference))
@@ -137,13 +140,10 @@ mod tests {
     use super::*;
 
     fn about(registry: &str, reference: Option<&str>) -> Result<Option<String>, String> {
-        let params = RateLimitParams {
-            registry: registry.parse().unwrap(),
-            reference: reference.map(str::to_owned),
-            credentials: None,
-        };
-        let found = asked_about(&params).map_err(|failure| failure.code);
-        found.map(|reference| reference.map(|reference| reference.to_string()))
+        let image = reference.map(|text| text.parse().unwrap());
+        let found = asked_about(&registry.parse().unwrap(), image);
+        let found = found.map_err(|failure| failure.code)?;
+        Ok(found.map(|reference| reference.to_string()))
     }
 
     #[test]

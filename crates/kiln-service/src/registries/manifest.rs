@@ -6,7 +6,7 @@ use kiln_domain::oci::{self, Descriptor, Document, StatedMediaTypes};
 use kiln_domain::{Platform, Reference};
 use kiln_registry::{Fetched, ImageSource, find_manifest};
 
-use super::{Registries, parse_reference};
+use super::Registries;
 use crate::failures::{document_failure, source_failure};
 
 /// Longest document that is taken, in bytes; the registry's transport takes no more either.
@@ -15,12 +15,12 @@ const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 impl Registries {
     /// Fetches a manifest or index and tells what it says.
     pub async fn manifest(&self, params: ManifestParams) -> Result<ManifestView, Failure> {
-        let reference = parse_reference(&params.reference)?;
+        let reference = self.read(&params.reference)?;
         let platform = params.platform.as_deref().map(str::parse::<Platform>);
         let platform = platform
             .transpose()
             .map_err(|error| Failure::from_error(codes::source::INVALID_PLATFORM, &error))?;
-        let registry = self.open_for(&reference, params.credentials)?;
+        let registry = self.open_for(&reference, params.credentials, params.tls_verify)?;
         let source = ImageSource::Registry {
             registry: registry.clone().into(),
             reference: reference.clone(),

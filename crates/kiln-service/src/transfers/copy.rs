@@ -9,7 +9,6 @@ use kiln_api::registry::copy::CopyParams;
 use kiln_api::transfer::{Transfer, TransferOutcome};
 use kiln_domain::access::{Actor, Role};
 use kiln_domain::{OperationId, OperationKind, Platform};
-use kiln_registry::routes::TlsVerify;
 use kiln_registry::{Breadth, ImageSource, read_graph};
 
 use super::finish::{Ending, Happened};
@@ -23,7 +22,7 @@ use crate::fetch::{FetchRequest, Shelf};
 use crate::pulls::{
     Attendance, Makes, Opening, cancelled, claim_source, credentials, unless_cancelled,
 };
-use crate::remotes::identities;
+use crate::remotes::{identities, tls_verify};
 
 /// What the job takes along.
 struct Job {
@@ -46,6 +45,7 @@ impl Transfers {
             &params.into,
             &params.tags,
             params.into_credentials.map(credentials),
+            params.into_tls_verify,
         )?;
         let source = self.remotes.source(&params.from);
         let source = source.map_err(|error| name_failure(&error))?;
@@ -68,8 +68,12 @@ impl Transfers {
         let job = Job {
             actor: *actor,
             request: FetchRequest {
-                identities: identities(&source, params.from_credentials, Vec::new()),
-                tls: TlsVerify::Configured,
+                identities: identities(
+                    &source,
+                    params.from_credentials,
+                    params.from_mirror_credentials,
+                ),
+                tls: tls_verify(params.from_tls_verify),
                 source,
                 files,
                 platform: platform.unwrap_or(Platform::linux(self.records.architecture)),

@@ -65,8 +65,8 @@ impl Transfers {
             return Err(Failure::new(codes::request::INVALID_PARAMS, text));
         }
         let recorded = recorded(&params);
-        let given = params.credentials.map(credentials);
-        let into = self.destination(&params.into, &params.tags, given)?;
+        let given = params.into_credentials.map(credentials);
+        let into = self.destination(&params.into, &params.tags, given, params.into_tls_verify)?;
         if into.reference.digest().is_some() {
             let text = "the digest of what is packed is known when it is packed: name a tag";
             return Err(Failure::new(codes::request::INVALID_PARAMS, text));

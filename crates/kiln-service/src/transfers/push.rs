@@ -6,16 +6,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use kiln_api::image::Credentials;
 use kiln_api::image::push::{PushForm, PushParams};
 use kiln_api::operation::Stage;
+use kiln_api::registry::RegistryCredentials;
 use kiln_api::transfer::{Transfer, TransferOutcome};
 use kiln_api::{Failure, codes};
 use kiln_domain::access::Actor;
-use kiln_domain::{
-    Credentials, Digest, OperationId, OperationKind, Reference, RegistryName, Source,
-};
+use kiln_domain::{Digest, OperationId, OperationKind, Reference, Source};
 use kiln_registry::routes::TlsVerify;
-use kiln_registry::{Breadth, Graph, Identities, ImageSource, read_graph};
+use kiln_registry::{Breadth, Graph, ImageSource, read_graph};
 use kiln_store::images::ImageRow;
 use kiln_store::version_blobs::{self, VersionBlob};
 use kiln_store::versions::VersionRow;
@@ -29,6 +29,7 @@ use crate::failures::{fetch_failure, source_failure};
 use crate::fetch::{FetchRequest, Shelf, SourceFiles};
 use crate::find_image::{FindImageError, Named, architecture, find_image, find_image_failure};
 use crate::pulls::{Attendance, Makes, Opening, cancelled, credentials, unless_cancelled};
+use crate::remotes::{identities, tls_verify};
 
 /// Largest manifest, in bytes, as the registry's client takes them.
 const MAX_MANIFEST_BYTES: u64 = 4 << 20;
@@ -41,7 +42,14 @@ struct Job {
     into: Destination,
     has_all_platforms: bool,
     has_referrers: bool,
-    source_credentials: Option<Credentials>,
+    from: Origin,
+}
+
+/// Who to be where the image came from, and how to speak to it.
+struct Origin {
+    credentials: Option<Credentials>,
+    mirror_credentials: Vec<RegistryCredentials>,
+    tls: TlsVerify,
 }
 
 /// An image that a call named.
@@ -77,7 +85,8 @@ impl Transfers {
         let into = self.destination(
             &params.into,
             &params.tags,
-            params.credentials.map(credentials),
+            params.into_credentials.map(credentials),
+            params.into_tls_verify,
         )?;
         let architecture = params.architecture.as_deref();
         let image = self.look(actor, params.image, architecture).await?;
@@ -98,7 +107,11 @@ impl Transfers {
             into,
             has_all_platforms: params.all_platforms,
             has_referrers: params.referrers,
-            source_credentials: params.source_credentials.map(credentials),
+            from: Origin {
+                credentials: params.from_credentials,
+                mirror_credentials: params.from_mirror_credentials,
+                tls: tls_verify(params.from_tls_verify),
+            },
         };
         let desk = self.clone();
         let launched = self
@@ -206,11 +219,16 @@ impl Transfers {
         let Some(Ok(Source::Registry(reference))) = text.map(str::parse::<Source>) else {
             return Ok(None);
         };
-        let own = RegistryName::of(&reference);
+        let Origin {
+            credentials,
+            mirror_credentials,
+            tls,
+        } = &job.from;
+        let source = Source::Registry(reference);
         let request = FetchRequest {
-            identities: Identities::at(own, job.source_credentials.clone()),
-            tls: TlsVerify::Configured,
-            source: Source::Registry(reference),
+            identities: identities(&source, credentials.clone(), mirror_credentials.clone()),
+            tls: *tls,
+            source,
             files: SourceFiles::None,
             platform: kiln_domain::Platform::linux(self.records.architecture),
         };

@@ -20,11 +20,10 @@ use kiln_api::registry::sync::{
 };
 use kiln_api::{Failure, codes};
 use kiln_domain::access::Actor;
-use kiln_domain::{OperationId, OperationKind, OperationState, Reference, RegistryName};
-use kiln_registry::routes::TlsVerify;
-use kiln_registry::{Breadth, Graph, Identities, ImageSource, Registry, Remote, read_graph};
+use kiln_domain::{OperationId, OperationKind, OperationState, Reference};
+use kiln_registry::{Breadth, Graph, ImageSource, Registry, Remote, read_graph};
 
-use self::rules::{Rule, understand};
+use self::rules::{End, Rule, understand};
 use super::copy::cached_for;
 use super::finish::{Ending, Happened};
 use super::shipment::Shipment;
@@ -84,7 +83,8 @@ impl Transfers {
             [rule] => format!("{} to {}", rule.from, rule.into),
             rules => format!("{} rules", rules.len()),
         };
-        let rules = params.rules.iter().map(understand);
+        let rules = params.rules.iter();
+        let rules = rules.map(|rule| understand(rule, &self.remotes));
         let job = Job {
             actor: *actor,
             rules: rules.collect::<Result<_, _>>()?,
@@ -165,16 +165,18 @@ impl Transfers {
 
     /// Finds the repositories that a rule means.
     async fn pairs_of<'a>(&self, rule: &'a Rule) -> Result<Vec<Pair<'a>>, Failure> {
-        let open = |name: &RegistryName, credentials| {
-            let opened = self.remotes.registry(name, credentials);
+        let open = |end: &End| {
+            let credentials = end.credentials.clone();
+            let opened = self
+                .remotes
+                .registry_with(&end.registry, credentials, end.tls);
             opened.map_err(|error| source_failure(&error))
         };
-        let identities = Identities::at(rule.from_registry.clone(), rule.from_credentials.clone());
-        let into = open(&rule.into_registry, rule.into_credentials.clone())?;
+        let into = open(&rule.into)?;
         let names = if let Some(name) = rule.repository() {
             vec![name.to_owned()]
         } else {
-            let from = open(&rule.from_registry, rule.from_credentials.clone())?;
+            let from = open(&rule.from)?;
             let listed = all_names(&from, List::Repositories).await?;
             let wanted = |name: &String| rule.means(name);
             listed.into_iter().filter(wanted).collect()
@@ -183,7 +185,7 @@ impl Transfers {
             let (source, target) = rule.places(&name)?;
             let from = self
                 .remotes
-                .remote(&source, &identities, TlsVerify::Configured);
+                .remote(&source, &rule.identities, rule.from.tls);
             Ok(Pair {
                 rule,
                 from: from.map_err(|error| source_failure(&error))?,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use kiln_api::codes;
 use kiln_testkit::daemon::built;
 use kiln_testkit::process;
 use serde_json::{Value, json};
@@ -69,5 +70,29 @@ fn the_openrpc_document_is_golden_and_served() -> Result<()> {
     let printed: Value = serde_json::from_str(&printed)?;
     let served = Stage::new()?.call("rpc.discover", &json!({}))?;
     assert_eq!(served, printed);
+    Ok(())
+}
+
+#[test]
+fn whoever_takes_a_login_tells_what_reaching_a_registry_fails_with() -> Result<()> {
+    let served = Stage::new()?.call("rpc.discover", &json!({}))?;
+    let methods = served["methods"].as_array().context("no methods")?;
+    let mut count = 0;
+
+    for method in methods {
+        let name = method["name"].as_str().context("no name")?;
+        // What a doctor sees is no error.
+        if name == "registry.doctor" || !method["params"].to_string().contains("credentials\"") {
+            continue;
+        }
+        count += 1;
+        let told = method["errors"].to_string();
+        for code in codes::REACHING_A_REGISTRY {
+            let quoted = format!("\"{}\"", code.name);
+            assert!(told.contains(&quoted), "{name} does not tell {code}");
+        }
+    }
+
+    assert!(count >= 15, "only {count} methods take a login");
     Ok(())
 }

@@ -467,3 +467,19 @@ fn every_fault_of_a_registry_ends_as_it_should_and_no_secret_gets_about() -> Res
     assert_eq!(stage.unfinished()?, Vec::<String>::new());
     Ok(())
 }
+
+#[test]
+fn how_long_a_registry_asks_to_wait_is_told_as_a_number() -> Result<()> {
+    let stage = Stage::new()?;
+    let fault = FAULTS.iter().find(|fault| fault.name == "token_429_long");
+    let tried = try_out(&stage, *fault.context("no such fault")?, "wait")?;
+    let fault = FAULTS.iter().find(|fault| fault.name == "token_401");
+    let refused = try_out(&stage, *fault.context("no such fault")?, "refused")?;
+
+    let (code, error) = tried.outcome.err().context("it was pulled")?;
+    assert_eq!(code, "registry.rate_limited");
+    assert_eq!(error.data["retry_after_seconds"], 3600, "{error:?}");
+    let (_, error) = refused.outcome.err().context("it was pulled")?;
+    assert_eq!(error.data["retry_after_seconds"], Value::Null);
+    Ok(())
+}

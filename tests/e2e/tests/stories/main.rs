@@ -30,6 +30,7 @@ mod newcomer;
 mod opening;
 mod operations;
 mod quickstart;
+mod reaching;
 mod recovery;
 mod registries;
 mod resume;

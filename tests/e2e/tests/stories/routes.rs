@@ -25,10 +25,14 @@ const NEEDS: &[Need] = &[
 ];
 
 /// A repository that every registry here has.
-const SMALL: &str = "some/small:1";
+pub(crate) const SMALL: &str = "some/small:1";
 
 /// Starts a registry that has the small image.
-fn with_small(access: Access, transport: Transport, extras: &Extras) -> Result<Registry> {
+pub(crate) fn with_small(
+    access: Access,
+    transport: Transport,
+    extras: &Extras,
+) -> Result<Registry> {
     let folder = folder()?;
     let layout = source::small(&folder.path().join("layout"))?;
     let registry = Registry::start_with(access, transport, extras)?;
@@ -41,7 +45,7 @@ fn open_registry() -> Result<Registry> {
 }
 
 /// Writes a rule that gives names of `prefix` a mirror.
-fn mirrored(prefix: &str, mirror: &Registry, keys: &str) -> String {
+pub(crate) fn mirrored(prefix: &str, mirror: &Registry, keys: &str) -> String {
     let place = mirror.host();
     format!(
         "[[registry]]\nprefix = \"{prefix}\"\n[[registry.mirror]]\nlocation = \"{place}\"\n{keys}\n"
@@ -49,7 +53,7 @@ fn mirrored(prefix: &str, mirror: &Registry, keys: &str) -> String {
 }
 
 /// Runs `kiln` against a stage's daemon, with nothing of this user's own logins.
-fn kiln(stage: &Stage, words: &[&str], environment: &[(&str, &str)]) -> Result<Output> {
+pub(crate) fn kiln(stage: &Stage, words: &[&str], environment: &[(&str, &str)]) -> Result<Output> {
     let mut command = Command::new(built("kiln")?);
     command.env(
         "KILN_HOST",

@@ -170,7 +170,7 @@ fn what_the_cache_has_dropped_comes_from_the_source_again() -> Result<()> {
 
     let stranger = stage.refused("image.push", &push)?;
     let mut with = push.clone();
-    with["source_credentials"] = json!({"username": USER, "secret": PASSWORD});
+    with["from_credentials"] = json!({"username": USER, "secret": PASSWORD});
     let pushed = stage.call("image.push", &with)?;
 
     assert_eq!(code(&stranger), "registry.auth_required");

@@ -7,7 +7,6 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::pin::Pin;
 
-use kiln_api::image::Credentials;
 use kiln_api::registry::{Blob, BlobParams, Manifest, ManifestParams, ManifestView, Pointer};
 use kiln_api::{Failure, codes};
 use kiln_client::Client;
@@ -21,6 +20,7 @@ use kiln_registry::{
 use super::super::Arguments;
 use super::outcome::source_failure;
 use crate::failure::CommandError;
+use crate::reach::Reach;
 use crate::session::Session;
 
 /// How deep indexes may lie in each other.
@@ -35,7 +35,7 @@ pub(super) enum Origin {
     Registry {
         client: Box<Client>,
         reference: Reference,
-        credentials: Option<Credentials>,
+        reach: Reach,
     },
     /// A layout, an archive or a directory of this host.
     Host(ImageSource),
@@ -75,13 +75,15 @@ impl Origin {
         arguments: &Arguments,
         session: &Session,
     ) -> Result<Self, CommandError> {
-        if let Source::Registry(reference) = source {
+        if let Source::Registry(_) = source {
             let flags = arguments.source_flags();
-            let credentials = flags.of_repository(reference, session).await?;
+            let caller = flags.caller(session)?;
+            let client = Box::new(session.connect().await?);
+            let (reference, reach) = caller.for_looking(&arguments.from, &client).await?;
             return Ok(Self::Registry {
-                client: Box::new(session.connect().await?),
-                reference: reference.clone(),
-                credentials,
+                client,
+                reference,
+                reach,
             });
         }
         let opened = open_local(source).map_err(|error| source_failure(&error))?;
@@ -106,12 +108,13 @@ impl Origin {
             Self::Registry {
                 client,
                 reference,
-                credentials,
+                reach,
             } => {
                 let params = BlobParams {
                     reference: reference.with_digest(blob.digest).to_string(),
                     size_bytes: Some(blob.size_bytes),
-                    credentials: credentials.clone(),
+                    credentials: reach.credentials.clone(),
+                    tls_verify: reach.tls_verify,
                 };
                 let opened = session.call::<Blob>(client, &params).await?;
                 let taken = client.files().take(&[opened.handle]).await?;
@@ -193,11 +196,11 @@ impl Content {
             Origin::Registry {
                 client,
                 reference,
-                credentials,
+                reach,
             } => {
                 let mut walk = Walk {
                     client,
-                    credentials: credentials.as_ref(),
+                    reach,
                     session,
                     documents: Vec::new(),
                     blobs: Vec::new(),
@@ -219,7 +222,7 @@ impl Content {
 /// The manifests of a registry, as they are asked for one after the other.
 struct Walk<'a> {
     client: &'a Client,
-    credentials: Option<&'a Credentials>,
+    reach: &'a Reach,
     session: &'a Session,
     documents: Vec<OutgoingDocument>,
     blobs: Vec<Descriptor>,
@@ -240,7 +243,8 @@ impl Walk<'_> {
             let params = ManifestParams {
                 reference: at.to_string(),
                 platform: platform.map(|platform| platform.to_string()),
-                credentials: self.credentials.cloned(),
+                credentials: self.reach.credentials.clone(),
+                tls_verify: self.reach.tls_verify,
             };
             let view = self.session.call::<Manifest>(self.client, &params).await?;
             for child in &view.manifests {

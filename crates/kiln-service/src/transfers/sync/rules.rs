@@ -1,38 +1,51 @@
 //! The rules of a sync, understood: which repositories, which tags. Nothing is asked here.
 
 use kiln_api::registry::sync::SyncRule;
-use kiln_api::{Failure, codes};
+use kiln_api::{Failure, codes, destination};
 use kiln_domain::{
-    Credentials, Reference, RegistryName, TagPattern, TagRuleError, TagVersion, VersionRange,
+    Credentials, Reference, ReferenceError, RegistryName, TagPattern, TagRuleError, TagVersion,
+    VersionRange,
 };
-use kiln_registry::Breadth;
+use kiln_registry::routes::TlsVerify;
+use kiln_registry::{Breadth, Identities};
 
+use crate::failures::short_name_failure;
 use crate::pulls::credentials;
+use crate::remotes::{Remotes, tls_verify};
 
 /// A rule that can be followed.
 #[derive(Debug)]
 pub(super) struct Rule {
     /// As it was written.
     pub(super) from_text: String,
-    pub(super) from_registry: RegistryName,
-    pub(super) into_registry: RegistryName,
+    pub(super) from: End,
+    pub(super) into: End,
+    /// Who to be at the source and its mirrors.
+    pub(super) identities: Identities,
     /// The repositories of the source.
-    from: TagPattern,
+    repositories: TagPattern,
     /// How much of a repository's name is not kept at the destination, in bytes.
     dropped: usize,
-    into: String,
+    /// The repository at the destination, or the namespace.
+    namespace: String,
     tags: Vec<TagPattern>,
     exclude: Vec<TagPattern>,
     versions: Option<VersionRange>,
     newest: Option<u32>,
     pub(super) breadth: Breadth,
     pub(super) has_referrers: bool,
-    pub(super) from_credentials: Option<Credentials>,
-    pub(super) into_credentials: Option<Credentials>,
 }
 
-/// Understands a rule.
-pub(super) fn understand(rule: &SyncRule) -> Result<Rule, Failure> {
+/// The registry at one end of a rule, and how to be there.
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) registry: RegistryName,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) tls: TlsVerify,
+}
+
+/// Understands a rule; a repository of the source may have a short name.
+pub(super) fn understand(rule: &SyncRule, remotes: &Remotes) -> Result<Rule, Failure> {
     let bad = |text: &str, error: &TagRuleError| {
         let message = format!("the rule for {}: {text:?}", rule.from);
         let mut failure = Failure::from_error(codes::request::INVALID_PARAMS, error);
@@ -44,9 +57,9 @@ pub(super) fn understand(rule: &SyncRule) -> Result<Rule, Failure> {
         text.parse::<TagPattern>()
             .map_err(|error| bad(text, &error))
     };
-    let (from_registry, from) = place(&rule.from)?;
-    let (into_registry, into) = place(&rule.into)?;
-    let parsed = pattern(&from)?;
+    let (from_registry, from) = from_place(&rule.from, remotes)?;
+    let (into_registry, namespace) = place(&rule.into)?;
+    let repositories = pattern(&from)?;
     let dropped = match from.find(['*', '?']) {
         // A repository that is named keeps nothing of its name.
         None => from.len(),
@@ -61,19 +74,26 @@ pub(super) fn understand(rule: &SyncRule) -> Result<Rule, Failure> {
             Failure::from_error(codes::source::INVALID_PLATFORM, &error)
         })?;
     let understood = Rule {
-        from_registry,
-        into_registry,
-        from: parsed,
+        identities: identities_of(rule, &from_registry),
+        from: End {
+            registry: from_registry,
+            credentials: rule.from_credentials.clone().map(credentials),
+            tls: tls_verify(rule.from_tls_verify),
+        },
+        into: End {
+            registry: into_registry,
+            credentials: rule.into_credentials.clone().map(credentials),
+            tls: tls_verify(rule.into_tls_verify),
+        },
+        repositories,
         dropped,
-        into,
+        namespace,
         tags: rule.tags.iter().map(pattern).collect::<Result<_, _>>()?,
         exclude: rule.exclude.iter().map(pattern).collect::<Result<_, _>>()?,
         versions: versions.transpose()?,
         newest: rule.newest,
         breadth: platform.map_or(Breadth::Everything, Breadth::Platform),
         has_referrers: rule.referrers,
-        from_credentials: rule.from_credentials.clone().map(credentials),
-        into_credentials: rule.into_credentials.clone().map(credentials),
         from_text: rule.from.clone(),
     };
     // What names one repository is a reference; what follows from a pattern is one per name.
@@ -83,7 +103,44 @@ pub(super) fn understand(rule: &SyncRule) -> Result<Rule, Failure> {
     Ok(understood)
 }
 
-/// Splits a place into registry and repository; `docker.io` is spelled out as in references.
+fn identities_of(rule: &SyncRule, registry: &RegistryName) -> Identities {
+    let own = rule.from_credentials.clone().map(credentials);
+    let mut identities = Identities::at(registry.clone(), own);
+    for other in &rule.from_mirror_credentials {
+        identities.add(
+            other.registry.clone(),
+            credentials(other.credentials.clone()),
+        );
+    }
+    identities
+}
+
+/// Splits the place of a source. One repository may have a short name; for which registry a pattern
+/// is must be said.
+fn from_place(text: &str, remotes: &Remotes) -> Result<(RegistryName, String), Failure> {
+    let bare = text.strip_prefix("docker://").unwrap_or(text);
+    if bare.contains(['*', '?']) || !Reference::is_short(bare) {
+        return place(bare);
+    }
+    let spelled = remotes.reference(bare);
+    let spelled = spelled.map_err(|error| short_name_failure(&error))?;
+    refuse_tag(bare, &bare.parse().map_err(|error| invalid(&error))?)?;
+    Ok((RegistryName::of(&spelled), spelled.repository().to_owned()))
+}
+
+fn refuse_tag(text: &str, reference: &Reference) -> Result<(), Failure> {
+    if reference.written_tag().is_none() && reference.digest().is_none() {
+        return Ok(());
+    }
+    let message = format!("{text:?} names a tag; tags stand in the rule beside it");
+    Err(Failure::new(codes::source::INVALID_REFERENCE, message))
+}
+
+fn invalid(error: &ReferenceError) -> Failure {
+    Failure::from_error(codes::source::INVALID_REFERENCE, error)
+}
+
+/// Splits a place into registry and repository; the registry is written out.
 fn place(text: &str) -> Result<(RegistryName, String), Failure> {
     let text = text.strip_prefix("docker://").unwrap_or(text);
     // A name with the same host and no pattern tells where the host ends.
@@ -97,13 +154,8 @@ fn place(text: &str) -> Result<(RegistryName, String), Failure> {
             }
         })
         .collect();
-    let reference: Reference = plain
-        .parse()
-        .map_err(|error| Failure::from_error(codes::source::INVALID_REFERENCE, &error))?;
-    if reference.written_tag().is_some() || reference.digest().is_some() {
-        let message = format!("{text:?} names a tag; tags stand in the rule beside it");
-        return Err(Failure::new(codes::source::INVALID_REFERENCE, message));
-    }
+    let reference = destination(&plain)?;
+    refuse_tag(text, &reference)?;
     let name = reference.repository();
     let repository = match plain.strip_suffix(name) {
         Some(host) => text[host.len()..].to_owned(),
@@ -116,29 +168,29 @@ fn place(text: &str) -> Result<(RegistryName, String), Failure> {
 impl Rule {
     /// Returns the repository that is named, where none is searched for.
     pub(super) fn repository(&self) -> Option<&str> {
-        self.from.literal()
+        self.repositories.literal()
     }
 
     /// Says whether a repository is among those that the rule means.
     pub(super) fn means(&self, repository: &str) -> bool {
-        self.from.matches(repository)
+        self.repositories.matches(repository)
     }
 
     /// Says where a repository is, and where it goes.
     pub(super) fn places(&self, repository: &str) -> Result<(Reference, Reference), Failure> {
         let kept = repository.get(self.dropped..).unwrap_or_default();
         let into = if kept.is_empty() {
-            self.into.clone()
+            self.namespace.clone()
         } else {
-            format!("{}/{kept}", self.into)
+            format!("{}/{kept}", self.namespace)
         };
         let reference = |registry: &RegistryName, name: &str| {
             let parsed = format!("{registry}/{name}").parse::<Reference>();
-            parsed.map_err(|error| Failure::from_error(codes::source::INVALID_REFERENCE, &error))
+            parsed.map_err(|error| invalid(&error))
         };
         Ok((
-            reference(&self.from_registry, repository)?,
-            reference(&self.into_registry, &into)?,
+            reference(&self.from.registry, repository)?,
+            reference(&self.into.registry, &into)?,
         ))
     }
 
@@ -187,6 +239,10 @@ fn is_list_of_referrers(tag: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use kiln_registry::routes::Network;
+
     use super::*;
 
     fn rule(from: &str, into: &str) -> SyncRule {
@@ -200,8 +256,21 @@ mod tests {
             platform: None,
             referrers: false,
             from_credentials: None,
+            from_mirror_credentials: Vec::new(),
+            from_tls_verify: true,
             into_credentials: None,
+            into_tls_verify: true,
         }
+    }
+
+    fn understood(rule: &SyncRule) -> Result<Rule, Failure> {
+        let mut network = Network::default();
+        let aliases = "[aliases]\n'short' = 'c.example/long'\n";
+        network
+            .rules
+            .add_containers_conf(aliases, Path::new("/c"))
+            .unwrap();
+        understand(rule, &Remotes::new(network))
     }
 
     fn chosen(change: impl FnOnce(&mut SyncRule)) -> Vec<String> {
@@ -209,7 +278,7 @@ mod tests {
         change(&mut rule);
         let list = "sha256-".to_owned() + &"0".repeat(64);
         let tags = ["1.0", "latest", "1.2", "v1.10", "2.0-rc1", "2.0", &list];
-        understand(&rule)
+        understood(&rule)
             .unwrap()
             .choose(tags.map(str::to_owned).to_vec())
     }
@@ -271,6 +340,7 @@ mod tests {
                 "library/debian",
                 "b.example/debian",
             ),
+            ("short", "b.example/x", "long", "b.example/x"),
             (
                 "docker.io/deb*",
                 "b.example/m",
@@ -279,7 +349,7 @@ mod tests {
             ),
         ];
         for (from, into, name, want) in cases {
-            let rule = understand(&rule(from, into)).unwrap();
+            let rule = understood(&rule(from, into)).unwrap();
             assert!(rule.means(name), "{from} and {name}");
             let (source, target) = rule.places(name).unwrap();
             assert_eq!(source.repository(), name, "{from}");
@@ -292,11 +362,15 @@ mod tests {
         let code = |from: &str, change: fn(&mut SyncRule)| {
             let mut rule = rule(from, "b.example/app");
             change(&mut rule);
-            understand(&rule).unwrap_err().code
+            understood(&rule).unwrap_err().code
         };
         let reference = "source.invalid_reference";
         assert_eq!(code("a.example/app:1", |_| {}), reference);
         assert_eq!(code("a.example/UPPER", |_| {}), reference);
+        // A pattern of no registry, and a place to write to without one.
+        assert_eq!(code("team/*", |_| {}), reference);
+        let nowhere = code("a.example/app", |rule| rule.into = "short".to_owned());
+        assert_eq!(nowhere, reference);
         let params = "request.invalid_params";
         assert_eq!(
             code("a.example/app", |rule| rule.versions =
@@ -318,9 +392,9 @@ mod tests {
         let mut named = rule("a.example/app", "b.example/app");
         named.tags = vec!["1".to_owned(), "2".to_owned()];
         named.exclude = vec!["2".to_owned()];
-        assert_eq!(understand(&named).unwrap().literal_tags().unwrap(), ["1"]);
+        assert_eq!(understood(&named).unwrap().literal_tags().unwrap(), ["1"]);
 
-        let all = understand(&rule("a.example/app", "b.example/app")).unwrap();
+        let all = understood(&rule("a.example/app", "b.example/app")).unwrap();
         assert_eq!(all.literal_tags(), None);
     }
 }
