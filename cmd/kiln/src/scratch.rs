@@ -19,16 +19,19 @@ const WITHOUT_HOME: &str = "/var/tmp";
 #[derive(Clone, Debug)]
 pub(crate) struct Scratch {
     folder: PathBuf,
+    /// What helps where there is too little room.
+    remedy: &'static str,
 }
 
 /// There is less room than is needed.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{} needs up to {} and has {} free: name another directory with TMPDIR",
+    "{} needs up to {} and has {} free: {remedy}",
     folder.display(), ByteSize(*needed_bytes), ByteSize(*free_bytes)
 )]
 struct NoRoom {
     folder: PathBuf,
+    remedy: &'static str,
     needed_bytes: u64,
     free_bytes: u64,
 }
@@ -36,25 +39,30 @@ struct NoRoom {
 impl Scratch {
     /// Returns the user's, made if need be.
     pub(crate) fn of_user(surroundings: &Surroundings) -> io::Result<Self> {
+        let at = |folder| Self {
+            folder,
+            remedy: "name another directory with TMPDIR",
+        };
         if let Some(folder) = surroundings.tmpdir.clone() {
-            return Ok(Self { folder });
+            return Ok(at(folder));
         }
         let home = surroundings.home.as_ref().map(|home| home.join(".cache"));
         let Some(caches) = surroundings.xdg_cache_home.clone().or(home) else {
-            return Ok(Self {
-                folder: WITHOUT_HOME.into(),
-            });
+            return Ok(at(WITHOUT_HOME.into()));
         };
         let folder = caches.join("kiln");
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(&folder)?;
-        Ok(Self { folder })
+        Ok(at(folder))
     }
 
     /// Returns the directory that a file is to be made in.
     pub(crate) fn beside(path: &Path) -> Self {
         let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
-        Self { folder }
+        Self {
+            folder,
+            remedy: "free some, or make the file elsewhere",
+        }
     }
 
     /// Makes a file that may get so long; one that would not fit is refused.
@@ -65,6 +73,7 @@ impl Scratch {
         if volume.f_blocks > 0 && free_bytes < needed_bytes {
             let no_room = NoRoom {
                 folder: self.folder.clone(),
+                remedy: self.remedy,
                 needed_bytes,
                 free_bytes,
             };
@@ -103,7 +112,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let scratch = Scratch::beside(&folder.path().join("image.tar"));
 
-        assert!(scratch.file(1).is_ok());
+        drop(scratch.file(1).unwrap());
         let refused = scratch.file(u64::MAX).unwrap_err();
 
         assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
