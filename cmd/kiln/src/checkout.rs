@@ -19,7 +19,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::failure::CommandError;
-use crate::interruptible;
+use crate::interruptible::{self, Leaves};
 use crate::output;
 use crate::session::Session;
 use crate::text::{cell, size};
@@ -152,7 +152,7 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
     let work = move |cancelled: &AtomicBool| {
         make(&source, &wanted, &image, cancelled).map_err(|error| failure(&error))
     };
-    let made = interruptible::run(session, work).await?;
+    let made = interruptible::run(session, Leaves::Files, work).await?;
     session.output().one(&made, &made.path, lines)
 }
 

@@ -6,7 +6,6 @@
 //! The daemon hands out descriptors and does nothing else: everything is packed and written here,
 //! with the caller's rights. `kiln import` is its mirror.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -23,9 +22,10 @@ use serde::Serialize;
 
 use crate::checkout::file_failure;
 use crate::failure::CommandError;
-use crate::interruptible;
+use crate::interruptible::{self, Leaves};
 use crate::output;
 use crate::progress::Renderer;
+use crate::scratch::Scratch;
 use crate::session::Session;
 use crate::text::{cell, size};
 
@@ -94,8 +94,8 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
     let image = opened.image;
     let teller = Teller::new(session.renderer());
     if is_stream {
+        let scratch = Scratch::of_user(session.surroundings())?;
         let pack = move |cancelled: &AtomicBool| {
-            let scratch = tempfile::tempfile;
             pack_into(
                 &files,
                 &image,
@@ -105,7 +105,7 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
                 cancelled,
             )
         };
-        interruptible::run(session, pack).await?;
+        interruptible::run(session, Leaves::Nothing, pack).await?;
         return Ok(());
     }
     let path = std::path::absolute(&arguments.file)?;
@@ -116,8 +116,7 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
     };
     let pack = move |cancelled: &AtomicBool| {
         let new = NewFile::create(&path, existing).map_err(|error| file_failure(&error))?;
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        let scratch = || tempfile::tempfile_in(folder);
+        let scratch = Scratch::beside(&path);
         let output = BufWriter::with_capacity(WRITE_BYTES, new.file());
         let exported = pack_into(&files, &image, output, &scratch, &teller, cancelled)?;
         new.place().map_err(|error| file_failure(&error))?;
@@ -132,7 +131,7 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
             rootfs_size_bytes: image.rootfs.size_bytes,
         })
     };
-    let made = interruptible::run(session, pack).await?;
+    let made = interruptible::run(session, Leaves::Files, pack).await?;
     session.output().one(&made, &made.path, lines)
 }
 
@@ -158,13 +157,14 @@ fn pack_into(
     files: &ImageFiles,
     image: &Image,
     output: impl Write,
-    scratch: &(dyn Fn() -> io::Result<File> + Sync),
+    scratch: &Scratch,
     teller: &Teller,
     cancelled: &AtomicBool,
 ) -> Result<Exported, Failure> {
     let config = image.bootable_config(kiln_bootable::compression());
     let tell = |done, total| teller.tell(done, total);
-    let exported = kiln_bootable::export(files, &config, output, scratch, &tell, cancelled);
+    let scratch = |most_bytes| scratch.file(most_bytes);
+    let exported = kiln_bootable::export(files, &config, output, &scratch, &tell, cancelled);
     exported.map_err(|error| failure(&error))
 }
 

@@ -15,6 +15,7 @@ use crate::checkout::file_failure;
 use crate::failure::CommandError;
 use crate::kernel_choice::KernelArguments;
 use crate::pull::finish;
+use crate::scratch::Scratch;
 use crate::session::Session;
 
 /// Which file to make an image of.
@@ -50,7 +51,8 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
     let files = client.files();
     let (reference, archive) = if is_stream {
         // No signal is caught meanwhile: the input may never end, and the file has no name.
-        let spooling = tokio::task::spawn_blocking(spool).await;
+        let scratch = Scratch::of_user(session.surroundings())?;
+        let spooling = tokio::task::spawn_blocking(move || spool(&scratch)).await;
         let spooled = spooling.map_err(io::Error::other)??;
         let handle = files.pass_file(&spooled).await?;
         (
@@ -97,7 +99,7 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
 }
 
 /// Takes the standard input into a file without a name, open for reading alone.
-fn spool() -> Result<File, Failure> {
+fn spool(scratch: &Scratch) -> Result<File, Failure> {
     let failed = |error: io::Error| {
         let code = if kiln_files::is_no_space(&error) {
             codes::storage::FULL
@@ -106,7 +108,8 @@ fn spool() -> Result<File, Failure> {
         };
         Failure::from_error(code, &error)
     };
-    let mut file = tempfile::tempfile().map_err(failed)?;
+    // How long it gets nobody knows.
+    let mut file = scratch.file(1).map_err(failed)?;
     io::copy(&mut io::stdin().lock(), &mut file).map_err(failed)?;
     kiln_files::read_only(&file).map_err(|error| file_failure(&error))
 }

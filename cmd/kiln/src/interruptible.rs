@@ -9,11 +9,20 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::failure::CommandError;
 use crate::session::Session;
 
+/// What work that is stopped half way leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaves {
+    /// Files that it removes itself: it is waited for.
+    Files,
+    /// Nothing. It may wait for ever for whoever reads what it writes, and is left alone; the process
+    /// ends it.
+    Nothing,
+}
+
 /// Runs `work` on a thread of its own, and throws the flag it gets when nobody wants it any more.
-///
-/// What was begun is always waited for: it removes what is half made.
 pub(crate) async fn run<T: Send + 'static>(
     session: &Session,
+    leaves: Leaves,
     work: impl FnOnce(&AtomicBool) -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, CommandError> {
     let cancelled = Arc::new(AtomicBool::new(false));
@@ -35,7 +44,14 @@ pub(crate) async fn run<T: Send + 'static>(
         () = expired => true,
     };
     cancelled.store(true, Ordering::Relaxed);
-    match finished(making.await) {
+    let ended = match leaves {
+        Leaves::Files => finished(making.await),
+        Leaves::Nothing => {
+            let text = "it was stopped half way";
+            Err(Failure::new(codes::operation::CANCELLED, text).into())
+        }
+    };
+    match ended {
         Err(CommandError::Failed(failure))
             if is_late && failure.is(codes::operation::CANCELLED) =>
         {

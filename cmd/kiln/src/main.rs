@@ -38,6 +38,7 @@ mod register;
 mod registry;
 mod rpc;
 mod run;
+mod scratch;
 mod secret;
 mod session;
 mod stop;

@@ -19,6 +19,10 @@ pub(crate) struct Surroundings {
     pub(crate) kiln_host: Option<OsString>,
     /// `XDG_RUNTIME_DIR`.
     pub(crate) xdg_runtime_dir: Option<PathBuf>,
+    /// `TMPDIR`, where it is a full path.
+    pub(crate) tmpdir: Option<PathBuf>,
+    /// `XDG_CACHE_HOME`, where it is a full path.
+    pub(crate) xdg_cache_home: Option<PathBuf>,
     /// `XDG_CONFIG_HOME`.
     pub(crate) xdg_config_home: Option<PathBuf>,
     /// `REGISTRY_AUTH_FILE`.
@@ -70,6 +74,8 @@ impl Surroundings {
         Self {
             kiln_host: stated("KILN_HOST"),
             xdg_runtime_dir: place("XDG_RUNTIME_DIR"),
+            tmpdir: absolute("TMPDIR"),
+            xdg_cache_home: absolute("XDG_CACHE_HOME"),
             xdg_config_home: place("XDG_CONFIG_HOME"),
             registry_auth_file: place("REGISTRY_AUTH_FILE"),
             registry_url: text("REGISTRY_URL"),

@@ -21,7 +21,7 @@ use kiln_service::{
     BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles,
     Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations,
     Partials, Pool, Pulls, Records, Registries, Remotes, RootfsDigests, SnapshotSchedule,
-    Snapshots, SystemClock, SystemLogins, Transfers, Webhooks, open_database, recover,
+    Snapshots, Spare, SystemClock, SystemLogins, Transfers, Webhooks, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use kiln_vault::Vault;
@@ -268,6 +268,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
     let look_pool = Pool::new("look", LOOKS_AT_A_TIME);
     let build_pool = Pool::new("build", config.build_threads.value);
     let logins = system_logins(config, &store, &clock);
+    let spare = Spare::new(cache.clone());
     let fetcher = Arc::new(Fetcher::new(
         cache,
         remotes.clone(),
@@ -280,6 +281,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         clock: clock.clone(),
         architecture,
         images: images.clone(),
+        spare,
         remotes: remotes.clone(),
         build_pool: build_pool.clone(),
         look_pool: look_pool.clone(),

@@ -53,13 +53,13 @@ pub enum ExportError {
 /// Writes the archive of an image to `output`, from front to end. The same image gives the same
 /// bytes, however many processors there are.
 ///
-/// Packed parts wait in files of `scratch` for their turn. `progress` is told how many bytes of how
-/// many were read.
+/// Packed parts wait in files of `scratch` for their turn, which is told how long one may get. `progress`
+/// is told how many bytes of how many were read.
 pub fn export(
     files: &ImageFiles,
     config: &BootableConfig,
     output: impl Write,
-    scratch: &(dyn Fn() -> io::Result<File> + Sync),
+    scratch: &(dyn Fn(u64) -> io::Result<File> + Sync),
     progress: &(dyn Fn(u64, u64) + Sync),
     cancelled: &AtomicBool,
 ) -> Result<Exported, ExportError> {
@@ -68,7 +68,8 @@ pub fn export(
     let done = AtomicU64::new(0);
     let tell = |count: u64| progress(done.fetch_add(count, Ordering::Relaxed) + count, total);
     let pack_one = |part: Part| -> Result<(Descriptor, File), ExportError> {
-        let mut file = scratch().map_err(ExportError::Scratch)?;
+        let most = most_packed(length(part, files));
+        let mut file = scratch(most).map_err(ExportError::Scratch)?;
         let layer = pack(part, files, &mut file, &tell, cancelled)?;
         file.seek(SeekFrom::Start(0))
             .map_err(ExportError::Scratch)?;
@@ -108,6 +109,14 @@ pub fn export(
         layers: layers.len(),
         stored_bytes: layers.iter().map(|layer| layer.size_bytes).sum(),
     })
+}
+
+/// How long a part gets at most when it is packed: what cannot be compressed grows by a header for
+/// every block of 128 KiB, and what holds them.
+fn most_packed(size_bytes: u64) -> u64 {
+    size_bytes
+        .saturating_add(size_bytes / 256)
+        .saturating_add(1024)
 }
 
 /// How many bytes of the image a part is; a file that cannot be looked at is refused when it is

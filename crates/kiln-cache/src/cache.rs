@@ -2,6 +2,7 @@
 //!
 //! Not here: how a blob or a pack gets in.
 
+use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -13,7 +14,7 @@ use crate::error::{CacheError, at};
 use crate::files;
 use crate::ingest::Ingest;
 use crate::pack::PendingPack;
-use crate::partial::{self, Partial};
+use crate::partial::{self, Partial, PartialName};
 
 /// Longest content of a link, in bytes: a digest's text and something that would make it none.
 const MAX_LINK_BYTES: u64 = 80;
@@ -93,6 +94,18 @@ impl Swept {
     }
 }
 
+/// A partial blob that was found.
+struct Left {
+    name: OsString,
+    metadata: Metadata,
+}
+
+impl Left {
+    fn disk_bytes(&self) -> u64 {
+        self.metadata.blocks() * STAT_BLOCK_BYTES
+    }
+}
+
 impl Cache {
     /// Opens the cache in `directory`, and creates what is missing, for its owner only.
     ///
@@ -167,15 +180,35 @@ impl Cache {
     ///
     /// Where somebody else is writing what was left, it begins from nothing, and leaves nothing.
     pub fn resume(&self, digest: &Digest, size_bytes: u64) -> Result<Ingest, CacheError> {
-        match Partial::open(&self.partial_path(digest), size_bytes)? {
+        self.resume_as(&PartialName::of_blob(digest), digest, size_bytes)
+    }
+
+    /// Begins as [`Cache::resume`] does, from what has another name.
+    pub fn resume_as(
+        &self,
+        name: &PartialName,
+        digest: &Digest,
+        size_bytes: u64,
+    ) -> Result<Ingest, CacheError> {
+        match Partial::open(&self.partial_path(name), size_bytes)? {
             Some(partial) => Ingest::go_on(partial, self.blob_path(digest), digest, size_bytes),
             None => self.ingest(digest, size_bytes),
         }
     }
 
     /// Returns how many bytes of a blob an earlier download left, or a running one has.
-    pub fn partial_bytes(&self, digest: &Digest) -> u64 {
-        partial::length_at(&self.partial_path(digest))
+    pub fn partial_bytes(&self, name: &PartialName) -> u64 {
+        partial::length_at(&self.partial_path(name))
+    }
+
+    /// Removes what an earlier download left, unless somebody is writing it.
+    pub fn discard_partial(&self, name: &PartialName) -> Result<Discarded, CacheError> {
+        let path = self.partial_path(name);
+        // Opening one that is not there would make it.
+        if path.exists() && partial::remove_unused(&path)? {
+            return Ok(Discarded::Removed);
+        }
+        Ok(Discarded::Absent)
     }
 
     /// Makes a file without a name on the disk of the cache, for what is on its way through. It
@@ -322,6 +355,64 @@ impl Cache {
         Ok(swept)
     }
 
+    /// Tells how many bytes [`Cache::evict_partials`] can free at most.
+    pub fn evictable_bytes(&self, wanted: &[PartialName]) -> Result<u64, CacheError> {
+        let left = self.partials_beside(wanted)?;
+        Ok(left.iter().map(Left::disk_bytes).sum())
+    }
+
+    /// Removes partial blobs that nobody is writing until `bytes` are free or none is left, those
+    /// first whose last byte came longest ago. Of `wanted` it removes none.
+    pub fn evict_partials(&self, bytes: u64, wanted: &[PartialName]) -> Result<Swept, CacheError> {
+        let left = self.partials_beside(wanted)?;
+        self.remove_until(&left, |swept| swept.bytes >= bytes)
+    }
+
+    /// Removes partial blobs that nobody is writing until the others take `limit_bytes` at most,
+    /// those first whose last byte came longest ago.
+    pub fn trim_partials(&self, limit_bytes: u64) -> Result<Swept, CacheError> {
+        let left = self.partials()?;
+        let all: u64 = left.iter().map(Left::disk_bytes).sum();
+        self.remove_until(&left, |swept| all - swept.bytes <= limit_bytes)
+    }
+
+    fn remove_until(
+        &self,
+        left: &[Left],
+        is_enough: impl Fn(&Swept) -> bool,
+    ) -> Result<Swept, CacheError> {
+        let mut swept = Swept::default();
+        for left in left {
+            if is_enough(&swept) {
+                break;
+            }
+            if partial::remove_unused(&self.ingest.join(&left.name))? {
+                swept.count(&left.metadata);
+            }
+        }
+        Ok(swept)
+    }
+
+    fn partials_beside(&self, wanted: &[PartialName]) -> Result<Vec<Left>, CacheError> {
+        let wanted: Vec<String> = wanted.iter().map(PartialName::file_name).collect();
+        let mut left = self.partials()?;
+        left.retain(|left| !wanted.iter().any(|name| left.name == **name));
+        Ok(left)
+    }
+
+    /// Lists the partial blobs, oldest first.
+    fn partials(&self) -> Result<Vec<Left>, CacheError> {
+        let mut left = Vec::new();
+        files::for_each_file(&self.ingest, |name, metadata| {
+            if partial::is_partial(&name) {
+                left.push(Left { name, metadata });
+            }
+            Ok(())
+        })?;
+        left.sort_by_key(|left| partial::written_at(&left.metadata));
+        Ok(left)
+    }
+
     /// Counts what the cache holds. It looks at every file, so it is no call for every request.
     pub fn usage(&self) -> Result<Usage, CacheError> {
         let mut usage = Usage::default();
@@ -357,9 +448,8 @@ impl Cache {
         self.unverified.join(format!("{}.pack", diff_id.to_hex()))
     }
 
-    fn partial_path(&self, digest: &Digest) -> PathBuf {
-        let name = format!("{}.{}", digest.to_hex(), partial::EXTENSION);
-        self.ingest.join(name)
+    fn partial_path(&self, name: &PartialName) -> PathBuf {
+        self.ingest.join(name.file_name())
     }
 
     fn blob_path(&self, digest: &Digest) -> PathBuf {

@@ -11,6 +11,7 @@
 //! [`Cache::ingest`](crate::Cache::ingest) writes `ingest/<hex>.<random>`, which goes when it is
 //! dropped. [`Cache::resume`](crate::Cache::resume) writes `ingest/<hex>.partial`, which stays, and
 //! goes on from one that is there: its bytes are read back and hashed first.
+//! [`Ingest::keep`] leaves it there whole, in the place of a commit.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -251,6 +252,16 @@ impl Ingest {
     pub fn withhold(self) -> Result<Blob, IngestError> {
         self.check()?;
         Ok(open_blob(self.path())?)
+    }
+
+    /// Leaves the whole blob as a partial, after its length and digest were checked: whoever resumes
+    /// it has to fetch nothing. What was begun beside somebody else's is dropped.
+    pub fn keep(mut self) -> Result<(), IngestError> {
+        if let Err(error) = self.check() {
+            self.throw_away()?;
+            return Err(error);
+        }
+        Ok(())
     }
 
     /// Refuses to go on when somebody has emptied the directory meanwhile, and somebody else has

@@ -24,3 +24,4 @@ pub use cache::{Blob, Cache, CachedPack, Discarded, Swept, Usage};
 pub use error::CacheError;
 pub use ingest::{Ingest, IngestError, TooLong};
 pub use pack::PendingPack;
+pub use partial::PartialName;

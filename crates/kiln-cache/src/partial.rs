@@ -3,8 +3,10 @@
 //! ```text
 //! none ──open──▶ locked ──bytes──▶ locked ──commit──▶ renamed: a blob
 //!                  ▲                 │ dropped: cancelled, failed, or killed
-//!                  └──────open──── left ──a day old, or the blob is there──▶ swept
+//!                  └──────open──── left ──a day old, the blob is there, or no room──▶ removed
 //! ```
+//! One that is [kept](crate::Ingest::keep) is whole, and goes the same ways.
+//!
 //! The lock (`flock`) is on the open file, so a daemon that is killed leaves none behind. Whoever
 //! finds a partial locked takes in the blob beside it, and nobody waits.
 //!
@@ -16,7 +18,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use kiln_domain::Timestamp;
+use kiln_domain::{Digest, Timestamp};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
@@ -24,7 +26,7 @@ use crate::error::{CacheError, at};
 use crate::files;
 
 /// How the name of a partial ends.
-pub(crate) const EXTENSION: &str = "partial";
+const EXTENSION: &str = "partial";
 
 /// A partial shorter than this is not worth keeping: asking for the rest costs as much.
 const WORTH_KEEPING_BYTES: u64 = 64 << 10;
@@ -35,6 +37,29 @@ const KEPT_MICROS: u64 = 24 * 3600 * 1_000_000;
 
 /// How often one is opened anew that was renamed or removed before it was locked.
 const OPENINGS: usize = 4;
+
+/// What a partial is of: a blob, whoever gave it, or what one place gave of a blob.
+///
+/// What one place gave is found by those alone who ask that place: whoever knows a digest, and may
+/// not have the blob, could otherwise have a registry of their own send its last byte.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PartialName(String);
+
+impl PartialName {
+    /// Names what came of a blob from anywhere.
+    pub fn of_blob(digest: &Digest) -> Self {
+        Self(digest.to_hex())
+    }
+
+    /// Names what came of a blob from `place`.
+    pub fn of_blob_from(place: &str, digest: &Digest) -> Self {
+        Self(Digest::of(format!("{digest} from {place}").as_bytes()).to_hex())
+    }
+
+    pub(crate) fn file_name(&self) -> String {
+        format!("{}.{EXTENSION}", self.0)
+    }
+}
 
 /// The partial of one blob, locked.
 #[derive(Debug)]
@@ -116,6 +141,11 @@ pub(crate) fn is_partial(name: &OsStr) -> bool {
 /// Says whether a partial is too short to be worth keeping.
 pub(crate) fn is_little(metadata: &Metadata) -> bool {
     metadata.len() < WORTH_KEEPING_BYTES
+}
+
+/// Returns when the last byte came, in nanoseconds since 1970.
+pub(crate) fn written_at(metadata: &Metadata) -> i128 {
+    i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec())
 }
 
 /// Says whether a partial has had its time. One from the future comes from a clock that was wrong,

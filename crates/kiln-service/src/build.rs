@@ -12,6 +12,7 @@ use kiln_tree::{Limits, MergeError, Tree};
 use crate::board::Running;
 use crate::seams::BuildRootfs;
 use crate::space::{NoRoom, Space, Storing};
+use crate::spare::Spare;
 
 /// What to build, from what.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct BuildRequest {
     pub size_bytes: Option<u64>,
     /// Where the output lies, for messages.
     pub directory: PathBuf,
+    /// What makes way for it.
+    pub spare: Spare,
 }
 
 /// What was built.
@@ -84,9 +87,12 @@ impl BuildRootfs for Ext4Builder {
                 zero_runs: pack.zero_runs(),
             })
             .collect();
-        if let Some(space) = Space::of_file(output, &request.directory) {
-            space.check(disk_bytes(&plan, &sources, &space))?;
-        }
+        request
+            .spare
+            .room_for(|| match Space::of_file(output, &request.directory) {
+                Some(space) => space.check(disk_bytes(&plan, &sources, &space)),
+                None => Ok(()),
+            })?;
         running.enter(Stage::Build);
         let progress = |done, total| running.bytes(done, total);
         let written = plan.write(&sources, output, &progress, cancelled)?;

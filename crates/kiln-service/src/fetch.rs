@@ -40,6 +40,7 @@ pub use error::FetchError;
 pub(crate) use kernel::{FetchedKernel, KernelFetchError, MAX_FILE_BYTES};
 pub use kiln_layers::Limits as LayerLimits;
 pub use kiln_registry::{Config as RegistryConfig, MinimumRate};
+pub(crate) use layer::Hasher;
 pub(crate) use outgoing::{Origin, Shelf};
 
 use self::documents::Documents;
@@ -49,6 +50,7 @@ use crate::keyed_lock::KeyedLock;
 use crate::remotes::Remotes;
 use crate::seams::{Bootable, BootableTarget, FetchTree, Found, Resolved, SeamFuture, SourceBlob};
 use crate::space::{FetchNeeds, InFlight};
+use crate::spare::Spare;
 
 /// Longest `index.json` taken, in bytes.
 const MAX_INDEX_BYTES: u64 = 4 << 20;
@@ -359,7 +361,13 @@ impl FetchTree for Fetcher {
     ) -> SeamFuture<'a, Result<FetchNeeds, FetchError>> {
         let (cache, in_flight) = (self.cache.clone(), self.in_flight.clone());
         let layers = resolved.layers.clone();
-        let look = move || needs::of_layers(&cache, &in_flight, &layers);
+        let look = move || {
+            let around = needs::Surroundings {
+                spare: &Spare::new(cache.clone()),
+                in_flight: &in_flight,
+            };
+            needs::of_layers(&cache, &around, &layers)
+        };
         Box::pin(async move { self.looks.run(look).await? })
     }
 

@@ -35,6 +35,7 @@ mod remotes;
 mod seams;
 mod snapshots;
 mod space;
+mod spare;
 mod system_logins;
 mod transfers;
 mod views;
@@ -71,6 +72,7 @@ pub use seams::{
 };
 pub use snapshots::{SnapshotSchedule, Snapshots};
 pub use space::{FetchNeeds, NoRoom, Space, Storing};
+pub use spare::Spare;
 pub use system_logins::{LoginError, SystemLogins};
 pub use transfers::Transfers;
 pub use watchers::ConnectionId;

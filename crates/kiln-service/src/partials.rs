@@ -1,4 +1,5 @@
-//! What downloads left half done, while the daemon runs: it goes after a day.
+//! What downloads left half done, while the daemon runs: it goes after a day, and the oldest of it
+//! when all takes more than its share of the disk.
 //!
 //! A start does the same; see [`crate::recover`].
 
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::blocking::Pool;
 use crate::clock::Clock;
+use crate::spare::Spare;
 
 /// How often the cache is looked through.
 const LOOK: Duration = Duration::from_secs(3600);
@@ -44,7 +46,12 @@ impl Partials {
 
     async fn work_once(&self) {
         let (cache, now) = (self.cache.clone(), self.clock.now());
-        match self.pool.run(move || cache.sweep_partials(now)).await {
+        let sweep = move || {
+            let swept = cache.sweep_partials(now);
+            Spare::new(cache).trim();
+            swept
+        };
+        match self.pool.run(sweep).await {
             Ok(Ok(swept)) if swept == Swept::default() => {}
             Ok(Ok(swept)) => tracing::info!(?swept, "old partial downloads were removed"),
             Ok(Err(error)) => tracing::warn!(%error, "partial downloads could not be looked at"),

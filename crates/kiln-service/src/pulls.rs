@@ -10,6 +10,7 @@
 //! A failure anywhere releases the name, removes the staging directory or the published one, and
 //! records why. Only after the commit does anybody hear "done".
 
+mod artifact_twin;
 mod begin;
 mod bootable;
 mod commit;
@@ -20,6 +21,7 @@ mod register;
 mod rootfs_probe;
 mod shipped_kernel;
 mod source_files;
+mod twin;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +38,7 @@ use crate::guest_initrds::GuestInitrds;
 use crate::host_files::HostFiles;
 use crate::remotes::Remotes;
 use crate::seams::{BuildRootfs, FetchTree};
+use crate::spare::Spare;
 
 pub(crate) use begin::{Attendance, Launched, Makes, Opening, record_progress};
 pub(crate) use commit::cancelled;
@@ -76,6 +79,8 @@ pub struct Records {
     pub architecture: Architecture,
     /// Where artifact directories are.
     pub images: PathBuf,
+    /// What makes way when the disk has too little room.
+    pub spare: Spare,
     /// How registries are reached, and what short names stand for.
     pub remotes: Arc<Remotes>,
     /// Threads that assemble and copy.

@@ -110,8 +110,9 @@ impl From<BootableLayers> for BootableParts {
 /// Where the parts of a bootable artifact go.
 #[derive(Debug)]
 pub struct BootableTarget {
-    /// The root filesystem: as long as it will be, where that is known, and nothing but a hole.
-    pub rootfs: Arc<File>,
+    /// The root filesystem: as long as it will be, where that is known, and nothing but a hole. `None`
+    /// where it is there already.
+    pub rootfs: Option<Arc<File>>,
     /// Files without a name for those other parts that are wanted, by their digests.
     pub files: Vec<(Descriptor, File)>,
 }

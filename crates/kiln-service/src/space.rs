@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use kiln_cache::PartialName;
 use kiln_domain::{ByteSize, Digest};
 use rustix::fs::{StatFs, StatVfs};
 
@@ -51,6 +52,8 @@ pub struct FetchNeeds {
     pub cache: Option<Space>,
     /// Bytes of blobs that are not there.
     pub blob_bytes: u64,
+    /// What earlier downloads may have left of them: removing it would make no room.
+    pub partials: Vec<PartialName>,
 }
 
 /// A disk has less room than a pull needs.
@@ -130,8 +133,13 @@ impl Space {
 impl FetchNeeds {
     /// Fails unless the cache has room for the blobs that are fetched.
     pub(crate) fn check(&self) -> Result<(), NoRoom> {
+        self.check_times(1)
+    }
+
+    /// Fails unless the cache has room for so many times the blobs.
+    pub(crate) fn check_times(&self, times: u64) -> Result<(), NoRoom> {
         match &self.cache {
-            Some(cache) => cache.check(self.blob_bytes),
+            Some(cache) => cache.check(self.blob_bytes.saturating_mul(times)),
             None => Ok(()),
         }
     }
@@ -240,6 +248,7 @@ mod tests {
         let needs = |device| FetchNeeds {
             cache: Some(space(100, device, Storing::Everything)),
             blob_bytes: 50 * MIB,
+            partials: Vec::new(),
         };
         let images = space(100, 1, Storing::Everything);
 

@@ -262,6 +262,7 @@ fn no_lookup_scans() {
             versions::by_number(tx, image_id(1), VersionNumber::FIRST, "amd64")?;
             versions::newest_number(tx, image_id(1), "amd64")?;
             versions::by_derivation(tx, &digest)?;
+            versions::by_artifact(tx, &digest)?;
             versions::by_source_reference(tx, "ref-50")?;
             tags::of_image(tx, image_id(1))?;
             tags::resolve(tx, image_id(1), &TagName::latest(), "amd64")?;

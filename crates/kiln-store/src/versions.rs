@@ -10,6 +10,9 @@ use serde_json::Value;
 use crate::columns::{Columns, Micros, Text, Unsigned};
 use crate::{ReadTransaction, StoreError, WriteTransaction, users};
 
+/// Most versions of one artifact that are looked at: one that may be used is among the newest.
+const MAX_EQUAL: u32 = 64;
+
 /// A version to be inserted. Digests of files are those of the artifact directory.
 #[derive(Clone, Debug)]
 pub struct NewVersion {
@@ -243,6 +246,23 @@ pub fn by_derivation(
          WHERE derivation = ?1 AND images.state = 'available' ORDER BY versions.seq DESC LIMIT 1"
     );
     tx.first("find a derivation", sql, [Text(derivation)], read)
+}
+
+/// Returns the versions of active images that were built elsewhere and came as the artifact with
+/// this manifest, newest first, [`MAX_EQUAL`] at most: their root filesystems have the same bytes.
+pub fn by_artifact(
+    tx: &ReadTransaction<'_>,
+    manifest_digest: &Digest,
+) -> Result<Vec<VersionRow>, StoreError> {
+    let sql = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM versions JOIN images ON images.id = versions.image_id \
+         WHERE manifest_digest = ?1 AND derivation IS NULL AND images.state = 'available' \
+         ORDER BY versions.seq DESC LIMIT ?2"
+    );
+    let params = (Text(manifest_digest), MAX_EQUAL);
+    tx.all("find an artifact's versions", sql, params, read)
 }
 
 /// Returns the versions of active images that came from a canonical reference, newest first.

@@ -427,7 +427,10 @@ fn a_blob_is_gone_on_with_where_it_broke_off() {
     let digest = Digest::of(&content);
 
     begin(&cache, &digest, content.len(), &content[..MUCH]);
-    assert_eq!(cache.partial_bytes(&digest), MUCH as u64);
+    assert_eq!(
+        cache.partial_bytes(&PartialName::of_blob(&digest)),
+        MUCH as u64
+    );
     assert!(cache.blob(&digest).unwrap().is_none());
     assert_eq!(cache.usage().unwrap(), Usage::default());
     let mut ingest = cache.resume(&digest, content.len() as u64).unwrap();
@@ -464,7 +467,11 @@ fn kept_bytes_that_are_wrong_are_found_by_the_digest_and_thrown_away() {
     let (_root, cache) = in_a_new_directory();
     let content = content();
     let digest = Digest::of(&content);
-    fs::write(cache.partial_path(&digest), vec![b'x'; MUCH]).unwrap();
+    fs::write(
+        cache.partial_path(&PartialName::of_blob(&digest)),
+        vec![b'x'; MUCH],
+    )
+    .unwrap();
 
     let mut ingest = cache.resume(&digest, content.len() as u64).unwrap();
     read_back(&mut ingest);
@@ -512,7 +519,10 @@ fn what_is_little_too_long_or_abandoned_is_not_kept() {
     let other = cache.resume(&digest, MUCH as u64 - 1).unwrap();
     assert_eq!(other.kept_bytes(), 0, "a manifest lies about the size");
     drop(other);
-    assert_eq!(cache.partial_bytes(&digest), MUCH as u64);
+    assert_eq!(
+        cache.partial_bytes(&PartialName::of_blob(&digest)),
+        MUCH as u64
+    );
 
     let ingest = cache.resume(&digest, content.len() as u64).unwrap();
     ingest.abandon().unwrap();
@@ -524,7 +534,7 @@ fn what_stands_in_a_partials_place_is_not_written_to() {
     let (root, cache) = in_a_new_directory();
     let content = content();
     let digest = Digest::of(&content);
-    let path = cache.partial_path(&digest);
+    let path = cache.partial_path(&PartialName::of_blob(&digest));
     let elsewhere = root.path().join("elsewhere");
     let plant: [&dyn Fn() -> std::io::Result<()>; 2] = [&|| symlink(&elsewhere, &path), &|| {
         fs::hard_link(&elsewhere, &path)
@@ -550,7 +560,7 @@ fn a_sweep_leaves_a_partial_for_a_day_and_one_in_use_for_ever() {
     let content = content();
     let digest = Digest::of(&content);
     begin(&cache, &digest, content.len(), &content[..MUCH]);
-    let at = modified(&cache.partial_path(&digest));
+    let at = modified(&cache.partial_path(&PartialName::of_blob(&digest)));
 
     for ahead in [0, DAY / 2, -DAY / 2] {
         let now = later(at, ahead);
@@ -563,7 +573,7 @@ fn a_sweep_leaves_a_partial_for_a_day_and_one_in_use_for_ever() {
     assert_eq!(count_below(&cache.ingest), 0);
 
     // Hardly begun, when a daemon was killed.
-    fs::write(cache.partial_path(&digest), "little").unwrap();
+    fs::write(cache.partial_path(&PartialName::of_blob(&digest)), "little").unwrap();
     assert_eq!(cache.sweep_partials(at).unwrap().files, 1);
 
     // From a clock that was wrong.
@@ -587,7 +597,7 @@ fn another_partial_under_the_same_name_is_not_taken_for_the_one_that_was_checked
     let mut ingest = cache.resume(&digest, content.len() as u64).unwrap();
     ingest.write_all(&content).unwrap();
 
-    fs::remove_file(cache.partial_path(&digest)).unwrap();
+    fs::remove_file(cache.partial_path(&PartialName::of_blob(&digest))).unwrap();
     begin(&cache, &digest, content.len(), &content[..MUCH]);
     let committed = ingest.commit();
 
@@ -596,5 +606,109 @@ fn another_partial_under_the_same_name_is_not_taken_for_the_one_that_was_checked
         "{committed:?}"
     );
     assert!(cache.blob(&digest).unwrap().is_none());
-    assert_eq!(cache.partial_bytes(&digest), MUCH as u64);
+    assert_eq!(
+        cache.partial_bytes(&PartialName::of_blob(&digest)),
+        MUCH as u64
+    );
+}
+
+/// Leaves a partial of `length` bytes whose last one came at `second`, and returns its name.
+fn leave(cache: &Cache, word: &str, length: usize, second: u64) -> PartialName {
+    let digest = Digest::of(word.as_bytes());
+    begin(cache, &digest, 2 * length, &vec![7; length]);
+    let name = PartialName::of_blob(&digest);
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(second);
+    let file = File::options()
+        .write(true)
+        .open(cache.partial_path(&name))
+        .unwrap();
+    file.set_modified(at).unwrap();
+    name
+}
+
+fn left(cache: &Cache, names: &[&PartialName]) -> Vec<bool> {
+    let bytes = names.iter().map(|name| cache.partial_bytes(name));
+    bytes.map(|bytes| bytes > 0).collect()
+}
+
+#[test]
+fn the_oldest_partials_that_nobody_wants_make_way() {
+    let (_root, cache) = in_a_new_directory();
+    let newest = leave(&cache, "newest", MUCH, 40);
+    let wanted = leave(&cache, "wanted", MUCH, 10);
+    let second = leave(&cache, "second", MUCH, 30);
+    let oldest = leave(&cache, "oldest", MUCH, 20);
+    let all = [&oldest, &second, &newest, &wanted];
+    let wanted = std::slice::from_ref(&wanted);
+
+    let most = cache.evictable_bytes(wanted).unwrap();
+    assert!((3 * MUCH as u64..4 * MUCH as u64).contains(&most), "{most}");
+    let one = cache.evict_partials(1, wanted).unwrap();
+    assert_eq!(one.files, 1);
+    assert_eq!(left(&cache, &all), [false, true, true, true]);
+    let two = cache.evict_partials(MUCH as u64 + 1, wanted).unwrap();
+
+    assert_eq!(two.files, 2);
+    assert_eq!(left(&cache, &all), [false, false, false, true]);
+}
+
+#[test]
+fn partials_take_no_more_than_their_share_and_those_in_use_stay() {
+    let (_root, cache) = in_a_new_directory();
+    let oldest = leave(&cache, "oldest", MUCH, 10);
+    let second = leave(&cache, "second", MUCH, 20);
+    let newest = leave(&cache, "newest", MUCH, 30);
+    let digest = Digest::of(b"oldest");
+    let in_use = cache.resume(&digest, 2 * MUCH as u64).unwrap();
+    let share = 2 * MUCH as u64 + 8192;
+
+    assert_eq!(cache.trim_partials(u64::MAX).unwrap(), Swept::default());
+    let swept = cache.trim_partials(share).unwrap();
+    drop(in_use);
+
+    assert_eq!(swept.files, 1);
+    let all = [&oldest, &second, &newest];
+    assert_eq!(left(&cache, &all), [true, false, true]);
+    assert_eq!(cache.trim_partials(0).unwrap().files, 2);
+}
+
+#[test]
+fn a_whole_blob_is_kept_for_the_place_that_gave_it_alone() {
+    let (_root, cache) = in_a_new_directory();
+    let content = content();
+    let digest = Digest::of(&content);
+    let size_bytes = content.len() as u64;
+    let here = PartialName::of_blob_from("one.example/private", &digest);
+    let elsewhere = PartialName::of_blob_from("two.example/mine", &digest);
+
+    let mut ingest = cache.resume_as(&here, &digest, size_bytes).unwrap();
+    ingest.write_all(&content).unwrap();
+    ingest.keep().unwrap();
+
+    let mut again = cache.resume_as(&here, &digest, size_bytes).unwrap();
+    assert_eq!(again.kept_bytes(), size_bytes);
+    assert_eq!(read_back(&mut again), content);
+    again.keep().unwrap();
+    for name in [elsewhere, PartialName::of_blob(&digest)] {
+        let other = cache.resume_as(&name, &digest, size_bytes).unwrap();
+        assert_eq!(other.kept_bytes(), 0, "{name:?}");
+    }
+    assert!(cache.blob(&digest).unwrap().is_none());
+    assert_eq!(cache.discard_partial(&here).unwrap(), Discarded::Removed);
+    assert_eq!(cache.discard_partial(&here).unwrap(), Discarded::Absent);
+    assert_eq!(count_below(&cache.ingest), 0);
+}
+
+#[test]
+fn a_whole_blob_that_is_wrong_is_not_kept() {
+    let (_root, cache) = in_a_new_directory();
+    let content = content();
+    let digest = Digest::of(b"another");
+    let mut ingest = cache.resume(&digest, content.len() as u64).unwrap();
+    ingest.write_all(&content).unwrap();
+
+    let kept = ingest.keep();
+
+    assert!(matches!(kept, Err(IngestError::DigestMismatch { .. })));
+    assert_eq!(count_below(&cache.ingest), 0);
 }

@@ -27,9 +27,9 @@ pub(crate) fn fetch_failure(error: &FetchError) -> Failure {
         FetchError::Blob(IngestError::Cache(cache)) => {
             Failure::from_error(cache_code(cache), error)
         }
-        FetchError::Ingest { source, .. } | FetchError::PassedFile { source } => {
-            Failure::from_error(storage_code(source), error)
-        }
+        FetchError::Ingest { source, .. }
+        | FetchError::Left { source, .. }
+        | FetchError::PassedFile { source } => Failure::from_error(storage_code(source), error),
         FetchError::Decode { source, .. } => Failure::from_error(decode_code(source), error),
         FetchError::Bootable(bootable) => Failure::from_error(bootable_code(bootable), error),
         FetchError::Chunk { source, .. } => Failure::from_error(chunk_code(source), error),

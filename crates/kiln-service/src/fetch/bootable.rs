@@ -1,13 +1,14 @@
 //! Images that were built elsewhere: found in a source, and fetched part by part.
 //!
 //! ```text
-//! chunk in the cache ──────────── unpack ─▶ its place in the root filesystem
-//! chunk from a registry ── keep ─┘
+//! what was kept of a chunk ────── unpack ─▶ its place in the root filesystem
+//! the rest of it, from a registry ┘ and keep
 //! chunk of a local source ────────┘
 //! kernel, initrd, modules, sums ──────────▶ a file without a name each
 //! ```
-//! Chunks from a registry are kept as blobs while it runs, so that a pull that broke off goes on at
-//! the chunk; once the image is published they go. Whether the root filesystem as a whole is one is
+//! Chunks from a registry are kept as partial blobs, also when they are whole, so that a pull that broke
+//! off goes on where it was; once the image is published they go. What one repository gave serves who
+//! pulls from that repository alone: it has told them that they may have it. Whether the root filesystem as a whole is one is
 //! not judged here.
 
 use std::fs::File;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use kiln_api::operation::{LayerProgress, LayerState};
+use kiln_cache::PartialName;
 use kiln_domain::Platform;
 use kiln_domain::oci::bootable::{BootableConfig, BootableError, BootableLayers};
 use kiln_domain::oci::{Descriptor, DiskLayers, DocumentError, PlatformNotFound, PlatformWords};
@@ -24,10 +26,11 @@ use kiln_store::version_blobs::BlobRole;
 
 use super::chunk;
 use super::error::FetchError;
-use super::{FetchRequest, Fetcher, MAX_FILE_BYTES, source_kind};
+use super::{FetchRequest, Fetcher, MAX_FILE_BYTES, needs, place, source_kind};
 use crate::board::Running;
 use crate::seams::{Bootable, BootableParts, BootableTarget, DiskParts, SourceBlob};
-use crate::space::{FetchNeeds, Space};
+use crate::space::FetchNeeds;
+use crate::spare::Spare;
 
 /// Parts of one artifact that are fetched at a time: enough to keep a network and the threads that
 /// unpack busy, and few connections.
@@ -87,24 +90,28 @@ impl Fetcher {
         target: BootableTarget,
         running: &Arc<Running>,
     ) -> Result<Vec<File>, FetchError> {
-        let chunks = bootable.parts.disk.chunks();
-        let disk = match &bootable.parts.disk {
-            DiskParts::Chunks(_) => None,
-            DiskParts::Whole(disk) => Some(disk),
+        // Where there is no root filesystem to fill, no part of it is fetched.
+        let (chunks, disk) = match (&target.rootfs, &bootable.parts.disk) {
+            (None, _) => (&[][..], None),
+            (Some(_), DiskParts::Chunks(chunks)) => (&chunks[..], None),
+            (Some(_), DiskParts::Whole(disk)) => (&[][..], Some(disk)),
         };
         let described = chunks.iter().map(|chunk| &chunk.descriptor).chain(disk);
         let described = described.chain(target.files.iter().map(|(layer, _)| layer));
         running.layers(described.map(waiting).collect());
         let source = &bootable.source;
         let disk_state = Arc::default();
-        let jobs = chunks.iter().enumerate().map(|(index, chunk)| chunk::Job {
-            fetcher: self,
-            source,
-            chunk,
-            index,
-            rootfs: target.rootfs.clone(),
-            running,
-            disk: &disk_state,
+        let jobs = target.rootfs.iter().flat_map(|rootfs| {
+            let jobs = chunks.iter().enumerate();
+            jobs.map(|(index, chunk)| chunk::Job {
+                fetcher: self,
+                source,
+                chunk,
+                index,
+                rootfs: rootfs.clone(),
+                running,
+                disk: &disk_state,
+            })
         });
         let placed: Vec<_> = jobs.map(chunk::Job::place).collect();
         let mut whole = Vec::with_capacity(target.files.len());
@@ -123,8 +130,7 @@ impl Fetcher {
             let files = whole.try_collect().await?;
             let placed = stream::iter(placed).buffer_unordered(PARTS_AT_A_TIME);
             placed.try_collect::<Vec<()>>().await?;
-            if let Some(disk) = disk {
-                let rootfs = target.rootfs.clone();
+            if let (Some(disk), Some(rootfs)) = (disk, target.rootfs) {
                 self.whole_disk(source, disk, 0, rootfs, running).await?;
             }
             Ok(files)
@@ -154,19 +160,10 @@ impl Fetcher {
         }
         let cache = self.cache.clone();
         let chunks = bootable.parts.disk.chunks().to_vec();
+        let place = place(&bootable.source);
         let look = move || {
-            let mut needs = FetchNeeds {
-                cache: Space::of_directory(cache.directory()),
-                ..FetchNeeds::default()
-            };
-            let mut seen = std::collections::HashSet::new();
-            for chunk in chunks {
-                let descriptor = chunk.descriptor;
-                if seen.insert(descriptor.digest) && cache.blob(&descriptor.digest)?.is_none() {
-                    needs.blob_bytes = needs.blob_bytes.saturating_add(descriptor.size_bytes);
-                }
-            }
-            Ok(needs)
+            let spare = Spare::new(cache.clone());
+            needs::of_chunks(&cache, &spare, &place, &chunks)
         };
         self.looks.run(look).await?
     }
@@ -184,10 +181,12 @@ impl Fetcher {
         }
         let cache = self.cache.clone();
         let chunks = bootable.parts.disk.chunks().to_vec();
+        let place = place(&bootable.source);
         let discard = move || {
             for chunk in chunks {
-                // What stays takes room, and no more than that.
-                if let Err(error) = cache.discard_blob(&chunk.descriptor.digest) {
+                let name = PartialName::of_blob_from(&place, &chunk.descriptor.digest);
+                // What stays takes room, for a day, and no more than that.
+                if let Err(error) = cache.discard_partial(&name) {
                     tracing::warn!(%error, "a chunk could not be dropped from the cache");
                 }
             }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kiln_api::operation::LayerState;
 use kiln_bootable::{UnpackError, unpack};
-use kiln_cache::{Cache, Ingest, IngestError};
+use kiln_cache::{Ingest, IngestError, PartialName};
 use kiln_domain::Digest;
 use kiln_domain::oci::bootable::Chunk;
 use kiln_registry::{BlobBody, ImageSource};
@@ -16,7 +16,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::error::FetchError;
 use super::feed::{KeepingReader, chunk_channel};
-use super::layer::{Condition, Disk, Hasher, drop_if_damaged, is_digest_mismatch, kept_failure};
+use super::layer::{Asking, Disk, Hasher, is_digest_mismatch, kept_failure};
 use super::{Fetcher, place};
 use crate::board::Running;
 
@@ -38,7 +38,6 @@ pub(super) struct Job<'a> {
 
 /// What the unpacking thread needs; it outlives the waiting for it.
 struct Unpacking {
-    cache: Cache,
     chunk: Chunk,
     index: usize,
     rootfs: Arc<File>,
@@ -54,60 +53,86 @@ impl Job<'_> {
         // Others who want the same chunk from there wait, and find it.
         let key = (place(self.source), self.chunk.descriptor.digest);
         let _turn = self.fetcher.locks.lock(key).await;
-        let is_remote = self.source.is_remote();
-        let unpacking = self.unpacking();
-        let kept = if is_remote {
-            self.fetcher.pool.run(move || unpacking.cached()).await??
-        } else {
-            None
-        };
-        if let Some(file) = kept {
-            self.running.layer(self.index, LayerState::Decoding);
-            let unpacking = self.unpacking();
-            let place = move || unpacking.read(file, 0);
-            self.fetcher.pool.run(place).await??;
-        } else {
-            self.running.layer(self.index, LayerState::Fetching);
+        self.running.layer(self.index, LayerState::Fetching);
+        if self.source.is_remote() {
             self.fetch().await?;
+        } else {
+            self.take().await?;
         }
         self.running.layer(self.index, LayerState::Done);
         Ok(())
     }
 
-    /// Fetches it; wrong bytes that came over the network, now or in an earlier life, once more.
-    async fn fetch(&self) -> Result<(), FetchError> {
-        let error = match self.fetch_once(Asking::Rest).await {
-            Err(error) if self.source.is_remote() && is_digest_mismatch(&error) => error,
-            done => return done,
+    /// Takes it from a source on this host.
+    async fn take(&self) -> Result<(), FetchError> {
+        let descriptor = &self.chunk.descriptor;
+        let body = self.source.blob(descriptor, 0).await?;
+        let BlobBody::File(range) = body else {
+            let name = descriptor.digest.to_string();
+            return Err(FetchError::MissingFile { name });
         };
-        let digest = self.chunk.descriptor.digest;
-        tracing::warn!(%digest, %error, "wrong bytes came: fetching them once more");
-        let (rootfs, chunk) = (self.rootfs.clone(), self.chunk.clone());
-        let clear = move || kiln_bootable::clear(&rootfs, &chunk);
-        let cleared = self.fetcher.pool.run(clear).await?;
-        cleared.map_err(|source| FetchError::Chunk {
-            digest,
-            source: UnpackError::Output { source },
-        })?;
-        self.running.layer(self.index, LayerState::Fetching);
-        self.fetch_once(Asking::Anew).await
+        let unpacking = self.unpacking();
+        self.fetcher.pool.run(move || unpacking.read(range)).await?
     }
 
-    async fn fetch_once(&self, asking: Asking) -> Result<(), FetchError> {
+    /// Fetches it from whoever has it. One that gives other bytes under its digest is not asked
+    /// again; what an earlier download left and is wrong costs one fetch.
+    async fn fetch(&self) -> Result<(), FetchError> {
+        let mut asking = Asking::Rest;
+        let mut may_ask_again = true;
+        loop {
+            let ingest = self.begin(asking).await?;
+            let kept_bytes = ingest.kept_bytes();
+            let error = match self.fetch_once(ingest, asking).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let digest = self.chunk.descriptor.digest;
+            asking = match asking {
+                Asking::Rest if kept_bytes > 0 && is_about_what_was_left(&error) => {
+                    tracing::warn!(%digest, kept_bytes, "what was left of a chunk is damaged");
+                    Asking::All
+                }
+                _ if may_ask_again && is_digest_mismatch(&error) => {
+                    tracing::warn!(%digest, %error, "wrong bytes came: fetching them once more");
+                    may_ask_again = self.source.has_others(&digest);
+                    Asking::Anew
+                }
+                _ => return Err(error),
+            };
+            self.clear().await?;
+            self.running.layer(self.index, LayerState::Fetching);
+        }
+    }
+
+    /// Takes back what was written of it.
+    async fn clear(&self) -> Result<(), FetchError> {
+        let (rootfs, chunk) = (self.rootfs.clone(), self.chunk.clone());
+        let at_work = self.running.at_work();
+        let clear = move || {
+            let _at_work = at_work;
+            kiln_bootable::clear(&rootfs, &chunk)
+        };
+        let cleared = self.fetcher.pool.run(clear).await?;
+        cleared.map_err(|source| FetchError::Chunk {
+            digest: self.chunk.descriptor.digest,
+            source: UnpackError::Output { source },
+        })
+    }
+
+    async fn fetch_once(&self, ingest: Ingest, asking: Asking) -> Result<(), FetchError> {
         let descriptor = &self.chunk.descriptor;
         let pool = &self.fetcher.pool;
         let unpacking = self.unpacking();
-        if !self.source.is_remote() {
-            let body = self.source.blob(descriptor, 0).await?;
-            let BlobBody::File(range) = body else {
-                let name = descriptor.digest.to_string();
-                return Err(FetchError::MissingFile { name });
-            };
-            return pool.run(move || unpacking.read(range, 1)).await?;
+        let kept_bytes = ingest.kept_bytes();
+        if kept_bytes > 0 && kept_bytes == descriptor.size_bytes {
+            self.running.layer(self.index, LayerState::Decoding);
+            return pool
+                .run(move || unpacking.keep(io::empty(), ingest))
+                .await?;
         }
-        let ingest = self.begin(asking).await?;
         let body = match asking {
-            Asking::Rest => self.source.blob(descriptor, ingest.kept_bytes()).await?,
+            Asking::Rest | Asking::All => self.source.blob(descriptor, kept_bytes).await?,
             Asking::Anew => self.source.blob_anew(descriptor).await?,
         };
         let BlobBody::Stream(mut stream) = body else {
@@ -132,16 +157,19 @@ impl Job<'_> {
         placed?
     }
 
-    /// Begins to take in the blob: with what an earlier download left of it, or with nothing.
+    /// Begins to take in the blob: with what an earlier download from there left of it, or with
+    /// nothing.
     async fn begin(&self, asking: Asking) -> Result<Ingest, FetchError> {
         let cache = self.fetcher.cache.clone();
         let descriptor = &self.chunk.descriptor;
         let (digest, size_bytes) = (descriptor.digest, descriptor.size_bytes);
+        let name = PartialName::of_blob_from(&place(self.source), &digest);
         let at_work = self.running.at_work();
         let begin = move || {
             let _at_work = at_work;
             match asking {
-                Asking::Rest => cache.resume(&digest, size_bytes),
+                Asking::Rest | Asking::All => cache.resume_as(&name, &digest, size_bytes),
+                // What is fetched anew begins at the first byte, whatever somebody else left.
                 Asking::Anew => cache.ingest(&digest, size_bytes),
             }
         };
@@ -150,7 +178,6 @@ impl Job<'_> {
 
     fn unpacking(&self) -> Unpacking {
         Unpacking {
-            cache: self.fetcher.cache.clone(),
             chunk: self.chunk.clone(),
             index: self.index,
             rootfs: self.rootfs.clone(),
@@ -162,29 +189,10 @@ impl Job<'_> {
 }
 
 impl Unpacking {
-    /// Opens the chunk in the cache, when it has it whole. A damaged one goes: half of it in the
-    /// root filesystem could not be taken back. It blocks.
-    fn cached(self) -> Result<Option<File>, FetchError> {
-        let descriptor = &self.chunk.descriptor;
-        let Some(blob) = self.cache.blob(&descriptor.digest)? else {
-            return Ok(None);
-        };
-        let cancelled = self.running.work().flag();
-        match drop_if_damaged(&self.cache, descriptor.digest, cancelled)? {
-            Condition::Damaged => Ok(None),
-            Condition::Whole if blob.size_bytes == descriptor.size_bytes => Ok(Some(blob.file)),
-            Condition::Whole => Err(FetchError::Blob(IngestError::SizeMismatch {
-                digest: descriptor.digest,
-                expected_bytes: descriptor.size_bytes,
-                found_bytes: blob.size_bytes,
-            })),
-        }
-    }
-
     /// Unpacks what needs no keeping. It blocks.
-    fn read(self, input: impl Read, fetched: u64) -> Result<(), FetchError> {
+    fn read(self, input: impl Read) -> Result<(), FetchError> {
         let mut input = HashingReader::new(input);
-        let unpacked = self.unpack(&mut input, fetched);
+        let unpacked = self.unpack(&mut input, 0);
         // Wrong bytes break a stream in a thousand ways; the digest is what is wrong then.
         if unpacked.is_ok()
             || (is_about_content(&unpacked) && read_rest(&mut input, &self.running).is_ok())
@@ -201,40 +209,48 @@ impl Unpacking {
 
     /// Keeps what comes, and unpacks it in the same pass. It blocks.
     ///
-    /// What came stays for the next time, unless the disk is full: then the space is needed,
-    /// whichever chunk found that out.
+    /// What came stays for the next time, unless it is wrong, or the disk is full: then the space is
+    /// needed, whichever chunk found that out.
     fn keep(self, input: impl Read, ingest: Ingest) -> Result<(), FetchError> {
         let descriptor = &self.chunk.descriptor;
+        let kept_bytes = ingest.kept_bytes();
         let mut reader = KeepingReader {
             inner: input,
             ingest,
             failure: None,
         };
-        let mut unpacked = self.unpack(&mut reader, 1);
-        if let Some(source) = reader.failure.take() {
-            unpacked = Err(kept_failure(descriptor.digest, source));
+        let mut unpacked = self.unpack(&mut reader, kept_bytes);
+        if let Some(failure) = reader.failure.take() {
+            unpacked = Err(kept_failure(descriptor.digest, failure));
         }
-        if let Err(error) = &unpacked
-            && self.disk.is_full_after(error)
-        {
-            reader.ingest.abandon()?;
-            return unpacked;
-        }
-        if unpacked.is_ok()
-            || (is_about_content(&unpacked) && read_rest(&mut reader, &self.running).is_ok())
-        {
-            reader.ingest.commit()?;
+        match &unpacked {
+            Ok(()) => reader.ingest.keep()?,
+            Err(error) if self.disk.is_full_after(error) => reader.ingest.abandon()?,
+            // It takes the rest to know what is wrong, but for what an earlier download left: that
+            // is the first suspect.
+            Err(error) if kept_bytes > 0 && is_about_what_was_left(error) => {
+                reader.ingest.abandon()?;
+            }
+            Err(_) if is_about_content(&unpacked) => {
+                if read_rest(&mut reader, &self.running).is_ok() {
+                    reader.ingest.keep()?;
+                }
+            }
+            Err(_) => {}
         }
         unpacked
     }
 
-    fn unpack(&self, input: &mut dyn Read, fetched: u64) -> Result<(), FetchError> {
+    /// Unpacks. Bytes behind the first `had_bytes` count as fetched.
+    fn unpack(&self, input: &mut dyn Read, had_bytes: u64) -> Result<(), FetchError> {
         let read = Cell::new(0);
         let mut input = Counting { input, read: &read };
         let told = Cell::new(0);
         let tell = |_: u64| {
-            let count = read.get() - told.replace(read.get());
-            self.running.layer_bytes(self.index, count, count * fetched);
+            let before = told.replace(read.get());
+            let fetched = read.get().saturating_sub(had_bytes.max(before));
+            self.running
+                .layer_bytes(self.index, read.get() - before, fetched);
         };
         let cancelled = self.running.work().flag();
         let unpacked = unpack(&mut input, &self.chunk, &self.rootfs, &tell, cancelled);
@@ -244,20 +260,21 @@ impl Unpacking {
     }
 }
 
-/// What a source is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asking {
-    /// What an earlier download has not left here.
-    Rest,
-    /// All of it, past what may hold it on the way.
-    Anew,
+/// Says whether what an earlier download left may be what is wrong.
+fn is_about_what_was_left(error: &FetchError) -> bool {
+    match error {
+        FetchError::Left { .. } => true,
+        FetchError::Chunk { source, .. } => is_broken(source),
+        error => is_digest_mismatch(error),
+    }
 }
 
 fn is_about_content(unpacked: &Result<(), FetchError>) -> bool {
-    let Err(FetchError::Chunk { source, .. }) = unpacked else {
-        return false;
-    };
-    match source {
+    matches!(unpacked, Err(FetchError::Chunk { source, .. }) if is_broken(source))
+}
+
+fn is_broken(error: &UnpackError) -> bool {
+    match error {
         UnpackError::Broken { .. }
         | UnpackError::TooLong { .. }
         | UnpackError::TooShort { .. }

@@ -1,6 +1,7 @@
 //! A disk of somebody else's, from its source to the root filesystem it is to be.
 //!
-//! It is one blob, unpacked as it comes; nothing of it is kept, so what breaks off begins anew.
+//! It is one blob, unpacked as it comes; nothing of it is kept, so what breaks off begins anew. Who
+//! gives wrong bytes is not asked again where somebody else has it.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use kiln_api::operation::LayerState;
 use kiln_bootable::{DiskError, unpack_disk};
 use kiln_cache::IngestError;
+use kiln_domain::Digest;
 use kiln_domain::oci::Descriptor;
 use kiln_registry::{BlobBody, ImageSource};
 
@@ -18,6 +20,7 @@ use super::Fetcher;
 use super::chunk::{Counting, HashingReader, read_rest};
 use super::error::FetchError;
 use super::feed::chunk_channel;
+use super::layer::is_digest_mismatch;
 use crate::board::Running;
 use crate::pulls::{ProbeError, probe_head};
 
@@ -52,7 +55,51 @@ impl Fetcher {
         running: &Arc<Running>,
     ) -> Result<(), FetchError> {
         running.layer(index, LayerState::Fetching);
-        let body = source.blob(blob, 0).await?;
+        let mut body = source.blob(blob, 0).await?;
+        let mut may_ask_again = source.is_remote();
+        loop {
+            let unpacked = self.disk_once(body, blob, index, rootfs.clone(), running);
+            match unpacked.await {
+                Err(error) if may_ask_again && is_digest_mismatch(&error) => {
+                    let digest = blob.digest;
+                    tracing::warn!(%digest, %error, "wrong bytes came: fetching them once more");
+                    may_ask_again = source.has_others(&digest);
+                    self.empty(rootfs.clone(), digest, running).await?;
+                    running.layer(index, LayerState::Fetching);
+                    body = source.blob_anew(blob).await?;
+                }
+                unpacked => return unpacked,
+            }
+        }
+    }
+
+    /// Takes back what was written of a disk.
+    async fn empty(
+        &self,
+        rootfs: Arc<File>,
+        digest: Digest,
+        running: &Running,
+    ) -> Result<(), FetchError> {
+        let at_work = running.at_work();
+        let empty = move || {
+            let _at_work = at_work;
+            rootfs.set_len(0)
+        };
+        let emptied = self.pool.run(empty).await?;
+        emptied.map_err(|source| FetchError::Foreign {
+            digest,
+            source: DiskError::Output { source }.into(),
+        })
+    }
+
+    async fn disk_once(
+        &self,
+        body: BlobBody,
+        blob: &Descriptor,
+        index: usize,
+        rootfs: Arc<File>,
+        running: &Arc<Running>,
+    ) -> Result<(), FetchError> {
         let unpacking = Unpacking {
             blob: blob.clone(),
             index,

@@ -33,6 +33,14 @@ pub enum FetchError {
         /// What the system said.
         source: io::Error,
     },
+    /// What an earlier download left of a blob cannot be read back.
+    #[error("what an earlier download left of {digest} cannot be read")]
+    Left {
+        /// The blob.
+        digest: Digest,
+        /// What the system said.
+        source: io::Error,
+    },
     /// More bytes of a blob came than its descriptor says.
     #[error(transparent)]
     TooLong(TooLong),

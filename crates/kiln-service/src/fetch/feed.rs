@@ -55,8 +55,17 @@ impl Read for ChunkReader {
 pub(super) struct KeepingReader<R> {
     pub(super) inner: R,
     pub(super) ingest: Ingest,
-    /// What writing failed with: the decoder would only say that reading failed.
-    pub(super) failure: Option<io::Error>,
+    /// What keeping it failed with: the decoder would only say that reading failed.
+    pub(super) failure: Option<KeepingError>,
+}
+
+/// Why what came is not kept.
+#[derive(Debug)]
+pub(super) enum KeepingError {
+    /// What an earlier download left cannot be read back.
+    Left(io::Error),
+    /// What comes cannot be written.
+    Write(io::Error),
 }
 
 impl<R: Read> Read for KeepingReader<R> {
@@ -66,14 +75,14 @@ impl<R: Read> Read for KeepingReader<R> {
             Ok(count) => return Ok(count),
             Err(error) => {
                 let kind = error.kind();
-                self.failure = Some(error);
+                self.failure = Some(KeepingError::Left(error));
                 return Err(kind.into());
             }
         }
         let count = self.inner.read(buffer)?;
         if let Err(error) = self.ingest.write_all(&buffer[..count]) {
             let kind = error.kind();
-            self.failure = Some(error);
+            self.failure = Some(KeepingError::Write(error));
             return Err(kind.into());
         }
         Ok(count)

@@ -26,7 +26,7 @@ use kiln_tree::DiffId;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::error::FetchError;
-use super::feed::{KeepingReader, chunk_channel};
+use super::feed::{KeepingError, KeepingReader, chunk_channel};
 use super::{Fetcher, place};
 use crate::board::Running;
 use crate::space::Flight;
@@ -65,9 +65,9 @@ impl Disk {
     }
 }
 
-/// How a layer's blob is asked for.
+/// How a blob is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asking {
+pub(super) enum Asking {
     /// What lacks of it.
     Rest,
     /// Everything: what was left of it was wrong.
@@ -175,7 +175,7 @@ impl Job<'_> {
             };
             let digest = self.layer.descriptor.digest;
             asking = match asking {
-                Asking::Rest if kept_bytes > 0 && is_about_content(&error) => {
+                Asking::Rest if kept_bytes > 0 && is_about_what_was_left(&error) => {
                     tracing::warn!(%digest, kept_bytes, "what was left of a layer is damaged");
                     Asking::All
                 }
@@ -283,13 +283,13 @@ impl Decoding {
             failure: None,
         };
         let mut decoded = self.decode(&mut reader, kept_bytes);
-        if let Some(source) = reader.failure.take() {
-            decoded = Err(kept_failure(self.digest, source));
+        if let Some(failure) = reader.failure.take() {
+            decoded = Err(kept_failure(self.digest, failure));
         }
         let pending = match decoded {
             Ok(pending) => pending,
             Err(error) => {
-                if self.disk.is_full_after(&error) {
+                if self.disk.is_full_after(&error) || matches!(error, FetchError::Left { .. }) {
                     reader.ingest.abandon()?;
                 } else if is_about_content(&error) {
                     self.judge(reader, kept_bytes)?;
@@ -397,6 +397,11 @@ fn is_about_content(error: &FetchError) -> bool {
         }
         error => is_digest_mismatch(error),
     }
+}
+
+/// Says whether what an earlier download left may be what is wrong.
+fn is_about_what_was_left(error: &FetchError) -> bool {
+    matches!(error, FetchError::Left { .. }) || is_about_content(error)
 }
 
 /// Says whether wrong bytes came.
@@ -539,7 +544,11 @@ fn open_pack(
 }
 
 /// Says why a blob could not be kept: too long, or the disk.
-pub(super) fn kept_failure(digest: Digest, source: io::Error) -> FetchError {
+pub(super) fn kept_failure(digest: Digest, failure: KeepingError) -> FetchError {
+    let source = match failure {
+        KeepingError::Left(source) => return FetchError::Left { digest, source },
+        KeepingError::Write(source) => source,
+    };
     match source
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<TooLong>())
@@ -551,14 +560,14 @@ pub(super) fn kept_failure(digest: Digest, source: io::Error) -> FetchError {
 
 /// SHA-256 of a blob that is read again.
 #[derive(Default)]
-pub(super) struct Hasher(sha2::Sha256);
+pub(crate) struct Hasher(sha2::Sha256);
 
 impl Hasher {
-    pub(super) fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         sha2::Digest::update(&mut self.0, bytes);
     }
 
-    pub(super) fn finish(self) -> Digest {
+    pub(crate) fn finish(self) -> Digest {
         use sha2::Digest as _;
         Digest::from_bytes(self.0.finalize().into())
     }

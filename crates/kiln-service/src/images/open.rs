@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufWriter;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln_api::image::{GetParams, ImageFile, OpenParams, OpenedImage};
 use kiln_api::{Failure, HandleId, codes};
@@ -23,12 +23,26 @@ use crate::host_files::HostFiles;
 /// Bytes of an archive that are written at a time.
 const WRITE_BYTES: usize = 256 << 10;
 
+/// How many callers' modules are put into archives at a time.
+const ARCHIVES_AT_A_TIME: usize = 2;
+
 /// What files of images are opened with.
 #[derive(Clone, Debug)]
 pub struct ImageFiles {
     artifacts: Artifacts,
     host_files: Arc<HostFiles>,
     look_pool: Pool,
+    /// Threads that put modules into archives: long work, which no look may wait behind.
+    archive_pool: Pool,
+}
+
+/// Ends the work for a caller that has gone.
+struct StopWhenDropped(Arc<AtomicBool>);
+
+impl Drop for StopWhenDropped {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl ImageFiles {
@@ -38,6 +52,7 @@ impl ImageFiles {
             artifacts,
             host_files,
             look_pool,
+            archive_pool: Pool::new("archive", ARCHIVES_AT_A_TIME),
         }
     }
 
@@ -47,9 +62,15 @@ impl ImageFiles {
         wanted: Vec<ImageFile>,
     ) -> Result<Vec<(ImageFile, File)>, Failure> {
         let artifacts = self.artifacts.clone();
-        let opened = self
-            .look_pool
-            .run(move || open_all(&artifacts, &version, &wanted))
+        let pool = if wanted.contains(&ImageFile::Modules) {
+            &self.archive_pool
+        } else {
+            &self.look_pool
+        };
+        let gone = Arc::new(AtomicBool::new(false));
+        let _stop = StopWhenDropped(gone.clone());
+        let opened = pool
+            .run(move || open_all(&artifacts, &version, &wanted, &gone))
             .await;
         opened
             .map_err(|error| pool_failure(&error))?
@@ -112,6 +133,7 @@ fn open_all(
     artifacts: &Artifacts,
     version: &str,
     wanted: &[ImageFile],
+    cancelled: &AtomicBool,
 ) -> Result<Vec<(ImageFile, File)>, OpenError> {
     let mut opened = Vec::with_capacity(wanted.len());
     for &file in wanted {
@@ -120,7 +142,7 @@ fn open_all(
             ImageFile::Kernel => artifacts.open_file(version, KERNEL)?,
             ImageFile::Initrd => artifacts.open_file(version, INITRD)?,
             ImageFile::Sums => artifacts.open_file(version, ROOTFS_SUMS)?,
-            ImageFile::Modules => modules_tar(artifacts, version)?,
+            ImageFile::Modules => modules_tar(artifacts, version, cancelled)?,
         };
         match found {
             Some(found) => opened.push((file, found)),
@@ -136,17 +158,20 @@ fn open_all(
 
 /// Puts the modules of a version into a file without a name, open for reading alone; nothing where
 /// it has none.
-pub(crate) fn modules_tar(artifacts: &Artifacts, version: &str) -> Result<Option<File>, OpenError> {
+pub(crate) fn modules_tar(
+    artifacts: &Artifacts,
+    version: &str,
+    cancelled: &AtomicBool,
+) -> Result<Option<File>, OpenError> {
     if !artifacts.has_directory(version, MODULES)? {
         return Ok(None);
     }
     let from = artifacts.path(version)?.join(MODULES);
     let scratch = artifacts.scratch()?;
-    // The call ends when its caller has the file or has gone; it is no long work.
     let written = write_modules_tar(
         &from,
         BufWriter::with_capacity(WRITE_BYTES, &scratch),
-        &AtomicBool::new(false),
+        cancelled,
     );
     written.map_err(|source| OpenError::Modules {
         version: version.to_owned(),

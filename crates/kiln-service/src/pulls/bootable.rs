@@ -1,13 +1,15 @@
 //! The end of a pull whose source is an image that was built elsewhere: nothing is built.
 //!
 //! ```text
-//! artifact ─▶ chunks ─▶ rootfs.ext4 ─▶ ext4? sums right? ─┐
-//!         └─▶ kernel, initrd, modules, as they are ───────┴─▶ stage, publish, commit
+//! artifact ─▶ here already? copy ─▶ rootfs.ext4 ─▶ ext4? sums right? ─┐
+//!         │          else chunks ─┘                                   │
+//!         └─▶ kernel, initrd, modules, as they are ───────────────────┴─▶ stage, publish, commit
 //! ```
 //! A kernel that the caller named takes the place of the one that comes along, and then the initrd
 //! is composed as for any image. What an artifact says about the derivation of its bytes would be
 //! believed by other pulls, so nothing of the kind is kept.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::sync::Arc;
@@ -19,14 +21,14 @@ use kiln_api::{Failure, codes};
 use kiln_artifacts::Staging;
 use kiln_artifacts::names::{ROOTFS, ROOTFS_SUMS};
 use kiln_domain::OperationId;
-use kiln_domain::oci::bootable::{BootWords, MAX_SUMS_BYTES};
+use kiln_domain::oci::bootable::{BootWords, MAX_SUMS_BYTES, Part};
 use kiln_domain::oci::{ContainerConfig, Descriptor};
 use kiln_ext4::{Sums, SumsError, VerifyError};
 use kiln_kernel::{KernelFiles, ModulesSource};
 
 use super::Pulls;
 use super::commit::{Finished, Origin};
-use super::job::{or_cancelled, unless_cancelled};
+use super::job::{Ids, Resting, or_cancelled, unless_cancelled};
 use super::kernel_choice::{ChoiceError, ChosenKernel, choice_failure};
 use super::pull::Job;
 use super::rootfs_probe::{ProbeError, probe};
@@ -46,6 +48,20 @@ struct Shipped {
     modules: Option<File>,
 }
 
+/// A part of an artifact besides the root filesystem, and the layer that it is.
+pub(super) type WantedPart = (Part, Descriptor);
+
+/// The files of parts, each open at its beginning.
+pub(super) type PartFiles = BTreeMap<Part, File>;
+
+/// The root filesystem, judged, in a staging directory, and the files that go with it.
+#[derive(Debug)]
+pub(super) struct Obtained {
+    pub(super) staging: Resting<Staging>,
+    pub(super) rootfs_size_bytes: u64,
+    pub(super) files: PartFiles,
+}
+
 /// The kernel an image gets, and how it boots with it.
 #[derive(Debug)]
 struct Booting {
@@ -57,7 +73,7 @@ struct Booting {
 
 /// Why the root filesystem that was put together is not taken.
 #[derive(Debug, thiserror::Error)]
-enum RootfsError {
+pub(super) enum RootfsError {
     #[error("the root filesystem of the artifact cannot be used")]
     Probe(#[from] ProbeError),
     #[error("the checksums that came with the root filesystem cannot be used")]
@@ -98,61 +114,46 @@ impl Pulls {
                 None,
             ));
         }
-        running.enter(Stage::Fetch);
-        let needs = self.fetch.bootable_needs(&bootable);
-        let needs = or_cancelled(&running, needs, fetch_failure).await?;
-        needs
-            .check()
-            .map_err(|error| room_failure(&error, &error))?;
         let parts = &bootable.parts;
         let named = match &parts.kernel {
             Some(_) => job.kernel.unless_shipped(),
             None => Some(job.kernel.without_shipped()?),
         };
-        let mut wanted: Vec<Descriptor> = parts.sums.iter().cloned().collect();
+        let mut wanted = wanted(&[(Part::Sums, &parts.sums)]);
         if named.is_none() {
-            let kernel = [&parts.kernel, &parts.initrd, &parts.modules];
-            wanted.extend(kernel.into_iter().flatten().cloned());
+            wanted.extend(self::wanted(&[
+                (Part::Kernel, &parts.kernel),
+                (Part::Initrd, &parts.initrd),
+                (Part::Modules, &parts.modules),
+            ]));
         }
-        let images = self.records.images.clone();
-        let written = written_bytes(&bootable, &wanted);
-        self.look(move || {
-            let Some(space) = Space::of_directory(&images) else {
-                return Ok(());
-            };
-            let room = needs.check_with(&space, written);
-            room.map_err(|error| room_failure(&error, &error))
-        })
-        .await?;
-        let staging = self.stage(job.ids).await?;
-        let size_bytes = bootable.rootfs_size_bytes.unwrap_or_default();
-        let (staging, target) = self.targets(staging, wanted, size_bytes).await?;
-        let fetching = self.fetch.bootable(&bootable, target, &running);
-        let files = or_cancelled(&running, fetching, fetch_failure).await?;
-        let mut files = files.into_iter();
-        let mut next = |part: Option<&Descriptor>| part.and_then(|_| files.next());
-        let sums = next(parts.sums.as_ref());
+        let here = self.take_here(job.ids, &job.actor, &bootable, &wanted, &running);
+        let obtained = match here.await? {
+            Some(obtained) => obtained,
+            None => {
+                self.fetch_parts(job.ids, &bootable, &wanted, &running)
+                    .await?
+            }
+        };
+        let Obtained {
+            staging,
+            rootfs_size_bytes,
+            mut files,
+        } = obtained;
+        let mut next = |part: Part| files.remove(&part);
         let booting = if let Some(kernel) = named {
             named_kernel(kernel, job.boot, bootable.container.as_ref())?
         } else {
             let missing = || Failure::new(codes::daemon::INTERNAL, "the kernel is missing");
             let shipped = Shipped {
-                kernel: next(parts.kernel.as_ref()).ok_or_else(missing)?,
-                initrd: next(parts.initrd.as_ref()),
-                modules: next(parts.modules.as_ref()),
+                kernel: next(Part::Kernel).ok_or_else(missing)?,
+                initrd: next(Part::Initrd),
+                modules: next(Part::Modules),
             };
             self.check_kernel(&shipped.kernel, &bootable).await?;
             shipped_kernel(shipped, job.boot, &bootable)?
         };
-        running.enter(Stage::Build);
-        let entry = running.clone();
-        let check = move || {
-            let checked = check_rootfs(&staging, sums, entry.work().flag());
-            checked.map(|size_bytes| (staging, size_bytes))
-        };
-        let checked = self.on_build_pool(&running, check).await?;
-        let (staging, rootfs_size_bytes) =
-            checked.map_err(|error| unless_cancelled(&running, rootfs_failure(&error)))?;
+        let staging = staging.wake();
         let view = booting.plan.view.clone();
         let staged = self.stage_kernel(staging, booting.kernel, booting.plan, &running);
         let (staging, kernel) = staged.await?;
@@ -190,36 +191,108 @@ impl Pulls {
         Ok(image)
     }
 
-    /// Makes the files that everything is fetched into.
-    async fn targets(
+    /// Fetches the root filesystem and what is wanted besides, and judges it.
+    async fn fetch_parts(
+        &self,
+        ids: Ids,
+        bootable: &Bootable,
+        wanted: &[WantedPart],
+        running: &Arc<Running>,
+    ) -> Result<Obtained, Failure> {
+        running.enter(Stage::Fetch);
+        let needs = self.fetch.bootable_needs(bootable);
+        let needs = or_cancelled(running, needs, fetch_failure).await?;
+        needs
+            .check()
+            .map_err(|error| room_failure(&error, &error))?;
+        let (images, spare) = (self.records.images.clone(), self.records.spare.clone());
+        let written = written_bytes(bootable, wanted);
+        self.look(move || {
+            let room = spare.room_beside(&needs.partials, || match Space::of_directory(&images) {
+                Some(disk) => needs.check_with(&disk, written),
+                None => Ok(()),
+            });
+            room.map_err(|error| room_failure(&error, &error))
+        })
+        .await?;
+        let staging = self.stage(ids).await?;
+        let size_bytes = bootable.rootfs_size_bytes.unwrap_or_default();
+        let (staging, rootfs) = self.rootfs_target(staging, size_bytes).await?;
+        let staging = Resting::new(staging, running);
+        let files = self.fetch_files(bootable, wanted, Some(rootfs), running);
+        let mut files = files.await?;
+        let sums = files.remove(&Part::Sums);
+        running.enter(Stage::Build);
+        let judged = self.judge_rootfs(staging.wake(), sums, running).await?;
+        let (staging, rootfs_size_bytes) =
+            judged.map_err(|error| unless_cancelled(running, rootfs_failure(&error)))?;
+        Ok(Obtained {
+            staging: Resting::new(staging, running),
+            rootfs_size_bytes,
+            files,
+        })
+    }
+
+    /// Fetches the files of these parts, and the root filesystem where there is a place for it.
+    pub(super) async fn fetch_files(
+        &self,
+        bootable: &Bootable,
+        wanted: &[WantedPart],
+        rootfs: Option<File>,
+        running: &Arc<Running>,
+    ) -> Result<PartFiles, Failure> {
+        let kernels = self.kernels.clone();
+        let layers: Vec<Descriptor> = wanted.iter().map(|(_, layer)| layer.clone()).collect();
+        let files = self.look(move || {
+            let file = |layer| {
+                let scratch = kernels.scratch();
+                Ok((layer, scratch.map_err(|error| catalogue_failure(&error))?))
+            };
+            layers.into_iter().map(file).collect()
+        });
+        let target = BootableTarget {
+            rootfs: rootfs.map(Arc::new),
+            files: files.await?,
+        };
+        let fetching = self.fetch.bootable(bootable, target, running);
+        let files = or_cancelled(running, fetching, fetch_failure).await?;
+        Ok(wanted.iter().map(|(part, _)| *part).zip(files).collect())
+    }
+
+    /// Judges a root filesystem on the build pool; `Err` inside says why it is not taken.
+    pub(super) async fn judge_rootfs(
         &self,
         staging: Staging,
-        wanted: Vec<Descriptor>,
-        rootfs_size_bytes: u64,
-    ) -> Result<(Staging, BootableTarget), Failure> {
-        let kernels = self.kernels.clone();
+        sums: Option<File>,
+        running: &Arc<Running>,
+    ) -> Result<Result<(Staging, u64), RootfsError>, Failure> {
+        let entry = running.clone();
+        let check = move || {
+            let checked = check_rootfs(&staging, sums, entry.work().flag());
+            checked.map(|size_bytes| (staging, size_bytes))
+        };
+        self.on_build_pool(running, check).await
+    }
+
+    /// Makes the file that the root filesystem is fetched into.
+    async fn rootfs_target(
+        &self,
+        staging: Staging,
+        size_bytes: u64,
+    ) -> Result<(Staging, File), Failure> {
         self.look(move || {
             let rootfs = staging
                 .create(ROOTFS)
                 .map_err(|error| artifact_failure(&error))?;
             // The host's own file system has a longest file.
-            rootfs.set_len(rootfs_size_bytes).map_err(|error| {
+            rootfs.set_len(size_bytes).map_err(|error| {
                 let code = match error.kind() {
                     std::io::ErrorKind::FileTooLarge => codes::rootfs::CANNOT_HOLD,
                     _ => storage_code(&error),
                 };
                 Failure::from_error(code, &error)
             })?;
-            let file = |layer| {
-                let scratch = kernels.scratch();
-                Ok((layer, scratch.map_err(|error| catalogue_failure(&error))?))
-            };
-            let files: Result<_, Failure> = wanted.into_iter().map(file).collect();
-            let target = BootableTarget {
-                rootfs: Arc::new(rootfs),
-                files: files?,
-            };
-            Ok((staging, target))
+            Ok((staging, rootfs))
         })
         .await
     }
@@ -244,12 +317,18 @@ impl Pulls {
     }
 }
 
+/// Lists those of the parts that there are.
+fn wanted(parts: &[(Part, &Option<Descriptor>)]) -> Vec<WantedPart> {
+    let there = |(part, layer): &(Part, &Option<Descriptor>)| Some((*part, (*layer).clone()?));
+    parts.iter().filter_map(there).collect()
+}
+
 /// Adds up what will lie beside the other images: the data that the artifact says it has, and the
 /// files that are wanted. Of a disk that somebody else made nothing is known.
-fn written_bytes(bootable: &Bootable, wanted: &[Descriptor]) -> u64 {
+fn written_bytes(bootable: &Bootable, wanted: &[WantedPart]) -> u64 {
     let chunks = bootable.parts.disk.chunks().iter();
     let data = chunks.map(|chunk| chunk.size_bytes);
-    let files = wanted.iter().map(|file| file.size_bytes);
+    let files = wanted.iter().map(|(_, file)| file.size_bytes);
     data.chain(files).fold(0, u64::saturating_add)
 }
 
@@ -362,7 +441,7 @@ fn check_rootfs(
     Ok(size_bytes)
 }
 
-fn rootfs_failure(error: &RootfsError) -> Failure {
+pub(super) fn rootfs_failure(error: &RootfsError) -> Failure {
     let code = match error {
         RootfsError::Probe(ProbeError::Io(source)) | RootfsError::Read(source) => {
             storage_code(source)

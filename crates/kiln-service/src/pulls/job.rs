@@ -1,11 +1,13 @@
 //! What a pull and a registration have in common: ids, staging, and stopping on request.
 
 use std::sync::Arc;
+use std::thread;
 
 use kiln_api::Failure;
 use kiln_api::operation::Stage;
 use kiln_artifacts::Staging;
 use kiln_domain::{ImageId, VersionId};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Pulls;
 use super::commit::cancelled;
@@ -13,6 +15,9 @@ use super::kernel_choice::{ChosenKernel, StagedKernel, choice_failure};
 use crate::board::Running;
 use crate::boot::BootPlan;
 use crate::failures::{artifact_failure, pool_failure};
+
+/// What threads are called that remove what is half made.
+const PUT_AWAY: &str = "put-away";
 
 /// The ids of an image that is being made; the version's names its directory.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +32,46 @@ impl Ids {
             image_id: ImageId::new(uuid::Uuid::new_v4()),
             version_id: VersionId::new(uuid::Uuid::new_v4()),
         }
+    }
+}
+
+/// What lies half made while the job waits for something else. Should the job end meanwhile, it is
+/// dropped on a thread of its own: removing a large file is the disk's work, and not for a thread of
+/// the runtime. The operation has not ended before that.
+#[derive(Debug)]
+pub(super) struct Resting<T: Send + 'static> {
+    content: Option<T>,
+    at_work: Option<TaskTrackerToken>,
+}
+
+impl<T: Send + 'static> Resting<T> {
+    pub(super) fn new(content: T, running: &Running) -> Self {
+        Self {
+            content: Some(content),
+            at_work: Some(running.at_work()),
+        }
+    }
+
+    /// Takes it out, to go on with it.
+    #[expect(clippy::expect_used, reason = "only this and the drop take it out")]
+    pub(super) fn wake(mut self) -> T {
+        self.content.take().expect("it is there until it is taken")
+    }
+}
+
+impl<T: Send + 'static> Drop for Resting<T> {
+    fn drop(&mut self) {
+        let (content, at_work) = (self.content.take(), self.at_work.take());
+        if content.is_none() {
+            return;
+        }
+        let put_away = move || {
+            drop(content);
+            drop(at_work);
+        };
+        // Without a thread it is dropped with the closure, here: slow, and right.
+        let thread = thread::Builder::new().name(PUT_AWAY.to_owned());
+        drop(thread.spawn(put_away));
     }
 }
 
@@ -129,7 +174,6 @@ pub(crate) async fn or_cancelled<T, E>(
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::thread;
     use std::time::Duration;
 
     use kiln_api::codes;
@@ -154,6 +198,29 @@ mod tests {
     enum Moment {
         BeforeTheWork,
         DuringTheWork,
+    }
+
+    #[tokio::test]
+    async fn what_rests_when_its_job_fails_is_gone_before_the_operation_has_ended() {
+        let board = Arc::new(Board::new(1));
+        let mut entry = None;
+        let admission = board.admit().unwrap();
+        let id = OperationId::new(uuid::Uuid::new_v4());
+        board.start(id, admission, |running| {
+            entry = Some(running.clone());
+            async move { running.cancelled().await }
+        });
+        let running = entry.unwrap();
+        let dropped = Arc::new(Mutex::default());
+        let resting = Resting::new(Staged(dropped.clone()), &running);
+
+        drop(resting);
+        running.threads_ended().await;
+
+        let thread = dropped.lock().unwrap().take();
+        assert_eq!(thread.as_deref(), Some(PUT_AWAY));
+        running.cancel();
+        board.stop(Duration::ZERO).await;
     }
 
     async fn check_dropped_on_the_pool(moment: Moment) {

@@ -1,18 +1,16 @@
 //! `image.pull`: from a reference to a published image.
 
-use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 
 use kiln_api::image::{Boot, BootChoice, Image, Outcome, PullParams};
 use kiln_api::operation::Stage;
 use kiln_api::{Failure, codes};
+use kiln_artifacts::Staging;
 use kiln_artifacts::names::{ROOTFS, ROOTFS_SUMS};
-use kiln_artifacts::{ArtifactError, Artifacts, Staging};
 use kiln_domain::access::Actor;
 use kiln_domain::{
     Credentials, Derivation, Digest, ImageName, NameError, OperationId, OperationKind, Platform,
-    PlatformError, Secret, Source, VersionId,
+    PlatformError, Secret, Source,
 };
 use kiln_ext4::{Profile, WRITER_VERSION};
 use kiln_store::version_blobs::BlobRole;
@@ -21,10 +19,11 @@ use kiln_store::versions;
 use super::Pulls;
 use super::begin::{Attendance, Makes, Opening};
 use super::commit::{Derived, Finished, Origin};
-use super::job::{Ids, or_cancelled, unless_cancelled};
+use super::job::{Ids, Resting, or_cancelled, unless_cancelled};
 use super::kernel_choice::{KernelWords, Wanted};
 use super::shipped_kernel::{Preference, PullKernel};
 use super::source_files::claim_source;
+use super::twin::Twin;
 use crate::board::Running;
 use crate::boot::{self, boot_failure};
 use crate::build::{BuildError, BuildRequest};
@@ -35,7 +34,6 @@ use crate::failures::{
 use crate::fetch::FetchRequest;
 use crate::remotes::{identities, tls_verify};
 use crate::seams::{BuildRootfs, Found, Resolved};
-use crate::space::{NoRoom, Space};
 
 /// A pull whose every word was understood.
 #[derive(Debug)]
@@ -258,8 +256,10 @@ impl Pulls {
         let cancel = running.work().clone();
         // A staging area that came to nothing is removed there, too.
         let images = self.records.images.clone();
+        let spare = self.records.spare.clone();
         let work = move || {
-            twin.check_room(&images)
+            spare
+                .room_for(|| twin.check_room(&images))
                 .map_err(|error| room_failure(&error, &error))?;
             let copied = twin.copy_into(&staging, &cancel);
             let size = copied.map_err(|error| artifact_failure(&error))?;
@@ -284,13 +284,16 @@ impl Pulls {
         running: &Arc<Running>,
     ) -> Result<(Staging, u64), Failure> {
         running.enter(Stage::Fetch);
+        let staging = Resting::new(staging, running);
         self.check_room(resolved, running).await?;
         let fetching = self.fetch.layers(request, resolved, running);
         let packs = or_cancelled(running, fetching, fetch_failure).await?;
+        let staging = staging.wake();
         running.enter(Stage::Merge);
         let (builder, entry) = (self.build.clone(), running.clone());
         let derivation = derived.clone();
         let images = self.records.images.clone();
+        let spare = self.records.spare.clone();
         let work = move || {
             let request = BuildRequest {
                 packs,
@@ -298,54 +301,13 @@ impl Pulls {
                 epoch: derivation.epoch,
                 size_bytes: derivation.size_bytes,
                 directory: images,
+                spare,
             };
             let outcome = build_into(&*builder, &staging, request, &entry);
             outcome.map(|size| (staging, size))
         };
         let outcome = self.on_build_pool(running, work).await?;
         outcome.map_err(|failure| unless_cancelled(running, failure))
-    }
-}
-
-/// An equal root filesystem that exists, held open.
-#[derive(Debug)]
-struct Twin {
-    rootfs: File,
-    sums: File,
-}
-
-impl Twin {
-    fn open(artifacts: &Artifacts, id: VersionId) -> Result<Option<Self>, ArtifactError> {
-        let id = id.to_string();
-        let rootfs = artifacts.open_file(&id, ROOTFS)?;
-        let sums = artifacts.open_file(&id, ROOTFS_SUMS)?;
-        Ok(rootfs.zip(sums).map(|(rootfs, sums)| Self { rootfs, sums }))
-    }
-
-    /// Fails where the copy takes room of its own and there is too little. It blocks.
-    fn check_room(&self, images: &Path) -> Result<(), NoRoom> {
-        let Some(space) = Space::of_directory(images) else {
-            return Ok(());
-        };
-        let Ok(found) = rustix::fs::fstat(&self.rootfs) else {
-            return Ok(());
-        };
-        if !space.keeps_copies_from(found.st_dev) {
-            return Ok(());
-        }
-        // Holes are not copied.
-        let blocks = u64::try_from(found.st_blocks).unwrap_or_default();
-        space.check(blocks.saturating_mul(512))
-    }
-
-    fn copy_into(
-        &self,
-        staging: &Staging,
-        cancel: &crate::cancel::Cancel,
-    ) -> Result<u64, ArtifactError> {
-        staging.copy_in(&self.sums, ROOTFS_SUMS, cancel.flag())?;
-        let copied = staging.copy_in(&self.rootfs, ROOTFS, cancel.flag())?;
-        Ok(copied.size_bytes)
     }
 }
 

@@ -138,7 +138,7 @@ impl Transfers {
         form: PushForm,
         running: &Arc<Running>,
     ) -> Result<Transfer, Failure> {
-        let files = Arc::new(self.files_of(job).await?);
+        let files = Arc::new(self.files_of(job, running).await?);
         if form == PushForm::Containerdisk {
             return self.send_container_disk(job, files, running).await;
         }
@@ -308,10 +308,13 @@ impl Transfers {
     }
 
     /// Opens the files of a version; its modules are put into an archive.
-    async fn files_of(&self, job: &Job) -> Result<ImageFiles, Failure> {
+    async fn files_of(&self, job: &Job, running: &Arc<Running>) -> Result<ImageFiles, Failure> {
         let images = self.records.images.clone();
         let version = job.image.version.id.to_string();
+        let entry = running.clone();
+        let at_work = running.at_work();
         let open = move || {
+            let _at_work = at_work;
             let artifacts = Artifacts::open(&images)?;
             let needed = |name: &str, file: kiln_api::image::ImageFile| {
                 let gone = || OpenError::Gone {
@@ -325,10 +328,11 @@ impl Transfers {
                 kernel: needed(KERNEL, kiln_api::image::ImageFile::Kernel)?,
                 initrd: artifacts.open_file(&version, INITRD)?,
                 sums: artifacts.open_file(&version, ROOTFS_SUMS)?,
-                modules: modules_tar(&artifacts, &version)?,
+                modules: modules_tar(&artifacts, &version, entry.work().flag())?,
             })
         };
-        let opened = self.records.look_pool.run(open).await;
+        // An archive of modules is long work.
+        let opened = self.records.build_pool.run(open).await;
         opened
             .map_err(|error| pool_failure(&error))?
             .map_err(|error| open_failure(&error))

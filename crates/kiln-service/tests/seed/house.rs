@@ -18,7 +18,7 @@ use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_registry::routes::Network;
 use kiln_service::{
     Board, BuildRootfs, Clock as _, Ext4Builder, FetchTree, GuestInitrds, HostFiles, ImageFiles,
-    Operations, Pool, Pulls, Records, Remotes, SystemClock, open_database, recover,
+    Operations, Pool, Pulls, Records, Remotes, Spare, SystemClock, open_database, recover,
 };
 use kiln_store::names::{self, NameHolder};
 use kiln_store::{Store, StoreOptions};
@@ -94,6 +94,7 @@ impl House {
             clock: Arc::new(SystemClock),
             architecture: Architecture::Amd64,
             images: images.clone(),
+            spare: Spare::new(Cache::open(&folder.path().join("cache"))?),
             remotes: Arc::new(Remotes::new(Network::default())),
             build_pool: Pool::new("build", 2),
             look_pool: Pool::new("look", 2),

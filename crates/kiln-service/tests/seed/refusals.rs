@@ -154,6 +154,7 @@ async fn a_pull_without_room_is_refused_before_anything_is_fetched() -> Result<(
     source.set_needs(FetchNeeds {
         cache: Some(cache),
         blob_bytes: 1_000_000,
+        ..FetchNeeds::default()
     });
 
     let failed = house.pull(house.params("debian:bookworm")).await;

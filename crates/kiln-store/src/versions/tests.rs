@@ -119,6 +119,31 @@ fn the_newest_number_is_the_highest_not_the_last() {
 }
 
 #[test]
+fn an_artifact_leads_to_the_versions_that_came_as_it_and_were_not_built_here() {
+    let mut db = filled();
+    let manifest = Digest::of(b"artifact");
+    let came = |image, n| NewVersion {
+        manifest_digest: Some(manifest),
+        derivation: None,
+        ..full(image, n)
+    };
+    let built_here = NewVersion {
+        manifest_digest: Some(manifest),
+        ..full(1, 3)
+    };
+    insert_all(&mut db, &[came(1, 1), came(2, 2), built_here, full(2, 4)]);
+    let find = |db: &mut Database| {
+        let found = db.read(|tx| by_artifact(tx, &manifest)).unwrap();
+        ids(&found)
+    };
+
+    assert_eq!(find(&mut db), [version_id(2), version_id(1)]);
+    db.write(|tx| images::mark_deleted(tx, image_id(2), time(5), time(6)))
+        .unwrap();
+    assert_eq!(find(&mut db), [version_id(1)]);
+}
+
+#[test]
 fn a_derivation_leads_to_the_newest_version_of_an_active_image() {
     let mut db = filled();
     let derivation = Digest::of(b"derivation");

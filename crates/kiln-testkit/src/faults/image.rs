@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -43,31 +44,33 @@ impl OddImage {
             layout.add_layer(&[marker], Compression::Gzip)?,
         ];
         let manifest = layout.add_image(&layers, &Platform::linux("amd64"))?;
-        let mut image = Self {
-            blobs: BTreeMap::new(),
-            documents: BTreeMap::new(),
-            root: manifest.digest.clone(),
-            config: String::new(),
-            layers: layers
-                .iter()
-                .map(|layer| layer.blob.digest.clone())
-                .collect(),
-        };
-        for entry in fs::read_dir(layout.folder().join("blobs/sha256"))? {
+        Self::of(layout.folder(), &manifest.digest)
+    }
+
+    /// Takes the first image, or other artifact, of an OCI layout in `folder`.
+    pub(super) fn of_layout(folder: &Path) -> Result<Self> {
+        let index: Value = serde_json::from_slice(&fs::read(folder.join("index.json"))?)?;
+        Self::of(folder, &text(&index["manifests"][0]["digest"])?)
+    }
+
+    fn of(folder: &Path, manifest: &str) -> Result<Self> {
+        let mut blobs = BTreeMap::new();
+        for entry in fs::read_dir(folder.join("blobs/sha256"))? {
             let entry = entry?;
             let digest = format!("sha256:{}", entry.file_name().to_string_lossy());
-            image.blobs.insert(digest, fs::read(entry.path())?);
+            blobs.insert(digest, fs::read(entry.path())?);
         }
-        let bytes = image
-            .blobs
-            .remove(&manifest.digest)
-            .context("no manifest")?;
+        let bytes = blobs.remove(manifest).context("no manifest")?;
         let document: Value = serde_json::from_slice(&bytes)?;
-        image.config = text(&document["config"]["digest"])?;
-        image
-            .documents
-            .insert(manifest.digest, (MANIFEST.to_owned(), bytes));
-        Ok(image)
+        let layers = document["layers"].as_array().context("no layers")?;
+        let layers = layers.iter().map(|layer| text(&layer["digest"]));
+        Ok(Self {
+            root: manifest.to_owned(),
+            config: text(&document["config"]["digest"])?,
+            layers: layers.collect::<Result<_>>()?,
+            documents: BTreeMap::from([(manifest.to_owned(), (MANIFEST.to_owned(), bytes))]),
+            blobs,
+        })
     }
 
     pub(super) fn root(&self) -> &str {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -76,7 +77,16 @@ impl FaultRegistry {
 
     /// Starts a registry with this fault, whose image depends on `word`.
     pub fn start_with(fault: Fault, word: &str) -> Result<Self> {
-        let mut image = OddImage::whole(word)?;
+        Self::start_of(fault, OddImage::whole(word)?)
+    }
+
+    /// Starts a registry with this fault, that serves the first image, or other artifact, of the OCI
+    /// layout in `folder`.
+    pub fn start_layout(fault: Fault, folder: &Path) -> Result<Self> {
+        Self::start_of(fault, OddImage::of_layout(folder)?)
+    }
+
+    fn start_of(fault: Fault, mut image: OddImage) -> Result<Self> {
         match fault.how {
             How::Image(make_odd) => make_odd(&mut image),
             How::Edit(pointer, value) => image.set_at(pointer, value)?,

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::booting::configured_kernel;
 use crate::run::machine_room::{MachineRoom, digest};
 use crate::source::{self, oci};
-use crate::stage::{KERNEL, LIMIT, Stage, assert_same_bytes, code, entries, pull, text};
+use crate::stage::{KERNEL, LIMIT, Stage, assert_same_bytes, code, pull, text};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -26,7 +26,7 @@ fn kiln_fed(stage: &Stage, words: &[&str], input: Stdio) -> Result<Output> {
     command.stdin(input).output().context("no kiln")
 }
 
-fn kiln(stage: &Stage, words: &[&str]) -> Result<Output> {
+pub(crate) fn kiln(stage: &Stage, words: &[&str]) -> Result<Output> {
     kiln_fed(stage, words, Stdio::null())
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn answer(stage: &Stage, words: &[&str]) -> Result<Value> {
 }
 
 /// Pulls an image with a kernel of its own that has modules.
-fn with_modules(stage: &Stage, name: &str) -> Result<Value> {
+pub(crate) fn with_modules(stage: &Stage, name: &str) -> Result<Value> {
     let layout = source::small(&stage.path(&format!("layout-{name}")))?;
     let modules = stage.path("modules");
     fs::create_dir_all(modules.join("kernel/drivers"))?;
@@ -197,26 +197,6 @@ fn an_image_travels_through_a_pipe() -> Result<()> {
     assert_same_files(&image, &piped)?;
     let nameless = kiln(&stage, &["import", "-"])?;
     assert_eq!(nameless.status.code(), Some(2), "{nameless:?}");
-    Ok(())
-}
-
-#[test]
-fn an_export_is_whole_or_not_there() -> Result<()> {
-    let stage = Stage::new()?;
-    booting(&stage, "image")?;
-    fs::create_dir(stage.path("mine"))?;
-    fs::write(stage.path("mine/there"), "mine")?;
-    let there = stage.path("mine/there").display().to_string();
-
-    let refused = kiln(&stage, &["export", "image", &there])?;
-    let missing = kiln(&stage, &["export", "nosuch", &there])?;
-
-    assert_eq!(refused.status.code(), Some(5), "{refused:?}");
-    assert_eq!(missing.status.code(), Some(3), "{missing:?}");
-    assert_eq!(fs::read(&there)?, b"mine");
-    answer(&stage, &["export", "image", &there, "--force"])?;
-    assert_eq!(entries(&stage.path("mine"))?, ["there"]);
-    assert_eq!(fs::metadata(&there)?.mode() & 0o777, 0o600);
     Ok(())
 }
 

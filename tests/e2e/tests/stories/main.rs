@@ -6,6 +6,7 @@
 
 mod archives;
 mod bootable;
+mod bootable_pull;
 mod bootable_push;
 mod booting;
 mod browsing;
@@ -17,6 +18,7 @@ mod demo;
 mod descriptors;
 mod devregistry;
 mod documents;
+mod exporting;
 mod faults;
 mod foreign_disks;
 mod host_copies;

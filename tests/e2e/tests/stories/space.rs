@@ -2,7 +2,7 @@
 //! of a pull that fits.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use kiln_testkit::daemon::{Daemon, RpcError, Start};
@@ -17,11 +17,11 @@ use crate::operations::Tap;
 use crate::source::{noise, oci, of_layers};
 use crate::stage::{LIMIT, code, entries, pull};
 
-const NEEDS: &[Need] = &[Need::Root, tools::MOUNT];
+pub(crate) const NEEDS: &[Need] = &[Need::Root, tools::MOUNT];
 
 /// A daemon on a filesystem in memory, and a kernel and images beside it.
-struct Small {
-    daemon: Daemon,
+pub(crate) struct Small {
+    pub(crate) daemon: Daemon,
     disk: Disk,
     folder: TempDir,
 }
@@ -57,11 +57,18 @@ impl Drop for Disk {
 
 impl Small {
     fn new(mebibytes: u32) -> Result<Self> {
+        Self::with_config(mebibytes, "")
+    }
+
+    pub(crate) fn with_config(mebibytes: u32, config: &str) -> Result<Self> {
         let disk = Disk::new(mebibytes)?;
         let folder = tempfile::tempdir()?;
         let kernel = folder.path().join("vmlinux");
         fs::write(&kernel, elf::smallest(elf::X86_64))?;
-        let daemon = Daemon::start_in(&disk.path().join("root"), Start::default())?;
+        let root = disk.path().join("root");
+        fs::create_dir(&root)?;
+        fs::write(root.join("config.toml"), config)?;
+        let daemon = Daemon::start_in(&root, Start::default())?;
         let params = json!({"name": crate::stage::KERNEL, "kernel_path": kernel});
         daemon.call("kernel.import", &params)?;
         Ok(Self {
@@ -72,7 +79,12 @@ impl Small {
     }
 
     /// Makes an image of one layer of noise.
-    fn noise(&self, seed: u64, mebibytes: usize, compression: Compression) -> Result<Layout> {
+    pub(crate) fn noise(
+        &self,
+        seed: u64,
+        mebibytes: usize,
+        compression: Compression,
+    ) -> Result<Layout> {
         let name = format!("layout-{seed}");
         of_layers(&self.folder.path().join(name), |layout| {
             let entries = [Entry::file("large", noise(seed, mebibytes << 20))];
@@ -80,7 +92,7 @@ impl Small {
         })
     }
 
-    fn pull(&self, layout: &Layout, name: &str) -> Result<Value> {
+    pub(crate) fn pull(&self, layout: &Layout, name: &str) -> Result<Value> {
         Ok(self
             .daemon
             .call("image.pull", &pull(&oci(layout, "1"), name))?)
@@ -93,13 +105,15 @@ impl Small {
         crate::stage::text(&started, "operation_id")
     }
 
-    /// Takes all space but `left_bytes`.
-    fn fill_up_to(&self, left_bytes: u64) -> Result<()> {
+    /// Takes all space but `left_bytes`, and returns the file that does.
+    pub(crate) fn fill_up_to(&self, left_bytes: u64) -> Result<PathBuf> {
         let found = rustix::fs::statvfs(self.disk.path())?;
         let free_bytes = found.f_bfree * found.f_frsize;
         let taken = free_bytes.checked_sub(left_bytes).context("full already")?;
         let filler = vec![1; usize::try_from(taken)?];
-        Ok(fs::write(self.disk.path().join("filler"), filler)?)
+        let path = self.disk.path().join("filler");
+        fs::write(&path, filler)?;
+        Ok(path)
     }
 
     /// Pulls what must not fit, and fails unless it is said so and nothing half-made is left.
@@ -116,7 +130,7 @@ impl Small {
         Ok(error)
     }
 
-    fn entries(&self, below: &str) -> Result<Vec<String>> {
+    pub(crate) fn entries(&self, below: &str) -> Result<Vec<String>> {
         entries(&self.daemon.root().join(below))
     }
 }

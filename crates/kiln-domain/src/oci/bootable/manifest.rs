@@ -19,7 +19,7 @@ const GRID_BYTES: u64 = 64 << 20;
 const MAX_CELLS: u64 = 1000;
 
 /// A part of an image, which becomes one layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// A stretch of the root filesystem.
     Chunk {

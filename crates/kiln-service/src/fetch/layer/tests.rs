@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kiln_cache::PartialName;
 use kiln_domain::OperationId;
 
 use super::*;
@@ -43,8 +44,24 @@ struct Fetched {
     left_bytes: u64,
 }
 
+/// What an earlier download left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Earlier {
+    Nothing,
+    /// Something, which the disk cannot read back.
+    Unreadable,
+}
+
 /// Fetches garbage of which the cache keeps what came.
 async fn fetch_garbage(cancelled_at_bytes: u64, disk: Arc<Disk>) -> Fetched {
+    fetch_garbage_after(Earlier::Nothing, cancelled_at_bytes, disk).await
+}
+
+async fn fetch_garbage_after(
+    earlier: Earlier,
+    cancelled_at_bytes: u64,
+    disk: Arc<Disk>,
+) -> Fetched {
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::open(folder.path()).unwrap();
     let board = Arc::new(Board::new(1));
@@ -60,7 +77,17 @@ async fn fetch_garbage(cancelled_at_bytes: u64, disk: Arc<Disk>) -> Fetched {
     );
     let running = entry.unwrap();
     let digest = Digest::from_bytes([7; 32]);
+    let partial = folder
+        .path()
+        .join(format!("ingest/{}.partial", digest.to_hex()));
+    if earlier == Earlier::Unreadable {
+        std::fs::write(&partial, vec![b'x'; 1 << 20]).unwrap();
+    }
     let ingest = cache.resume(&digest, SIZE_BYTES).unwrap();
+    if earlier == Earlier::Unreadable {
+        let file = File::options().write(true).open(&partial).unwrap();
+        file.set_len(100).unwrap();
+    }
     let decoding = Decoding {
         cache: cache.clone(),
         digest,
@@ -83,7 +110,7 @@ async fn fetch_garbage(cancelled_at_bytes: u64, disk: Arc<Disk>) -> Fetched {
     Fetched {
         error,
         read_bytes: garbage.read_bytes,
-        left_bytes: cache.partial_bytes(&digest),
+        left_bytes: cache.partial_bytes(&PartialName::of_blob(&digest)),
     }
 }
 
@@ -124,4 +151,16 @@ async fn what_came_of_a_cancelled_layer_is_kept_unless_the_disk_is_full() {
         assert_eq!(is_kept, !is_full, "{} bytes", fetched.left_bytes);
         assert_eq!(fetched.left_bytes == 0, is_full);
     }
+}
+
+/// The pull goes on with all of it then.
+#[tokio::test]
+async fn what_was_left_and_cannot_be_read_is_thrown_away() {
+    let fetched = fetch_garbage_after(Earlier::Unreadable, u64::MAX, Arc::default()).await;
+
+    let error = fetched.error;
+    assert!(matches!(error, FetchError::Left { .. }), "{error:?}");
+    assert!(is_about_what_was_left(&error));
+    assert_eq!(fetched.left_bytes, 0);
+    assert_eq!(fetched.read_bytes, 0);
 }
