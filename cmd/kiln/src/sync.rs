@@ -10,6 +10,11 @@
 //! newest = 5
 //! platform = "linux/amd64"
 //! referrers = true
+//!
+//! [[rule]]
+//! images = "web-*"
+//! as = "bootable"
+//! into = "mirror.example/hosts"
 //! ```
 
 use std::fs::File;
@@ -18,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use kiln_api::image::Credentials;
+use kiln_api::image::push::PushForm;
 use kiln_api::registry::sync::{
     Sync, SyncItemOutcome, SyncOutcome, SyncParams, SyncRule, Synced, SyncedItem,
 };
@@ -42,6 +48,8 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 File:
   [[rule]]
   from = \"registry.example/team/app\"  a repository, or with * and ? those of the catalogue
+  images = \"web-*\"                   in place of from: images of this host
+  as = \"bootable\"                    images as oci, bootable or containerdisk; oci when left out
   into = \"mirror.example/team/app\"    where it goes, or the namespace where several go
   tags = [\"v*\", \"latest\"]             patterns; all tags when left out
   exclude = [\"*-rc*\"]                 patterns of tags to leave out
@@ -75,7 +83,11 @@ struct Rules {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rule {
+    #[serde(default)]
     from: String,
+    images: Option<String>,
+    #[serde(rename = "as")]
+    form: Option<PushForm>,
     into: String,
     #[serde(default)]
     tags: Vec<String>,
@@ -102,6 +114,8 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
             from_credentials: known(&flags, &rule.from, session).await?,
             into_credentials: known(&flags, &rule.into, session).await?,
             from: rule.from,
+            images: rule.images,
+            form: rule.form,
             into: rule.into,
             tags: rule.tags,
             exclude: rule.exclude,
@@ -275,6 +289,7 @@ mod tests {
 
         for bad in [
             "[[rule]]\nfrom = 'a.example/x'\n",
+            "[[rule]]\nimages = 'web'\nas = 'iso'\ninto = 'b.example/x'\n",
             "[[rule]]\nfrom = 'a'\ninto = 'b'\ntag = 'x'\n",
             "[[rules]]\n",
         ] {

@@ -34,14 +34,14 @@ use crate::pulls::{Attendance, Makes, Opening, cancelled, credentials, unless_ca
 const MAX_MANIFEST_BYTES: u64 = 4 << 20;
 
 /// What the job takes along.
-struct Job {
-    actor: Actor,
-    image: Found,
-    manifest: Digest,
-    into: Destination,
-    has_all_platforms: bool,
-    has_referrers: bool,
-    source_credentials: Option<Credentials>,
+pub(super) struct Job {
+    pub(super) actor: Actor,
+    pub(super) image: Found,
+    pub(super) manifest: Digest,
+    pub(super) into: Destination,
+    pub(super) has_all_platforms: bool,
+    pub(super) has_referrers: bool,
+    pub(super) source_credentials: Option<Credentials>,
 }
 
 /// An image that a call named.
@@ -178,15 +178,13 @@ impl Transfers {
         Ok(done)
     }
 
-    async fn send_image(&self, job: &Job, running: &Arc<Running>) -> Result<Transfer, Failure> {
-        let source = self.source_of(job).await?;
-        let mut graph = self.graph_of(job, source.as_ref()).await?;
-        let mut referrers = 0;
-        if job.has_referrers
-            && let Some(source) = &source
-        {
-            referrers = self.add_referrers(source, &mut graph).await?;
-        }
+    /// Sends the OCI image.
+    pub(super) async fn send_image(
+        &self,
+        job: &Job,
+        running: &Arc<Running>,
+    ) -> Result<Transfer, Failure> {
+        let (source, graph, referrers) = self.documents_of(job).await?;
         let own: HashSet<Digest> = job.image.blobs.iter().map(|blob| blob.digest).collect();
         let shipment = Shipment {
             desk: self,
@@ -197,6 +195,23 @@ impl Transfers {
             running,
         };
         shipment.send(&graph, referrers).await
+    }
+
+    /// Reads what is to be sent, with the referrers and their number where they are wanted, and
+    /// says who has what the cache has not.
+    pub(super) async fn documents_of(
+        &self,
+        job: &Job,
+    ) -> Result<(Option<ImageSource>, Graph, u64), Failure> {
+        let source = self.source_of(job).await?;
+        let mut graph = self.graph_of(job, source.as_ref()).await?;
+        let mut referrers = 0;
+        if job.has_referrers
+            && let Some(source) = &source
+        {
+            referrers = self.add_referrers(source, &mut graph).await?;
+        }
+        Ok((source, graph, referrers))
     }
 
     /// Prepares to ask the registry that the image came from. A layout or an archive was the
@@ -275,7 +290,7 @@ pub(super) fn recorded(params: &PushParams) -> serde_json::Value {
     })
 }
 
-fn no_source(image: &ImageRow) -> Failure {
+pub(super) fn no_source(image: &ImageRow) -> Failure {
     let message = format!("{} was not made from an OCI image", image.name);
     Failure::new(codes::image::NO_OCI_SOURCE, message)
 }
