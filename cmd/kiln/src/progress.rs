@@ -78,6 +78,13 @@ impl Renderer {
         }
     }
 
+    /// Shows how far work of this client's own is, where bars move. Elsewhere it speaks for itself.
+    pub(crate) fn show(&mut self, progress: &Progress) {
+        if let Self::Terminal(bars) = self {
+            bars.show(progress);
+        }
+    }
+
     /// Lets time pass without news.
     pub(crate) fn tick(&mut self, elapsed: Duration) {
         if let Self::Plain(lines) = self {

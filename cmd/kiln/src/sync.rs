@@ -10,6 +10,11 @@
 //! newest = 5
 //! platform = "linux/amd64"
 //! referrers = true
+//!
+//! [[rule]]
+//! images = "web-*"
+//! as = "bootable"
+//! into = "mirror.example/hosts"
 //! ```
 
 use std::fs::File;
@@ -17,6 +22,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use kiln_api::image::push::PushForm;
 use kiln_api::registry::sync::{
     Sync, SyncItemOutcome, SyncOutcome, SyncParams, SyncRule, Synced, SyncedItem,
 };
@@ -43,6 +49,8 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 File:
   [[rule]]
   from = \"registry.example/team/app\"  a repository, or with * and ? those of the catalogue
+  images = \"web-*\"                   in place of from: images of this host
+  as = \"bootable\"                    images as oci, bootable or containerdisk; oci when left out
   into = \"mirror.example/team/app\"    where it goes, or the namespace where several go
   tags = [\"v*\", \"latest\"]             patterns; all tags when left out
   exclude = [\"*-rc*\"]                 patterns of tags to leave out
@@ -78,7 +86,11 @@ struct Rules {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rule {
+    #[serde(default)]
     from: String,
+    images: Option<String>,
+    #[serde(rename = "as")]
+    form: Option<PushForm>,
     into: String,
     #[serde(default)]
     tags: Vec<String>,
@@ -108,7 +120,12 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
     };
     for rule in rules.rule {
         let caller = from_flags.caller(session)?;
-        let (from, here) = source(caller, rule.from, &client).await?;
+        let (from, here) = if rule.images.is_some() {
+            // An image that came from a registry may have to be asked for there again, as nobody.
+            (rule.from, Reach::nowhere(None))
+        } else {
+            source(caller, rule.from, &client).await?
+        };
         let (_, there) = into_flags.caller(session)?.for_writing(&rule.into).await?;
         params.rules.push(SyncRule {
             from_credentials: here.credentials,
@@ -117,6 +134,8 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
             into_credentials: there.credentials,
             into_tls_verify: there.tls_verify,
             from,
+            images: rule.images,
+            form: rule.form,
             into: rule.into,
             tags: rule.tags,
             exclude: rule.exclude,
@@ -295,6 +314,7 @@ mod tests {
 
         for bad in [
             "[[rule]]\nfrom = 'a.example/x'\n",
+            "[[rule]]\nimages = 'web'\nas = 'iso'\ninto = 'b.example/x'\n",
             "[[rule]]\nfrom = 'a'\ninto = 'b'\ntag = 'x'\n",
             "[[rules]]\n",
         ] {

@@ -127,7 +127,7 @@ codes! {
         SIZE_MISMATCH = "source.size_mismatch", Network, later,
             "A blob is shorter or longer than its descriptor says.", "Try again; if it stays, push the image again.";
         CHANGED = "source.changed", Network, later,
-            "The tag moved while it was being pulled.", "Pull again.";
+            "The tag at the source no longer names what the image was pulled from.", "Push without --all, or pull again.";
     }
     /// Registries, seen over the network.
     registry {

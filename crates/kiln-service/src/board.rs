@@ -3,6 +3,8 @@
 //! It holds what is only true while this process lives. What outlives it, an operation's state,
 //! result and error, is in the store, and is written there before the board lets go.
 
+mod part;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use self::part::{Lanes, Whole};
 use crate::cancel::Cancel;
 use crate::watchers::Watchers;
 
@@ -50,6 +53,10 @@ pub struct Running {
     progress: watch::Sender<Progress>,
     watchers: Arc<Watchers>,
     ended: CancellationToken,
+    /// What its parts are at.
+    lanes: Lanes,
+    /// What it is a part of.
+    whole: Option<Whole>,
 }
 
 /// Why no further operation can start.
@@ -110,6 +117,8 @@ impl Board {
             progress: watch::Sender::new(Progress::default()),
             watchers: Arc::default(),
             ended: CancellationToken::new(),
+            lanes: Lanes::default(),
+            whole: None,
         });
         self.lock().insert(id, entry.clone());
         let guard = Entry {
@@ -274,6 +283,15 @@ impl Running {
             progress.items_total = u64::try_from(layers.len()).ok();
             progress.layers = layers;
         });
+        self.tell_whole();
+    }
+
+    /// Tells how many of the things are done that the step is about.
+    pub fn items(&self, done: u64, total: u64) {
+        self.progress.send_modify(|progress| {
+            progress.items_done = done;
+            progress.items_total = Some(total);
+        });
     }
 
     /// Tells where one layer stands.
@@ -294,6 +312,9 @@ impl Running {
     pub fn layer_bytes(&self, index: usize, read: u64, fetched: u64) {
         self.progress
             .send_modify(|progress| progress.fetched_bytes += fetched);
+        if let Some(whole) = &self.whole {
+            whole.count(fetched, 0);
+        }
         self.update_layer(index, |layer| layer.bytes_done += read);
     }
 
@@ -306,6 +327,9 @@ impl Running {
     pub fn sent(&self, bytes: u64) {
         self.progress
             .send_modify(|progress| progress.sent_bytes += bytes);
+        if let Some(whole) = &self.whole {
+            whole.count(0, bytes);
+        }
     }
 
     fn update_layer(&self, index: usize, change: impl FnOnce(&mut LayerProgress)) {
@@ -320,6 +344,13 @@ impl Running {
             progress.bytes_done = progress.layers.iter().map(|layer| layer.bytes_done).sum();
             progress.items_done = progress.layers.iter().filter(is_done).count() as u64;
         });
+        self.tell_whole();
+    }
+
+    fn tell_whole(&self) {
+        if let Some(whole) = &self.whole {
+            whole.show(self.progress.borrow().layers.clone());
+        }
     }
 }
 

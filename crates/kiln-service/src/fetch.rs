@@ -17,6 +17,7 @@ mod kernel;
 mod layer;
 mod needs;
 mod outgoing;
+mod passage;
 mod whole;
 mod withheld;
 
@@ -41,7 +42,8 @@ pub(crate) use kernel::{FetchedKernel, KernelFetchError, MAX_FILE_BYTES};
 pub use kiln_layers::Limits as LayerLimits;
 pub use kiln_registry::{Config as RegistryConfig, MinimumRate};
 pub(crate) use layer::Hasher;
-pub(crate) use outgoing::{Origin, Shelf};
+pub(crate) use outgoing::{Origin, Passing, Shelf};
+use passage::Passages;
 
 use self::documents::Documents;
 use crate::blocking::Pool;
@@ -104,6 +106,8 @@ pub struct Fetcher {
     /// must not hold up the others.
     locks: KeyedLock<(String, Digest)>,
     in_flight: InFlight,
+    /// Room for blobs that are on their way to somewhere else.
+    passages: Arc<Passages>,
 }
 
 impl Fetcher {
@@ -118,6 +122,7 @@ impl Fetcher {
             limits,
             locks: KeyedLock::default(),
             in_flight: InFlight::default(),
+            passages: Arc::default(),
         }
     }
 

@@ -22,12 +22,14 @@ use std::sync::Arc;
 use kiln_api::operation::Operation;
 use kiln_api::transfer::{Transfer, TransferOutcome};
 use kiln_api::{Failure, codes};
-use kiln_domain::{Credentials, OperationState, Reference};
+use kiln_domain::{Credentials, Digest, OperationState, Reference};
 use kiln_registry::Registry;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::failures::source_failure;
 use crate::fetch::Fetcher;
 use crate::host_files::HostFiles;
+use crate::keyed_lock::KeyedLock;
 use crate::pulls::{Launched, Records};
 use crate::remotes::Remotes;
 
@@ -38,6 +40,8 @@ pub struct Transfers {
     fetcher: Arc<Fetcher>,
     remotes: Arc<Remotes>,
     files: Arc<HostFiles>,
+    /// Blobs on their way, by repository: what several transfers bring there is sent once.
+    sending: Arc<KeyedLock<(String, Digest)>>,
 }
 
 /// Where something is to go.
@@ -63,7 +67,14 @@ impl Transfers {
             fetcher,
             remotes,
             files,
+            sending: Arc::default(),
         }
+    }
+
+    /// Waits until nobody else sends the blob to the repository.
+    async fn turn(&self, into: &Reference, blob: Digest) -> OwnedMutexGuard<()> {
+        let repository = format!("{}/{}", into.registry(), into.repository());
+        self.sending.lock((repository, blob)).await
     }
 
     /// Understands where something is to go, as whom.

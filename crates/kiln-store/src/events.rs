@@ -144,6 +144,19 @@ pub fn last_kind(tx: &ReadTransaction<'_>, object: &Object) -> Result<Option<Str
     tx.value("read an object's newest event", sql, params)
 }
 
+/// Returns what the newest events of one kind say of an object, newest first, at most `limit`.
+pub fn newest_of_kind(
+    tx: &ReadTransaction<'_>,
+    object: &Object,
+    kind: &str,
+    limit: u32,
+) -> Result<Vec<EventRow>, StoreError> {
+    let sql = "SELECT seq, at, actor, kind, object_kind, object_id, data FROM events \
+               WHERE object_kind = ?1 AND object_id = ?2 AND kind = ?3 ORDER BY seq DESC LIMIT ?4";
+    let params = (object.kind.as_str(), &object.id, kind, limit);
+    tx.all("read an object's newest events", sql, params, read)
+}
+
 /// Counts the events of one kind behind `after`.
 pub fn count_of_kind(tx: &ReadTransaction<'_>, after: i64, kind: &str) -> Result<u64, StoreError> {
     let sql = "SELECT count(*) FROM events WHERE seq > ?1 AND kind = ?2";
@@ -236,6 +249,22 @@ mod tests {
         };
         assert_eq!(page.rows, vec![want]);
         assert_eq!(page.next_after, Some(1));
+    }
+
+    #[test]
+    fn the_newest_of_a_kind_come_first() {
+        let mut db = filled();
+        let object = Object::image(image_id(1));
+        db.write(|tx| append(tx, &event("image.created", object.clone(), 5)))
+            .unwrap();
+
+        let seqs = |db: &mut Database, limit| -> Vec<i64> {
+            let found = db.read(|tx| newest_of_kind(tx, &object, "image.created", limit));
+            found.unwrap().iter().map(|event| event.seq).collect()
+        };
+
+        assert_eq!(seqs(&mut db, 9), [5, 1]);
+        assert_eq!(seqs(&mut db, 1), [5]);
     }
 
     #[test]

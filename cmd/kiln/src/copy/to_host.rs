@@ -7,25 +7,23 @@
 //! A copy that was cut short goes on where it was: blobs that are there, to the byte, are not
 //! fetched again.
 
+mod blobs;
 mod content;
 mod outcome;
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln_api::{Failure, codes};
-use kiln_domain::oci::Descriptor;
 use kiln_domain::{Platform, Source};
 use kiln_files::Existing;
 use kiln_registry::{Outgoing, OutgoingError};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::content::{Body, Content, Origin};
+use self::blobs::Writing;
+use self::content::{Content, Origin};
 use super::Arguments;
 use crate::failure::CommandError;
-use crate::output::{self, Amount};
 use crate::session::Session;
 use crate::text::{cell, size};
 
@@ -50,14 +48,14 @@ pub(super) async fn run(
     session: &Session,
 ) -> Result<(), CommandError> {
     refuse_what_registries_take(&arguments)?;
-    let cancelled = Arc::new(AtomicBool::new(false));
+    let writing = Writing::default();
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
-    let copying = copy(&arguments, &into, session, cancelled.clone());
+    let copying = copy(&arguments, &into, session, &writing);
     let copied = tokio::select! {
         copied = copying => copied?,
-        _ = interrupts.recv() => return Err(stop(&cancelled)),
-        _ = terminations.recv() => return Err(stop(&cancelled)),
+        _ = interrupts.recv() => return Err(stop(&writing).await),
+        _ = terminations.recv() => return Err(stop(&writing).await),
     };
     session.output().one(&copied, &copied.digest, |copied| {
         let (into, digest) = (cell(&copied.into), cell(&copied.digest));
@@ -66,9 +64,9 @@ pub(super) async fn run(
     })
 }
 
-/// Throws the switch that a thread at work looks at; it removes what it has half made.
-fn stop(cancelled: &AtomicBool) -> CommandError {
-    cancelled.store(true, Ordering::Relaxed);
+/// Ends the thread that writes, which removes what it has half made.
+async fn stop(writing: &Writing) -> CommandError {
+    writing.stop().await;
     outcome::failure(&OutgoingError::Cancelled).into()
 }
 
@@ -92,7 +90,7 @@ async fn copy(
     arguments: &Arguments,
     into: &Source,
     session: &Session,
-    cancelled: Arc<AtomicBool>,
+    writing: &Writing,
 ) -> Result<Copied, CommandError> {
     let source = arguments
         .from
@@ -112,22 +110,19 @@ async fn copy(
         written_bytes: 0,
         existing_blobs: 0,
     };
-    for blob in &content.blobs {
+    let mut missing = Vec::new();
+    for blob in content.blobs {
         let is_there;
-        (outgoing, is_there) = has(outgoing, blob.clone(), cancelled.clone()).await?;
+        (outgoing, is_there) = writing.has(outgoing, blob.clone()).await?;
         if is_there {
             copied.existing_blobs += 1;
-            continue;
-        }
-        let body = from.blob(blob, session).await?;
-        outgoing = put(outgoing, blob.clone(), body, cancelled.clone()).await?;
-        copied.written_blobs += 1;
-        copied.written_bytes += blob.size_bytes;
-        if session.output().amount == Amount::Everything {
-            let digest = blob.digest.to_short_hex();
-            output::note(&format!("{digest}  {}\n", size(blob.size_bytes)));
+        } else {
+            copied.written_blobs += 1;
+            copied.written_bytes += blob.size_bytes;
+            missing.push(blob);
         }
     }
+    outgoing = blobs::bring(outgoing, missing, &from, session, writing).await?;
     let finishing = move || outgoing.finish(&content.root, &content.below);
     let finished = tokio::task::spawn_blocking(finishing).await;
     finished
@@ -167,34 +162,4 @@ fn open(into: &Source, force: bool) -> Result<Outgoing, OutgoingError> {
         }
         Source::Directory { path } => Outgoing::flat(Path::new(path)),
     }
-}
-
-async fn has(
-    outgoing: Outgoing,
-    blob: Descriptor,
-    cancelled: Arc<AtomicBool>,
-) -> Result<(Outgoing, bool), CommandError> {
-    let look = move || {
-        let found = outgoing.has(&blob, &cancelled);
-        found.map(|found| (outgoing, found))
-    };
-    let looked = tokio::task::spawn_blocking(look).await;
-    let looked = looked.map_err(std::io::Error::other)?;
-    looked.map_err(|error| outcome::failure(&error).into())
-}
-
-/// Writes a blob on a thread of its own. What was begun when the copy is given up is removed there.
-async fn put(
-    mut outgoing: Outgoing,
-    blob: Descriptor,
-    mut body: Body,
-    cancelled: Arc<AtomicBool>,
-) -> Result<Outgoing, CommandError> {
-    let write = move || {
-        let written = outgoing.put(&blob, &mut body, &cancelled);
-        written.map(|()| outgoing)
-    };
-    let written = tokio::task::spawn_blocking(write).await;
-    let written = written.map_err(std::io::Error::other)?;
-    written.map_err(|error| outcome::failure(&error).into())
 }

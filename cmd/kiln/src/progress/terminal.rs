@@ -37,9 +37,13 @@ impl Bars {
 
     /// Moves the bars.
     pub(crate) fn observe(&mut self, operation: &Operation) {
-        let Some(progress) = &operation.progress else {
-            return;
-        };
+        if let Some(progress) = &operation.progress {
+            self.show(progress);
+        }
+    }
+
+    /// Moves the bars of work that is no operation.
+    pub(crate) fn show(&mut self, progress: &Progress) {
         let total = progress.bytes_total.unwrap_or(UNKNOWN);
         self.stage.set_style(stage_style(total));
         self.stage.set_length(total);

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codes;
 use crate::failure::Failure;
+use crate::image::push::PushForm;
 use crate::image::{Credentials, Started};
 use crate::method::method;
 
@@ -13,7 +14,7 @@ use super::RegistryCredentials;
 method! {
     /// See [`SyncParams`].
     Sync = "registry.sync",
-    "Copies what rules choose from registries to registries, as far as it is not there.",
+    "Copies what rules choose from registries, or of this host's images, to registries, as far as it is not there.",
     (SyncParams) -> SyncOutcome,
     [
         codes::request::INVALID_PARAMS, codes::source::INVALID_PLATFORM,
@@ -39,15 +40,24 @@ pub struct SyncParams {
     pub detach: bool,
 }
 
-/// One rule.
+/// One rule: what it says of `from` or of `images` is brought to `into`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SyncRule {
     /// The repositories: one, such as `registry.example/team/app`, or with `*` and `?` all that the
     /// registry's catalogue lists of that form. With a pattern the registry is written out.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub from: String,
-    /// The repository it goes to, its registry written out. Where `from` is a pattern, the namespace that the repositories go
-    /// to, under the part of their names from the first one with a star on.
+    /// In place of `from`, images of this host by name, with `*` and `?`, as far as the caller sees
+    /// them. Their tags are what `tags` and the others choose from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<String>,
+    /// As what `images` are sent; the OCI images they were made from when left out.
+    #[serde(default, rename = "as", skip_serializing_if = "Option::is_none")]
+    pub form: Option<PushForm>,
+    /// The repository it goes to, its registry written out. Where `from` or `images` is a pattern,
+    /// the namespace that the repositories go to, under the part of their names from the first one
+    /// with a star on.
     pub into: String,
     /// Tags, with `*` and `?`; all when left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -61,7 +71,8 @@ pub struct SyncRule {
     /// Only so many of the newest versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest: Option<u32>,
-    /// One platform; all of them, with their index, when left out.
+    /// One platform; all of them, with their index, when left out. Of `images` those for it; the
+    /// host's when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
     /// What refers to the images too: signatures, SBOMs.
@@ -105,7 +116,7 @@ pub struct Synced {
 /// One thing that a rule chose.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SyncItem {
-    /// The reference it comes from.
+    /// The reference it comes from, or the image and its tag.
     pub item: String,
     /// What came of it.
     #[serde(flatten)]

@@ -16,6 +16,7 @@ use kiln_registry::{BlobBody, Content, FetchError as SourceError, ImageSource};
 use super::Fetcher;
 use super::error::FetchError;
 use super::layer::{Condition, drop_if_damaged};
+use super::passage::Passage;
 use crate::board::Running;
 use crate::space::Space;
 
@@ -49,6 +50,25 @@ pub(crate) enum Origin {
     Source,
 }
 
+/// The bytes of a blob.
+pub(crate) struct Passing {
+    pub(crate) content: Content,
+    pub(crate) origin: Origin,
+    /// The room that it takes while it passes through.
+    pub(crate) passage: Option<Passage>,
+}
+
+impl Passing {
+    /// Says that it takes no room.
+    fn at(origin: Origin, content: Content) -> Self {
+        Self {
+            content,
+            origin,
+            passage: None,
+        }
+    }
+}
+
 impl Fetcher {
     /// Finds the bytes of a blob; a source is asked for what is not in the cache.
     pub(crate) async fn outgoing(
@@ -58,11 +78,11 @@ impl Fetcher {
         cached: &Shelf,
         index: usize,
         running: &Arc<Running>,
-    ) -> Result<(Content, Origin), FetchError> {
+    ) -> Result<Passing, FetchError> {
         if cached.has(&blob.digest)
             && let Some(content) = self.cached_content(blob).await?
         {
-            return Ok((content, Origin::Cache));
+            return Ok(Passing::at(Origin::Cache, content));
         }
         let Some(source) = source else {
             return Err(FetchError::MissingFile {
@@ -72,28 +92,37 @@ impl Fetcher {
         if !matches!(source, ImageSource::Registry { .. }) {
             match source.blob(blob, 0).await {
                 // A file of this host: it is read where it lies, and hashed on its way.
-                Ok(BlobBody::File(range)) => return Ok((Content::range(range), Origin::Source)),
+                Ok(BlobBody::File(range)) => {
+                    return Ok(Passing::at(Origin::Source, Content::range(range)));
+                }
                 Ok(BlobBody::Stream(_)) => {}
                 // The config of an archive of Docker's is a document there.
                 Err(SourceError::BlobNotFound { .. }) => {
                     let document = source.small_blob(blob).await?;
-                    return Ok((Content::bytes(document.bytes), Origin::Source));
+                    let content = Content::bytes(document.bytes);
+                    return Ok(Passing::at(Origin::Source, content));
                 }
                 Err(error) => return Err(error.into()),
             }
         }
         running.layer(index, LayerState::Fetching);
-        let (cache, size_bytes) = (self.cache.clone(), blob.size_bytes);
-        let make = move || {
-            if let Some(space) = Space::of_directory(cache.directory()) {
-                space.check(size_bytes)?;
-            }
-            Ok::<_, FetchError>(cache.scratch()?)
+        let fits = |bytes| async move {
+            let cache = self.cache.clone();
+            let check = move || match Space::of_directory(cache.directory()) {
+                Some(space) => space.check(bytes),
+                None => Ok(()),
+            };
+            Ok::<_, FetchError>(self.looks.run(check).await??)
         };
-        let scratch = self.looks.run(make).await??;
+        let passage = Some(self.passages.claim(blob.size_bytes, fits).await?);
+        let cache = self.cache.clone();
+        let scratch = self.looks.run(move || cache.scratch()).await??;
         let file = self.whole(source, blob, index, scratch, running).await?;
-        let content = Content::file(Arc::new(file), blob.size_bytes);
-        Ok((content, Origin::Source))
+        Ok(Passing {
+            content: Content::file(Arc::new(file), blob.size_bytes),
+            origin: Origin::Source,
+            passage,
+        })
     }
 
     /// Reads a blob of the cache again, and forgets it when it is no longer what its name says.

@@ -41,10 +41,20 @@ use crate::views;
 const PARTS_AT_A_TIME: usize = 3;
 
 /// What the job takes along.
-struct Job {
-    actor: Actor,
-    image: Found,
-    into: Destination,
+pub(super) struct Job {
+    pub(super) actor: Actor,
+    pub(super) image: Found,
+    pub(super) into: Destination,
+    pub(super) errand: Errand,
+}
+
+/// What is to come of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Errand {
+    /// It is sent.
+    Send,
+    /// It is packed, which tells its digest, and only asked for.
+    Tell,
 }
 
 /// A part that is there.
@@ -84,6 +94,7 @@ impl Transfers {
             actor: *actor,
             image,
             into,
+            errand: Errand::Send,
         };
         let (desk, form) = (self.clone(), params.form);
         let launched = self
@@ -119,9 +130,7 @@ impl Transfers {
             }
             () = running.cancelled() => return Err(cancelled()),
         };
-        let from = job.image.version.id.to_string();
-        let object = Some(Object::image(job.image.row.id));
-        let happened = Happened::sent("image.pushed", object, &from, &done);
+        let happened = pushed(&job.image, form, &done);
         let ending = Ending {
             id,
             actor: job.actor,
@@ -132,7 +141,8 @@ impl Transfers {
         Ok(done)
     }
 
-    async fn send_packed(
+    /// Packs an image and sends it, or tells what would be sent.
+    pub(super) async fn send_packed(
         &self,
         job: &Job,
         form: PushForm,
@@ -248,7 +258,10 @@ impl Transfers {
             .iter()
             .map(|done| (done.pushed, done.layer.size_bytes))
             .collect();
-        shipment.conclude(&graph, &sent).await
+        match job.errand {
+            Errand::Send => shipment.conclude(&graph, &sent).await,
+            Errand::Tell => shipment.weigh(graph.root, &sent).await,
+        }
     }
 
     /// Packs one part and sends it, unless it is there.
@@ -299,6 +312,17 @@ impl Transfers {
             reference,
             ..
         } = &job.into;
+        let _turn = self.turn(reference, blob.digest).await;
+        if job.errand == Errand::Tell {
+            let found = registry.blob_size(reference, &blob.digest).await;
+            let found = found.map_err(|error| source_failure(&error))?;
+            let is_there = found == Some(blob.size_bytes);
+            return Ok(if is_there {
+                Pushed::Existed
+            } else {
+                Pushed::Sent
+            });
+        }
         let pushed = registry.push_blob(reference, blob, content, None).await;
         let pushed = pushed.map_err(|error| source_failure(&error))?;
         if pushed == Pushed::Sent {
@@ -337,6 +361,16 @@ impl Transfers {
             .map_err(|error| pool_failure(&error))?
             .map_err(|error| open_failure(&error))
     }
+}
+
+/// What an event tells of a built image that was sent: the version, its form, its digest. It is
+/// what later tells that the image is there, without packing it.
+pub(super) fn pushed(image: &Found, form: PushForm, done: &Transfer) -> Happened {
+    let object = Some(Object::image(image.row.id));
+    let from = image.version.id.to_string();
+    let mut happened = Happened::sent("image.pushed", object, &from, done);
+    happened.data["as"] = serde_json::json!(form);
+    happened
 }
 
 /// How a part stands before it is packed; its digest is not known yet.

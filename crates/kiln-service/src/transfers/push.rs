@@ -35,21 +35,21 @@ use crate::remotes::{identities, tls_verify};
 const MAX_MANIFEST_BYTES: u64 = 4 << 20;
 
 /// What the job takes along.
-struct Job {
-    actor: Actor,
-    image: Found,
-    manifest: Digest,
-    into: Destination,
-    has_all_platforms: bool,
-    has_referrers: bool,
-    from: Origin,
+pub(super) struct Job {
+    pub(super) actor: Actor,
+    pub(super) image: Found,
+    pub(super) manifest: Digest,
+    pub(super) into: Destination,
+    pub(super) has_all_platforms: bool,
+    pub(super) has_referrers: bool,
+    pub(super) from: Origin,
 }
 
 /// Who to be where the image came from, and how to speak to it.
-struct Origin {
-    credentials: Option<Credentials>,
-    mirror_credentials: Vec<RegistryCredentials>,
-    tls: TlsVerify,
+pub(super) struct Origin {
+    pub(super) credentials: Option<Credentials>,
+    pub(super) mirror_credentials: Vec<RegistryCredentials>,
+    pub(super) tls: TlsVerify,
 }
 
 /// An image that a call named.
@@ -191,15 +191,13 @@ impl Transfers {
         Ok(done)
     }
 
-    async fn send_image(&self, job: &Job, running: &Arc<Running>) -> Result<Transfer, Failure> {
-        let source = self.source_of(job).await?;
-        let mut graph = self.graph_of(job, source.as_ref()).await?;
-        let mut referrers = 0;
-        if job.has_referrers
-            && let Some(source) = &source
-        {
-            referrers = self.add_referrers(source, &mut graph).await?;
-        }
+    /// Sends the OCI image.
+    pub(super) async fn send_image(
+        &self,
+        job: &Job,
+        running: &Arc<Running>,
+    ) -> Result<Transfer, Failure> {
+        let (source, graph, referrers) = self.documents_of(job).await?;
         let own: HashSet<Digest> = job.image.blobs.iter().map(|blob| blob.digest).collect();
         let shipment = Shipment {
             desk: self,
@@ -210,6 +208,23 @@ impl Transfers {
             running,
         };
         shipment.send(&graph, referrers).await
+    }
+
+    /// Reads what is to be sent, with the referrers and their number where they are wanted, and
+    /// says who has what the cache has not.
+    pub(super) async fn documents_of(
+        &self,
+        job: &Job,
+    ) -> Result<(Option<ImageSource>, Graph, u64), Failure> {
+        let source = self.source_of(job).await?;
+        let mut graph = self.graph_of(job, source.as_ref()).await?;
+        let mut referrers = 0;
+        if job.has_referrers
+            && let Some(source) = &source
+        {
+            referrers = self.add_referrers(source, &mut graph).await?;
+        }
+        Ok((source, graph, referrers))
     }
 
     /// Prepares to ask the registry that the image came from. A layout or an archive was the
@@ -293,7 +308,7 @@ pub(super) fn recorded(params: &PushParams) -> serde_json::Value {
     })
 }
 
-fn no_source(image: &ImageRow) -> Failure {
+pub(super) fn no_source(image: &ImageRow) -> Failure {
     let message = format!("{} was not made from an OCI image", image.name);
     Failure::new(codes::image::NO_OCI_SOURCE, message)
 }

@@ -15,7 +15,7 @@ use kiln_registry::{
 use super::{Destination, Transfers};
 use crate::board::Running;
 use crate::failures::{fetch_failure, source_failure};
-use crate::fetch::{FetchError, Origin, Shelf};
+use crate::fetch::{FetchError, Origin, Passing, Shelf};
 
 /// How many blobs are sent side by side: as many are on the disk at one time at most.
 const BLOBS_AT_A_TIME: usize = 4;
@@ -79,8 +79,24 @@ impl Shipment<'_> {
         graph: &Graph,
         blobs: &[(Pushed, u64)],
     ) -> Result<Transfer, Failure> {
-        self.check_digest(graph.root)?;
-        let mut result = self.result(graph.root);
+        let mut result = self.weigh(graph.root, blobs).await?;
+        if result.is_up_to_date {
+            return Ok(result);
+        }
+        self.running.enter(Stage::Publish);
+        self.documents(graph).await?;
+        result.documents = graph.documents.len() as u64;
+        Ok(result)
+    }
+
+    /// Tells what sending the documents of what has arrived would come to.
+    pub(super) async fn weigh(
+        &self,
+        root: Digest,
+        blobs: &[(Pushed, u64)],
+    ) -> Result<Transfer, Failure> {
+        self.check_digest(root)?;
+        let mut result = self.result(root);
         for (pushed, size_bytes) in blobs {
             let amount = match pushed {
                 Pushed::Existed => &mut result.present,
@@ -89,13 +105,7 @@ impl Shipment<'_> {
             };
             amount.add(*size_bytes);
         }
-        if result.sent.blobs == 0 && self.is_there(graph.root).await? {
-            result.is_up_to_date = true;
-            return Ok(result);
-        }
-        self.running.enter(Stage::Publish);
-        self.documents(graph).await?;
-        result.documents = graph.documents.len() as u64;
+        result.is_up_to_date = result.sent.blobs == 0 && self.is_there(root).await?;
         Ok(result)
     }
 
@@ -155,6 +165,7 @@ impl Shipment<'_> {
             return Ok(Way::Present);
         };
         let (registry, into) = (&self.into.registry, &self.into.reference);
+        let _turn = self.desk.turn(into, blob.digest).await;
         let found = registry.blob_size(into, &blob.digest).await;
         if found.map_err(|error| source_failure(&error))? == Some(blob.size_bytes) {
             self.running.layer(index, LayerState::Cached);
@@ -173,11 +184,14 @@ impl Shipment<'_> {
 
     /// Sends a blob from where it is found. What the disk has lost in the cache is fetched anew.
     async fn send_found(&self, index: usize, blob: &Descriptor) -> Result<Way, FetchError> {
-        let (content, origin) = self.find(index, blob, &self.cached).await?;
-        let error = match self.send_content(index, blob, content).await {
+        let found = self.find(index, blob, &self.cached).await?;
+        let origin = found.origin;
+        let error = match self.send_content(index, blob, found.content).await {
             Ok(way) => return Ok(way),
             Err(error) => error,
         };
+        // Its room is needed for the next try.
+        drop(found.passage);
         let is_doubtful = origin == Origin::Cache
             && self.source.is_some()
             && matches!(
@@ -190,8 +204,11 @@ impl Shipment<'_> {
         if !is_doubtful || !fetcher.forget_damaged(blob.digest, self.running).await? {
             return Err(error);
         }
-        let (content, _) = self.find(index, blob, &Shelf::Closed).await?;
-        self.send_content(index, blob, content).await
+        let found = self.find(index, blob, &Shelf::Closed).await?;
+        // The room is kept until it is sent.
+        let sent = self.send_content(index, blob, found.content).await;
+        drop(found.passage);
+        sent
     }
 
     async fn find(
@@ -199,7 +216,7 @@ impl Shipment<'_> {
         index: usize,
         blob: &Descriptor,
         cached: &Shelf,
-    ) -> Result<(Content, Origin), FetchError> {
+    ) -> Result<Passing, FetchError> {
         let fetcher = &self.desk.fetcher;
         let finding = fetcher.outgoing(self.source, blob, cached, index, self.running);
         finding.await

@@ -1,14 +1,19 @@
 //! Copies to places of this host, with skopeo as the other side.
 
+mod pairs;
+
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use kiln_testkit::daemon::built;
 use kiln_testkit::images::entry::Entry;
 use kiln_testkit::images::layout::{Compression, Layout, Platform};
 use kiln_testkit::process;
 use kiln_testkit::registry::{Access, Registry, Transport};
 use kiln_testkit::tools::{self, Need};
+use kiln_testkit::wait;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::browsing::{kiln, printed};
@@ -232,4 +237,63 @@ fn what_is_there_is_not_overwritten_and_what_fails_leaves_no_file() -> Result<()
     );
     scene.back("oci-archive:a.tar", "back/forced:1")?;
     stage.assert_nothing_left()
+}
+
+#[test]
+fn a_copy_that_is_interrupted_leaves_nothing_half_made() -> Result<()> {
+    let stage = Stage::new()?;
+    let layout = source::of_layers(&stage.path("layout"), |layout| {
+        let big = [Entry::file("big", source::noise(7, 96 << 20))];
+        Ok(vec![layout.add_layer(&big, Compression::Plain)?])
+    })?;
+    let blobs = stage.path("lay/blobs/sha256");
+    fs::create_dir(stage.path("out"))?;
+    let cases = [
+        ("oci-archive:out/a.tar", stage.path("out")),
+        ("oci:lay:1", blobs.clone()),
+    ];
+
+    for (place, folder) in cases {
+        for signal in [Signal::INT, Signal::TERM] {
+            let mut command = process::command(built("kiln")?);
+            let host = format!("unix://{}", stage.daemon.socket().display());
+            command
+                .env("KILN_HOST", host)
+                .env("HOME", stage.path("home"));
+            command.args(["copy", "-q", &oci(&layout, "1"), place]);
+            command.current_dir(stage.path("."));
+            let mut copying = process::start(command, "kiln copy")?;
+            wait::until("a blob that is written", LIMIT, || {
+                let lengths = partials(&folder)?.into_iter().map(|(_, length)| length);
+                Ok(lengths.max().filter(|length| *length > 1 << 20))
+            })?;
+            let pid = i32::try_from(copying.id()).ok().and_then(Pid::from_raw);
+            kill_process(pid.context("no process id")?, signal)?;
+            let status = copying.wait(LIMIT)?;
+
+            assert!(!status.success(), "{place}: {status}");
+            assert_eq!(partials(&folder)?, [], "{place}");
+            assert!(!stage.path("out/a.tar").exists());
+            assert!(!stage.path("lay/index.json").exists());
+        }
+    }
+    // And it goes on to its end afterwards.
+    printed(&stage, &["copy", "-q", &oci(&layout, "1"), "oci:lay:1"])?;
+    assert_eq!(partials(&blobs)?, []);
+    assert!(stage.path("lay/index.json").exists());
+    Ok(())
+}
+
+/// Lists files that have not got their names yet, with their lengths.
+fn partials(folder: &Path) -> Result<Vec<(String, u64)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // It may be gone by now.
+        if let (true, Ok(there)) = (name.ends_with(".partial"), entry.metadata()) {
+            found.push((name, there.len()));
+        }
+    }
+    Ok(found)
 }

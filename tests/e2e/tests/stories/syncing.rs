@@ -1,5 +1,7 @@
 //! Copies by rule between two real registries.
 
+mod images;
+
 use std::fs;
 use std::process::{Command, Output};
 

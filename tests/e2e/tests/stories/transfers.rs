@@ -2,6 +2,7 @@
 
 mod cutting;
 mod scripted;
+mod whole;
 
 use std::fs;
 use std::path::Path;

@@ -26,10 +26,6 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
         "a defect; provoked with panicking stand-ins in kiln-service's tests",
     ),
     (
-        "source.changed",
-        "reserved: a pull pins the digest when it has looked up the tag",
-    ),
-    (
         "request.too_slow",
         "takes as long as the limit; tested with a short one in kiln-rpc",
     ),

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read};
 use std::path::Path;
 use std::pin::Pin;
 
@@ -47,6 +47,8 @@ pub(super) enum Body {
     Taken(File),
     /// A part of a file of this host.
     Range(FileRange),
+    /// A document.
+    Document(Cursor<Vec<u8>>),
 }
 
 impl Read for Body {
@@ -54,6 +56,7 @@ impl Read for Body {
         match self {
             Self::Taken(file) => file.read(buffer),
             Self::Range(range) => range.read(buffer),
+            Self::Document(bytes) => bytes.read(buffer),
         }
     }
 }
@@ -102,6 +105,12 @@ impl Origin {
                 Ok(BlobBody::Stream(_)) => {
                     let text = "a place of this host gave a stream";
                     Err(CommandError::new(codes::daemon::INTERNAL, text))
+                }
+                // The config of an archive of Docker's is a document there.
+                Err(FetchError::BlobNotFound { .. }) => {
+                    let document = source.small_blob(blob).await;
+                    let document = document.map_err(|error| source_failure(&error))?;
+                    Ok(Body::Document(Cursor::new(document.bytes.to_vec())))
                 }
                 Err(error) => Err(source_failure(&error).into()),
             },

@@ -82,7 +82,7 @@ impl House {
         let found = self
             .fetcher
             .outgoing(source, &blob, cached, 0, &self.running);
-        found.await.ok().map(|(_, origin)| origin)
+        found.await.ok().map(|found| found.origin)
     }
 
     fn has_blob(&self) -> bool {

@@ -1,10 +1,11 @@
 //! The rules of a sync, understood: which repositories, which tags. Nothing is asked here.
 
+use kiln_api::image::push::PushForm;
 use kiln_api::registry::sync::SyncRule;
 use kiln_api::{Failure, codes, destination};
 use kiln_domain::{
-    Credentials, Reference, ReferenceError, RegistryName, TagPattern, TagRuleError, TagVersion,
-    VersionRange,
+    Credentials, Platform, Reference, ReferenceError, RegistryName, TagPattern, TagRuleError,
+    TagVersion, VersionRange,
 };
 use kiln_registry::routes::TlsVerify;
 use kiln_registry::{Breadth, Identities};
@@ -16,15 +17,13 @@ use crate::remotes::{Remotes, tls_verify};
 /// A rule that can be followed.
 #[derive(Debug)]
 pub(super) struct Rule {
-    /// As it was written.
+    /// What it chooses from, as it was written.
     pub(super) from_text: String,
-    pub(super) from: End,
+    pub(super) from: Origin,
     pub(super) into: End,
-    /// Who to be at the source and its mirrors.
-    pub(super) identities: Identities,
-    /// The repositories of the source.
-    repositories: TagPattern,
-    /// How much of a repository's name is not kept at the destination, in bytes.
+    /// The repositories of the source, or the images.
+    names: TagPattern,
+    /// How much of such a name is not kept at the destination, in bytes.
     dropped: usize,
     /// The repository at the destination, or the namespace.
     namespace: String,
@@ -32,7 +31,6 @@ pub(super) struct Rule {
     exclude: Vec<TagPattern>,
     versions: Option<VersionRange>,
     newest: Option<u32>,
-    pub(super) breadth: Breadth,
     pub(super) has_referrers: bool,
 }
 
@@ -44,10 +42,34 @@ pub(super) struct End {
     pub(super) tls: TlsVerify,
 }
 
+/// What a rule chooses from.
+#[derive(Debug)]
+pub(super) enum Origin {
+    Registry {
+        end: End,
+        /// Who to be there and at its mirrors.
+        identities: Identities,
+        breadth: Breadth,
+    },
+    /// The images of this host.
+    Images {
+        form: PushForm,
+        architecture: Option<String>,
+    },
+}
+
 /// Understands a rule; a repository of the source may have a short name.
 pub(super) fn understand(rule: &SyncRule, remotes: &Remotes) -> Result<Rule, Failure> {
+    let from_text = match (&rule.images, rule.from.as_str()) {
+        (Some(images), "") => images.as_str(),
+        (None, from) if !from.is_empty() => from,
+        _ => {
+            let text = "a rule says what to copy with one of \"from\" and \"images\"";
+            return Err(Failure::new(codes::request::INVALID_PARAMS, text));
+        }
+    };
     let bad = |text: &str, error: &TagRuleError| {
-        let message = format!("the rule for {}: {text:?}", rule.from);
+        let message = format!("the rule for {from_text}: {text:?}");
         let mut failure = Failure::from_error(codes::request::INVALID_PARAMS, error);
         failure.cause.insert(0, failure.message);
         failure.message = kiln_api::failure::printable(&message);
@@ -57,48 +79,39 @@ pub(super) fn understand(rule: &SyncRule, remotes: &Remotes) -> Result<Rule, Fai
         text.parse::<TagPattern>()
             .map_err(|error| bad(text, &error))
     };
-    let (from_registry, from) = from_place(&rule.from, remotes)?;
+    let (from, names) = origin(rule, remotes)?;
     let (into_registry, namespace) = place(&rule.into)?;
-    let repositories = pattern(&from)?;
-    let dropped = match from.find(['*', '?']) {
+    let parsed = pattern(&names)?;
+    let dropped = match names.find(['*', '?']) {
         // A repository that is named keeps nothing of its name.
-        None => from.len(),
-        Some(star) => from[..star].rfind('/').map_or(0, |slash| slash + 1),
+        None => names.len(),
+        Some(star) => names[..star].rfind('/').map_or(0, |slash| slash + 1),
     };
     let versions = rule.versions.as_ref();
     let versions = versions.map(|text| text.parse().map_err(|error| bad(text, &error)));
-    let platform = rule.platform.as_ref().map(|text| text.parse());
-    let platform = platform
-        .transpose()
-        .map_err(|error: kiln_domain::PlatformError| {
-            Failure::from_error(codes::source::INVALID_PLATFORM, &error)
-        })?;
     let understood = Rule {
-        identities: identities_of(rule, &from_registry),
-        from: End {
-            registry: from_registry,
-            credentials: rule.from_credentials.clone().map(credentials),
-            tls: tls_verify(rule.from_tls_verify),
-        },
+        from,
         into: End {
             registry: into_registry,
             credentials: rule.into_credentials.clone().map(credentials),
             tls: tls_verify(rule.into_tls_verify),
         },
-        repositories,
+        names: parsed,
         dropped,
         namespace,
         tags: rule.tags.iter().map(pattern).collect::<Result<_, _>>()?,
         exclude: rule.exclude.iter().map(pattern).collect::<Result<_, _>>()?,
         versions: versions.transpose()?,
         newest: rule.newest,
-        breadth: platform.map_or(Breadth::Everything, Breadth::Platform),
         has_referrers: rule.referrers,
-        from_text: rule.from.clone(),
+        from_text: from_text.to_owned(),
     };
     // What names one repository is a reference; what follows from a pattern is one per name.
-    if let Some(name) = understood.repository() {
-        understood.places(name)?;
+    if let (Some(name), Origin::Registry { end, .. }) =
+        (understood.literal_name(), &understood.from)
+    {
+        repository(&end.registry, name)?;
+        understood.target(name)?;
     }
     Ok(understood)
 }
@@ -140,6 +153,50 @@ fn invalid(error: &ReferenceError) -> Failure {
     Failure::from_error(codes::source::INVALID_REFERENCE, error)
 }
 
+/// Understands what a rule chooses from, and returns the pattern of its names.
+fn origin(rule: &SyncRule, remotes: &Remotes) -> Result<(Origin, String), Failure> {
+    let platform = rule
+        .platform
+        .as_ref()
+        .map(|text| text.parse::<Platform>())
+        .transpose()
+        .map_err(|error| Failure::from_error(codes::source::INVALID_PLATFORM, &error))?;
+    let refused = |text: &str| Err(Failure::new(codes::request::INVALID_PARAMS, text));
+    let Some(images) = &rule.images else {
+        if rule.form.is_some() {
+            return refused(
+                "\"as\" is for rules of \"images\": a registry's are copied as they are",
+            );
+        }
+        let (registry, pattern) = from_place(&rule.from, remotes)?;
+        let origin = Origin::Registry {
+            identities: identities_of(rule, &registry),
+            breadth: platform.map_or(Breadth::Everything, Breadth::Platform),
+            end: End {
+                registry,
+                credentials: rule.from_credentials.clone().map(credentials),
+                tls: tls_verify(rule.from_tls_verify),
+            },
+        };
+        return Ok((origin, pattern));
+    };
+    let form = rule.form.unwrap_or_default();
+    if rule.referrers && form != PushForm::Oci {
+        return refused("referrers go with the OCI image, not with a built one");
+    }
+    let origin = Origin::Images {
+        form,
+        architecture: platform.map(|platform| platform.architecture().to_string()),
+    };
+    Ok((origin, images.clone()))
+}
+
+/// Names a repository of a registry.
+pub(super) fn repository(registry: &RegistryName, name: &str) -> Result<Reference, Failure> {
+    let parsed = format!("{registry}/{name}").parse::<Reference>();
+    parsed.map_err(|error| invalid(&error))
+}
+
 /// Splits a place into registry and repository; the registry is written out.
 fn place(text: &str) -> Result<(RegistryName, String), Failure> {
     let text = text.strip_prefix("docker://").unwrap_or(text);
@@ -166,32 +223,25 @@ fn place(text: &str) -> Result<(RegistryName, String), Failure> {
 }
 
 impl Rule {
-    /// Returns the repository that is named, where none is searched for.
-    pub(super) fn repository(&self) -> Option<&str> {
-        self.repositories.literal()
+    /// Returns the repository or image that is named, where none is searched for.
+    pub(super) fn literal_name(&self) -> Option<&str> {
+        self.names.literal()
     }
 
-    /// Says whether a repository is among those that the rule means.
-    pub(super) fn means(&self, repository: &str) -> bool {
-        self.repositories.matches(repository)
+    /// Says whether a repository or an image is among those that the rule means.
+    pub(super) fn means(&self, name: &str) -> bool {
+        self.names.matches(name)
     }
 
-    /// Says where a repository is, and where it goes.
-    pub(super) fn places(&self, repository: &str) -> Result<(Reference, Reference), Failure> {
-        let kept = repository.get(self.dropped..).unwrap_or_default();
-        let into = if kept.is_empty() {
-            self.namespace.clone()
+    /// Says where a repository or an image goes.
+    pub(super) fn target(&self, name: &str) -> Result<Reference, Failure> {
+        let kept = name.get(self.dropped..).unwrap_or_default();
+        let (registry, namespace) = (&self.into.registry, &self.namespace);
+        if kept.is_empty() {
+            repository(registry, namespace)
         } else {
-            format!("{}/{kept}", self.namespace)
-        };
-        let reference = |registry: &RegistryName, name: &str| {
-            let parsed = format!("{registry}/{name}").parse::<Reference>();
-            parsed.map_err(|error| invalid(&error))
-        };
-        Ok((
-            reference(&self.from.registry, repository)?,
-            reference(&self.into.registry, &into)?,
-        ))
+            repository(registry, &format!("{namespace}/{kept}"))
+        }
     }
 
     /// Returns the tags where they are all named, so that no list has to be read.
@@ -248,6 +298,8 @@ mod tests {
     fn rule(from: &str, into: &str) -> SyncRule {
         SyncRule {
             from: from.to_owned(),
+            images: None,
+            form: None,
             into: into.to_owned(),
             tags: Vec::new(),
             exclude: Vec::new(),
@@ -351,9 +403,27 @@ mod tests {
         for (from, into, name, want) in cases {
             let rule = understood(&rule(from, into)).unwrap();
             assert!(rule.means(name), "{from} and {name}");
-            let (source, target) = rule.places(name).unwrap();
-            assert_eq!(source.repository(), name, "{from}");
+            let target = rule.target(name).unwrap();
             assert_eq!(target.to_string(), format!("{want}:latest"), "{from}");
+        }
+    }
+
+    #[test]
+    fn images_go_under_their_names() {
+        let cases = [
+            ("web-*", "web-1", "b.example/m/web-1"),
+            ("team/*", "team/web", "b.example/m/web"),
+            ("*", "team/web", "b.example/m/team/web"),
+            ("web", "web", "b.example/m"),
+        ];
+        for (images, name, want) in cases {
+            let mut rule = rule("", "b.example/m");
+            rule.images = Some(images.to_owned());
+            rule.form = Some(PushForm::Bootable);
+            let rule = understood(&rule).unwrap();
+            assert!(rule.means(name), "{images} and {name}");
+            let target = rule.target(name).unwrap();
+            assert_eq!(target.to_string(), format!("{want}:latest"), "{images}");
         }
     }
 
@@ -381,6 +451,17 @@ mod tests {
             code("a.example/app", |rule| rule.tags = vec![String::new()]),
             params
         );
+        let images = |rule: &mut SyncRule| rule.images = Some("web".to_owned());
+        assert_eq!(code("", |_| {}), params);
+        assert_eq!(code("a.example/app", images), params);
+        let form: fn(&mut SyncRule) = |rule| rule.form = Some(PushForm::Oci);
+        assert_eq!(code("a.example/app", form), params);
+        let referrers = code("", |rule| {
+            rule.images = Some("web".to_owned());
+            rule.form = Some(PushForm::Bootable);
+            rule.referrers = true;
+        });
+        assert_eq!(referrers, params);
         let platform = code("a.example/app", |rule| {
             rule.platform = Some("amiga".to_owned());
         });
