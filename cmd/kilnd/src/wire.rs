@@ -16,12 +16,12 @@ use kiln_domain::Architecture;
 use kiln_domain::access::Actor;
 use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_registry::routes::Network;
-use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Limits, Server, bind};
+use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Ledger, Limits, Server, bind};
 use kiln_service::{
-    BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles,
-    Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations,
-    Partials, Pool, Pulls, Records, Registries, Remotes, RootfsDigests, SnapshotSchedule,
-    Snapshots, SystemClock, SystemLogins, Transfers, Webhooks, open_database, recover,
+    Audit, BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles,
+    Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations, Orgs,
+    Partials, Pool, Pulls, Records, Registries, Remotes, Roles, RootfsDigests, SnapshotSchedule,
+    Snapshots, SystemClock, SystemLogins, Transfers, Users, Webhooks, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use kiln_vault::Vault;
@@ -111,7 +111,9 @@ pub(crate) async fn serve(
         machines: machines.clone(),
         remotes: remotes.clone(),
         settings: settings.clone(),
+        ledger: ledger(&config, &store, &clock),
     };
+    let ledger = shared.ledger.clone();
     let desks = desks(&config, opened, shared, recovered.clone());
     let webhooks = webhooks(&config, &store, &clock, &desks);
     let reloading = Reloading {
@@ -122,13 +124,14 @@ pub(crate) async fn serve(
     let reloading = reloading.run(hangups, load);
     let uid = rustix::process::geteuid().as_raw();
     let door = open_webhooks(&config).await?;
-    let server = Server::new(desks.table()?, Limits::default(), uid)?;
+    let server = Server::new(desks.table()?, Limits::default(), uid, ledger.clone())?;
     let (stop, stopped) = watch::channel(false);
     let files = files_socket.serve(host_files, stopped.clone());
     let digests = digests.run(stopped.clone());
     let snapshots = snapshots.run(stopped.clone());
     let partials = partials.run(stopped.clone());
     let machines = machines.run(stopped.clone());
+    let audit = ledger.audit.run(stopped.clone());
     let notified = notifications(door, webhooks.clone(), stopped.clone());
     let webhooks = webhooks.run(stopped.clone());
     tracing::info!(socket = %socket.path().display(), ?recovered, "ready");
@@ -148,7 +151,7 @@ pub(crate) async fn serve(
     };
     let serving = server.serve(socket, closing);
     let workers =
-        async { tokio::join!(digests, snapshots, partials, machines, notified, webhooks) };
+        async { tokio::join!(digests, snapshots, partials, machines, audit, notified, webhooks) };
     let work = async { tokio::join!(stopping, serving, files, workers) };
     let (ended, (), (), _) = tokio::select! {
         ended = work => ended,
@@ -200,6 +203,15 @@ struct Shared {
     machines: InstanceWatch,
     remotes: Arc<Remotes>,
     settings: Vec<Setting>,
+    ledger: Ledger,
+}
+
+/// Puts together who callers are and what is kept of their calls.
+fn ledger(config: &Config, store: &Store, clock: &Arc<dyn Clock>) -> Ledger {
+    Ledger {
+        roles: Roles::new(store.clone(), clock.clone()),
+        audit: Audit::new(store.clone(), clock.clone(), config.audit.retention()),
+    }
 }
 
 /// Opens the port that registries notify, where one is configured.
@@ -253,7 +265,9 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         machines,
         remotes,
         settings,
+        ledger,
     } = shared;
+    let Ledger { roles, audit } = ledger;
     let Opened {
         store,
         artifacts,
@@ -326,7 +340,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         )),
         kernels: Arc::new(Kernels::new(
             store.clone(),
-            clock,
+            clock.clone(),
             catalogue,
             initrds,
             host_files.clone(),
@@ -339,7 +353,15 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             BlobFiles::new(fetcher, host_files),
         )),
         operations: Arc::new(Operations::new(store.clone(), board)),
-        events: Arc::new(Events::new(store)),
+        events: Arc::new(Events::new(store.clone())),
+        users: Arc::new(Users::new(
+            store.clone(),
+            clock.clone(),
+            roles.clone(),
+            rustix::process::geteuid().as_raw(),
+        )),
+        orgs: Arc::new(Orgs::new(store, clock, roles)),
+        audit: Arc::new(audit),
     }
 }
 
@@ -358,6 +380,7 @@ pub(crate) fn descriptions() -> Result<Vec<Description>> {
     )?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let opened = open(&config)?;
+    let ledger = ledger(&config, &opened.store, &clock);
     let shared = Shared {
         board: Arc::new(Board::new(1)),
         clock: clock.clone(),
@@ -365,6 +388,7 @@ pub(crate) fn descriptions() -> Result<Vec<Description>> {
         machines: InstanceWatch::new(opened.store.clone(), clock, 1),
         remotes: Arc::new(Remotes::new(Network::default())),
         settings: config.settings(),
+        ledger,
     };
     let desks = desks(&config, opened, shared, Recovered::default());
     Ok(desks.table()?.descriptions().to_vec())

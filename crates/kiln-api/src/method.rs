@@ -2,6 +2,7 @@
 //!
 //! Which methods a daemon serves is decided where they are registered.
 
+use kiln_domain::access::Right;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde::Serialize;
@@ -15,6 +16,8 @@ pub trait Method {
     const NAME: &'static str;
     /// What it does, one sentence.
     const SUMMARY: &'static str;
+    /// What calling it takes; the door asks before it reads a parameter.
+    const RIGHT: Right;
     /// The codes a caller should be ready for, beside those every method may answer with.
     const ERRORS: &'static [Code];
     /// What the caller sends.
@@ -30,6 +33,8 @@ pub struct Description {
     pub name: &'static str,
     /// What it does, one sentence.
     pub summary: &'static str,
+    /// What calling it takes.
+    pub right: Right,
     /// The codes a caller should be ready for.
     pub errors: &'static [Code],
     /// JSON Schema of the parameters.
@@ -55,6 +60,7 @@ impl Description {
         Self {
             name: M::NAME,
             summary: M::SUMMARY,
+            right: M::RIGHT,
             errors: M::ERRORS,
             params: schema_of::<M::Params>(),
             result: schema_of::<M::Result>(),
@@ -79,9 +85,9 @@ fn schema_of<T: JsonSchema>() -> Schema {
     settings.into_generator().into_root_schema_for::<T>()
 }
 
-/// Declares a method: its type, name, summary, parameters, result and codes.
+/// Declares a method: its type, name, summary, parameters, result, right and codes.
 macro_rules! method {
-    ($(#[$doc:meta])* $type:ident = $name:literal, $summary:literal, ($params:ty) -> $result:ty, [$($code:expr),* $(,)?]) => {
+    ($(#[$doc:meta])* $type:ident = $name:literal, $summary:literal, ($params:ty) -> $result:ty, $right:ident, [$($code:expr),* $(,)?]) => {
         $(#[$doc])*
         #[doc = $summary]
         #[derive(Clone, Copy, Debug)]
@@ -90,6 +96,7 @@ macro_rules! method {
         impl $crate::method::Method for $type {
             const NAME: &'static str = $name;
             const SUMMARY: &'static str = $summary;
+            const RIGHT: kiln_domain::access::Right = kiln_domain::access::Right::$right;
             const ERRORS: &'static [$crate::code::Code] = &[$($code),*];
             type Params = $params;
             type Result = $result;

@@ -35,7 +35,7 @@ method! {
     /// See [`PingParams`].
     Ping = "registry.ping",
     "Asks whether a registry is there, speaks the protocol and knows the caller.",
-    (PingParams) -> Pong,
+    (PingParams) -> Pong, Read,
     [
         codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
         codes::registry::AUTH_REQUIRED, codes::registry::AUTH_FAILED, codes::registry::DENIED,

@@ -11,6 +11,7 @@
 //! records why. Only after the commit does anybody hear "done".
 
 mod begin;
+mod belonging;
 mod bootable;
 mod commit;
 mod job;

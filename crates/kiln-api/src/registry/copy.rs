@@ -15,7 +15,7 @@ method! {
     /// See [`CopyParams`].
     Copy = "registry.copy",
     "Copies an image from a registry, a layout or an archive to a registry, byte for byte.",
-    (CopyParams) -> TransferOutcome,
+    (CopyParams) -> TransferOutcome, Make,
     [
         codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND, codes::source::AMBIGUOUS,
         codes::source::UNREADABLE, codes::source::INVALID_PLATFORM,

@@ -13,7 +13,7 @@ method! {
     /// See [`CatalogParams`].
     Catalog = "registry.catalog",
     "Lists the repositories of a registry, where it offers a catalogue.",
-    (CatalogParams) -> Names,
+    (CatalogParams) -> Names, Read,
     [
         codes::registry::UNSUPPORTED,
         codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
@@ -27,7 +27,7 @@ method! {
     /// See [`TagsParams`].
     Tags = "registry.tags",
     "Lists the tags of a repository.",
-    (TagsParams) -> Names,
+    (TagsParams) -> Names, Read,
     [
         codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND, codes::registry::UNSUPPORTED,
         codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,
@@ -41,7 +41,7 @@ method! {
     /// See [`ReferrersParams`].
     Referrers = "registry.referrers",
     "Lists what refers to an image: signatures, lists of contents, attestations.",
-    (ReferrersParams) -> ReferrersPage,
+    (ReferrersParams) -> ReferrersPage, Read,
     [
         codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND,
         codes::source::MALFORMED_MANIFEST, codes::source::DIGEST_MISMATCH,
@@ -56,7 +56,7 @@ method! {
     /// See [`RateLimitParams`].
     RateLimit = "registry.ratelimit",
     "Tells how often a registry lets itself be asked, as far as it says so.",
-    (RateLimitParams) -> RateLimits,
+    (RateLimitParams) -> RateLimits, Read,
     [
         codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND,
         codes::registry::UNREACHABLE, codes::registry::TIMED_OUT, codes::registry::TLS_FAILED,

@@ -14,7 +14,7 @@ method! {
     /// See [`ManifestParams`].
     Manifest = "registry.manifest",
     "Fetches a manifest or index, to the byte, and tells what it says.",
-    (ManifestParams) -> ManifestView,
+    (ManifestParams) -> ManifestView, Read,
     [
         codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND,
         codes::source::INVALID_PLATFORM, codes::source::PLATFORM_NOT_FOUND,
@@ -31,7 +31,7 @@ method! {
     /// See [`BlobParams`].
     Blob = "registry.blob",
     "Fetches a blob and lays it out, its digest checked, for the caller to take at the second socket.",
-    (BlobParams) -> OpenedBlob,
+    (BlobParams) -> OpenedBlob, Read,
     [
         codes::source::INVALID_REFERENCE, codes::source::NOT_FOUND,
         codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH,

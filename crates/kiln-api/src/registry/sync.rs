@@ -12,7 +12,7 @@ method! {
     /// See [`SyncParams`].
     Sync = "registry.sync",
     "Copies what rules choose from registries to registries, as far as it is not there.",
-    (SyncParams) -> SyncOutcome,
+    (SyncParams) -> SyncOutcome, Make,
     [
         codes::request::INVALID_PARAMS, codes::source::INVALID_REFERENCE,
         codes::source::INVALID_PLATFORM,

@@ -167,6 +167,7 @@ impl Pulls {
             version_id: job.ids.version_id,
             name: job.name,
             actor: job.actor,
+            org: job.org,
             architecture: bootable.platform.architecture(),
             rootfs_size_bytes,
             boot: Boot { monitors, ..view },

@@ -11,8 +11,8 @@ use kiln_artifacts::names::{ROOTFS, ROOTFS_SUMS};
 use kiln_artifacts::{ArtifactError, Artifacts, Staging};
 use kiln_domain::access::Actor;
 use kiln_domain::{
-    Credentials, Derivation, Digest, ImageName, NameError, OperationId, OperationKind, Platform,
-    PlatformError, Secret, Source, VersionId,
+    Credentials, Derivation, Digest, ImageName, NameError, OperationId, OperationKind, OrgId,
+    Platform, PlatformError, Secret, Source, VersionId,
 };
 use kiln_ext4::{Profile, WRITER_VERSION};
 use kiln_store::version_blobs::BlobRole;
@@ -72,6 +72,7 @@ pub(super) struct Job {
     request: FetchRequest,
     pub(super) name: ImageName,
     pub(super) actor: Actor,
+    pub(super) org: Option<OrgId>,
     pub(super) kernel: PullKernel,
     pub(super) boot: BootChoice,
     pub(super) size_bytes: Option<u64>,
@@ -86,6 +87,10 @@ impl Pulls {
         let preference = checked.preference;
         preference.check(&checked.kernel)?;
         self.records.check_name(&checked.name, actor).await?;
+        let org = self
+            .records
+            .organization(actor, params.org.as_deref())
+            .await?;
         // Handles live a minute: every file is taken before anything waits for a thread.
         let passed = params.source_files.as_ref();
         let source = claim_source(&self.files, actor, &checked.source, passed)?;
@@ -123,6 +128,7 @@ impl Pulls {
             },
             name: checked.name,
             actor: *actor,
+            org,
             kernel,
             boot: checked.boot,
             size_bytes: checked.size_bytes,
@@ -210,6 +216,7 @@ impl Pulls {
             version_id: ids.version_id,
             name: job.name,
             actor: job.actor,
+            org: job.org,
             architecture: resolved.platform.architecture(),
             rootfs_size_bytes,
             boot: Boot {
@@ -421,6 +428,7 @@ fn recorded(params: &PullParams) -> serde_json::Value {
         "boot": params.boot,
         "size_bytes": params.size_bytes,
         "platform": params.platform,
+        "org": params.org,
         "tls_verify": params.tls_verify,
     })
 }
