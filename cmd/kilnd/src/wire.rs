@@ -12,16 +12,17 @@ use kiln_api::Description;
 use kiln_api::daemon::{Places, Recovered, Setting};
 use kiln_artifacts::Artifacts;
 use kiln_cache::Cache;
-use kiln_domain::Architecture;
 use kiln_domain::access::Actor;
+use kiln_domain::{Architecture, Timestamp};
 use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_registry::routes::Network;
 use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Ledger, Limits, Server, bind};
 use kiln_service::{
-    Audit, BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles,
-    Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations, Orgs,
-    Partials, Pool, Pulls, Records, Registries, Remotes, Roles, RootfsDigests, SnapshotSchedule,
-    Snapshots, SystemClock, SystemLogins, Transfers, Users, Webhooks, open_database, recover,
+    Audit, BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds,
+    HostFiles, Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels,
+    Operations, Orgs, Partials, Pool, Pulls, Records, Registries, Remotes, Roles, RootfsDigests,
+    SnapshotSchedule, Snapshots, SystemClock, SystemLogins, Transfers, Users, Webhooks,
+    open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use kiln_vault::Vault;
@@ -99,11 +100,7 @@ pub(crate) async fn serve(
     );
     let snapshots = Snapshots::new(store.clone(), clock.clone(), snapshot_schedule(&config));
     let partials = Partials::new(opened.cache.clone(), clock.clone(), Pool::new("sweep", 1));
-    let machines = InstanceWatch::new(store.clone(), clock.clone(), machines_at_a_time());
-    machines
-        .resume()
-        .await
-        .context("cannot look for machines of before")?;
+    let machines = machines(&store, &clock).await?;
     let shared = Shared {
         board: board.clone(),
         clock: clock.clone(),
@@ -150,8 +147,11 @@ pub(crate) async fn serve(
         grace: grace + DRAIN,
     };
     let serving = server.serve(socket, closing);
-    let workers =
-        async { tokio::join!(digests, snapshots, partials, machines, audit, notified, webhooks) };
+    let workers = async {
+        tokio::join!(
+            digests, snapshots, partials, machines, audit, notified, webhooks
+        )
+    };
     let work = async { tokio::join!(stopping, serving, files, workers) };
     let (ended, (), (), _) = tokio::select! {
         ended = work => ended,
@@ -161,6 +161,14 @@ pub(crate) async fn serve(
     store.close().await.context("cannot close the database")?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Watches machines, those of before a start included.
+async fn machines(store: &Store, clock: &Arc<dyn Clock>) -> Result<InstanceWatch> {
+    let machines = InstanceWatch::new(store.clone(), clock.clone(), machines_at_a_time());
+    let resumed = machines.resume().await;
+    resumed.context("cannot look for machines of before")?;
+    Ok(machines)
 }
 
 /// Everything with files behind it.
@@ -298,15 +306,8 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         build_pool: build_pool.clone(),
         look_pool: look_pool.clone(),
     };
-    let identity = Identity {
-        version: env!("CARGO_PKG_VERSION"),
-        uid: rustix::process::geteuid().as_raw(),
-        started_at: clock.now(),
-        architecture,
-        places: places(config),
-        config: settings,
-        recovered,
-    };
+    let identity = identity(config, clock.now(), settings, recovered);
+    let uid = identity.uid;
     Desks {
         daemon: Arc::new(DaemonDesk::new(store.clone(), board.clone(), identity)),
         pulls: Arc::new(Pulls::new(
@@ -354,14 +355,27 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         )),
         operations: Arc::new(Operations::new(store.clone(), board)),
         events: Arc::new(Events::new(store.clone())),
-        users: Arc::new(Users::new(
-            store.clone(),
-            clock.clone(),
-            roles.clone(),
-            rustix::process::geteuid().as_raw(),
-        )),
+        users: Arc::new(Users::new(store.clone(), clock.clone(), roles.clone(), uid)),
         orgs: Arc::new(Orgs::new(store, clock, roles)),
         audit: Arc::new(audit),
+    }
+}
+
+/// Says what does not change while the daemon runs.
+fn identity(
+    config: &Config,
+    started_at: Timestamp,
+    settings: Vec<Setting>,
+    recovered: Recovered,
+) -> Identity {
+    Identity {
+        version: env!("CARGO_PKG_VERSION"),
+        uid: rustix::process::geteuid().as_raw(),
+        started_at,
+        architecture: host_architecture(),
+        places: places(config),
+        config: settings,
+        recovered,
     }
 }
 

@@ -22,7 +22,7 @@ use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::{Object, ObjectKind, Store, StoreError};
 use tokio::sync::watch;
 
-use self::flood::{Floods, Verdict};
+use self::flood::Floods;
 use crate::clock::Clock;
 use crate::events::{cursor, page_limit};
 use crate::failures::with_causes;
@@ -120,10 +120,9 @@ impl Audit {
         }
         let uid = call.actor.uid;
         let line = self.line(call, ending);
-        let verdict = self.floods().judge(uid, line);
-        match verdict {
-            Verdict::Write(line) => self.write(line).await,
-            Verdict::Hold => {}
+        let passed = self.floods().pass(uid, line);
+        if let Some(line) = passed {
+            self.write(line).await;
         }
     }
 

@@ -322,12 +322,11 @@ fn memberships(tx: &ReadTransaction<'_>, uid: u32) -> Result<Vec<Membership>, St
 
 /// Finds a user by the uid, or by what the daemon calls the user; no name is a number.
 pub(crate) fn find(tx: &ReadTransaction<'_>, named: &str) -> Result<UserRow, UserError> {
-    let row = if let Ok(uid) = named.parse() {
-        users::get(tx, uid)?
-    } else if let Ok(name) = named.parse() {
-        users::named(tx, &name)?
-    } else {
-        None
+    let (uid, name) = (named.parse::<u32>(), named.parse::<UserName>());
+    let row = match (uid, name) {
+        (Ok(uid), _) => users::get(tx, uid)?,
+        (Err(_), Ok(name)) => users::named(tx, &name)?,
+        (Err(_), Err(_)) => None,
     };
     row.ok_or_else(|| UserError::NotFound {
         named: named.chars().take(80).collect(),

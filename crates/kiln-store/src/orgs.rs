@@ -162,11 +162,10 @@ pub fn set_member(
     users::see(tx, uid, at)?;
     match standing_of(tx, id, uid)? {
         Some(before) if before == standing => return Ok(false),
-        Some(_) => {}
         None if memberships(tx, uid)?.len() >= MEMBERSHIPS_MAX => {
             return Err(AddMemberError::TooMany { uid });
         }
-        None => {}
+        Some(_) | None => {}
     }
     let sql = "INSERT INTO org_members (org_id, uid, standing, added_at) VALUES (?1, ?2, ?3, ?4) \
                ON CONFLICT (org_id, uid) DO UPDATE SET standing = excluded.standing";

@@ -70,10 +70,12 @@ fn large() -> Database {
                     iif(i > 90000, 'running', 'ended'), uid, id,
                     'image-' || i, id, i, i, '', '', '', 1, 1, '[]', 0, iif(i > 90000, NULL, i)
              FROM n;
+         INSERT INTO users (uid, first_seen_at) SELECT i + 10, 0 FROM n WHERE i <= 1000;
          INSERT INTO orgs (id, name, created_at, created_by)
              SELECT id, 'org-' || i, 0, 0 FROM n WHERE i <= 1000;
          INSERT INTO org_members (org_id, uid, standing, added_at)
-             SELECT id, 1, iif(i % 2, 'admin', 'member'), 0 FROM n WHERE i <= 3;
+             SELECT id, 1, iif(i % 2, 'admin', 'member'), 0 FROM n WHERE i <= 3
+             UNION ALL SELECT id, i + 10, 'member', 0 FROM n WHERE i <= 1000;
          UPDATE images SET org_id = printf('00000000-0000-4000-8000-%012d', seq % 5)
              WHERE seq % 3 = 0;
          INSERT INTO audit (at, actor, role, method, object_name, object_id, result, request_id)

@@ -18,15 +18,6 @@ pub(super) const REFILL_MICROS: i64 = 10_000_000;
 /// Users that are remembered although they have nothing held back.
 const IDLE_MAX: usize = 4_096;
 
-/// What becomes of a line.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It is written, and tells how many were not.
-    Write(NewLine),
-    /// It is only counted.
-    Hold,
-}
-
 /// How much each user has left.
 #[derive(Debug, Default)]
 pub(super) struct Floods {
@@ -42,8 +33,9 @@ struct Allowance {
 }
 
 impl Floods {
-    /// Decides what becomes of a line of a user.
-    pub(super) fn judge(&mut self, uid: u32, line: NewLine) -> Verdict {
+    /// Decides what becomes of a line of a user: it is returned to be written, and tells how many
+    /// were not, or is only counted.
+    pub(super) fn pass(&mut self, uid: u32, line: NewLine) -> Option<NewLine> {
         if self.users.len() >= IDLE_MAX {
             self.users
                 .retain(|_, allowance| !allowance.is_idle(line.at));
@@ -58,12 +50,12 @@ impl Floods {
             if allowance.lines == 0 {
                 let before = allowance.held.take().map_or(0, |(_, count)| count + 1);
                 allowance.held = Some((line, before));
-                return Verdict::Hold;
+                return None;
             }
             allowance.lines -= 1;
         }
         let unwritten = allowance.held.take().map_or(0, |(_, count)| count + 1);
-        Verdict::Write(NewLine { unwritten, ..line })
+        Some(NewLine { unwritten, ..line })
     }
 
     /// Takes the newest of the calls that got no line, of each user; it tells of those before it.

@@ -230,7 +230,7 @@ fn an_organisation_shows_its_images_to_its_members_and_all_to_its_administrators
             let mut new = image(n, &format!("image-{n}"));
             (new.org_id, new.visibility) = (org.map(org_id), visibility);
             insert(tx, &new)?;
-            names::give_to_image(tx, &new.name, new.id, new.created_at)?;
+            names::give_to_image(tx, &new.name, new.id, new.created_at).unwrap();
         }
         for (org, uid, standing) in [
             (1, 7, Standing::Member),
