@@ -12,8 +12,8 @@ use crate::progress::Style;
 use crate::session::Session;
 use crate::time_span::TimeSpan;
 use crate::{
-    checkout, copy, daemon, demo, doctor, event, export, image, import, instance, kernel, logs,
-    operation, pull, push, reference, register, registry, rpc, run, stop, sync,
+    audit, checkout, copy, daemon, demo, doctor, event, export, image, import, instance, kernel,
+    logs, operation, org, pull, push, reference, register, registry, rpc, run, stop, sync, user,
 };
 
 /// Turns OCI images into bootable microVM images and looks after them.
@@ -131,6 +131,17 @@ pub(crate) enum Command {
     /// List what happened
     #[command(subcommand, hide = true)]
     Event(event::Command),
+    /// Tell who you are to the daemon
+    Whoami,
+    /// List users, name them and give them roles
+    #[command(subcommand, alias = "users")]
+    User(user::Command),
+    /// Look after organisations and who is in them
+    #[command(subcommand, aliases = ["orgs", "organization", "organisation"])]
+    Org(org::Command),
+    /// List and export what callers changed and were refused
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Tell what the daemon is, where it keeps things and how it is configured
     Info(daemon::InfoArguments),
     /// Tell about the daemon
@@ -181,6 +192,10 @@ impl Command {
             Self::Events(arguments) | Self::Event(event::Command::List(arguments)) => {
                 event::list(arguments, session).await
             }
+            Self::Whoami => user::whoami(session).await,
+            Self::User(command) => command.run(session).await,
+            Self::Org(command) => command.run(session).await,
+            Self::Audit(command) => command.run(session).await,
             Self::Info(arguments) | Self::Daemon(daemon::Command::Info(arguments)) => {
                 daemon::info(arguments, session).await
             }
@@ -264,6 +279,20 @@ mod tests {
             operation::List::NAME,
             operation::Wait::NAME,
             operation::Watch::NAME,
+            kiln_api::audit::List::NAME,
+            kiln_api::org::Add::NAME,
+            kiln_api::org::AddMember::NAME,
+            kiln_api::org::Get::NAME,
+            kiln_api::org::List::NAME,
+            kiln_api::org::Remove::NAME,
+            kiln_api::org::RemoveMember::NAME,
+            kiln_api::user::Add::NAME,
+            kiln_api::user::Get::NAME,
+            kiln_api::user::GetWhoami::NAME,
+            kiln_api::user::List::NAME,
+            kiln_api::user::Remove::NAME,
+            kiln_api::user::Rename::NAME,
+            kiln_api::user::SetRole::NAME,
         ];
         for method in methods {
             let words: Vec<&str> = method.split('.').collect();
@@ -311,6 +340,18 @@ mod tests {
             "events",
             "event list",
             "daemon info",
+            "whoami",
+            "user ls",
+            "user show",
+            "user set-role",
+            "user rm",
+            "org ls",
+            "org show",
+            "org rm",
+            "org add-member",
+            "org rm-member",
+            "audit ls",
+            "audit export",
         ] {
             let words: Vec<&str> = words.split(' ').collect();
             assert!(is_command(&words), "kiln {}", words.join(" "));

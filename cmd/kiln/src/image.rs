@@ -308,7 +308,13 @@ fn lines(image: &Image) -> String {
         ("modules", or_dash(kernel.modules_path.as_deref())),
         (
             "owner",
-            format!("uid {}, {}", image.owner_uid, image.visibility),
+            match image.org_id {
+                Some(org) => format!(
+                    "uid {}, organisation {org}, {}",
+                    image.owner_uid, image.visibility
+                ),
+                None => format!("uid {}, {}", image.owner_uid, image.visibility),
+            },
         ),
         ("in use", in_use(image.in_use)),
         ("created", time(&image.created_at)),

@@ -83,6 +83,7 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         platform: arguments.platform,
         credentials: None,
         mirror_credentials: Vec::new(),
+        org: None,
         tls_verify: true,
         source_files: Some([("archive".to_owned(), archive)].into()),
         detach: true,

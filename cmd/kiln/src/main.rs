@@ -3,6 +3,7 @@
 //! What the words mean is decided by the daemon; how to reach it by `kiln-client`.
 
 mod arguments;
+mod audit;
 mod batch;
 mod checkout;
 mod colour;
@@ -26,8 +27,10 @@ mod kernel_choice;
 mod logs;
 mod mistakes;
 mod operation;
+mod org;
 mod output;
 mod pages;
+mod passwd;
 mod programs;
 mod progress;
 mod pull;
@@ -46,6 +49,7 @@ mod surroundings;
 mod sync;
 mod text;
 mod time_span;
+mod user;
 
 use std::process::ExitCode;
 

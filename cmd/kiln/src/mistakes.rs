@@ -66,7 +66,7 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "kiln ps",
     ),
     (
-        &["signin", "auth", "whoami"],
+        &["signin", "auth"],
         "to see who you are at registries:",
         "kiln registry whoami",
     ),
@@ -75,11 +75,7 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "to see what a machine wrote:",
         "kiln logs NAME",
     ),
-    (
-        &["history", "audit"],
-        "to see what happened:",
-        "kiln events",
-    ),
+    (&["history"], "to see what happened:", "kiln events"),
     (
         &["kill", "down", "shutdown"],
         "to stop a machine:",

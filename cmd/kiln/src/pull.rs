@@ -37,6 +37,9 @@ pub(crate) struct Arguments {
     /// Size of the root filesystem, such as 4G; when left out 1.25 times the content, at least 1G
     #[arg(long)]
     size: Option<ByteSize>,
+    /// Organisation it is to belong to: its members see it, its administrators look after it too
+    #[arg(long, value_name = "ORG")]
+    org: Option<String>,
     #[command(flatten)]
     reach: ReachArguments,
     /// Return the operation at once and let the daemon go on
@@ -71,6 +74,7 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         platform: arguments.platform,
         credentials: reach.credentials,
         mirror_credentials: reach.mirror_credentials,
+        org: arguments.org,
         tls_verify: reach.tls_verify,
         source_files: source.files,
         detach: true,

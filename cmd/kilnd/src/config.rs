@@ -3,6 +3,7 @@
 //! Only this program reads any of them; every value remembers where it came from. What a value
 //! does is written where it is used.
 
+mod audit;
 mod patience;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use kiln_vault::{KeyError, KeySource};
 use serde::Deserialize;
 use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use self::audit::{Audit, AuditTable};
 use self::patience::{Patience, PatienceTable};
 use crate::places::Places;
 use crate::webhooks::{RuleTable, Webhooks, WebhooksError, WebhooksTable};
@@ -82,6 +84,7 @@ pub(crate) struct Config {
     /// Whether it has `[[registry]]` tables.
     pub(crate) has_own_rules: bool,
     pub(crate) patience: Patience,
+    pub(crate) audit: Audit,
     pub(crate) retention_days: Valued<u32>,
     /// Files in which the init of guests may be; the first that fits wins.
     pub(crate) guest_init: Valued<Vec<PathBuf>>,
@@ -125,6 +128,7 @@ struct File {
     images: ImagesTable,
     guest: GuestTable,
     database: DatabaseTable,
+    audit: AuditTable,
     log: LogTable,
     webhooks: WebhooksTable,
 }
@@ -353,6 +357,7 @@ impl Config {
             own_file: None,
             has_own_rules: false,
             patience: Patience::default(),
+            audit: Audit::default(),
             retention_days: Valued::default(30),
             guest_init: Valued::default(places.guest_init),
             snapshot_interval_seconds: Valued::default(86_400),
@@ -402,6 +407,7 @@ impl Config {
             .set(file.database.snapshot_interval_seconds, &origin);
         self.snapshot_events
             .set(file.database.snapshot_events, &origin);
+        self.audit.apply(&file.audit, &origin);
         self.log_level.set(file.log.level, &origin);
         self.log_format.set(file.log.format, &origin);
         let WebhooksTable {
@@ -508,6 +514,7 @@ impl Config {
                 absolute(key, valued, path)?;
             }
         }
+        self.audit.check()?;
         self.patience.check()?;
         for path in &self.guest_init.value {
             absolute("guest.init", &self.guest_init, path)?;
@@ -589,6 +596,12 @@ impl Config {
                 &self.snapshot_events,
                 u32::to_string,
             ),
+            row(
+                "audit.retention_days",
+                &self.audit.retention_days,
+                u32::to_string,
+            ),
+            row("audit.max_lines", &self.audit.max_lines, u64::to_string),
             row("log.level", &self.log_level, |level| format!("{level:?}")),
             row("log.format", &self.log_format, |format| {
                 format!("{format:?}").to_lowercase()
@@ -718,6 +731,7 @@ mod tests {
             "[limits]\nmax_operations = -1\n",
             "[database]\nsnapshot_interval_seconds = 0\n",
             "[database]\nsnapshot_events = 0\n",
+            "[audit]\nretention_days = 0\n",
             "[daemon]\nsocket = \"relative.sock\"\n",
             "[guest]\ninit = \"kiln-init\"\n",
             "[registry.limits]\nattempts = 0\n",
@@ -756,7 +770,7 @@ mod tests {
 
         let shown = config.settings();
 
-        assert_eq!(shown.len(), 29);
+        assert_eq!(shown.len(), 31);
         assert!(shown.iter().all(|setting| setting.origin == "default"));
     }
 

@@ -12,16 +12,17 @@ use kiln_api::Description;
 use kiln_api::daemon::{Places, Recovered, Setting};
 use kiln_artifacts::Artifacts;
 use kiln_cache::Cache;
-use kiln_domain::Architecture;
 use kiln_domain::access::Actor;
+use kiln_domain::{Architecture, Timestamp};
 use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_registry::routes::Network;
-use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Limits, Server, bind};
+use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Ledger, Limits, Server, bind};
 use kiln_service::{
-    BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds, HostFiles,
-    Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels, Operations,
-    Partials, Pool, Pulls, Records, Registries, Remotes, RootfsDigests, SnapshotSchedule,
-    Snapshots, Spare, SystemClock, SystemLogins, Transfers, Webhooks, open_database, recover,
+    Audit, BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds,
+    HostFiles, Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels,
+    Operations, Orgs, Partials, Pool, Pulls, Records, Registries, Remotes, Roles, RootfsDigests,
+    SnapshotSchedule, Snapshots, Spare, SystemClock, SystemLogins, Transfers, Users, Webhooks,
+    open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use kiln_vault::Vault;
@@ -99,11 +100,7 @@ pub(crate) async fn serve(
     );
     let snapshots = Snapshots::new(store.clone(), clock.clone(), snapshot_schedule(&config));
     let partials = Partials::new(opened.cache.clone(), clock.clone(), Pool::new("sweep", 1));
-    let machines = InstanceWatch::new(store.clone(), clock.clone(), machines_at_a_time());
-    machines
-        .resume()
-        .await
-        .context("cannot look for machines of before")?;
+    let machines = machines(&store, &clock).await?;
     let shared = Shared {
         board: board.clone(),
         clock: clock.clone(),
@@ -111,7 +108,9 @@ pub(crate) async fn serve(
         machines: machines.clone(),
         remotes: remotes.clone(),
         settings: settings.clone(),
+        ledger: ledger(&config, &store, &clock),
     };
+    let ledger = shared.ledger.clone();
     let desks = desks(&config, opened, shared, recovered.clone());
     let webhooks = webhooks(&config, &store, &clock, &desks);
     let reloading = Reloading {
@@ -122,13 +121,14 @@ pub(crate) async fn serve(
     let reloading = reloading.run(hangups, load);
     let uid = rustix::process::geteuid().as_raw();
     let door = open_webhooks(&config).await?;
-    let server = Server::new(desks.table()?, Limits::default(), uid)?;
+    let server = Server::new(desks.table()?, Limits::default(), uid, ledger.clone())?;
     let (stop, stopped) = watch::channel(false);
     let files = files_socket.serve(host_files, stopped.clone());
     let digests = digests.run(stopped.clone());
     let snapshots = snapshots.run(stopped.clone());
     let partials = partials.run(stopped.clone());
     let machines = machines.run(stopped.clone());
+    let audit = ledger.audit.run(stopped.clone());
     let notified = notifications(door, webhooks.clone(), stopped.clone());
     let webhooks = webhooks.run(stopped.clone());
     tracing::info!(socket = %socket.path().display(), ?recovered, "ready");
@@ -147,8 +147,11 @@ pub(crate) async fn serve(
         grace: grace + DRAIN,
     };
     let serving = server.serve(socket, closing);
-    let workers =
-        async { tokio::join!(digests, snapshots, partials, machines, notified, webhooks) };
+    let workers = async {
+        tokio::join!(
+            digests, snapshots, partials, machines, audit, notified, webhooks
+        )
+    };
     let work = async { tokio::join!(stopping, serving, files, workers) };
     let (ended, (), (), _) = tokio::select! {
         ended = work => ended,
@@ -158,6 +161,14 @@ pub(crate) async fn serve(
     store.close().await.context("cannot close the database")?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Watches machines, those of before a start included.
+async fn machines(store: &Store, clock: &Arc<dyn Clock>) -> Result<InstanceWatch> {
+    let machines = InstanceWatch::new(store.clone(), clock.clone(), machines_at_a_time());
+    let resumed = machines.resume().await;
+    resumed.context("cannot look for machines of before")?;
+    Ok(machines)
 }
 
 /// Everything with files behind it.
@@ -200,6 +211,15 @@ struct Shared {
     machines: InstanceWatch,
     remotes: Arc<Remotes>,
     settings: Vec<Setting>,
+    ledger: Ledger,
+}
+
+/// Puts together who callers are and what is kept of their calls.
+fn ledger(config: &Config, store: &Store, clock: &Arc<dyn Clock>) -> Ledger {
+    Ledger {
+        roles: Roles::new(store.clone(), clock.clone()),
+        audit: Audit::new(store.clone(), clock.clone(), config.audit.retention()),
+    }
 }
 
 /// Opens the port that registries notify, where one is configured.
@@ -253,7 +273,9 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         machines,
         remotes,
         settings,
+        ledger,
     } = shared;
+    let Ledger { roles, audit } = ledger;
     let Opened {
         store,
         artifacts,
@@ -286,15 +308,8 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         build_pool: build_pool.clone(),
         look_pool: look_pool.clone(),
     };
-    let identity = Identity {
-        version: env!("CARGO_PKG_VERSION"),
-        uid: rustix::process::geteuid().as_raw(),
-        started_at: clock.now(),
-        architecture,
-        places: places(config),
-        config: settings,
-        recovered,
-    };
+    let identity = identity(config, clock.now(), settings, recovered);
+    let uid = identity.uid;
     Desks {
         daemon: Arc::new(DaemonDesk::new(store.clone(), board.clone(), identity)),
         pulls: Arc::new(Pulls::new(
@@ -328,7 +343,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         )),
         kernels: Arc::new(Kernels::new(
             store.clone(),
-            clock,
+            clock.clone(),
             catalogue,
             initrds,
             host_files.clone(),
@@ -341,7 +356,28 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             BlobFiles::new(fetcher, host_files),
         )),
         operations: Arc::new(Operations::new(store.clone(), board)),
-        events: Arc::new(Events::new(store)),
+        events: Arc::new(Events::new(store.clone())),
+        users: Arc::new(Users::new(store.clone(), clock.clone(), roles.clone(), uid)),
+        orgs: Arc::new(Orgs::new(store, clock, roles)),
+        audit: Arc::new(audit),
+    }
+}
+
+/// Says what does not change while the daemon runs.
+fn identity(
+    config: &Config,
+    started_at: Timestamp,
+    settings: Vec<Setting>,
+    recovered: Recovered,
+) -> Identity {
+    Identity {
+        version: env!("CARGO_PKG_VERSION"),
+        uid: rustix::process::geteuid().as_raw(),
+        started_at,
+        architecture: host_architecture(),
+        places: places(config),
+        config: settings,
+        recovered,
     }
 }
 
@@ -360,6 +396,7 @@ pub(crate) fn descriptions() -> Result<Vec<Description>> {
     )?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let opened = open(&config)?;
+    let ledger = ledger(&config, &opened.store, &clock);
     let shared = Shared {
         board: Arc::new(Board::new(1)),
         clock: clock.clone(),
@@ -367,6 +404,7 @@ pub(crate) fn descriptions() -> Result<Vec<Description>> {
         machines: InstanceWatch::new(opened.store.clone(), clock, 1),
         remotes: Arc::new(Remotes::new(Network::default())),
         settings: config.settings(),
+        ledger,
     };
     let desks = desks(&config, opened, shared, Recovered::default());
     Ok(desks.table()?.descriptions().to_vec())

@@ -55,7 +55,29 @@ codes! {
         NEEDS_WEBSOCKET = "request.needs_websocket", Invalid, never,
             "Subscriptions exist on WebSocket connections only.", "Connect by WebSocket, or call operation.wait.";
         DENIED = "request.denied", Denied, never,
-            "The caller may not do this.", "Ask the owner, or call as the owner or as root.";
+            "The caller may not do this, or says to be somebody else.", "Ask the owner, an administrator of its organisation or a superadmin; `kiln whoami` tells who you are.";
+    }
+    /// Users.
+    user {
+        NOT_FOUND = "user.not_found", NotFound, never,
+            "The daemon knows no such user.", "List them with `kiln user ls`; name one it has not seen by the uid.";
+        NAME_TAKEN = "user.name_taken", Conflict, never,
+            "Another user is called so.", "Choose another name, or take it from the other with `kiln user rename`.";
+        ROLE_FIXED = "user.role_fixed", Conflict, never,
+            "Root and the daemon's own user are superadmins, whatever is said.", "Give the role to another user.";
+        IN_USE = "user.in_use", Conflict, never,
+            "Something is on record as the user's.", "Leave the user, and take the role away with `kiln user set-role`.";
+    }
+    /// Organisations.
+    org {
+        NOT_FOUND = "org.not_found", NotFound, never,
+            "There is no organisation of that name or id.", "List them with `kiln org ls`.";
+        ALREADY_EXISTS = "org.already_exists", Conflict, never,
+            "There is an organisation of that name.", "Choose another name.";
+        IN_USE = "org.in_use", Conflict, never,
+            "Images belong to the organisation, forgotten ones included.", "Keep the organisation until they are gone.";
+        TOO_MANY = "org.too_many", Conflict, never,
+            "The user is in as many organisations as one may be in.", "Take the user out of another one first.";
     }
     /// The daemon.
     daemon {

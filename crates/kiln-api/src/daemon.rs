@@ -15,7 +15,7 @@ method! {
     /// See [`Info`].
     GetInfo = "daemon.info",
     "Tells what the daemon is, where it keeps things and how it is configured.",
-    (InfoParams) -> Info, []
+    (InfoParams) -> Info, Read, []
 }
 
 /// Nothing to say.

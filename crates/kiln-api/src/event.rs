@@ -10,7 +10,7 @@ method! {
     /// See [`Event`].
     List = "event.list",
     "Lists what happened to images, kernels and operations, oldest first.",
-    (ListParams) -> Page<Event>, []
+    (ListParams) -> Page<Event>, Read, []
 }
 
 /// Which events to list.

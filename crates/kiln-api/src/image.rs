@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use kiln_domain::{
-    ImageId, ImageName, ImageState, KernelName, OperationId, TagName, VersionId, VersionKind,
-    VersionNumber, Visibility,
+    ImageId, ImageName, ImageState, KernelName, OperationId, OrgId, TagName, VersionId,
+    VersionKind, VersionNumber, Visibility,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ method! {
     /// See [`PullParams`].
     Pull = "image.pull",
     "Pulls an OCI image and builds a bootable image from it.",
-    (PullParams) -> Outcome,
+    (PullParams) -> Outcome, Make,
     [
         codes::source::NOT_FOUND, codes::source::AMBIGUOUS, codes::source::UNREADABLE,
         codes::source::INVALID_PLATFORM, codes::source::PLATFORM_NOT_FOUND,
@@ -38,6 +38,7 @@ method! {
         codes::layer::CANNOT_BE_APPLIED, codes::rootfs::TOO_SMALL, codes::rootfs::CANNOT_HOLD,
         codes::rootfs::NOT_EXT4, codes::boot::NOTHING_TO_RUN, codes::boot::INVALID_CONFIG,
         codes::boot::NO_INIT, codes::kernel::NO_DEFAULT, codes::kernel::CANNOT_BOOT,
+        codes::org::NOT_FOUND, codes::request::DENIED,
         codes::operation::CANCELLED, codes::storage::FULL, codes::storage::FAILED,
         codes::daemon::BUSY, codes::daemon::STOPPING,
     ] + codes::REACHING_A_REGISTRY
@@ -47,7 +48,7 @@ method! {
     /// See [`RegisterParams`].
     Register = "image.register",
     "Takes an existing root filesystem and a kernel into Kiln's care as an image.",
-    (RegisterParams) -> Outcome,
+    (RegisterParams) -> Outcome, Make,
     [
         codes::image::ALREADY_EXISTS, codes::image::NAME_RESERVED, codes::rootfs::NOT_EXT4,
         codes::kernel::REQUIRED, codes::kernel::CHOICE_CONFLICT, codes::kernel::NOT_FOUND,
@@ -66,21 +67,21 @@ method! {
     /// See [`Image`].
     List = "image.list",
     "Lists images in the order of their making.",
-    (ListParams) -> Page<Image>, []
+    (ListParams) -> Page<Image>, Read, []
 }
 
 method! {
     /// See [`Image`].
     Get = "image.get",
     "Tells everything about one image.",
-    (GetParams) -> Image, [codes::image::NOT_FOUND, codes::image::AMBIGUOUS]
+    (GetParams) -> Image, Read, [codes::image::NOT_FOUND, codes::image::AMBIGUOUS]
 }
 
 method! {
     /// See [`OpenedImage`].
     Open = "image.open",
     "Opens files of an image for reading; their descriptors wait at the second socket.",
-    (OpenParams) -> OpenedImage,
+    (OpenParams) -> OpenedImage, Read,
     [
         codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::source::INVALID_PLATFORM,
         codes::storage::FAILED, codes::daemon::BUSY,
@@ -91,7 +92,7 @@ method! {
     /// See [`Forgotten`].
     Forget = "image.forget",
     "Hides an image and frees its name; it can be restored until its retention ends.",
-    (ForgetParams) -> Forgotten,
+    (ForgetParams) -> Forgotten, Change,
     [
         codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::image::IN_USE,
         codes::request::DENIED,
@@ -153,6 +154,10 @@ pub struct PullParams {
     /// `blobs/sha256/<hex>`, or `archive`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_files: Option<BTreeMap<String, HostFile>>,
+    /// The organisation it is to belong to, by name or id: its members see it, its administrators
+    /// look after it too. The caller must be in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub org: Option<String>,
     /// Answer with the operation at once and go on in the background.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub detach: bool,
@@ -415,6 +420,10 @@ pub struct Image {
     pub managed: bool,
     /// Who owns it.
     pub owner_uid: u32,
+    /// The organisation it belongs to, if one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub org_id: Option<OrgId>,
     /// Who may see it.
     #[schemars(with = "String")]
     pub visibility: Visibility,

@@ -15,7 +15,7 @@ method! {
     /// See [`RegisterParams`].
     Register = "instance.register",
     "Registers a machine that the calling process is about to run; its image is in use from now on.",
-    (RegisterParams) -> Instance,
+    (RegisterParams) -> Instance, Make,
     [
         codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::instance::NAME_TAKEN,
         codes::instance::NAME_INVALID, codes::instance::NO_PROCESS,
@@ -27,35 +27,35 @@ method! {
     /// See [`StartParams`].
     Start = "instance.start",
     "Notes that a registered machine runs, and under which monitor.",
-    (StartParams) -> Instance, [codes::instance::NOT_FOUND, codes::instance::ENDED]
+    (StartParams) -> Instance, Change, [codes::instance::NOT_FOUND, codes::instance::ENDED]
 }
 
 method! {
     /// See [`FinishParams`].
     Finish = "instance.finish",
     "Notes how a machine ended; its image is no longer in use by it.",
-    (FinishParams) -> Instance, [codes::instance::NOT_FOUND]
+    (FinishParams) -> Instance, Change, [codes::instance::NOT_FOUND]
 }
 
 method! {
     /// See [`Instance`].
     List = "instance.list",
     "Lists machines in the order of their registration.",
-    (ListParams) -> Page<Instance>, []
+    (ListParams) -> Page<Instance>, Read, []
 }
 
 method! {
     /// See [`Instance`].
     Get = "instance.get",
     "Tells everything about one machine.",
-    (InstanceParams) -> Instance, [codes::instance::NOT_FOUND, codes::instance::AMBIGUOUS]
+    (InstanceParams) -> Instance, Read, [codes::instance::NOT_FOUND, codes::instance::AMBIGUOUS]
 }
 
 method! {
     /// See [`Instance`].
     Remove = "instance.remove",
     "Forgets a machine that has ended.",
-    (InstanceParams) -> Instance,
+    (InstanceParams) -> Instance, Change,
     [codes::instance::NOT_FOUND, codes::instance::AMBIGUOUS, codes::instance::RUNNING]
 }
 

@@ -14,7 +14,7 @@ method! {
     /// See [`ImportParams`].
     Import = "kernel.import",
     "Takes a kernel, and what belongs to it, into the catalogue under a name.",
-    (ImportParams) -> Kernel,
+    (ImportParams) -> Kernel, Make,
     [
         codes::kernel::NAME_INVALID, codes::kernel::ALREADY_EXISTS, codes::kernel::UNRECOGNISED,
         codes::kernel::BROKEN_PACKAGE, codes::kernel::BROKEN_MODULES, codes::kernel::BROKEN_CONFIG,
@@ -28,7 +28,7 @@ method! {
     /// See [`PullParams`].
     Pull = "kernel.pull",
     "Takes a kernel from a registry or a URL into the catalogue under a name.",
-    (PullParams) -> PullOutcome,
+    (PullParams) -> PullOutcome, Make,
     [
         codes::kernel::NAME_INVALID, codes::kernel::ALREADY_EXISTS, codes::kernel::REQUIRED,
         codes::kernel::CHOICE_CONFLICT, codes::kernel::DIGEST_REQUIRED,
@@ -48,42 +48,42 @@ method! {
     /// See [`Kernel`].
     List = "kernel.list",
     "Lists the kernels of the catalogue by name.",
-    (ListParams) -> Kernels, []
+    (ListParams) -> Kernels, Read, []
 }
 
 method! {
     /// See [`Kernel`].
     Get = "kernel.get",
     "Tells everything about one kernel of the catalogue.",
-    (KernelParams) -> Kernel, [codes::kernel::NOT_FOUND]
+    (KernelParams) -> Kernel, Read, [codes::kernel::NOT_FOUND]
 }
 
 method! {
     /// See [`Kernel`].
     Remove = "kernel.remove",
     "Removes a kernel from the catalogue; images keep their own copies.",
-    (KernelParams) -> Kernel, [codes::kernel::NOT_FOUND, codes::request::DENIED]
+    (KernelParams) -> Kernel, Change, [codes::kernel::NOT_FOUND, codes::request::DENIED]
 }
 
 method! {
     /// See [`SetDefaultParams`].
     SetDefault = "kernel.set_default",
     "Chooses the kernel that calls mean by `default`, or none.",
-    (SetDefaultParams) -> Default, [codes::kernel::NOT_FOUND, codes::request::DENIED]
+    (SetDefaultParams) -> Default, Administer, [codes::kernel::NOT_FOUND, codes::request::DENIED]
 }
 
 method! {
     /// See [`struct@Default`].
     GetDefault = "kernel.get_default",
     "Tells which kernel calls mean by `default`.",
-    (ListParams) -> Default, []
+    (ListParams) -> Default, Read, []
 }
 
 method! {
     /// See [`Checked`].
     Check = "kernel.check",
     "Tells which virtual machine monitors boot a kernel, and why or why not.",
-    (KernelParams) -> Checked, [codes::kernel::NOT_FOUND, codes::kernel::BROKEN_MODULES]
+    (KernelParams) -> Checked, Read, [codes::kernel::NOT_FOUND, codes::kernel::BROKEN_MODULES]
 }
 
 /// What to import. Either `kernel_path` or `deb_path`.

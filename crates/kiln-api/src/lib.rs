@@ -3,6 +3,7 @@
 //! One description of each method registers its handler, checks the client and prints the
 //! OpenRPC document, so they cannot disagree. Not here: sockets, JSON-RPC framing, behaviour.
 
+pub mod audit;
 mod bootable;
 pub mod code;
 pub mod codes;
@@ -17,10 +18,12 @@ pub mod kernel;
 pub mod method;
 pub mod openrpc;
 pub mod operation;
+pub mod org;
 pub mod page;
 pub mod reference_docs;
 pub mod registry;
 pub mod transfer;
+pub mod user;
 
 pub use code::{Class, Code};
 pub use destination::destination;

@@ -2,6 +2,7 @@
 //!
 //! Which methods a daemon serves is decided where they are registered.
 
+use kiln_domain::access::Right;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde::Serialize;
@@ -16,6 +17,8 @@ pub trait Method {
     const NAME: &'static str;
     /// What it does, one sentence.
     const SUMMARY: &'static str;
+    /// What calling it takes; the door asks before it reads a parameter.
+    const RIGHT: Right;
     /// The codes a caller should be ready for, beside those every method may answer with.
     const ERRORS: &'static [Code];
     /// What the caller sends.
@@ -31,6 +34,8 @@ pub struct Description {
     pub name: &'static str,
     /// What it does, one sentence.
     pub summary: &'static str,
+    /// What calling it takes.
+    pub right: Right,
     /// The codes a caller should be ready for.
     pub errors: &'static [Code],
     /// JSON Schema of the parameters.
@@ -56,6 +61,7 @@ impl Description {
         Self {
             name: M::NAME,
             summary: M::SUMMARY,
+            right: M::RIGHT,
             errors: M::ERRORS,
             params: schema_of::<M::Params>(),
             result: schema_of::<M::Result>(),
@@ -105,10 +111,10 @@ pub(crate) const fn counted(lists: &[&[Code]]) -> usize {
     count
 }
 
-/// Declares a method: its type, name, summary, parameters, result and codes, of which whole groups
-/// may be added by name.
+/// Declares a method: its type, name, summary, parameters, result, right and codes, of which whole
+/// groups may be added by name.
 macro_rules! method {
-    ($(#[$doc:meta])* $type:ident = $name:literal, $summary:literal, ($params:ty) -> $result:ty, [$($code:expr),* $(,)?] $(+ $group:path)*) => {
+    ($(#[$doc:meta])* $type:ident = $name:literal, $summary:literal, ($params:ty) -> $result:ty, $right:ident, [$($code:expr),* $(,)?] $(+ $group:path)*) => {
         $(#[$doc])*
         #[doc = $summary]
         #[derive(Clone, Copy, Debug)]
@@ -117,6 +123,7 @@ macro_rules! method {
         impl $crate::method::Method for $type {
             const NAME: &'static str = $name;
             const SUMMARY: &'static str = $summary;
+            const RIGHT: kiln_domain::access::Right = kiln_domain::access::Right::$right;
             const ERRORS: &'static [$crate::code::Code] = {
                 const LISTS: &[&[$crate::code::Code]] = &[&[$($code),*], $($group),*];
                 &$crate::method::joined::<{ $crate::method::counted(LISTS) }>(LISTS)

@@ -17,28 +17,28 @@ method! {
     /// See [`Operation`].
     List = "operation.list",
     "Lists operations in the order of their making: the caller's own, or all for a superadmin.",
-    (ListParams) -> Page<Operation>, []
+    (ListParams) -> Page<Operation>, Read, []
 }
 
 method! {
     /// See [`Operation`].
     Get = "operation.get",
     "Tells how one operation stands.",
-    (OperationParams) -> Operation, [codes::operation::NOT_FOUND]
+    (OperationParams) -> Operation, Read, [codes::operation::NOT_FOUND]
 }
 
 method! {
     /// See [`Operation`].
     Wait = "operation.wait",
     "Waits until an operation has ended and tells how.",
-    (WaitParams) -> Operation, [codes::operation::NOT_FOUND, codes::operation::STILL_RUNNING]
+    (WaitParams) -> Operation, Read, [codes::operation::NOT_FOUND, codes::operation::STILL_RUNNING]
 }
 
 method! {
     /// See [`Operation`].
     Cancel = "operation.cancel",
     "Stops a running operation; what it had half made disappears.",
-    (CancelParams) -> Operation,
+    (CancelParams) -> Operation, Change,
     [codes::operation::NOT_FOUND, codes::operation::ALREADY_FINISHED, codes::request::DENIED]
 }
 
@@ -46,7 +46,7 @@ method! {
     /// See [`Operation`].
     Watch = "operation.watch",
     "Subscribes to an operation's progress; the last item is the operation in a final state.",
-    (OperationParams) -> Operation, [codes::operation::NOT_FOUND, codes::request::NEEDS_WEBSOCKET]
+    (OperationParams) -> Operation, Read, [codes::operation::NOT_FOUND, codes::request::NEEDS_WEBSOCKET]
 }
 
 /// The other names of the [`Watch`] subscription.

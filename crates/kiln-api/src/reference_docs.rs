@@ -55,7 +55,8 @@ pub fn api_page(descriptions: &[Description]) -> String {
         "# API\n\nThis page is printed from the code; do not edit it. The same as a machine reads it: \
          `kiln rpc rpc.discover`.\n\n\
          JSON-RPC 2.0 over HTTP POST or WebSocket on the daemon's Unix socket. Parameters are one \
-         object; unknown keys are refused. An `id` is a string, null, or an unsigned integer of at most 64 bits: a \
+         object; unknown keys are refused. Every method also takes `user_id` and `client_role`, and refuses \
+         the call when they are not the caller's own (`user.whoami`). An `id` is a string, null, or an unsigned integer of at most 64 bits: a \
          request with any other, such as -1 or 1.5, is taken for a notification, and gets no answer over \
          a WebSocket and `request.malformed` over HTTP. For instance:\n\n```\n\
          curl --unix-socket /run/kiln/kiln.sock -H 'content-type: application/json' \\\n  \

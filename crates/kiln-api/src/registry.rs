@@ -35,7 +35,7 @@ method! {
     /// See [`PingParams`].
     Ping = "registry.ping",
     "Asks whether a registry is there, speaks the protocol and knows the caller.",
-    (PingParams) -> Pong,
+    (PingParams) -> Pong, Read,
     [] + codes::REACHING_A_REGISTRY
 }
 

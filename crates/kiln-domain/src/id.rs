@@ -67,6 +67,10 @@ id! {
     OperationId
 }
 id! {
+    /// Names one organisation for as long as it exists.
+    OrgId
+}
+id! {
     /// Names one instance: a machine that runs an image, and its directory.
     InstanceId
 }

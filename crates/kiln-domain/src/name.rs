@@ -25,6 +25,12 @@ const KERNEL_NAME_MAX: usize = 128;
 /// (RFC 1035, section 2.3.4).
 const INSTANCE_NAME_MAX: usize = 63;
 
+/// Longest name of an organisation, in bytes: it fits beside an image's name in any list.
+const ORG_NAME_MAX: usize = 64;
+
+/// Longest name of a user, in bytes: useradd(8) takes 32, directories of other systems more.
+const USER_NAME_MAX: usize = 64;
+
 /// Why a text is not a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -226,6 +232,73 @@ impl FromStr for InstanceName {
     }
 }
 
+/// An organisation's name, such as `platform`, unique on this host.
+///
+/// Invariant: one component of the image-name grammar, at most 64 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OrgName(String);
+
+impl OrgName {
+    /// Borrows the name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for OrgName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const NOUN: &str = "organisation name";
+        check_length(NOUN, text, ORG_NAME_MAX)?;
+        if is_path_component(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(NameError::Grammar {
+            noun: NOUN,
+            text: text.to_owned(),
+            grammar: COMPONENT_GRAMMAR,
+        })
+    }
+}
+
+/// What to call a user, such as `alice`, unique on this host.
+///
+/// Invariant: a letter or underscore, then letters, digits, `_`, `.`, `-` and `@`; at most 64 bytes.
+/// It is never only digits, so that it and a uid cannot be confused.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UserName(String);
+
+impl UserName {
+    /// Borrows the name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for UserName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const NOUN: &str = "user name";
+        check_length(NOUN, text, USER_NAME_MAX)?;
+        let mut bytes = text.bytes();
+        let starts = bytes
+            .next()
+            .is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+        let follows = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-@".contains(&byte);
+        if starts && bytes.all(follows) {
+            return Ok(Self(text.to_owned()));
+        }
+        let grammar = "a letter or '_', then letters, digits, '_', '.', '-' and '@'";
+        Err(NameError::Grammar {
+            noun: NOUN,
+            text: text.to_owned(),
+            grammar,
+        })
+    }
+}
+
 /// Cuts a component of the grammar to `limit` bytes; what is left follows the grammar too.
 fn cut(component: &str, limit: usize) -> &str {
     let start = component.get(..limit).unwrap_or(component);
@@ -244,7 +317,14 @@ macro_rules! text_forms {
     )*};
 }
 
-text_forms!(ImageName, KernelName, TagName, InstanceName);
+text_forms!(
+    ImageName,
+    KernelName,
+    TagName,
+    InstanceName,
+    OrgName,
+    UserName
+);
 
 const COMPONENT_GRAMMAR: &str =
     "lower-case letters and digits, joined by '.', '_', '__' or hyphens";
@@ -282,6 +362,31 @@ pub(crate) fn is_path_component(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_users_are_no_numbers_and_those_of_organisations_are_one_component() {
+        for (text, good) in [
+            ("alice", true),
+            ("_svc.build-1@corp", true),
+            ("1000", false),
+            ("-x", false),
+            ("a b", false),
+            ("", false),
+            ("a\n", false),
+        ] {
+            assert_eq!(text.parse::<UserName>().is_ok(), good, "{text:?}");
+        }
+        for (text, good) in [
+            ("platform", true),
+            ("a/b", false),
+            ("Team", false),
+            ("'; --", false),
+        ] {
+            assert_eq!(text.parse::<OrgName>().is_ok(), good, "{text:?}");
+        }
+        "a".repeat(65).parse::<OrgName>().unwrap_err();
+        "a".repeat(65).parse::<UserName>().unwrap_err();
+    }
 
     #[test]
     fn image_names_follow_the_path_grammar() {

@@ -18,9 +18,9 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {noun}; it is one of {allowed}")]
 pub struct WordError {
-    noun: &'static str,
-    text: String,
-    allowed: String,
+    pub(crate) noun: &'static str,
+    pub(crate) text: String,
+    pub(crate) allowed: String,
 }
 
 macro_rules! words {
@@ -67,6 +67,8 @@ macro_rules! words {
         crate::text::serde_through_text!($name);
     };
 }
+
+pub(crate) use words;
 
 words! {
     /// Where an image stands.

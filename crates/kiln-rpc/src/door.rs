@@ -1,8 +1,10 @@
-//! What happens around every call: a number, a time, a log line, and an error with a code even
-//! where no handler ran.
+//! What happens around every call: who calls, whether that role may, a number, a time, a log line,
+//! an audit line, and an error with a code even where no handler ran.
 //!
 //! What the calls do is not here, nor what is refused before it is a call at all.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,15 +16,18 @@ use jsonrpsee::server::MethodResponse;
 use jsonrpsee::types::error::METHOD_NOT_FOUND_CODE;
 use jsonrpsee::types::{ErrorObjectOwned, Id, Request};
 use kiln_api::{Code, Failure, codes};
-use kiln_domain::access::Actor;
+use kiln_domain::access::{Actor, Right, may_call};
 use kiln_service::ConnectionId;
 
-use crate::refusal;
+use serde_json::value::RawValue;
+
+use crate::ledger::{Entry, Ledger};
+use crate::{claims, refusal};
 
 /// Who made a call, and its number.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Who the kernel says is at the other end.
+    /// Who the kernel says is at the other end, in the role it has for this call.
     pub actor: Actor,
     /// Over which connection.
     pub connection: ConnectionId,
@@ -43,14 +48,19 @@ pub(crate) struct Names {
     pub(crate) methods: Vec<&'static str>,
     /// What begins subscriptions and what ends them.
     pub(crate) subscriptions: Vec<&'static str>,
+    /// What methods take; ending a subscription takes nothing.
+    pub(crate) rights: HashMap<&'static str, Right>,
 }
 
-/// Numbers, times and logs every call of one connection.
+/// Numbers, times, logs and keeps every call of one connection, and lets in what may be called.
 #[derive(Clone, Debug)]
 pub(crate) struct Door<S> {
     pub(crate) inner: S,
     pub(crate) names: Arc<Names>,
-    pub(crate) actor: Actor,
+    /// Who callers are, and what they did.
+    pub(crate) ledger: Ledger,
+    /// Who the kernel says is at the other end; its role is looked up for each call.
+    pub(crate) peer: Actor,
     pub(crate) connection: ConnectionId,
     pub(crate) transport: Transport,
     /// Longest answer to a batch, in bytes.
@@ -68,34 +78,18 @@ where
     type NotificationResponse = S::NotificationResponse;
     type BatchResponse = MethodResponse;
 
-    fn call<'a>(
-        &self,
-        mut request: Request<'a>,
-    ) -> impl Future<Output = MethodResponse> + Send + 'a {
+    fn call<'a>(&self, request: Request<'a>) -> impl Future<Output = MethodResponse> + Send + 'a {
         let started = Instant::now();
         let number = NEXT_REQUEST.fetch_add(1, Ordering::Relaxed);
-        let caller = Caller {
-            actor: self.actor,
-            connection: self.connection,
-            request_id: format!("r{number}"),
-        };
-        request.extensions.insert(caller.clone());
-        let inner = self.inner.clone();
-        let refusal = self.refusal(request.method_name());
+        let door = self.clone();
         async move {
             let method = request.method_name().to_owned();
-            let response = if let Some((number, mut failure)) = refusal {
-                failure.request_id = Some(caller.request_id.clone());
-                MethodResponse::error(request.id.clone(), error_object(number, &failure))
-            } else {
-                let id = request.id.clone().into_owned();
-                let response = inner.call(request).await;
-                own_words(response, id, &caller)
-            };
+            let request_id = format!("r{number}");
+            let response = door.answer(request, request_id.clone()).await;
             tracing::info!(
-                request = caller.request_id,
-                uid = caller.actor.uid,
-                pid = caller.actor.pid,
+                request = request_id,
+                uid = door.peer.uid,
+                pid = door.peer.pid,
                 method = kiln_api::failure::printable(&method.chars().take(80).collect::<String>()),
                 ok = response.is_success(),
                 milliseconds = started.elapsed().as_millis(),
@@ -142,6 +136,74 @@ where
     ) -> impl Future<Output = Self::NotificationResponse> + Send + 'a {
         self.inner.notification(notification)
     }
+}
+
+impl<S> Door<S>
+where
+    S: RpcServiceT<MethodResponse = MethodResponse> + Send + Sync + Clone + 'static,
+{
+    /// Learns who calls, lets in what the caller's role may call, and keeps what came of it.
+    async fn answer(&self, mut request: Request<'_>, request_id: String) -> MethodResponse {
+        let id = request.id.clone().into_owned();
+        let mut caller = Caller {
+            actor: self.peer,
+            connection: self.connection,
+            request_id,
+        };
+        if let Some((number, mut failure)) = self.refusal(request.method_name()) {
+            failure.request_id = Some(caller.request_id);
+            return MethodResponse::error(id, error_object(number, &failure));
+        }
+        let identified = match self.ledger.roles.identify(self.peer).await {
+            Ok(identified) => identified,
+            Err(failure) => return MethodResponse::error(id, rejection(failure, &caller)),
+        };
+        caller.actor = identified.actor;
+        let right = self.names.rights.get_key_value(request.method_name());
+        let right = right.map(|(method, right)| (*method, *right));
+        let entry = right.map(|right| {
+            let params = request.params.as_ref().map(|params| params.get());
+            Entry::begin(&self.ledger, &identified, right, params, &caller.request_id)
+        });
+        let response = match admit(&mut request, &caller.actor, right) {
+            Ok(()) => {
+                request.extensions.insert(caller.clone());
+                own_words(self.inner.call(request).await, id, &caller)
+            }
+            Err(failure) => MethodResponse::error(id, rejection(failure, &caller)),
+        };
+        if let Some(entry) = entry {
+            entry.end(&response).await;
+        }
+        response
+    }
+}
+
+/// Refuses a call that says to be somebody else's, or whose method the caller's role may not call
+/// at all; what it says of its caller is taken out of its parameters.
+fn admit(
+    request: &mut Request<'_>,
+    actor: &Actor,
+    right: Option<(&'static str, Right)>,
+) -> Result<(), Failure> {
+    let params = request.params.as_ref().map(|params| params.get());
+    if let Some(rest) = claims::check(params.unwrap_or_default(), actor)? {
+        let rest =
+            RawValue::from_string(rest).map_err(|error| invalid_params(&error.to_string()))?;
+        request.params = Some(Cow::Owned(rest));
+    }
+    let Some((method, right)) = right else {
+        return Ok(());
+    };
+    if may_call(actor.role, right) {
+        return Ok(());
+    }
+    let Actor { uid, role, .. } = actor;
+    let message = format!("user {uid} is {role}, and {method} is not for that role");
+    Err(Failure::new(codes::request::DENIED, message).with_hint(
+        "a superadmin, such as root, can call it, or give you a role; who you are is told by",
+        Some("kiln whoami".to_owned()),
+    ))
 }
 
 impl<S> Door<S> {

@@ -1,8 +1,11 @@
 //! Kiln's door: JSON-RPC over HTTP and WebSocket on one Unix socket.
 //!
-//! It learns who calls, decodes, makes one desk call, encodes, and logs. No decision about
+//! It learns who calls, decodes, makes one desk call, encodes, logs, and keeps what changed or was
+//! refused. No decision about
 //! images is made here, and nothing else in Kiln knows JSON-RPC.
 
+mod audit;
+mod claims;
 mod connection;
 mod daemon;
 mod door;
@@ -12,7 +15,9 @@ mod frames;
 mod image;
 mod instance;
 mod kernel;
+mod ledger;
 mod operation;
+mod org;
 mod refusal;
 mod registry;
 mod server;
@@ -20,9 +25,11 @@ mod socket;
 mod table;
 mod transfer;
 mod upload;
+mod user;
 
 pub use door::Caller;
 pub use files::FilesSocket;
+pub use ledger::Ledger;
 pub use server::{Closing, Desks, Limits, Server};
 pub use socket::{BindError, BoundSocket, SocketAccess, bind};
 pub use table::Table;

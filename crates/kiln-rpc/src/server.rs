@@ -14,8 +14,8 @@ use jsonrpsee::server::{
 };
 use kiln_domain::access::Actor;
 use kiln_service::{
-    ConnectionId, DaemonDesk, Events, Images, Instances, Kernels, Operations, Pulls, Registries,
-    Transfers,
+    Audit, ConnectionId, DaemonDesk, Events, Images, Instances, Kernels, Operations, Orgs, Pulls,
+    Registries, Transfers, Users,
 };
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -26,11 +26,13 @@ use tower::Service as _;
 
 use crate::connection::Switch;
 use crate::door::{Door, Names, Transport};
+use crate::ledger::Ledger;
 use crate::socket::BoundSocket;
 use crate::table::Table;
 use crate::upload::{Appetite, Fate, Upload};
 use crate::{
-    connection, daemon, event, image, instance, kernel, operation, refusal, registry, transfer,
+    audit, connection, daemon, event, image, instance, kernel, operation, org, refusal, registry,
+    transfer, user,
 };
 
 /// How much the door takes, and how long it waits. Every default of jsonrpsee is set on purpose.
@@ -97,6 +99,12 @@ pub struct Desks {
     pub operations: Arc<Operations>,
     /// What happened.
     pub events: Arc<Events>,
+    /// Users.
+    pub users: Arc<Users>,
+    /// Organisations.
+    pub orgs: Arc<Orgs>,
+    /// What callers did.
+    pub audit: Arc<Audit>,
 }
 
 impl fmt::Debug for Desks {
@@ -117,6 +125,9 @@ impl Desks {
         transfer::register(&mut table, &self.transfers)?;
         operation::register(&mut table, &self.operations)?;
         event::register(&mut table, &self.events)?;
+        user::register(&mut table, &self.users)?;
+        org::register(&mut table, &self.orgs)?;
+        audit::register(&mut table, &self.audit)?;
         Ok(table)
     }
 }
@@ -130,6 +141,7 @@ pub struct Server {
     streams: TaskTracker,
     limits: Limits,
     daemon_uid: u32,
+    ledger: Ledger,
 }
 
 /// When a door closes, and how.
@@ -145,7 +157,12 @@ pub struct Closing {
 
 impl Server {
     /// Seals a table. `daemon_uid` is the user whose calls have the daemon's own rights.
-    pub fn new(table: Table, limits: Limits, daemon_uid: u32) -> Result<Self, RegisterMethodError> {
+    pub fn new(
+        table: Table,
+        limits: Limits,
+        daemon_uid: u32,
+        ledger: Ledger,
+    ) -> Result<Self, RegisterMethodError> {
         let streams = table.streams.clone();
         let (methods, names) = table.seal()?;
         Ok(Self {
@@ -154,6 +171,7 @@ impl Server {
             streams,
             limits,
             daemon_uid,
+            ledger,
         })
     }
 
@@ -238,21 +256,23 @@ impl Server {
                 return;
             }
         };
-        let actor = Actor::from_peer(peer.uid(), peer.gid(), peer.pid(), self.daemon_uid);
+        let peer = Actor::from_peer(peer.uid(), peer.gid(), peer.pid(), self.daemon_uid);
         let connection = ConnectionId::unique();
         let (builder, methods, names) = (builder.clone(), self.methods.clone(), self.names.clone());
         let handle = stop_handle.clone();
+        let ledger = self.ledger.clone();
         let limits = self.limits;
         let max_response_bytes = usize::try_from(limits.max_response_bytes).unwrap_or(usize::MAX);
         let switch = Switch::default();
         let switched = switch.clone();
         let service = service_fn(move |request: HttpRequest<Incoming>| {
             let transport = transport_of(&request);
-            let names = names.clone();
+            let (names, ledger) = (names.clone(), ledger.clone());
             let door = RpcServiceBuilder::new().layer_fn(move |inner| Door {
                 inner,
                 names: names.clone(),
-                actor,
+                ledger: ledger.clone(),
+                peer,
                 connection,
                 transport,
                 max_response_bytes,

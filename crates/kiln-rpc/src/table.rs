@@ -9,7 +9,7 @@ use jsonrpsee::types::{ErrorObjectOwned, Params};
 use jsonrpsee::{Extensions, Methods};
 use kiln_api::method::Subscription;
 use kiln_api::{Description, Failure, Method, codes, openrpc};
-use kiln_domain::access::{Actor, Role};
+use kiln_domain::access::Actor;
 use kiln_service::ConnectionId;
 use serde::de::DeserializeOwned;
 use tokio_util::task::TaskTracker;
@@ -90,9 +90,13 @@ impl Table {
             .flat_map(|(name, subscription)| [name, subscription.unsubscribe])
             .collect();
         let methods: Methods = self.module.into();
+        let rights = self.descriptions.iter();
         let names = Names {
             methods: methods.method_names().collect(),
             subscriptions,
+            rights: rights
+                .map(|description| (description.name, description.right))
+                .collect(),
         };
         Ok((methods, names))
     }
@@ -102,12 +106,7 @@ impl Table {
 pub(crate) fn caller_of(extensions: &Extensions) -> Result<Caller, ErrorObjectOwned> {
     extensions.get::<Caller>().cloned().ok_or_else(|| {
         // The accept loop puts it there, so this is a defect, not a caller's mistake.
-        let nobody = Actor {
-            uid: u32::MAX,
-            gid: u32::MAX,
-            pid: None,
-            role: Role::User,
-        };
+        let nobody = Actor::from_peer(u32::MAX, u32::MAX, None, 0);
         let caller = Caller {
             actor: nobody,
             connection: ConnectionId::unique(),

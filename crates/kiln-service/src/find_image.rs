@@ -87,7 +87,8 @@ pub(crate) fn architecture(text: Option<&str>) -> Result<Option<Architecture>, F
         .map_err(|error| Failure::from_error(codes::source::INVALID_PLATFORM, &error))
 }
 
-/// Superadmins see everything; others see their own and what is public.
+/// Superadmins see everything; others see their own, what is public, and what an organisation of
+/// theirs shows.
 pub(crate) fn visible_to(actor: &Actor) -> Option<u32> {
     (actor.role != Role::Superadmin).then_some(actor.uid)
 }

@@ -10,13 +10,15 @@ use std::sync::Arc;
 use kiln_api::image::{ForgetParams, Forgotten, GetParams, Image, ListParams};
 use kiln_api::page::Page;
 use kiln_api::{Failure, codes};
-use kiln_domain::access::{Actor, Grant, Write, may_change};
+use kiln_domain::access::{Actor, Belongs, Grant, Write, permit};
 use kiln_domain::{Architecture, ImageId, ImageState, TagName, Timestamp};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::images::{self, ImageFilter, ImageRow, NameMatch};
 use kiln_store::resolve::{Candidate, ResolveError};
 use kiln_store::versions::{self, VersionRow};
-use kiln_store::{Object, ReadTransaction, Store, StoreError, WriteTransaction, holders, tags};
+use kiln_store::{
+    Object, ReadTransaction, Store, StoreError, WriteTransaction, holders, orgs, tags,
+};
 
 use self::in_use::{ImageInUse, refuse_in_use};
 use crate::clock::Clock;
@@ -226,7 +228,7 @@ impl Images {
             })?,
             found => found?,
         };
-        let grant = may_change(actor, row.owner_id)?;
+        let grant = permit(actor, &belongs(tx, actor, &row)?)?;
         Ok((row, version, grant))
     }
 
@@ -277,6 +279,19 @@ impl Images {
             .collect();
         Ok(views::image(&self.directory, row, version, names))
     }
+}
+
+/// Tells what an image belongs to, as the actor sees it in this transaction.
+fn belongs(tx: &ReadTransaction<'_>, actor: &Actor, row: &ImageRow) -> Result<Belongs, StoreError> {
+    let standing = match row.org_id {
+        Some(org) => orgs::standing_of(tx, org, actor.uid)?,
+        None => None,
+    };
+    Ok(Belongs {
+        owner: Some(row.owner_id),
+        standing,
+        visibility: row.visibility,
+    })
 }
 
 /// Of several forgotten images that had one name, the one forgotten last: forgetting it again

@@ -4,6 +4,7 @@
 //! functions of `kiln-domain`; rows, rights and events change in one transaction. Not here:
 //! sockets, JSON-RPC, configuration.
 
+mod audit;
 mod blocking;
 mod board;
 mod boot;
@@ -26,22 +27,26 @@ mod instances;
 mod kernels;
 mod keyed_lock;
 mod operations;
+mod orgs;
 mod partials;
 mod patient_reader;
 mod pulls;
 mod recovery;
 mod registries;
 mod remotes;
+mod roles;
 mod seams;
 mod snapshots;
 mod space;
 mod spare;
 mod system_logins;
 mod transfers;
+mod users;
 mod views;
 mod watchers;
 mod webhooks;
 
+pub use audit::{Audit, AuditRetention, Call, Ending};
 pub use blocking::{Pool, PoolError};
 pub use board::{Board, BoardError, Running};
 pub use build::{BuildError, BuildRequest, Built, Ext4Builder};
@@ -61,11 +66,13 @@ pub use images::{ImageFiles, Images};
 pub use instances::{InstanceWatch, Instances};
 pub use kernels::{KernelSources, Kernels};
 pub use operations::{Operations, Watcher};
+pub use orgs::Orgs;
 pub use partials::Partials;
 pub use pulls::{ProbeError, Pulls, Records};
 pub use recovery::{AdoptionError, RecoveryError, recover};
 pub use registries::{BlobFiles, Registries};
 pub use remotes::Remotes;
+pub use roles::{Identified, Roles};
 pub use seams::{
     Bootable, BootableParts, BootableTarget, BuildRootfs, DiskParts, FetchTree, Found, Resolved,
     SeamFuture, SourceBlob,
@@ -75,5 +82,6 @@ pub use space::{FetchNeeds, NoRoom, Space, Storing};
 pub use spare::Spare;
 pub use system_logins::{LoginError, SystemLogins};
 pub use transfers::Transfers;
+pub use users::Users;
 pub use watchers::ConnectionId;
 pub use webhooks::{Taken, Webhooks};

@@ -12,6 +12,7 @@
 
 mod artifact_twin;
 mod begin;
+mod belonging;
 mod bootable;
 mod commit;
 mod job;

@@ -37,6 +37,7 @@ pub(crate) fn image(
         is_active: row.state.is_active(),
         managed: row.custody == Custody::Managed,
         owner_uid: row.owner_id,
+        org_id: row.org_id,
         visibility: row.visibility,
         revision: row.revision,
         kind: row.kind,

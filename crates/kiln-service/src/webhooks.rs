@@ -288,6 +288,7 @@ impl Webhooks {
             platform: None,
             credentials: login.map(wire_credentials),
             mirror_credentials: Vec::new(),
+            org: None,
             tls_verify: true,
             source_files: None,
             detach: false,

@@ -125,3 +125,13 @@ pub(crate) fn is_unique_violation(error: &StoreError) -> bool {
         )
     })
 }
+
+/// Tells whether `error` says that other rows refer to the one that was to go.
+pub(crate) fn is_foreign_key_violation(error: &StoreError) -> bool {
+    let StoreError::Sql { source, .. } = error else {
+        return false;
+    };
+    source
+        .sqlite_error()
+        .is_some_and(|inner| inner.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY)
+}

@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kiln_domain::{ImageId, ImageName, ImageState, Timestamp, VersionKind, Visibility};
+use kiln_domain::{ImageId, ImageName, ImageState, OrgId, Timestamp, VersionKind, Visibility};
 use rusqlite::Row;
 use serde_json::Value;
 
 use crate::columns::{Columns, Micros, Text};
 use crate::page::{Conditions, probe_limit};
-use crate::{Page, ReadTransaction, StoreError, WriteTransaction, users};
+use crate::{Page, ReadTransaction, StoreError, WriteTransaction, orgs, users};
 
 /// Who owns the directories of an image's versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct NewImage {
     /// The user it belongs to.
     pub owner_id: u32,
     /// The organisation it belongs to, if one.
-    pub org_id: Option<String>,
+    pub org_id: Option<OrgId>,
     /// Who else may see it.
     pub visibility: Visibility,
     /// What its versions are.
@@ -61,7 +61,7 @@ pub struct ImageRow {
     /// The user it belongs to.
     pub owner_id: u32,
     /// The organisation it belongs to, if one.
-    pub org_id: Option<String>,
+    pub org_id: Option<OrgId>,
     /// Who else may see it.
     pub visibility: Visibility,
     /// Raised by every change; an update that names an older one came too late.
@@ -118,7 +118,8 @@ pub struct ImageFilter {
     pub name: Option<NameMatch>,
     /// Only those with a version from this canonical reference.
     pub source_reference: Option<String>,
-    /// Only those that this user owns or that are public; `None` hides nothing.
+    /// Only those that this user owns, that are public, or that an organisation of the user's shows;
+    /// `None` hides nothing.
     pub visible_to: Option<u32>,
 }
 
@@ -138,7 +139,7 @@ pub fn insert(tx: &WriteTransaction<'_>, image: &NewImage) -> Result<i64, StoreE
         Text(image.id),
         image.name.as_str(),
         image.owner_id,
-        &image.org_id,
+        image.org_id.map(Text),
         image.visibility.as_str(),
         image.kind.as_str(),
         ImageState::Available.as_str(),
@@ -173,7 +174,11 @@ pub fn page(
     filter: &ImageFilter,
 ) -> Result<Page<ImageRow>, StoreError> {
     let conditions = conditions(after, limit, filter);
-    let sql = page_sql(&conditions, filter);
+    let organisations = match filter.visible_to {
+        Some(uid) => orgs::count_of(tx, uid)?,
+        None => 0,
+    };
+    let sql = page_sql(&conditions, filter, organisations);
     let rows = tx.all("list images", &sql, &*conditions.params(), read)?;
     Ok(Page::cut(rows, limit, |image| image.seq))
 }
@@ -264,11 +269,18 @@ fn conditions(after: i64, limit: u32, filter: &ImageFilter) -> Conditions {
     conditions
 }
 
+/// The organisations that show an image to `:viewer`: their members see what is the organisation's,
+/// their administrators what is private too.
+pub(crate) const SHOWN_BY_ORG: &str = "EXISTS (SELECT 1 FROM org_members \
+    WHERE org_members.org_id = images.org_id AND org_members.uid = :viewer \
+      AND (images.visibility = 'organization' OR org_members.standing = 'admin'))";
+
 /// Writes the query of a page.
 ///
-/// What a user may see is read as two ranges, each in the order of `seq` and each cut to the
-/// page's length: one `OR` over both would walk past every private image of others.
-fn page_sql(conditions: &Conditions, filter: &ImageFilter) -> String {
+/// What a user may see is read as ranges, each in the order of `seq` and each cut to the page's
+/// length: the user's own, the public ones, and those of each organisation. One `OR` over them would
+/// walk past every private image of others.
+fn page_sql(conditions: &Conditions, filter: &ImageFilter, organisations: u32) -> String {
     let clauses = conditions.to_sql();
     if filter.visible_to.is_none() {
         return format!("SELECT {COLUMNS} FROM images WHERE {clauses} ORDER BY seq LIMIT :limit");
@@ -279,10 +291,16 @@ fn page_sql(conditions: &Conditions, filter: &ImageFilter) -> String {
              ORDER BY seq LIMIT :limit)"
         )
     };
+    let mut ranges = vec![range("owner_id = :viewer"), range("visibility = 'public'")];
+    ranges.extend((0..organisations).map(|n| {
+        range(&format!(
+            "org_id = (SELECT org_id FROM org_members WHERE uid = :viewer \
+             ORDER BY org_id LIMIT 1 OFFSET {n}) AND {SHOWN_BY_ORG}"
+        ))
+    }));
     format!(
-        "SELECT {COLUMNS} FROM images WHERE seq IN ({} UNION ALL {}) ORDER BY seq LIMIT :limit",
-        range("owner_id = :viewer"),
-        range("visibility = 'public'"),
+        "SELECT {COLUMNS} FROM images WHERE seq IN ({}) ORDER BY seq LIMIT :limit",
+        ranges.join(" UNION ALL ")
     )
 }
 
@@ -300,7 +318,7 @@ fn read(row: &Row<'_>) -> Result<ImageRow, StoreError> {
         id: columns.parsed("id")?,
         name: columns.parsed("name")?,
         owner_id: columns.integer("owner_id")?,
-        org_id: columns.raw("org_id")?,
+        org_id: columns.parsed_option("org_id")?,
         visibility: columns.parsed("visibility")?,
         revision: columns.integer("revision")?,
         kind: columns.parsed("kind")?,

@@ -5,6 +5,7 @@
 //! and its event commit together or not at all. Not here: rules about who may do what, the
 //! clock, random ids, and the network.
 
+pub mod audit;
 mod columns;
 mod error;
 pub mod events;
@@ -19,6 +20,7 @@ mod migrations;
 pub mod names;
 mod open;
 pub mod operations;
+pub mod orgs;
 pub mod outbox;
 mod page;
 #[cfg(test)]

@@ -21,6 +21,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_instances.sql"),
     include_str!("migrations/0004_original.sql"),
     include_str!("migrations/0005_logins.sql"),
+    include_str!("migrations/0006_people.sql"),
 ];
 
 /// Returns the number of the newest schema this build knows.

@@ -3,18 +3,19 @@
 
 use kiln_domain::{Digest, OperationState, TagName, VersionNumber};
 
+use crate::audit::{LineFilter, LineResult};
 use crate::events::{EventActor, EventFilter};
 use crate::holders::{Holder, HolderKind};
 use crate::images::{Forgotten, ImageFilter, NameMatch};
 use crate::instances::{InstanceEnd, InstanceFilter, RunningUnder};
 use crate::operations::{OperationFilter, Outcome};
 use crate::testing::{
-    Database, image, image_id, instance, instance_id, name, operation, operation_id, time, version,
-    version_id,
+    Database, image, image_id, instance, instance_id, name, operation, operation_id, org_id, time,
+    version, version_id,
 };
 use crate::{
-    Object, StoreError, WriteTransaction, events, holders, images, instances, jobs, kernels, names,
-    operations, outbox, resolve, tags, users, version_blobs, versions,
+    Object, StoreError, WriteTransaction, audit, events, holders, images, instances, jobs, kernels,
+    names, operations, orgs, outbox, resolve, tags, users, version_blobs, versions,
 };
 
 const TABLES: &[&str] = &[
@@ -32,6 +33,9 @@ const TABLES: &[&str] = &[
     "image_labels",
     "image_keywords",
     "users",
+    "orgs",
+    "org_members",
+    "audit",
 ];
 
 /// A database with 100,000 images of two owners, a version each, and as many events and
@@ -66,6 +70,17 @@ fn large() -> Database {
                     iif(i > 90000, 'running', 'ended'), uid, id,
                     'image-' || i, id, i, i, '', '', '', 1, 1, '[]', 0, iif(i > 90000, NULL, i)
              FROM n;
+         INSERT INTO users (uid, first_seen_at) SELECT i + 10, 0 FROM n WHERE i <= 1000;
+         INSERT INTO orgs (id, name, created_at, created_by)
+             SELECT id, 'org-' || i, 0, 0 FROM n WHERE i <= 1000;
+         INSERT INTO org_members (org_id, uid, standing, added_at)
+             SELECT id, 1, iif(i % 2, 'admin', 'member'), 0 FROM n WHERE i <= 3
+             UNION ALL SELECT id, i + 10, 'member', 0 FROM n WHERE i <= 1000;
+         UPDATE images SET org_id = printf('00000000-0000-4000-8000-%012d', seq % 5)
+             WHERE seq % 3 = 0;
+         INSERT INTO audit (at, actor, role, method, object_name, object_id, result, request_id)
+             SELECT i, 'unix:' || uid, 'user', 'image.forget', 'image-' || (i % 500), id, 'ok',
+                    'r' || i FROM n;
          DROP TABLE n;",
     );
     db
@@ -138,6 +153,7 @@ fn no_page_of_images_scans_or_sorts() {
             &[
                 "images_by_owner (owner_id=? AND rowid>?)",
                 "images_by_visibility (visibility=? AND rowid>?)",
+                "images_by_org (org_id=? AND rowid>?)",
             ],
         ),
     ];
@@ -159,6 +175,50 @@ fn no_page_of_images_scans_or_sorts() {
             check_page(&mut db, |tx| images::page(tx, 50_000, 100, filter));
         }
         check(&mut db, |tx| images::page(tx, 0, 100, &of_source));
+    }
+}
+
+#[test]
+fn no_page_of_audit_lines_or_organisations_scans_or_sorts() {
+    let mut db = large();
+    let all = LineFilter::default;
+    let actor = Some(EventActor::Unix(1));
+    let filters = [
+        all(),
+        LineFilter { actor, ..all() },
+        LineFilter {
+            actor,
+            result: Some(LineResult::Failed),
+            since: Some(time(10)),
+            until: Some(time(20_000)),
+            ..all()
+        },
+        LineFilter {
+            object_name: Some("image-7".to_owned()),
+            method_prefix: Some("image.".to_owned()),
+            ..all()
+        },
+        LineFilter {
+            object_id: Some(image_id(7).to_string()),
+            ..all()
+        },
+        LineFilter {
+            since: Some(time(10)),
+            ..all()
+        },
+    ];
+    for statistics in ["", "ANALYZE"] {
+        db.damage(statistics);
+        for filter in &filters {
+            check_page(&mut db, |tx| audit::page(tx, 50_000, 100, filter));
+        }
+        for plan in db.plans(|tx| audit::page(tx, 50_000, 100, &filters[1])) {
+            let range = "audit_by_actor (actor=? AND rowid>?)";
+            assert!(plan.contains(range), "{statistics} {plan}");
+        }
+        check_page(&mut db, |tx| orgs::page(tx, 500, 100, None));
+        check(&mut db, |tx| orgs::page(tx, 0, 100, Some(1)));
+        check(&mut db, |tx| audit::prune(tx, time(1), 1_000_000, 10));
     }
 }
 
@@ -281,6 +341,15 @@ fn no_lookup_scans() {
             instances::live(tx)?;
             jobs::due(tx, time(1), 10)?;
             users::get(tx, 1)?;
+            users::named(tx, &"alice".parse().unwrap())?;
+            users::page(tx, -1, 10)?;
+            orgs::get(tx, org_id(1))?;
+            orgs::named(tx, &"org-5".parse().unwrap())?;
+            orgs::has_images(tx, org_id(1))?;
+            orgs::standing_of(tx, org_id(1), 1)?;
+            orgs::members(tx, org_id(1))?;
+            orgs::memberships(tx, 1)?;
+            orgs::administers_any(tx, 1)?;
             kernels::get(tx, &"debian".parse().unwrap())?;
             Ok::<_, StoreError>(())
         });

@@ -22,7 +22,7 @@ use kiln_domain::{ImageId, ImageName, ImageState, TagName, VersionId, VersionNum
 use rusqlite::{Row, named_params};
 
 use crate::columns::{Columns, Text};
-use crate::images::Forgotten;
+use crate::images::{Forgotten, SHOWN_BY_ORG};
 use crate::names::{self, NameHolder};
 use crate::{ReadTransaction, StoreError, tags, versions};
 
@@ -39,7 +39,8 @@ pub struct Query<'a> {
     pub canonical_reference: Option<&'a str>,
     /// The architecture that is meant, such as `amd64`. A version named by its UUID has its own.
     pub architecture: &'a str,
-    /// Only images this user owns, and public ones; `None` hides nothing.
+    /// Only images this user owns, public ones, and those that an organisation of the user's shows;
+    /// `None` hides nothing.
     pub visible_to: Option<u32>,
     /// Whether an inactive or forgotten image may be the answer when no active one is.
     pub forgotten: Forgotten,
@@ -223,14 +224,16 @@ impl Search<'_> {
     fn by_reference(&self, reference: &str) -> Found {
         // max() makes SQLite take the other columns from the row that has it (SQLite manual,
         // "Bare columns in an aggregate query").
-        let sql = "SELECT images.id AS image_id, images.name, versions.id AS version_id, \
-                          max(versions.seq) \
-                   FROM versions JOIN images ON images.id = versions.image_id \
-                   WHERE versions.source_reference = :reference \
-                     AND versions.architecture = :architecture AND images.state = :state \
-                     AND (:viewer IS NULL OR images.owner_id = :viewer \
-                          OR images.visibility = 'public') \
-                   GROUP BY images.seq ORDER BY images.seq";
+        let sql = format!(
+            "SELECT images.id AS image_id, images.name, versions.id AS version_id, \
+                    max(versions.seq) \
+             FROM versions JOIN images ON images.id = versions.image_id \
+             WHERE versions.source_reference = :reference \
+               AND versions.architecture = :architecture AND images.state = :state \
+               AND (:viewer IS NULL OR images.owner_id = :viewer \
+                    OR images.visibility = 'public' OR {SHOWN_BY_ORG}) \
+             GROUP BY images.seq ORDER BY images.seq"
+        );
         let params = named_params! {
             ":reference": reference,
             ":architecture": self.query.architecture,
@@ -239,7 +242,7 @@ impl Search<'_> {
         };
         let found = self
             .tx
-            .all("resolve a source reference", sql, params, read_candidate)?;
+            .all("resolve a source reference", &sql, params, read_candidate)?;
         self.the_only(found)
     }
 
@@ -252,7 +255,8 @@ impl Search<'_> {
     ) -> Result<Vec<(ImageId, ImageName)>, StoreError> {
         let sql = format!(
             "SELECT id, name FROM images WHERE {clause} AND state = :state \
-             AND (:viewer IS NULL OR owner_id = :viewer OR visibility = 'public') ORDER BY seq"
+             AND (:viewer IS NULL OR owner_id = :viewer OR visibility = 'public' \
+                  OR {SHOWN_BY_ORG}) ORDER BY seq"
         );
         let params = named_params! {
             ":key": key,

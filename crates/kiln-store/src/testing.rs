@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use kiln_domain::{
-    Digest, ImageId, ImageName, InstanceId, OperationId, OperationKind, ProcessStart, Timestamp,
-    VersionId, VersionKind, VersionNumber, Visibility,
+    Digest, ImageId, ImageName, InstanceId, OperationId, OperationKind, OrgId, ProcessStart,
+    Timestamp, VersionId, VersionKind, VersionNumber, Visibility,
 };
 use rusqlite::Connection;
 use serde_json::json;
@@ -133,6 +133,10 @@ pub(crate) fn operation_id(n: u128) -> OperationId {
 
 pub(crate) fn instance_id(n: u128) -> InstanceId {
     InstanceId::new(Uuid::from_u128((3 << 64) + n))
+}
+
+pub(crate) fn org_id(n: u128) -> OrgId {
+    OrgId::new(Uuid::from_u128((4 << 64) + n))
 }
 
 pub(crate) fn name(text: &str) -> ImageName {

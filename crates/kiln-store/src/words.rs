@@ -72,6 +72,8 @@ words! {
         Instance = "instance",
         /// A user, by the uid.
         User = "user",
+        /// An organisation, by its id.
+        Org = "org",
         /// A blob, by its digest.
         Blob = "blob",
         /// The daemon itself.

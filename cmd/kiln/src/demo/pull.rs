@@ -147,6 +147,7 @@ async fn begin(
         platform: None,
         credentials: None,
         mirror_credentials: Vec::new(),
+        org: None,
         tls_verify: true,
         source_files: passed.files,
         detach: true,

@@ -13,7 +13,7 @@ method! {
     /// See [`PushParams`].
     Push = "image.push",
     "Sends an image to a registry.",
-    (PushParams) -> TransferOutcome,
+    (PushParams) -> TransferOutcome, Make,
     [
         codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::image::NO_OCI_SOURCE,
         codes::source::NOT_FOUND, codes::source::CHANGED, codes::source::INVALID_PLATFORM,

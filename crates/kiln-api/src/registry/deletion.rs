@@ -11,7 +11,7 @@ method! {
     /// See [`DeleteParams`].
     Delete = "registry.delete",
     "Deletes a manifest from a registry, with every tag of it.",
-    (DeleteParams) -> Deleted,
+    (DeleteParams) -> Deleted, Change,
     [
         codes::source::NOT_FOUND, codes::source::DIGEST_MISMATCH, codes::registry::TAGS_SHARED,
         codes::registry::UNSUPPORTED,
@@ -22,7 +22,7 @@ method! {
     /// See [`UntagParams`].
     Untag = "registry.untag",
     "Takes a tag off a manifest of a registry and leaves the manifest.",
-    (UntagParams) -> Untagged,
+    (UntagParams) -> Untagged, Change,
     [
         codes::source::NOT_FOUND, codes::source::DIGEST_MISMATCH, codes::registry::UNSUPPORTED,
     ] + codes::REACHING_A_REGISTRY

@@ -11,7 +11,7 @@ method! {
     /// See [`ExplainParams`].
     Explain = "registry.explain",
     "Tells which hosts would be asked for an image, in which order, how and why. Asks nobody.",
-    (ExplainParams) -> Explanation,
+    (ExplainParams) -> Explanation, Read,
     [codes::source::INVALID_REFERENCE, codes::source::AMBIGUOUS]
 }
 

@@ -13,7 +13,7 @@ method! {
     /// See [`CatalogParams`].
     Catalog = "registry.catalog",
     "Lists the repositories of a registry, where it offers a catalogue.",
-    (CatalogParams) -> Names,
+    (CatalogParams) -> Names, Read,
     [codes::registry::UNSUPPORTED] + codes::REACHING_A_REGISTRY
 }
 
@@ -21,7 +21,7 @@ method! {
     /// See [`TagsParams`].
     Tags = "registry.tags",
     "Lists the tags of a repository.",
-    (TagsParams) -> Names,
+    (TagsParams) -> Names, Read,
     [
         codes::source::NOT_FOUND, codes::source::AMBIGUOUS, codes::registry::UNSUPPORTED,
     ] + codes::REACHING_A_REGISTRY
@@ -31,7 +31,7 @@ method! {
     /// See [`ReferrersParams`].
     Referrers = "registry.referrers",
     "Lists what refers to an image: signatures, lists of contents, attestations.",
-    (ReferrersParams) -> ReferrersPage,
+    (ReferrersParams) -> ReferrersPage, Read,
     [
         codes::source::NOT_FOUND, codes::source::AMBIGUOUS, codes::source::MALFORMED_MANIFEST,
         codes::source::DIGEST_MISMATCH,
@@ -42,7 +42,7 @@ method! {
     /// See [`RateLimitParams`].
     RateLimit = "registry.ratelimit",
     "Tells how often a registry lets itself be asked, as far as it says so.",
-    (RateLimitParams) -> RateLimits,
+    (RateLimitParams) -> RateLimits, Read,
     [codes::source::NOT_FOUND, codes::source::AMBIGUOUS] + codes::REACHING_A_REGISTRY
 }
 

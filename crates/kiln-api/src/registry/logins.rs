@@ -13,7 +13,7 @@ method! {
     /// See [`LoginParams`].
     Login = "registry.login",
     "Keeps a login to a registry, encrypted, for work that has no caller, such as webhooks. The registry is asked first.",
-    (LoginParams) -> KeptLogin,
+    (LoginParams) -> KeptLogin, Administer,
     [codes::request::DENIED, codes::registry::LOGIN_UNREADABLE] + codes::REACHING_A_REGISTRY
 }
 
@@ -21,7 +21,7 @@ method! {
     /// See [`LogoutParams`].
     Logout = "registry.logout",
     "Forgets a login that the daemon keeps.",
-    (LogoutParams) -> LoggedOut,
+    (LogoutParams) -> LoggedOut, Administer,
     [codes::request::DENIED, codes::registry::NOT_LOGGED_IN]
 }
 
@@ -29,7 +29,7 @@ method! {
     /// See [`KeptLogins`].
     Logins = "registry.logins",
     "Lists the logins that the daemon keeps, without their secrets.",
-    (LoginsParams) -> KeptLogins,
+    (LoginsParams) -> KeptLogins, Oversee,
     [codes::request::DENIED]
 }
 

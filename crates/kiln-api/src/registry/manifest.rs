@@ -14,7 +14,7 @@ method! {
     /// See [`ManifestParams`].
     Manifest = "registry.manifest",
     "Fetches a manifest or index, to the byte, and tells what it says.",
-    (ManifestParams) -> ManifestView,
+    (ManifestParams) -> ManifestView, Read,
     [
         codes::source::NOT_FOUND, codes::source::AMBIGUOUS, codes::source::INVALID_PLATFORM,
         codes::source::PLATFORM_NOT_FOUND, codes::source::MALFORMED_MANIFEST,
@@ -26,7 +26,7 @@ method! {
     /// See [`BlobParams`].
     Blob = "registry.blob",
     "Fetches a blob and lays it out, its digest checked, for the caller to take at the second socket.",
-    (BlobParams) -> OpenedBlob,
+    (BlobParams) -> OpenedBlob, Read,
     [
         codes::source::NOT_FOUND, codes::source::AMBIGUOUS, codes::source::DIGEST_MISMATCH,
         codes::source::SIZE_MISMATCH, codes::storage::FULL, codes::storage::FAILED,

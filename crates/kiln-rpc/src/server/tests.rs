@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use jsonrpsee::server::SubscriptionMessage;
+use kiln_service::{AuditRetention, Roles, SystemClock};
+use kiln_store::{Store, StoreOptions};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -78,7 +80,7 @@ impl House {
                 }
             })
             .unwrap();
-        let server = Server::new(table, limits, 0).unwrap();
+        let server = Server::new(table, limits, 0, ledger(folder.path())).unwrap();
         let (stop, stopped) = watch::channel(false);
         let (drain, drained) = watch::channel(false);
         let closing = Closing {
@@ -134,6 +136,20 @@ impl Drop for House {
     fn drop(&mut self) {
         self.stop.send(true).ok();
         self.drain.send(true).ok();
+    }
+}
+
+/// A ledger over a database of its own.
+fn ledger(folder: &std::path::Path) -> Ledger {
+    let store = Store::open(&folder.join("kiln.db"), &StoreOptions::default()).unwrap();
+    let clock = std::sync::Arc::new(SystemClock);
+    let retention = AuditRetention {
+        days: 1,
+        lines: 100,
+    };
+    Ledger {
+        roles: Roles::new(store.clone(), clock.clone()),
+        audit: Audit::new(store, clock, retention),
     }
 }
 

@@ -565,10 +565,8 @@ async fn parameters_without_a_type_of_their_own_are_checked() {
         let refused = house.try_register(&process, params).await;
         assert_eq!(code(refused), "request.invalid_params", "{told}");
     }
-    let unseen = Actor {
-        pid: None,
-        ..caller(1)
-    };
+    let mut unseen = caller(1);
+    unseen.pid = None;
     assert_eq!(
         code(house.desk.register(&unseen, good.clone()).await),
         "instance.no_process"

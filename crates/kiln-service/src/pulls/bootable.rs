@@ -97,6 +97,15 @@ struct SizeAsked {
     size_bytes: u64,
 }
 
+/// What the image was made from where it was built, as the artifact says.
+fn original(bootable: &Bootable) -> Option<Original> {
+    let source = bootable.original.clone()?;
+    Some(Original {
+        reference: source.reference,
+        manifest_digest: source.manifest_digest.map(|digest| digest.to_string()),
+    })
+}
+
 impl Pulls {
     /// The job from where the source turned out to be a bootable artifact.
     pub(super) async fn run_bootable(
@@ -158,16 +167,13 @@ impl Pulls {
         let staged = self.stage_kernel(staging, booting.kernel, booting.plan, &running);
         let (staging, kernel) = staged.await?;
         let monitors = booting.monitors.unwrap_or_else(|| kernel.monitors.clone());
-        let original = bootable.original.clone().map(|source| Original {
-            reference: source.reference,
-            manifest_digest: source.manifest_digest.map(|digest| digest.to_string()),
-        });
         let finished = Finished {
             operation_id: id,
             image_id: job.ids.image_id,
             version_id: job.ids.version_id,
             name: job.name,
             actor: job.actor,
+            org: job.org,
             architecture: bootable.platform.architecture(),
             rootfs_size_bytes,
             boot: Boot { monitors, ..view },
@@ -177,7 +183,7 @@ impl Pulls {
                 source_reference: bootable.source_reference.clone(),
                 manifest_digest: Some(bootable.manifest_digest),
                 config_digest: Some(bootable.config_digest),
-                original,
+                original: original(&bootable),
                 derivation: None,
                 image_config: bootable
                     .container

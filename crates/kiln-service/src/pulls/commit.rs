@@ -12,8 +12,8 @@ use kiln_artifacts::Staging;
 use kiln_artifacts::names::IMAGE_JSON;
 use kiln_domain::access::Actor;
 use kiln_domain::{
-    Architecture, Digest, ImageId, ImageName, OperationId, TagName, VersionId, VersionKind,
-    VersionNumber, Visibility,
+    Architecture, Digest, ImageId, ImageName, OperationId, OrgId, TagName, VersionId, VersionKind,
+    VersionNumber,
 };
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::images::{self, Custody, NewImage};
@@ -27,11 +27,13 @@ use serde_json::Value;
 
 use super::Records;
 use super::begin::record_progress;
+use super::belonging::{may_add, visibility};
 use super::kernel_choice::StagedKernel;
 use crate::board::Running;
 use crate::digests;
 use crate::failures::{artifact_failure, pool_failure, store_failure};
 use crate::image_json;
+use crate::orgs::{self, OrgError};
 use crate::seams::SourceBlob;
 use crate::views;
 
@@ -43,6 +45,7 @@ pub(super) struct Finished {
     pub(super) version_id: VersionId,
     pub(super) name: ImageName,
     pub(super) actor: Actor,
+    pub(super) org: Option<OrgId>,
     pub(super) architecture: Architecture,
     pub(super) rootfs_size_bytes: u64,
     pub(super) kernel: StagedKernel,
@@ -197,6 +200,7 @@ impl Records {
                 Err(match error {
                     CommitError::Cancelled => cancelled(),
                     CommitError::Store(error) => store_failure(&error),
+                    CommitError::Org(error) => orgs::failure(&error),
                     error @ (CommitError::Lost | CommitError::Claim(_)) => {
                         Failure::from_error(codes::daemon::INTERNAL, &error)
                     }
@@ -220,6 +224,9 @@ enum CommitError {
     Lost,
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The organisation went, or the caller left it, while the image was made.
+    #[error(transparent)]
+    Org(#[from] OrgError),
     #[error(transparent)]
     Claim(#[from] ClaimError),
 }
@@ -306,14 +313,17 @@ fn commit(
         version_id,
         ..
     } = finished;
+    if let Some(org) = finished.org {
+        may_add(tx, &finished.actor, org)?;
+    }
     images::insert(
         tx,
         &NewImage {
             id: *image_id,
             name: finished.name.clone(),
             owner_id: finished.actor.uid,
-            org_id: None,
-            visibility: Visibility::Private,
+            org_id: finished.org,
+            visibility: visibility(finished.org),
             kind: VersionKind::Rootfs,
             custody: Custody::Managed,
             labels: std::collections::BTreeMap::default(),

@@ -9,8 +9,8 @@ use kiln_artifacts::Staging;
 use kiln_artifacts::names::{ROOTFS, ROOTFS_SUMS};
 use kiln_domain::access::Actor;
 use kiln_domain::{
-    Credentials, Derivation, Digest, ImageName, NameError, OperationId, OperationKind, Platform,
-    PlatformError, Secret, Source,
+    Credentials, Derivation, Digest, ImageName, NameError, OperationId, OperationKind, OrgId,
+    Platform, PlatformError, Secret, Source,
 };
 use kiln_ext4::{Profile, WRITER_VERSION};
 use kiln_store::version_blobs::BlobRole;
@@ -70,6 +70,7 @@ pub(super) struct Job {
     request: FetchRequest,
     pub(super) name: ImageName,
     pub(super) actor: Actor,
+    pub(super) org: Option<OrgId>,
     pub(super) kernel: PullKernel,
     pub(super) boot: BootChoice,
     pub(super) size_bytes: Option<u64>,
@@ -84,6 +85,10 @@ impl Pulls {
         let preference = checked.preference;
         preference.check(&checked.kernel)?;
         self.records.check_name(&checked.name, actor).await?;
+        let org = self
+            .records
+            .organization(actor, params.org.as_deref())
+            .await?;
         // Handles live a minute: every file is taken before anything waits for a thread.
         let passed = params.source_files.as_ref();
         let source = claim_source(&self.files, actor, &checked.source, passed)?;
@@ -121,6 +126,7 @@ impl Pulls {
             },
             name: checked.name,
             actor: *actor,
+            org,
             kernel,
             boot: checked.boot,
             size_bytes: checked.size_bytes,
@@ -208,6 +214,7 @@ impl Pulls {
             version_id: ids.version_id,
             name: job.name,
             actor: job.actor,
+            org: job.org,
             architecture: resolved.platform.architecture(),
             rootfs_size_bytes,
             boot: Boot {
@@ -383,6 +390,7 @@ fn recorded(params: &PullParams) -> serde_json::Value {
         "boot": params.boot,
         "size_bytes": params.size_bytes,
         "platform": params.platform,
+        "org": params.org,
         "tls_verify": params.tls_verify,
     })
 }

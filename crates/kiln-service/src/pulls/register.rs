@@ -131,6 +131,7 @@ impl Pulls {
             version_id: ids.version_id,
             name: job.name,
             actor: job.actor,
+            org: None,
             architecture: job.architecture,
             rootfs_size_bytes: copied.size_bytes,
             boot: Boot {

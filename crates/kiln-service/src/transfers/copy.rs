@@ -146,7 +146,7 @@ impl Transfers {
 pub(super) fn cached_for(actor: &Actor) -> Shelf {
     match actor.role {
         Role::Superadmin => Shelf::Open,
-        Role::User => Shelf::Closed,
+        Role::OrgAdmin | Role::User | Role::Agent => Shelf::Closed,
     }
 }
 

@@ -226,6 +226,7 @@ pub(crate) fn bare(reference: &str) -> PullParams {
         platform: None,
         credentials: None,
         mirror_credentials: Vec::new(),
+        org: None,
         tls_verify: true,
         source_files: None,
         detach: false,

@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::names::{self, NameHolder};
-use crate::testing::{Database, OWNER, image, image_id, name, time, version};
+use crate::testing::{Database, OWNER, image, image_id, name, org_id, time, version};
 use crate::versions;
 
 fn seqs(page: &Page<ImageRow>) -> Vec<i64> {
@@ -22,7 +22,7 @@ fn forget(db: &mut Database, n: u128) -> bool {
 fn an_image_comes_back_as_it_went_in() {
     let mut db = Database::new();
     let new = NewImage {
-        org_id: Some("team".to_owned()),
+        org_id: Some(org_id(1)),
         visibility: Visibility::Public,
         custody: Custody::Unmanaged,
         labels: BTreeMap::from([("tier".to_owned(), "\"gold\"".to_owned())]),
@@ -207,6 +207,76 @@ fn filters_combine() {
     ];
     for (filter, want) in cases {
         assert_eq!(list(&mut db, &filter), want, "{filter:?}");
+    }
+}
+
+#[test]
+fn an_organisation_shows_its_images_to_its_members_and_all_to_its_administrators() {
+    use kiln_domain::access::Standing;
+    let mut db = Database::new();
+    // Of organisation 1 a private and a shown one, of organisation 2 a shown one, of none a fourth.
+    let owned = [
+        (1, Some(1), Visibility::Private),
+        (2, Some(1), Visibility::Organization),
+        (3, Some(2), Visibility::Organization),
+        (4, None, Visibility::Organization),
+    ];
+    db.write(|tx| {
+        for n in [1, 2] {
+            let org = format!("org-{n}").parse().unwrap();
+            orgs::insert(tx, org_id(n), &org, 0, time(1)).unwrap();
+        }
+        for (n, org, visibility) in owned {
+            let mut new = image(n, &format!("image-{n}"));
+            (new.org_id, new.visibility) = (org.map(org_id), visibility);
+            insert(tx, &new)?;
+            names::give_to_image(tx, &new.name, new.id, new.created_at).unwrap();
+        }
+        for (org, uid, standing) in [
+            (1, 7, Standing::Member),
+            (1, 8, Standing::Admin),
+            (2, 8, Standing::Member),
+        ] {
+            orgs::set_member(tx, org_id(org), uid, standing, time(1)).unwrap();
+        }
+        Ok::<_, StoreError>(())
+    })
+    .unwrap();
+    let seen = |db: &mut Database, uid| {
+        let filter = ImageFilter {
+            visible_to: Some(uid),
+            ..ImageFilter::default()
+        };
+        list(db, &filter)
+    };
+
+    assert_eq!(seen(&mut db, 7), [2]);
+    assert_eq!(seen(&mut db, 8), [1, 2, 3]);
+    assert_eq!(seen(&mut db, 9), Vec::<i64>::new());
+    assert_eq!(seen(&mut db, OWNER), [1, 2, 3, 4]);
+    // What a list shows is found by its name as well, and nothing else is.
+    for uid in [7, 8, 9] {
+        let shown = seen(&mut db, uid);
+        for n in 1..=4 {
+            db.write(|tx| {
+                let number = u128::try_from(n).unwrap();
+                match versions::get(tx, crate::testing::version_id(number))? {
+                    Some(_) => Ok(0),
+                    None => versions::insert(tx, &version(number, number, "amd64")),
+                }
+            })
+            .unwrap();
+            let text = format!("image-{n}");
+            let query = crate::resolve::Query {
+                text: &text,
+                canonical_reference: None,
+                architecture: "amd64",
+                visible_to: Some(uid),
+                forgotten: Forgotten::Shown,
+            };
+            let found = db.read_or(|tx| crate::resolve::image(tx, &query));
+            assert_eq!(found.is_ok(), shown.contains(&n), "{uid} {text}");
+        }
     }
 }
 

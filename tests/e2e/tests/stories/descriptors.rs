@@ -41,17 +41,20 @@ pub(crate) fn open_stage() -> Result<Stage> {
     Ok(stage)
 }
 
-/// Does something as the user without rights: on Linux a thread has credentials of its own.
+/// Does something as the user without rights.
 pub(crate) fn as_nobody<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    as_user(NOBODY, work)
+}
+
+/// Does something as another user: on Linux a thread has credentials of its own.
+pub(crate) fn as_user<T: Send>(uid: u32, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
-        let nobody = scope.spawn(|| {
-            let uid = Uid::from_raw(NOBODY);
+        let user = scope.spawn(move || {
+            let uid = Uid::from_raw(uid);
             rustix::thread::set_thread_res_uid(uid, uid, uid)?;
             work()
         });
-        nobody
-            .join()
-            .unwrap_or_else(|_| bail!("the thread panicked"))
+        user.join().unwrap_or_else(|_| bail!("the thread panicked"))
     })
 }
 

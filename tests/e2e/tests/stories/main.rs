@@ -5,6 +5,7 @@
 //! says so and is skipped; with `KILN_REQUIRE_TOOLS` set it fails instead.
 
 mod archives;
+mod audit;
 mod bootable;
 mod bootable_pull;
 mod bootable_push;
@@ -31,6 +32,7 @@ mod names;
 mod newcomer;
 mod opening;
 mod operations;
+mod people;
 mod quickstart;
 mod reaching;
 mod recovery;

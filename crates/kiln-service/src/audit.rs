@@ -1,0 +1,348 @@
+//! What callers did and were refused: the desk that keeps the lines and lists them.
+//!
+//! ```text
+//! the door ──Call──▶ record ──▶ flood guard ──▶ a line, written before the caller is answered
+//!                                    └────────▶ counted, and told of by the caller's next line
+//! ```
+//! Which calls are told of is decided here too: those whose right changes something, and those
+//! that were denied. Retention is by age and by number.
+
+mod flood;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kiln_api::audit::{Line, ListParams};
+use kiln_api::page::Page;
+use kiln_api::{Code, Failure};
+use kiln_domain::access::{Actor, Right, Role};
+use kiln_domain::{OperationId, Timestamp};
+use kiln_store::audit::{self, LineFilter, LineObject, LineResult, LineRow, NewLine, OK};
+use kiln_store::events::{self, EventActor, NewEvent};
+use kiln_store::{Object, ObjectKind, Store, StoreError};
+use tokio::sync::watch;
+
+use self::flood::Floods;
+use crate::clock::Clock;
+use crate::events::{cursor, page_limit};
+use crate::failures::with_causes;
+use crate::users::{self, UserError};
+
+/// How often what was held back is written and what is old goes.
+const LOOK: Duration = Duration::from_secs(600);
+
+/// How many lines go in one transaction, so that no caller waits for a sweep.
+const BATCH: u32 = 5_000;
+
+/// Longest part of what a call named that is kept, in characters.
+const NAME_MAX: usize = 200;
+
+/// Microseconds of a day.
+const DAY_MICROS: i64 = 86_400_000_000;
+
+/// How long lines are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditRetention {
+    /// For so many days.
+    pub days: u32,
+    /// And no more than so many, the newest.
+    pub lines: u64,
+}
+
+/// A call as the door saw it.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Who called, in the role of then.
+    pub actor: Actor,
+    /// What the daemon called the user then.
+    pub user_name: Option<String>,
+    /// The method.
+    pub method: &'static str,
+    /// What it takes to call it.
+    pub right: Right,
+    /// What the call named, if anything: its noun and the text.
+    pub object_kind: Option<&'static str>,
+    /// The text it was named with.
+    pub object_name: Option<String>,
+    /// Its id, where the call or the answer told it.
+    pub object_id: Option<String>,
+    /// The operation that the answer told of.
+    pub operation_id: Option<String>,
+    /// The call's number in the log.
+    pub request_id: String,
+    /// Whether the call asked what would happen, and nothing more.
+    pub is_dry_run: bool,
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// As the caller wanted.
+    Well,
+    /// With this code of an error.
+    Failed {
+        /// The code.
+        code: String,
+        /// Whether it says that the caller may not do this.
+        is_denied: bool,
+    },
+    /// The caller had gone before it ended.
+    Unknown,
+}
+
+/// Keeps and lists lines.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    retention: AuditRetention,
+    floods: Arc<Mutex<Floods>>,
+}
+
+impl Audit {
+    /// Makes the desk.
+    pub fn new(store: Store, clock: Arc<dyn Clock>, retention: AuditRetention) -> Self {
+        Self {
+            store,
+            clock,
+            retention,
+            floods: Arc::default(),
+        }
+    }
+
+    /// Tells of a call, if it is one to be told of, before its caller is answered.
+    ///
+    /// The call is over when this is called, so the answer stands even when the line cannot be
+    /// written: then the log tells of the call, loudly, and of why.
+    pub async fn record(&self, call: Call, ending: Ending) {
+        if !is_told(&call, &ending) {
+            return;
+        }
+        let uid = call.actor.uid;
+        let line = self.line(call, ending);
+        let passed = self.floods().pass(uid, line);
+        if let Some(line) = passed {
+            self.write(line).await;
+        }
+    }
+
+    /// Lists lines, oldest first: all for a superadmin, those of their own calls for others.
+    pub async fn list(&self, actor: &Actor, params: ListParams) -> Result<Page<Line>, Failure> {
+        let after = cursor(params.after)?;
+        let limit = page_limit(params.limit);
+        let actor = *actor;
+        let page = self.store.read(move |tx| {
+            let asked = match &params.user {
+                Some(named) => Some(named_uid(tx, named)?),
+                None => None,
+            };
+            let is_id = |text: &String| text.parse::<OperationId>().is_ok();
+            let (object_id, object_name) = match params.object {
+                Some(text) if is_id(&text) => (Some(text), None),
+                named => (None, named),
+            };
+            let own = (actor.role != Role::Superadmin).then_some(actor.uid);
+            // Nobody has made the calls of two users.
+            if own.is_some() && asked.is_some() && own != asked {
+                return Ok(Page {
+                    items: Vec::new(),
+                    next: None,
+                });
+            }
+            let filter = LineFilter {
+                actor: own.or(asked).map(EventActor::Unix),
+                method_prefix: params.method,
+                object_id,
+                object_name,
+                result: params.result.map(|text| match text.as_str() {
+                    "failed" => LineResult::Failed,
+                    _ => LineResult::Exactly(text),
+                }),
+                since: params.since,
+                until: params.until,
+            };
+            let page = audit::page(tx, after, limit, &filter)?;
+            Ok::<_, UserError>(Page {
+                items: page.rows.into_iter().map(view).collect(),
+                next: page.next_after.and_then(|seq| u64::try_from(seq).ok()),
+            })
+        });
+        page.await.map_err(|error| users::failure(&error))
+    }
+
+    /// Sweeps until `stop` turns true; what was held back is written at the end too.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let work = async {
+            loop {
+                self.work_once().await;
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            _ = stop.wait_for(|stopped| *stopped) => {}
+        }
+        self.write_held().await;
+    }
+
+    async fn work_once(&self) {
+        self.write_held().await;
+        match self.sweep().await {
+            Ok(0) => {}
+            Ok(lines) => tracing::info!(lines, "old audit lines were removed"),
+            Err(error) => {
+                tracing::warn!(
+                    cause = with_causes(&error),
+                    "audit lines could not be swept"
+                );
+            }
+        }
+    }
+
+    /// Removes what is older than its retention, or too many; returns how many lines went.
+    async fn sweep(&self) -> Result<u64, StoreError> {
+        let now = self.clock.now();
+        let kept = i64::from(self.retention.days).saturating_mul(DAY_MICROS);
+        let oldest = Timestamp::from_micros(now.as_micros().saturating_sub(kept));
+        let oldest = oldest.unwrap_or(Timestamp::EPOCH);
+        let keep = self.retention.lines;
+        let mut gone = 0;
+        loop {
+            let prune = self
+                .store
+                .write(move |tx| audit::prune(tx, oldest, keep, BATCH));
+            let batch = prune.await?;
+            gone += batch as u64;
+            if batch == 0 {
+                break;
+            }
+        }
+        if gone > 0 {
+            // A gap in the lines is told of: it was the retention, and nobody's hand.
+            let event = move |tx: &kiln_store::WriteTransaction<'_>| {
+                let event = NewEvent {
+                    at: now,
+                    actor: EventActor::Daemon,
+                    kind: "audit.swept",
+                    object: Object::new(ObjectKind::Daemon, "audit"),
+                    data: serde_json::json!({ "lines": gone, "older_than": oldest, "kept": keep }),
+                };
+                events::append(tx, &event)
+            };
+            self.store.write(event).await?;
+        }
+        Ok(gone)
+    }
+
+    /// Writes what stands for the calls that got no line.
+    async fn write_held(&self) {
+        let held = self.floods().take_held();
+        for line in held {
+            self.write(line).await;
+        }
+    }
+
+    async fn write(&self, line: NewLine) {
+        let written = line.clone();
+        let written = self
+            .store
+            .write(move |tx| audit::append(tx, &written))
+            .await;
+        if let Err(error) = written {
+            let cause = with_causes(&error);
+            tracing::error!(cause, ?line, "an audit line could not be written");
+        }
+    }
+
+    fn line(&self, call: Call, ending: Ending) -> NewLine {
+        NewLine {
+            at: self.clock.now(),
+            actor: EventActor::from(&call.actor),
+            user_name: call.user_name,
+            role: call.actor.role,
+            method: call.method.to_owned(),
+            object: LineObject {
+                kind: call.object_kind.map(str::to_owned),
+                name: call.object_name.as_deref().map(kept_of),
+                id: call.object_id.as_deref().map(kept_of),
+            },
+            result: match ending {
+                Ending::Well => OK.to_owned(),
+                Ending::Failed { code, .. } => code,
+                Ending::Unknown => "unknown".to_owned(),
+            },
+            request_id: call.request_id,
+            operation_id: call.operation_id.as_deref().map(kept_of),
+            unwritten: 0,
+        }
+    }
+
+    fn floods(&self) -> MutexGuard<'_, Floods> {
+        self.floods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Decides whether a call gets a line: what changes something does, however it ended, and so does
+/// whatever was denied. What only asked what would happen changed nothing.
+fn is_told(call: &Call, ending: &Ending) -> bool {
+    let is_denied = matches!(
+        ending,
+        Ending::Failed {
+            is_denied: true,
+            ..
+        }
+    );
+    is_denied || (call.right.changes() && !call.is_dry_run)
+}
+
+/// Cuts what a call named to what is kept of it: a line of print without the password of a URL.
+fn kept_of(text: &str) -> String {
+    let text: String = match (text.find("://"), text.find('@')) {
+        (Some(scheme), Some(at)) if scheme < at => {
+            format!("{}://…{}", &text[..scheme], &text[at..])
+        }
+        _ => text.to_owned(),
+    };
+    let cut: String = text.chars().take(NAME_MAX).collect();
+    kiln_api::failure::printable(&cut.replace(['\n', '\t'], " "))
+}
+
+/// Reads whose calls are asked for. A uid need not be known: users go, their lines stay.
+fn named_uid(tx: &kiln_store::ReadTransaction<'_>, named: &str) -> Result<u32, UserError> {
+    match named.parse() {
+        Ok(uid) => Ok(uid),
+        Err(_) => Ok(users::find(tx, named)?.uid),
+    }
+}
+
+fn view(row: LineRow) -> Line {
+    let LineRow { seq, line } = row;
+    Line {
+        seq: u64::try_from(seq).unwrap_or(0),
+        at: line.at.to_string(),
+        actor: line.actor.to_string(),
+        user_name: line.user_name,
+        role: line.role,
+        method: line.method,
+        object_kind: line.object.kind,
+        object_name: line.object.name,
+        object_id: line.object.id,
+        result: line.result,
+        request_id: line.request_id,
+        operation_id: line.operation_id,
+        unwritten: line.unwritten,
+    }
+}
+
+impl Ending {
+    /// A call that ended with this failure.
+    pub fn failed(code: Code) -> Self {
+        Self::Failed {
+            code: code.name.to_owned(),
+            is_denied: code.class == kiln_api::code::Class::Denied,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
