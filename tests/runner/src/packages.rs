@@ -61,6 +61,30 @@ pub(crate) fn install() -> Result<()> {
             bail!("apt-get cannot install {}", missing.join(" "));
         }
     }
+    install_replaced(&wanted)
+}
+
+/// Installs what made way for the others: one of another origin may be in their way, as a newer
+/// qemu-utils is in the way of Debian's qemu-system-x86.
+fn install_replaced(wanted: &[&str]) -> Result<()> {
+    let replaced = missing(wanted)?;
+    if replaced.is_empty() {
+        return Ok(());
+    }
+    console::line(format_args!(
+        "made way for the others, and are installed again as they fit: {}",
+        replaced.join(" ")
+    ));
+    if !apt_install(&replaced)? {
+        bail!("apt-get cannot install {}", replaced.join(" "));
+    }
+    let missing = missing(wanted)?;
+    if !missing.is_empty() {
+        bail!(
+            "not all of these can be installed together: {}",
+            wanted.join(" ")
+        );
+    }
     Ok(())
 }
 
