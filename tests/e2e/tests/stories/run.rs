@@ -481,7 +481,8 @@ fn a_machine_whose_writes_find_no_room_is_ended_and_says_why() -> Result<()> {
     // Enough for the kernel and the initrd, and not for what the guest writes.
     let disk = Disk::new(96)?;
     let script = "dd if=/dev/urandom of=/data/big bs=1M count=256; sync; echo written";
-    let ended = room.run_in(disk.path(), &[IMAGE, "--rm", "--", "sh", "-c", script])?;
+    let instances = disk.path().join("instances");
+    let ended = room.run_in(&instances, &[IMAGE, "--rm", "--", "sh", "-c", script])?;
 
     assert_eq!(ended.code(), Some(137), "{ended:?}");
     assert_eq!(
@@ -490,7 +491,7 @@ fn a_machine_whose_writes_find_no_room_is_ended_and_says_why() -> Result<()> {
         "{ended:?}"
     );
     assert!(!ended.stdout().contains("written"), "{ended:?}");
-    assert_eq!(crate::stage::entries(disk.path())?, Vec::<String>::new());
+    assert_eq!(crate::stage::entries(&instances)?, Vec::<String>::new());
     Ok(())
 }
 
