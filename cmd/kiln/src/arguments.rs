@@ -3,13 +3,15 @@
 //! A method's name with its dot turned into a space is always a command; a test holds that. What
 //! a command does stands in the module of its noun.
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::colour::Colour;
 use crate::failure::CommandError;
 use crate::output::Format;
 use crate::progress::Style;
 use crate::session::Session;
+use crate::surroundings::Surroundings;
 use crate::time_span::TimeSpan;
 use crate::{
     audit, checkout, copy, daemon, demo, doctor, event, export, image, import, instance, kernel,
@@ -32,6 +34,31 @@ pub(crate) struct Cli {
     pub(crate) globals: Globals,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Cli {
+    /// Reads the command line. A variable that is set to nothing counts as not set.
+    pub(crate) fn read(surroundings: &Surroundings) -> Result<Self, clap::Error> {
+        let matches = without_empty_variables(Self::command(), surroundings).try_get_matches()?;
+        Self::from_arg_matches(&matches)
+    }
+}
+
+fn without_empty_variables(command: clap::Command, surroundings: &Surroundings) -> clap::Command {
+    let is_empty = |arg: &clap::Arg| {
+        let name = arg.get_env().and_then(std::ffi::OsStr::to_str);
+        let value = name.and_then(|name| surroundings.variable(name));
+        value.is_some_and(|value| value.is_empty())
+    };
+    command
+        .mut_args(|arg| {
+            if is_empty(&arg) {
+                arg.env(Resettable::Reset)
+            } else {
+                arg
+            }
+        })
+        .mut_subcommands(|command| without_empty_variables(command, surroundings))
 }
 
 /// Flags of every command.

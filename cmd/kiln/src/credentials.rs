@@ -12,6 +12,7 @@ use kiln_api::image::Credentials;
 use kiln_api::{Failure, codes};
 use kiln_credentials::{CredentialsError, Places, Target};
 use kiln_domain::{Credentials as Found, Reference, RegistryName};
+use kiln_files::KeptError;
 
 use crate::failure::CommandError;
 use crate::session::Session;
@@ -134,6 +135,10 @@ pub(crate) fn for_the_wire(found: Found) -> Credentials {
 pub(crate) fn broken(error: &CredentialsError) -> Failure {
     let code = match error {
         CredentialsError::AuthFileMissing { .. } => codes::file::NOT_FOUND,
+        CredentialsError::Unreadable {
+            source: KeptError::NotRegular,
+            ..
+        } => codes::file::WRONG_KIND,
         CredentialsError::Unreadable { .. } => codes::file::UNREADABLE,
         CredentialsError::TooLarge { .. } => codes::file::TOO_LARGE,
         CredentialsError::Malformed { .. }

@@ -53,8 +53,6 @@ mod user;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 use crate::arguments::Cli;
 use crate::failure::CommandError;
 use crate::session::Session;
@@ -62,11 +60,12 @@ use crate::surroundings::Surroundings;
 
 fn main() -> ExitCode {
     let surroundings = Surroundings::read();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read(&surroundings) {
         Ok(cli) => cli,
         Err(error) => return mistakes::report(&error, &surroundings),
     };
     let session = Session::new(cli.globals, surroundings);
+    session.warn_of_relative_paths();
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -1,6 +1,5 @@
 //! `kiln rpc METHOD`: any method of the daemon, as it stands on the wire.
 
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
@@ -8,6 +7,7 @@ use clap::Args;
 use kiln_api::operation::{OperationParams, Watch};
 use kiln_api::{Failure, Method as _, codes};
 use kiln_client::REQUEST_LIMIT_BYTES;
+use kiln_files::{KeptError, read_kept_text};
 use serde_json::{Map, Value};
 
 use crate::failure::CommandError;
@@ -96,10 +96,14 @@ fn read_params(path: &str) -> Result<Value, CommandError> {
     let limit = u64::from(REQUEST_LIMIT_BYTES);
     let mut text = String::new();
     let read = if path == "-" {
-        io::stdin().lock().take(limit + 1).read_to_string(&mut text)
+        let mut input = io::stdin().lock().take(limit + 1);
+        input.read_to_string(&mut text).map(drop)
     } else {
-        let file = File::open(Path::new(path));
-        file.and_then(|file| file.take(limit + 1).read_to_string(&mut text))
+        let read = read_kept_text(Path::new(path), limit);
+        read.map(|read| text = read).map_err(|error| match error {
+            KeptError::Io(error) => error,
+            error => io::Error::other(error),
+        })
     };
     read.map_err(|error| {
         let code = match error.kind() {

@@ -14,6 +14,7 @@ use clap::Args;
 use kiln_api::instance::Instance;
 use kiln_api::{Failure, codes};
 use kiln_domain::ByteSize;
+use kiln_files::{KeptError, read_kept_text};
 use kiln_vmm::{Accelerator, Announcement, Forward, Monitor, NetworkChoice, RunOrder, Volume};
 use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, Signal, kill_process};
@@ -32,6 +33,9 @@ pub(crate) const RUNNER: &str = "kiln-runner";
 
 /// Exit code where the program never ran, as with container runtimes.
 const EXIT_NEVER_RAN: u8 = 125;
+
+/// Longest file of environment variables; what a guest can be given is shorter.
+const MAX_ENV_FILE_BYTES: u64 = MIB;
 
 const MIB: u64 = 1 << 20;
 
@@ -157,7 +161,8 @@ fn order(arguments: Arguments, session: &Session, host: String) -> Result<RunOrd
     let mut env = Vec::new();
     let own = |name: &str| session.surroundings().variable(name);
     for file in &arguments.env_file {
-        let text = fs::read_to_string(file).map_err(|source| unreadable(file, &source))?;
+        let read = read_kept_text(file, MAX_ENV_FILE_BYTES);
+        let text = read.map_err(|source| unreadable(file, &source))?;
         for line in variables(&text) {
             env.extend(entry(line, own)?);
         }
@@ -233,9 +238,15 @@ fn entry(
     }
 }
 
-fn unreadable(path: &Path, source: &std::io::Error) -> CommandError {
+fn unreadable(path: &Path, source: &KeptError) -> CommandError {
     let message = format!("cannot read {}: {source}", path.display());
-    CommandError::new(codes::file::UNREADABLE, message)
+    let code = match source {
+        KeptError::NotRegular | KeptError::NotText => codes::file::WRONG_KIND,
+        KeptError::TooLarge { .. } => codes::file::TOO_LARGE,
+        _ if source.is_not_found() => codes::file::NOT_FOUND,
+        KeptError::Io(_) => codes::file::UNREADABLE,
+    };
+    CommandError::new(code, message)
 }
 
 /// Looks for the runner.

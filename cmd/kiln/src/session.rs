@@ -59,6 +59,16 @@ impl Session {
         }
     }
 
+    /// Tells of variables that are passed over, since what they name is no absolute path.
+    pub(crate) fn warn_of_relative_paths(&self) {
+        for name in &self.surroundings.relative {
+            let label = self.paint().doubtful("warning:");
+            output::note(&format!(
+                "{label} {name} is not an absolute path and is passed over\n"
+            ));
+        }
+    }
+
     /// Returns how to colour messages.
     pub(crate) fn paint(&self) -> Paint {
         self.globals.color.paint(&self.surroundings)

@@ -8,6 +8,16 @@ use std::path::PathBuf;
 
 use kiln_vmm::Homes;
 
+/// Variables that must name an absolute path: what they mean would depend on where a command is
+/// typed, and logins would be left anywhere (XDG Base Directory Specification, "must be absolute").
+const ABSOLUTE: &[&str] = &[
+    "HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_RUNTIME_DIR",
+    "XDG_STATE_HOME",
+    "KILN_INSTANCES",
+];
+
 /// The environment as far as the client heeds it.
 #[derive(Clone, Debug, Default)]
 #[expect(
@@ -37,6 +47,8 @@ pub(crate) struct Surroundings {
     pub(crate) home: Option<PathBuf>,
     /// The words for the user's own machines.
     pub(crate) homes: Homes,
+    /// Variables that name a relative path and are passed over.
+    pub(crate) relative: Vec<&'static str>,
     /// `PATH`.
     pub(crate) path: Option<OsString>,
     /// `NO_COLOR` is set and not empty (no-color.org).
@@ -71,17 +83,20 @@ impl Surroundings {
         let text = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let place = |name: &str| env::var_os(name).map(PathBuf::from);
         let absolute = |name: &str| place(name).filter(|path| path.is_absolute());
+        let is_relative = |name: &&str| {
+            place(name).is_some_and(|path| !path.as_os_str().is_empty() && path.is_relative())
+        };
         Self {
             kiln_host: stated("KILN_HOST"),
-            xdg_runtime_dir: place("XDG_RUNTIME_DIR"),
+            xdg_runtime_dir: absolute("XDG_RUNTIME_DIR"),
             tmpdir: absolute("TMPDIR"),
             xdg_cache_home: absolute("XDG_CACHE_HOME"),
-            xdg_config_home: place("XDG_CONFIG_HOME"),
+            xdg_config_home: absolute("XDG_CONFIG_HOME"),
             registry_auth_file: place("REGISTRY_AUTH_FILE"),
             registry_url: text("REGISTRY_URL"),
             registry_insecure: text("REGISTRY_INSECURE"),
             docker_config: place("DOCKER_CONFIG"),
-            home: place("HOME"),
+            home: absolute("HOME"),
             homes: Homes {
                 kiln_instances: absolute("KILN_INSTANCES"),
                 kiln_probes: absolute("KILN_PROBES"),
@@ -90,6 +105,7 @@ impl Surroundings {
                 home: absolute("HOME"),
                 is_root: rustix::process::geteuid().is_root(),
             },
+            relative: ABSOLUTE.iter().copied().filter(is_relative).collect(),
             path: env::var_os("PATH"),
             no_color: stated("NO_COLOR").is_some(),
             force_color: stated("CLICOLOR_FORCE").is_some_and(|value| value != "0"),

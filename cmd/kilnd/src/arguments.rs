@@ -1,8 +1,10 @@
 //! What `kilnd` can be told on its command line.
 
+use std::env;
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::builder::Resettable;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 
 /// Kiln's daemon: turns OCI images into bootable microVM images and looks after them.
 ///
@@ -43,4 +45,23 @@ pub(crate) struct Arguments {
     /// Write the reference pages api.md and errors.md into this directory and exit.
     #[arg(long, value_name = "DIR", hide = true)]
     pub(crate) write_docs: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// Reads the command line, or ends the process with what is wrong with it. A variable that is
+    /// set to nothing counts as not set.
+    pub(crate) fn read() -> Self {
+        let is_empty = |arg: &clap::Arg| {
+            let value = arg.get_env().and_then(env::var_os);
+            value.is_some_and(|value| value.is_empty())
+        };
+        let command = Self::command().mut_args(|arg| {
+            if is_empty(&arg) {
+                arg.env(Resettable::Reset)
+            } else {
+                arg
+            }
+        });
+        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
 }

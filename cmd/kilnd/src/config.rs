@@ -7,12 +7,11 @@ mod audit;
 mod patience;
 
 use std::fmt;
-use std::fs;
-use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use kiln_api::daemon::Setting;
+use kiln_files::{KeptError, read_kept, read_kept_text};
 use kiln_registry::FetchError;
 use kiln_registry::routes::ShortNames;
 use kiln_vault::{KeyError, KeySource};
@@ -26,6 +25,12 @@ use crate::webhooks::{RuleTable, Webhooks, WebhooksError, WebhooksTable};
 
 /// Name of the credential with which the daemon's own logins are sealed.
 const LOGIN_KEY: &str = "kiln.key";
+
+/// Longest configuration, in bytes; one with a hundred registries has twenty thousand.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// Longest file of authorities, in bytes; the bundles of distributions have 250 KiB.
+const MAX_AUTHORITIES_BYTES: u64 = 4 << 20;
 
 /// Most bytes of that credential.
 const MAX_KEY_BYTES: u64 = 4096;
@@ -257,10 +262,7 @@ pub(crate) struct Given {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     #[error("cannot read the configuration {}", path.display())]
-    Unreadable {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Unreadable { path: PathBuf, source: KeptError },
     #[error("the configuration {} is wrong", path.display())]
     Wrong {
         path: PathBuf,
@@ -275,8 +277,6 @@ pub(crate) enum ConfigError {
         path: PathBuf,
         source: Box<FetchError>,
     },
-    #[error("the credential {} has more than {limit} bytes", path.display())]
-    TooLong { path: PathBuf, limit: u64 },
     #[error("{key} = {value} in {origin} is out of range: {range}")]
     Range {
         key: &'static str,
@@ -298,12 +298,12 @@ impl Config {
         let mut config = Self::defaults(places, cores);
         let named = given.file.is_some();
         let path = given.file.clone().unwrap_or_else(|| config.default_file());
-        match fs::read_to_string(&path) {
+        match read_kept_text(&path, MAX_CONFIG_BYTES) {
             Ok(text) => {
                 config.apply_file(&path, &text)?;
                 config.own_file = Some((path, text));
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => {}
+            Err(error) if error.is_not_found() && !named => {}
             Err(source) => return Err(ConfigError::Unreadable { path, source }),
         }
         if let Some(root) = &given.root {
@@ -431,16 +431,11 @@ impl Config {
         else {
             return Ok(self.own_login_key());
         };
-        let mut bytes = Vec::new();
-        let read = fs::File::open(&path)
-            .and_then(|file| file.take(MAX_KEY_BYTES + 1).read_to_end(&mut bytes));
-        match read {
-            Ok(_) if bytes.len() as u64 > MAX_KEY_BYTES => Err(ConfigError::TooLong {
-                path,
-                limit: MAX_KEY_BYTES,
-            }),
-            Ok(_) => KeySource::given(&bytes).map_err(|source| ConfigError::Key { path, source }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(self.own_login_key()),
+        match read_kept(&path, MAX_KEY_BYTES) {
+            Ok(bytes) => {
+                KeySource::given(&bytes).map_err(|source| ConfigError::Key { path, source })
+            }
+            Err(error) if error.is_not_found() => Ok(self.own_login_key()),
             Err(source) => Err(ConfigError::Unreadable { path, source }),
         }
     }
@@ -460,7 +455,8 @@ impl Config {
 
     fn read_ca_files(&self) -> Result<Vec<Vec<u8>>, ConfigError> {
         let read = |path: &PathBuf| {
-            let pem = fs::read(path).map_err(|source| ConfigError::Unreadable {
+            let read = read_kept(path, MAX_AUTHORITIES_BYTES);
+            let pem = read.map_err(|source| ConfigError::Unreadable {
                 path: path.clone(),
                 source,
             })?;
@@ -650,6 +646,8 @@ fn in_range<T: Copy + PartialOrd + From<u8> + ToString>(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn load(text: &str, given: Given) -> Result<Config, ConfigError> {
@@ -690,6 +688,22 @@ mod tests {
     }
 
     #[test]
+    fn a_pipe_is_no_configuration() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let given = Given {
+            file: Some(pipe),
+            ..Given::default()
+        };
+
+        let loaded = Config::load(&given, Places::below(folder.path()), 1);
+
+        assert!(matches!(loaded, Err(ConfigError::Unreadable { .. })));
+    }
+
+    #[test]
     fn a_credential_or_an_authority_that_is_none_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let with_key = |length: usize| {
@@ -712,7 +726,7 @@ mod tests {
         let text = format!("[registries]\nca_files = [{authority:?}]\n");
         let refused = load(&text, Given::default()).unwrap_err();
 
-        assert!(matches!(long, ConfigError::TooLong { .. }), "{long}");
+        assert!(matches!(long, ConfigError::Unreadable { .. }), "{long}");
         assert!(matches!(short, ConfigError::Key { .. }), "{short}");
         assert!(
             matches!(refused, ConfigError::Authority { .. }),

@@ -15,10 +15,8 @@ mod wire;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 use crate::arguments::Arguments;
 
 fn main() -> ExitCode {
-    run::run(&Arguments::parse())
+    run::run(&Arguments::read())
 }

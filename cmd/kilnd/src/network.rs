@@ -5,13 +5,14 @@
 //! reads gets all of it or an error, never half.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kiln_api::daemon::Setting;
 use kiln_domain::RegistryName;
+use kiln_files::{KeptError, read_kept, read_kept_text};
 use kiln_registry::FetchError;
 use kiln_registry::routes::{
     HostCertificates, Network, PemFile, Permits, Proxies, ProxyError, ProxyWords, Rules, RulesError,
@@ -40,13 +41,9 @@ pub(crate) struct Surroundings {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetworkError {
     #[error("cannot read {}", path.display())]
-    Unreadable { path: PathBuf, source: io::Error },
-    #[error("{} has more than {limit} {what}", path.display())]
-    TooLarge {
-        path: PathBuf,
-        limit: u64,
-        what: &'static str,
-    },
+    Unreadable { path: PathBuf, source: KeptError },
+    #[error("{} has more than {MAX_ENTRIES} entries", path.display())]
+    TooLarge { path: PathBuf },
     #[error("{} has no certificate authorities that can be used", path.display())]
     Authority {
         path: PathBuf,
@@ -169,8 +166,6 @@ fn entries(path: &Path) -> Result<Vec<PathBuf>, NetworkError> {
         if entries.len() > MAX_ENTRIES {
             return Err(NetworkError::TooLarge {
                 path: path.to_owned(),
-                limit: MAX_ENTRIES as u64,
-                what: "entries",
             });
         }
     }
@@ -179,27 +174,18 @@ fn entries(path: &Path) -> Result<Vec<PathBuf>, NetworkError> {
 }
 
 fn text_of(path: &Path) -> Result<String, NetworkError> {
-    let bytes = bytes_of(path)?;
-    let text = String::from_utf8(bytes);
-    text.map_err(|error| unreadable(path, io::Error::new(io::ErrorKind::InvalidData, error)))
+    read_kept_text(path, MAX_FILE_BYTES).map_err(|source| unread(path, source))
 }
 
 fn bytes_of(path: &Path) -> Result<Vec<u8>, NetworkError> {
-    let mut bytes = Vec::new();
-    let read =
-        File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
-    match read {
-        Err(source) => Err(unreadable(path, source)),
-        Ok(_) if bytes.len() as u64 > MAX_FILE_BYTES => Err(NetworkError::TooLarge {
-            path: path.to_owned(),
-            limit: MAX_FILE_BYTES,
-            what: "bytes",
-        }),
-        Ok(_) => Ok(bytes),
-    }
+    read_kept(path, MAX_FILE_BYTES).map_err(|source| unread(path, source))
 }
 
 fn unreadable(path: &Path, source: io::Error) -> NetworkError {
+    unread(path, KeptError::Io(source))
+}
+
+fn unread(path: &Path, source: KeptError) -> NetworkError {
     let path = path.to_owned();
     NetworkError::Unreadable { path, source }
 }

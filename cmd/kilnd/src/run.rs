@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use kiln_api::{openrpc, reference_docs};
@@ -20,6 +21,10 @@ use crate::config::{Config, Given, LogFormat};
 use crate::network::{self, Surroundings};
 use crate::places::{Places, UserEnvironment};
 use crate::wire::{self, StartError};
+
+/// How long threads that still read something are waited for at the end, when everything is closed.
+/// A file on a disk or a network that does not answer must not keep the process for ever.
+const LAST_LIMIT: Duration = Duration::from_secs(2);
 
 /// Exit code of a daemon that found another one on its state directory.
 const CONFLICT: u8 = 5;
@@ -87,7 +92,9 @@ fn try_run(arguments: &Arguments) -> Result<()> {
         config,
         surroundings,
     };
-    runtime.block_on(wire::serve(loaded, move || load(&again)))
+    let result = runtime.block_on(wire::serve(loaded, move || load(&again)));
+    runtime.shutdown_timeout(LAST_LIMIT);
+    result
 }
 
 /// Everything that was read before anything is opened.

@@ -1,16 +1,19 @@
 //! `[webhooks]` of the configuration: where registries notify, what they prove themselves with, and
 //! what follows from a push.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use kiln_domain::{NameError, PushRule, PushRuleError, ReferenceError};
+use kiln_files::{KeptError, read_kept_text};
 use kiln_webhooks::{SharedSecret, WeakSecret};
 use serde::Deserialize;
 
 /// How images are named where a rule does not say.
 const DEFAULT_NAME: &str = "{repository}-{tag}-{short}";
+
+/// Longest file of a secret, in bytes.
+const MAX_SECRET_BYTES: u64 = 64 << 10;
 
 /// Most rules.
 const MAX_RULES: usize = 1_000;
@@ -48,10 +51,7 @@ pub(crate) enum WebhooksError {
     )]
     NoSecret,
     #[error("cannot read webhooks.secret_file {}", path.display())]
-    SecretUnreadable {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    SecretUnreadable { path: PathBuf, source: KeptError },
     #[error("webhooks.secret_file {} is of no use", path.display())]
     SecretWeak { path: PathBuf, source: WeakSecret },
     #[error("there are {found} rules, {MAX_RULES} may be")]
@@ -102,7 +102,8 @@ impl Webhooks {
 }
 
 fn read_secret(path: &Path) -> Result<SharedSecret, WebhooksError> {
-    let text = fs::read_to_string(path).map_err(|source| WebhooksError::SecretUnreadable {
+    let read = read_kept_text(path, MAX_SECRET_BYTES);
+    let text = read.map_err(|source| WebhooksError::SecretUnreadable {
         path: path.to_owned(),
         source,
     })?;
@@ -151,6 +152,8 @@ fn default_name() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn load(text: &str) -> Result<Webhooks, String> {

@@ -183,6 +183,8 @@ codes! {
             "The configuration of this host forbids the registry or the image.", "Ask who keeps the file that the message names; `kiln registry explain` shows the rule.";
         PORT_BUSY = "registry.port_busy", Conflict, never,
             "The port that the development registry is to listen on is taken.", "Take another one with `kiln registry dev up --port`.";
+        PORT_DENIED = "registry.port_denied", Denied, never,
+            "This user may not listen on the port that the development registry is to have.", "Take one from 1024 on with `kiln registry dev up --port`.";
         NO_SERVER = "registry.no_server", NotFound, never,
             "There is no program to run a development registry with, or it did not start.", "Install docker-registry; see `kiln registry dev logs`.";
         ENGINE_DENIED = "registry.engine_denied", Denied, never,

@@ -90,7 +90,8 @@ impl ClientError {
             Self::Unreachable { path, source } => self.unreachable_failure(path, source.kind()),
             Self::Disconnected { .. } => unreachable_exit(
                 Failure::from_error(codes::daemon::UNREACHABLE, self).with_hint(
-                    "work that was started goes on in the daemon; look at it:",
+                    "a daemon that runs goes on with what was started; one that ended has interrupted it, \
+                     and says so after its next start:",
                     Some("kiln op ls".to_owned()),
                 ),
             ),

@@ -19,11 +19,11 @@ use base64::engine::general_purpose::STANDARD;
 use kiln_domain::{Credentials, LoginScope};
 use serde::Serialize as _;
 use serde_json::ser::{PrettyFormatter, Serializer};
-use serde_json::{Map, Value};
 
 use crate::file::{self, AuthFile, DOCKER_HUB_KEY, Form, normalised};
 use crate::helper::IDENTITY_TOKEN;
 use crate::keep::KeepError;
+use crate::members::{Members, Node};
 use crate::search::{CredentialsError, DOCKER_NAME, HELPER_TIMEOUT};
 
 /// How long another login is waited for. It holds the lock while it asks a helper, which may take
@@ -51,7 +51,7 @@ pub(crate) struct Document {
     file: PathBuf,
     form: Form,
     is_dockers: bool,
-    members: Map<String, Value>,
+    members: Members,
     /// What is known about it besides.
     read: AuthFile,
     // Unlocks when it goes.
@@ -75,7 +75,7 @@ impl Document {
         let bytes = file::read_bytes(&file)?.unwrap_or_default();
         let read = AuthFile::parse(path, form, &bytes)?;
         let members = if bytes.trim_ascii().is_empty() {
-            Ok(Map::new())
+            Ok(Members::default())
         } else {
             serde_json::from_slice(&bytes)
         };
@@ -101,7 +101,12 @@ impl Document {
     }
 
     /// Puts credentials into the entry of `scope`, and returns the entry's name.
-    pub(crate) fn set(&mut self, scope: &LoginScope, credentials: &Credentials) -> String {
+    pub(crate) fn set(
+        &mut self,
+        scope: &LoginScope,
+        credentials: &Credentials,
+    ) -> Result<String, KeepError> {
+        let unwritable = failed("write", &self.file);
         let key = self.key_of(scope);
         let entry = self.entry(&key);
         forget_proof(entry);
@@ -110,24 +115,30 @@ impl Document {
             // A user name is what docker and podman demand of every entry.
             Credentials::IdentityToken(_) => format!("{IDENTITY_TOKEN}:"),
         };
-        entry.insert("auth".to_owned(), STANDARD.encode(pair).into());
+        let mut put = |name: &str, text: &str| {
+            let put = entry.set(name, text);
+            put.map_err(|error| unwritable(error.into()))
+        };
+        put("auth", &STANDARD.encode(pair))?;
         if let Credentials::IdentityToken(token) = credentials {
-            entry.insert("identitytoken".to_owned(), token.expose().into());
+            put("identitytoken", token.expose())?;
         }
-        key
+        Ok(key)
     }
 
     /// Notes that a helper has the credentials of `scope`: no secret stays, and docker finds the
     /// empty entry that it would have made itself. Says whether the file is another one now.
     pub(crate) fn set_elsewhere(&mut self, scope: &LoginScope) -> bool {
         let key = self.key_of(scope);
-        let before = self.auths().and_then(|auths| auths.get(&key)).cloned();
-        if before.is_none() && !self.is_dockers {
+        let is_dockers = self.is_dockers;
+        let auths = self.auths_mut();
+        if !is_dockers && !auths.is_some_and(|auths| auths.has(&key)) {
             return false;
         }
-        let entry = self.entry(&key);
-        forget_proof(entry);
-        before.as_ref().and_then(Value::as_object) != Some(&*entry)
+        let before = self.auths_mut().and_then(|auths| auths.object_mut(&key));
+        let is_bare = before.is_some_and(|entry| entry.names().all(|name| !PROOF.contains(&name)));
+        forget_proof(self.entry(&key));
+        !is_bare
     }
 
     /// Removes all entries whose names, in the form of `normalised`, are chosen.
@@ -140,9 +151,8 @@ impl Document {
             if !chosen(&normalised(key)) {
                 return true;
             }
-            let filled = |name: &str| entry.get(name).is_some_and(|value| value != "");
-            if PROOF.iter().any(|name| filled(name)) {
-                removal.entries.push(key.clone());
+            if has_proof(entry) {
+                removal.entries.push(key.to_owned());
             } else {
                 removal.markers += 1;
             }
@@ -181,44 +191,36 @@ impl Document {
 
     /// Chooses the name of the entry: the one that would be found first, else the one that the
     /// file's own tool would take.
-    fn key_of(&self, scope: &LoginScope) -> String {
+    fn key_of(&mut self, scope: &LoginScope) -> String {
         let wanted = scope.to_string();
-        let mut alike: Vec<&String> = self
-            .auths()
-            .into_iter()
-            .flat_map(Map::keys)
-            .filter(|key| normalised(key) == wanted)
-            .collect();
+        let is_dockers = self.is_dockers;
+        let auths = self.auths_mut();
+        let alike = auths
+            .iter()
+            .flat_map(|auths| auths.names())
+            .filter(|key| normalised(key) == wanted);
         // The order of the search: the exact name, then the others sorted.
-        alike.sort_by_key(|key| (**key != wanted, *key));
-        match alike.first() {
-            Some(key) => (*key).clone(),
-            None if wanted == "docker.io" && self.is_dockers => DOCKER_HUB_KEY.to_owned(),
+        match alike.min_by_key(|key| (*key != wanted, *key)) {
+            Some(key) => key.to_owned(),
+            None if wanted == "docker.io" && is_dockers => DOCKER_HUB_KEY.to_owned(),
             None => wanted,
         }
     }
 
-    fn auths(&self) -> Option<&Map<String, Value>> {
+    fn auths_mut(&mut self) -> Option<&mut Members> {
         match self.form {
-            Form::Current => self.members.get("auths")?.as_object(),
-            Form::Legacy => Some(&self.members),
-        }
-    }
-
-    fn auths_mut(&mut self) -> Option<&mut Map<String, Value>> {
-        match self.form {
-            Form::Current => self.members.get_mut("auths")?.as_object_mut(),
+            Form::Current => self.members.object_mut("auths"),
             Form::Legacy => Some(&mut self.members),
         }
     }
 
     /// Returns an entry, made where it is missing.
-    fn entry(&mut self, key: &str) -> &mut Map<String, Value> {
+    fn entry(&mut self, key: &str) -> &mut Members {
         let auths = match self.form {
-            Form::Current => object(self.members.entry("auths").or_insert(Value::Null)),
+            Form::Current => self.members.object_or_new("auths"),
             Form::Legacy => &mut self.members,
         };
-        object(auths.entry(key).or_insert(Value::Null))
+        auths.object_or_new(key)
     }
 }
 
@@ -238,18 +240,19 @@ impl Removal {
     }
 }
 
-fn forget_proof(entry: &mut Map<String, Value>) {
-    entry.retain(|name, _| !PROOF.contains(&name.as_str()));
+fn forget_proof(entry: &mut Members) {
+    entry.retain(|name, _| !PROOF.contains(&name));
 }
 
-/// Returns the members of a value that is an object or nothing. The file was read before, so it is
-/// nothing else.
-#[expect(clippy::expect_used, reason = "it has just been made an object")]
-fn object(value: &mut Value) -> &mut Map<String, Value> {
-    if !value.is_object() {
-        *value = Value::Object(Map::new());
+fn has_proof(entry: &mut Node) -> bool {
+    let mut has_proof = false;
+    if let Some(members) = entry.object_mut() {
+        members.retain(|name, value| {
+            has_proof |= PROOF.contains(&name) && value.is_filled();
+            true
+        });
     }
-    value.as_object_mut().expect("an object")
+    has_proof
 }
 
 fn lock(directory: &Path) -> Result<File, KeepError> {

@@ -10,8 +10,7 @@
 //! `~/.dockercfg` holds the content of `auths` alone.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -19,6 +18,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use kiln_domain::{Credentials, Secret};
+use kiln_files::{KeptError, read_kept};
 use serde::Deserialize;
 
 use crate::helper::Helpers;
@@ -84,27 +84,18 @@ pub(crate) struct Listed {
 
 /// Reads the bytes of a file; nothing when there is none.
 pub(crate) fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>, CredentialsError> {
-    let unreadable = |source| CredentialsError::Unreadable {
-        path: path.to_owned(),
-        source,
-    };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if is_absent(&error) => return Ok(None),
-        Err(error) => return Err(unreadable(error)),
-    };
-    let mut bytes = Vec::new();
-    let count = file
-        .take(MAX_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
-    if count as u64 > MAX_BYTES {
-        return Err(CredentialsError::TooLarge {
+    match read_kept(path, MAX_BYTES) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(KeptError::Io(error)) if is_absent(&error) => Ok(None),
+        Err(KeptError::TooLarge { limit_bytes }) => Err(CredentialsError::TooLarge {
             path: path.to_owned(),
-            limit_bytes: MAX_BYTES,
-        });
+            limit_bytes,
+        }),
+        Err(source) => Err(CredentialsError::Unreadable {
+            path: path.to_owned(),
+            source,
+        }),
     }
-    Ok(Some(bytes))
 }
 
 impl AuthFile {

@@ -10,13 +10,15 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use kiln_domain::{Credentials, Secret};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 
 /// Most bytes read of a helper's answer.
@@ -28,7 +30,17 @@ const MAX_LIST_BYTES: u64 = 1 << 20;
 /// The user name under which helpers keep identity tokens.
 pub(crate) const IDENTITY_TOKEN: &str = "<token>";
 
-/// How often a helper that has closed its output is looked at.
+/// Most bytes kept of what a helper complains of; more is read and dropped, so that it can go on.
+const MAX_COMPLAINT_BYTES: u64 = 4096;
+
+/// Longest quotation of either, in characters.
+const MAX_QUOTED: usize = 200;
+
+/// How long the outputs of a helper that has ended are waited for. Who still has them open then is
+/// a child that it left behind.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// How often a helper is looked at.
 const EXIT_POLL: Duration = Duration::from_millis(5);
 
 /// What helpers say, word for word, when they have nothing (docker-credential-helpers,
@@ -72,7 +84,7 @@ pub enum HelperError {
     Failed {
         /// The program.
         program: String,
-        /// What it said, printable, at most 200 characters.
+        /// What it said, printable, at most 200 characters; its exit status when it said nothing.
         message: String,
     },
     /// The program answered something else than credentials.
@@ -209,7 +221,7 @@ impl Helpers<'_> {
         let path = self.find(program).ok_or_else(|| HelperError::NotFound {
             program: program.to_owned(),
         })?;
-        let (status, output) = self.run(program, &path, call)?;
+        let (status, output, complaint) = self.run(program, &path, call)?;
         if status.success() {
             return Ok(Said::Done(output));
         }
@@ -219,10 +231,16 @@ impl Helpers<'_> {
         if said.starts_with(NOT_FOUND) {
             return Ok(Said::Nothing);
         }
-        let message = said.chars().take(200).collect::<String>();
+        let complaint = String::from_utf8_lossy(&complaint);
+        let words = [said, complaint.trim()].map(quoted);
+        let words: Vec<String> = words.into_iter().filter(|said| !said.is_empty()).collect();
         Err(HelperError::Failed {
             program: program.to_owned(),
-            message: message.escape_debug().to_string(),
+            message: if words.is_empty() {
+                status.to_string()
+            } else {
+                words.join("; ")
+            },
         })
     }
 
@@ -237,80 +255,135 @@ impl Helpers<'_> {
             })
     }
 
-    /// Runs the helper to its end or to the end of its time.
+    /// Runs the helper to its end or to the end of its time: its status, its answer, and what it
+    /// complained of.
     fn run(
         &self,
         program: &str,
-        path: &PathBuf,
+        path: &Path,
         call: &Call<'_>,
-    ) -> Result<(ExitStatus, Vec<u8>), HelperError> {
+    ) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), HelperError> {
         let failed = |source| HelperError::Run {
             program: program.to_owned(),
             source,
-        };
-        let timeout = || HelperError::Timeout {
-            program: program.to_owned(),
-            after: self.timeout,
         };
         let deadline = Instant::now() + self.timeout;
         let child = Command::new(path)
             .arg(call.action)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
+            // What it starts is of its group, and ends with it when it takes too long.
+            .process_group(0)
             .spawn()
             .map_err(failed)?;
-        let mut child = Running(child);
-        let (stdin, stdout) = (child.0.stdin.take(), child.0.stdout.take());
-        let (question, limit) = (call.input.to_owned(), call.limit_bytes);
-        let (sender, answer) = mpsc::channel();
-        // The thread ends with the pipe: at the latest when the child is killed.
-        thread::spawn(move || sender.send(converse(stdin, stdout, &question, limit)));
-        let output = answer
-            .recv_timeout(self.timeout)
-            .map_err(|_| timeout())?
-            .map_err(failed)?;
-        loop {
-            if let Some(status) = child.0.try_wait().map_err(failed)? {
-                return Ok((status, output));
+        let mut child = Running { child, ended: None };
+        if let Some(mut stdin) = child.child.stdin.take() {
+            let question = call.input.to_owned();
+            // A helper that fails early does not read its question. The thread ends with the pipe.
+            thread::spawn(move || writeln!(stdin, "{question}"));
+        }
+        let output = child.child.stdout.take();
+        let output = output.map(|pipe| Hearing::begin(pipe, call.limit_bytes, Beyond::Hang));
+        let complaint = child.child.stderr.take();
+        let complaint =
+            complaint.map(|pipe| Hearing::begin(pipe, MAX_COMPLAINT_BYTES, Beyond::Drop));
+        let status = loop {
+            if let Some(status) = child.look().map_err(failed)? {
+                break status;
             }
             if Instant::now() >= deadline {
-                return Err(timeout());
+                return Err(HelperError::Timeout {
+                    program: program.to_owned(),
+                    after: self.timeout,
+                });
             }
             thread::sleep(EXIT_POLL);
-        }
+        };
+        let drained = Instant::now() + DRAIN;
+        let heard = |hearing: Option<Hearing>| {
+            hearing.map_or_else(Vec::new, |hearing| hearing.end(drained))
+        };
+        Ok((status, heard(output), heard(complaint)))
     }
 }
 
-/// A helper that is killed and waited for when nobody wants its answer any more.
-struct Running(Child);
+/// A helper that is killed, with all that it started, and waited for when nobody wants its answer
+/// any more.
+struct Running {
+    child: Child,
+    ended: Option<ExitStatus>,
+}
+
+impl Running {
+    fn look(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.ended = self.child.try_wait()?;
+        Ok(self.ended)
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended already; then both calls have nothing to do.
-        drop(self.0.kill());
-        drop(self.0.wait());
+        if self.ended.is_some() {
+            // What it left behind is to stay, such as an agent that remembers a passphrase.
+            return;
+        }
+        // It has not been waited for, so its number is still its group's and nobody else's.
+        let group = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let _ = group.map(|group| kill_process_group(group, Signal::KILL));
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
-fn converse(
-    stdin: Option<impl Write>,
-    stdout: Option<impl Read>,
-    question: &str,
-    limit_bytes: u64,
-) -> io::Result<Vec<u8>> {
-    if let Some(mut stdin) = stdin {
-        match writeln!(stdin, "{question}") {
-            // A helper that fails early does not read its question.
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
-            _ => {}
-        }
+/// What becomes of bytes beyond the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beyond {
+    /// They are not read.
+    Hang,
+    /// They are read and dropped.
+    Drop,
+}
+
+/// One output of a helper, read by a thread of its own that ends with the pipe.
+struct Hearing {
+    heard: Arc<Mutex<Vec<u8>>>,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Hearing {
+    fn begin(mut pipe: impl Read + Send + 'static, limit_bytes: u64, beyond: Beyond) -> Self {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let (ends, ended) = mpsc::channel();
+        let kept = heard.clone();
+        thread::spawn(move || {
+            // Dropped at the end, which tells.
+            let _ends: mpsc::Sender<()> = ends;
+            let mut part = [0; 4096];
+            while let Ok(count @ 1..) = pipe.read(&mut part) {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = usize::try_from(limit_bytes).unwrap_or(usize::MAX) - kept.len();
+                kept.extend(part.iter().take(count.min(room)));
+                if count >= room && beyond == Beyond::Hang {
+                    break;
+                }
+            }
+        });
+        Self { heard, ended }
     }
-    let mut output = Vec::new();
-    if let Some(stdout) = stdout {
-        stdout.take(limit_bytes).read_to_end(&mut output)?;
+
+    /// Returns what was heard when the pipe ended, or has been until then.
+    fn end(self, drained: Instant) -> Vec<u8> {
+        let left = drained.saturating_duration_since(Instant::now());
+        // Nothing is ever sent: it ends or it does not.
+        let _ = self.ended.recv_timeout(left);
+        std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner))
     }
-    Ok(output)
+}
+
+fn quoted(said: &str) -> String {
+    let said: String = said.chars().take(MAX_QUOTED).collect();
+    said.escape_debug().to_string()
 }
 
 fn program_name(name: &str) -> Result<String, HelperError> {
@@ -392,6 +465,11 @@ mod tests {
                 r"docker-credential-test failed: the keychain is \u{1b}locked",
             ),
             (
+                "echo 'boom \u{1b}' >&2; exit 3",
+                r"docker-credential-test failed: boom \u{1b}",
+            ),
+            ("exit 3", "docker-credential-test failed: exit status: 3"),
+            (
                 r#"echo '{"Username":"ada","Secret":17}'"#,
                 "docker-credential-test did not answer with credentials",
             ),
@@ -413,6 +491,49 @@ mod tests {
         let error = ask("exec sleep 600", Duration::from_millis(50)).unwrap_err();
 
         assert!(matches!(error, HelperError::Timeout { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_a_helper_that_hangs_has_started_ends_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let note = folder.path().join("pid");
+        let script = format!(
+            "sleep 600 & echo $! > {0}.new; mv {0}.new {0}; wait",
+            note.display()
+        );
+
+        // Longer each time, until the helper came as far as to start something.
+        let limits = (0..).map(|power| Duration::from_millis(100 << power));
+        let error = limits
+            .map(|limit| ask(&script, limit).unwrap_err())
+            .find(|_| note.exists())
+            .unwrap();
+
+        assert!(matches!(error, HelperError::Timeout { .. }), "{error}");
+        let pid = fs::read_to_string(&note).unwrap();
+        let stat = format!("/proc/{}/stat", pid.trim());
+        // Killed, it may be there until it is waited for, as a zombie.
+        let is_gone = || {
+            fs::read_to_string(&stat).map_or(true, |stat| {
+                stat.rsplit(')').next().unwrap().trim().starts_with('Z')
+            })
+        };
+        let deadline = Instant::now() + LONG;
+        while !is_gone() {
+            assert!(Instant::now() < deadline, "process {pid} lives on");
+            thread::sleep(EXIT_POLL);
+        }
+    }
+
+    #[test]
+    fn an_answer_counts_although_a_child_keeps_the_output_open() {
+        let script = r#"sleep 20 & echo '{"Username":"ada","Secret":"s"}'"#;
+        let begin = Instant::now();
+
+        let found = ask(script, LONG).unwrap();
+
+        assert!(found.is_some());
+        assert!(begin.elapsed() < Duration::from_secs(15));
     }
 
     #[test]

@@ -125,7 +125,7 @@ pub fn keep(
             })?;
             (host.to_owned(), document.set_elsewhere(scope))
         }
-        None => (document.set(scope, credentials), true),
+        None => (document.set(scope, credentials)?, true),
     };
     // A file that only names a helper may be one that nobody may write.
     if is_changed {

@@ -14,6 +14,7 @@ mod file;
 mod helper;
 mod keep;
 mod logins;
+mod members;
 mod search;
 #[cfg(test)]
 mod testing;

@@ -10,11 +10,11 @@
 //! ```
 
 use std::ffi::OsString;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kiln_domain::{Credentials, LoginScope, Reference, RegistryName};
+use kiln_files::KeptError;
 
 use crate::file::{self, AuthFile, Form};
 use crate::helper::{HelperError, Helpers};
@@ -92,9 +92,9 @@ pub enum CredentialsError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Why.
         #[source]
-        source: io::Error,
+        source: KeptError,
     },
     /// A file is larger than any auth file is.
     #[error("{} is larger than {limit_bytes} bytes", path.display())]

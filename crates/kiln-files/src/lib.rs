@@ -6,7 +6,8 @@
 //!                   clone → copy in the kernel → read and write
 //! ```
 //!
-//! A caller's own file, in a directory of theirs, is made by [`NewFile`].
+//! A caller's own file, in a directory of theirs, is made by [`NewFile`]; a small one
+//! that people keep is read by [`read_kept`].
 //!
 //! Not here: which names are used and what they mean. The tools that keep images and kernels stand
 //! on this room, since they may not stand on each other.
@@ -14,11 +15,13 @@
 mod copy;
 mod directory;
 mod error;
+mod kept;
 mod new_file;
 mod passing;
 
 pub use copy::{Copied, CopyMethod};
 pub use directory::{Directory, read_only};
 pub use error::{FileError, at, is_no_space};
+pub use kept::{KeptError, open_kept, read_kept, read_kept_text};
 pub use new_file::{Existing, NewFile};
 pub use passing::{Passing, kernel_copies_pay};

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::{digest, rand};
+use kiln_files::{KeptError, open_kept};
 
 /// Fewest bytes of a key, which is what the cipher takes. A longer one is hashed.
 const MIN_BYTES: usize = 32;
@@ -126,10 +127,11 @@ impl Key {
 
 fn read(path: &Path) -> Result<Option<Key>, KeyError> {
     let failed = io_error("read", path);
-    let file = match File::open(path) {
+    let file = match open_kept(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(KeptError::Io(error)) => return Err(failed(error)),
+        Err(error) => return Err(failed(io::Error::other(error))),
     };
     let mode = file.metadata().map_err(&failed)?.mode();
     if mode & OTHERS != 0 {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -25,6 +25,9 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::envelopes::pushes;
+
+/// How a bearer token begins.
+const SCHEME: &[u8] = b"Bearer ";
 
 /// Longest notification, in bytes. One of a thousand events has half of that.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -65,12 +68,21 @@ impl SharedSecret {
         Ok(Self(Secret::new(text.to_owned())))
     }
 
-    /// Says whether an `Authorization` header carries it: as a bearer token, as distribution is
-    /// configured to send it, or as it is, as Harbor sends it.
-    fn is_in(&self, header: Option<&HeaderValue>) -> bool {
-        let given = header.map_or(&b""[..], HeaderValue::as_bytes);
-        let given = given.strip_prefix(b"Bearer ").unwrap_or(given);
-        kiln_vault::are_equal(given, self.0.expose().as_bytes())
+    /// Says whether the one `Authorization` header carries it: as a bearer token, as distribution is
+    /// configured to send it, or as it is, as Harbor sends it. Of two, whoever is on the way may
+    /// believe the other one, so neither counts.
+    fn is_in(&self, headers: &HeaderMap) -> bool {
+        let mut given = headers.get_all(AUTHORIZATION).iter();
+        let (Some(given), None) = (given.next(), given.next()) else {
+            return false;
+        };
+        let given = given.as_bytes();
+        // The name of the scheme is read in any case (RFC 9110, 11.1).
+        let token = match given.split_at_checked(SCHEME.len()) {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case(SCHEME) => token,
+            _ => given,
+        };
+        kiln_vault::are_equal(token, self.0.expose().as_bytes())
     }
 }
 
@@ -184,7 +196,7 @@ where
     T: Fn(Vec<Pushed>) -> F,
     F: Future<Output = Result<Taken, Failure>>,
 {
-    if !secret.is_in(request.headers().get(AUTHORIZATION)) {
+    if !secret.is_in(request.headers()) {
         tracing::warn!("a notification without the shared secret was refused");
         let mut refusal = said(
             StatusCode::UNAUTHORIZED,

@@ -3,11 +3,10 @@
 //! They are looked for and opened with the caller's rights. Whether it is a kernel that boots a
 //! guest is the daemon's to say.
 
-use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use kiln_api::{Failure, codes};
+use kiln_files::{KeptError, open_kept};
 
 use crate::failure::CommandError;
 
@@ -26,7 +25,7 @@ pub(super) enum RunningError {
     #[error("no file of the running kernel {release} is on this host")]
     NotFound { release: String },
     #[error("cannot open {}", path.display())]
-    Unreadable { path: PathBuf, source: io::Error },
+    Unreadable { path: PathBuf, source: KeptError },
     #[error("the running kernel calls itself {release:?}, which is no name of a file")]
     Release { release: String },
 }
@@ -73,9 +72,9 @@ fn find_below(root: &Path, release: &str) -> Result<RunningKernel, RunningError>
 fn first_readable(root: &Path, names: &[String]) -> Result<Option<PathBuf>, RunningError> {
     let mut forbidden = None;
     for path in names.iter().map(|name| root.join(name)) {
-        match File::open(&path) {
+        match open_kept(&path) {
             Ok(_) => return Ok(Some(path)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.is_not_found() => {}
             Err(error) => forbidden = forbidden.or(Some((path, error))),
         }
     }
@@ -193,7 +192,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let path = PathBuf::from("/boot/vmlinuz-6");
-        let source = io::ErrorKind::PermissionDenied.into();
+        let source = KeptError::Io(std::io::ErrorKind::PermissionDenied.into());
         let release = RELEASE.to_owned();
 
         let forbidden = hint(RunningError::Unreadable { path, source });

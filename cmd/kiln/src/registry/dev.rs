@@ -22,12 +22,16 @@ use clap::{Args, Subcommand};
 use kiln_api::{Failure, codes};
 
 use self::engine::{Container, Engine};
-use self::place::{Place, Record, Started};
+use self::place::{Note, Place, Record, Started};
+use self::ports::Port;
 use self::server::Server;
 use crate::doctor::{Finding, Level};
 use crate::failure::CommandError;
 use crate::output;
 use crate::session::Session;
+
+/// The variable that names its directory.
+const DIRECTORY_VARIABLE: &str = "KILN_DEV_REGISTRY";
 
 /// The port that everybody expects a development registry on.
 const DEFAULT_PORT: u16 = 5000;
@@ -57,7 +61,7 @@ pub(crate) struct Common {
     #[arg(
         long,
         value_name = "DIR",
-        env = "KILN_DEV_REGISTRY",
+        env = DIRECTORY_VARIABLE,
         hide_env_values = true
     )]
     dir: Option<PathBuf>,
@@ -140,17 +144,46 @@ pub(super) async fn check(session: &Session) -> Vec<Finding> {
         Ok(found) => found.check().await,
         Err(error) => Err(error),
     };
+    let is_needed = without == Level::Fail;
     let engine = match engine {
         Ok(name) => Finding::new("engine", Level::Ok, format!("{name} works")),
+        Err(CommandError::Failed(failure))
+            if !is_needed && failure.code == codes::registry::NO_SERVER.name =>
+        {
+            let message = "neither docker nor podman is on PATH; the program does without";
+            Finding::new("engine", Level::Ok, message)
+        }
         Err(CommandError::Failed(failure)) => Finding::from_failure("engine", &failure).at(without),
         Err(_) => Finding::new("engine", without, "the container engine could not be asked"),
     };
-    vec![program, engine, port(DEFAULT_PORT)]
+    vec![program, engine, where_it_listens(session).await]
+}
+
+/// Looks at the port of the development registry that runs, else at the one it would have.
+async fn where_it_listens(session: &Session) -> Finding {
+    let variable = session.surroundings().variable(DIRECTORY_VARIABLE);
+    let common = Common {
+        dir: variable.filter(|dir| !dir.is_empty()).map(PathBuf::from),
+    };
+    let Ok(place) = Place::of(&common, session) else {
+        return port(DEFAULT_PORT);
+    };
+    match running(&place, session).await {
+        Ok(Some(record)) => Finding::new(
+            "port",
+            Level::Ok,
+            format!("the development registry has port {}", record.port),
+        ),
+        Err(CommandError::Failed(failure)) => Finding::from_failure("port", &failure),
+        Ok(None) | Err(_) => port(DEFAULT_PORT),
+    }
 }
 
 fn port(port: u16) -> Finding {
-    if ports::is_free(port) {
-        return Finding::new("port", Level::Ok, format!("port {port} is free"));
+    match ports::look(port) {
+        Port::Free => return Finding::new("port", Level::Ok, format!("port {port} is free")),
+        Port::Forbidden => return Finding::new("port", Level::Warn, ports::forbidden(port)),
+        Port::Taken => {}
     }
     let holder = ports::holder(port).map_or_else(
         || "somebody whom this user may not see".to_owned(),
@@ -178,8 +211,10 @@ async fn up(arguments: &UpArguments, session: &Session) -> Result<(), CommandErr
         };
     }
     let port = arguments.port.unwrap_or(DEFAULT_PORT);
-    if !ports::is_free(port) {
-        return Err(busy(port));
+    match ports::look(port) {
+        Port::Free => {}
+        Port::Taken => return Err(busy(port)),
+        Port::Forbidden => return Err(forbidden(port)),
     }
     let program = match arguments.engine {
         Some(_) => None,
@@ -229,12 +264,13 @@ async fn down(common: &Common, session: &Session) -> Result<(), CommandError> {
     let place = Place::of(common, session)?;
     let _lock = place.lock()?;
     match take_down(&place, session).await? {
-        Some(record) => output::note(&format!(
+        TakenDown::Stopped(record) => output::note(&format!(
             "the registry on port {} is stopped; what it has stays in {}\n",
             record.port,
             told::data(&place, &record)
         )),
-        None => output::note("no development registry runs\n"),
+        TakenDown::Found => output::note("the registry is stopped; what it has stays\n"),
+        TakenDown::Nothing => output::note("no development registry runs\n"),
     }
     Ok(())
 }
@@ -249,7 +285,7 @@ async fn wipe(arguments: &WipeArguments, session: &Session) -> Result<(), Comman
     // Much may have changed while somebody thought about the answer.
     place.must_be_ours()?;
     take_down(&place, session).await?;
-    for container in place.containers()? {
+    for container in place.containers(session.surroundings())? {
         container.remove_all(session.surroundings()).await?;
     }
     place.remove()?;
@@ -296,14 +332,45 @@ async fn running(place: &Place, session: &Session) -> Result<Option<Record>, Com
     Ok(runs.then_some(record))
 }
 
-async fn take_down(place: &Place, session: &Session) -> Result<Option<Record>, CommandError> {
+/// What was there to stop.
+enum TakenDown {
+    Stopped(Record),
+    /// Something that no note told of.
+    Found,
+    Nothing,
+}
+
+async fn take_down(place: &Place, session: &Session) -> Result<TakenDown, CommandError> {
+    if let Note::Broken = place.note()? {
+        let was_found = stop_unnoted(place, session).await?;
+        place.forget()?;
+        return Ok(if was_found {
+            TakenDown::Found
+        } else {
+            TakenDown::Nothing
+        });
+    }
     let Some(record) = running(place, session).await? else {
         place.forget()?;
-        return Ok(None);
+        return Ok(TakenDown::Nothing);
     };
     stop(&record, session).await?;
     place.forget()?;
-    Ok(Some(record))
+    Ok(TakenDown::Stopped(record))
+}
+
+/// Stops what runs although its note cannot be read: the process that serves the configuration of
+/// this directory, and the containers that may have been started for it.
+async fn stop_unnoted(place: &Place, session: &Session) -> Result<bool, CommandError> {
+    let server = Server::find(place);
+    if let Some(server) = &server {
+        server.stop()?;
+    }
+    let containers = place.containers(session.surroundings())?;
+    for container in &containers {
+        container.stop(session.surroundings()).await?;
+    }
+    Ok(server.is_some() || !containers.is_empty())
 }
 
 async fn stop(record: &Record, session: &Session) -> Result<(), CommandError> {
@@ -324,6 +391,19 @@ fn on_another_port(record: &Record, port: u16) -> CommandError {
             Some("kiln registry dev down".to_owned()),
         )
         .into()
+}
+
+fn forbidden(port: u16) -> CommandError {
+    let failure = Failure::new(codes::registry::PORT_DENIED, ports::forbidden(port));
+    let open = port.max(ports::first_open().max(DEFAULT_PORT).saturating_sub(1));
+    match ports::next_free(open) {
+        Some(free) => failure.with_hint(
+            "take one that is open to everybody:",
+            Some(format!("kiln registry dev up --port {free}")),
+        ),
+        None => failure,
+    }
+    .into()
 }
 
 fn busy(port: u16) -> CommandError {

@@ -109,6 +109,12 @@ fn listener(port: u16) -> Finding {
     const CHECK: &str = "port";
     match dev::ports::holder(port) {
         Some(holder) => Finding::new(CHECK, Level::Ok, format!("{holder} listens on port {port}")),
+        // Whoever may not listen on a port may still ask there.
+        None if dev::ports::look(port) == dev::ports::Port::Forbidden => Finding::new(
+            CHECK,
+            Level::Warn,
+            format!("whether anybody listens on port {port} this user may not see"),
+        ),
         None if dev::ports::is_free(port) => {
             Finding::new(CHECK, Level::Fail, format!("nobody listens on port {port}"))
                 .with_command(format!("kiln registry dev up --port {port}"))

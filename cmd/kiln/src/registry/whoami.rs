@@ -21,6 +21,9 @@ use crate::text::cell;
 /// The exit code when a registry refuses a login.
 const EXIT_REFUSED: u8 = 4;
 
+/// The exit code when some logins are listed and others could not be.
+const EXIT_PARTIAL: u8 = 9;
+
 /// Where to look.
 #[derive(Debug, Args)]
 pub(crate) struct ListArguments {
@@ -70,6 +73,14 @@ impl Verdict {
     }
 }
 
+/// Whether all could be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Problems {
+    None,
+    /// Something could not; the exit code of the first.
+    First(u8),
+}
+
 /// One login, without its secret.
 #[derive(Debug, Serialize)]
 struct Identity {
@@ -87,14 +98,15 @@ struct Identity {
 
 /// Lists logins; nobody is asked anything.
 pub(crate) async fn list(arguments: ListArguments, session: &Session) -> Result<(), CommandError> {
-    let found = all(arguments.authfile, session).await?;
+    let (found, problems) = all(arguments.authfile, session).await?;
     let rows: Vec<Identity> = found.into_iter().map(listed).collect();
     let columns = Columns {
         header: &["REGISTRY", "USER", "KEPT"],
         row: &|row: &Identity| vec![cell(&row.registry), cell(&row.username), kept(row)],
         name: &|row: &Identity| row.registry.clone(),
     };
-    session.output().list(&rows, &columns)
+    session.output().list(&rows, &columns)?;
+    ended(&rows, problems)
 }
 
 /// Says who this user is, and asks registries what they make of it.
@@ -102,11 +114,12 @@ pub(crate) async fn whoami(
     arguments: WhoamiArguments,
     session: &Session,
 ) -> Result<(), CommandError> {
-    let rows = match &arguments.registry {
+    let (rows, problems) = match &arguments.registry {
         Some(scope) => {
             let found = locate(scope, arguments.authfile.clone(), session).await?;
             let found = found.ok_or_else(|| nobody(scope))?;
-            vec![judged(scope, found, &arguments, session).await]
+            let row = judged(scope, found, &arguments, session).await;
+            (vec![row], Problems::None)
         }
         None => everywhere(&arguments, session).await?,
     };
@@ -124,20 +137,28 @@ pub(crate) async fn whoami(
             output::note(&format!("{}: {}\n", cell(&row.registry), cell(reason)));
         }
     }
+    ended(&rows, problems)
+}
+
+/// Says how it ended, for scripts: an empty list must not pass for nobody's being logged in.
+fn ended(rows: &[Identity], problems: Problems) -> Result<(), CommandError> {
     let is_refused = |row: &Identity| row.verdict == Some(Verdict::Refused);
-    if rows.iter().any(is_refused) {
-        return Err(CommandError::Reported(EXIT_REFUSED));
+    match problems {
+        Problems::First(code) if rows.is_empty() => Err(CommandError::Reported(code)),
+        Problems::First(_) => Err(CommandError::Reported(EXIT_PARTIAL)),
+        Problems::None if rows.iter().any(is_refused) => Err(CommandError::Reported(EXIT_REFUSED)),
+        Problems::None => Ok(()),
     }
-    Ok(())
 }
 
 /// Goes through all logins. Of two of one name the first counts.
 async fn everywhere(
     arguments: &WhoamiArguments,
     session: &Session,
-) -> Result<Vec<Identity>, CommandError> {
+) -> Result<(Vec<Identity>, Problems), CommandError> {
     let mut rows: Vec<Identity> = Vec::new();
-    for login in all(arguments.authfile.clone(), session).await? {
+    let (logins, problems) = all(arguments.authfile.clone(), session).await?;
+    for login in logins {
         if rows.iter().any(|row| row.registry == login.name) {
             continue;
         }
@@ -152,7 +173,7 @@ async fn everywhere(
             None => listed(login),
         });
     }
-    Ok(rows)
+    Ok((rows, problems))
 }
 
 fn kept(row: &Identity) -> String {
@@ -242,16 +263,26 @@ async fn locate(
 }
 
 /// Lists all logins; what could not be looked at is told.
-async fn all(authfile: Option<PathBuf>, session: &Session) -> Result<Vec<Login>, CommandError> {
+async fn all(
+    authfile: Option<PathBuf>,
+    session: &Session,
+) -> Result<(Vec<Login>, Problems), CommandError> {
     let places = places(authfile, session);
     let listing = tokio::task::spawn_blocking(move || kiln_credentials::logins(&places));
     let found: Logins = listing
         .await
         .map_err(io::Error::other)?
         .map_err(|error| broken(&error))?;
-    for problem in &found.problems {
-        let text = failure::describe(&broken(problem), session.paint(), session.detail());
-        output::note(&text);
+    let mut problems = Problems::None;
+    for failure in found.problems.iter().map(broken) {
+        output::note(&failure::describe(
+            &failure,
+            session.paint(),
+            session.detail(),
+        ));
+        if problems == Problems::None {
+            problems = Problems::First(failure.exit_code);
+        }
     }
-    Ok(found.items)
+    Ok((found.items, problems))
 }

@@ -141,3 +141,26 @@ fn what_was_named_must_be_there() {
         Err(NetworkError::Rules(RulesError::VersionOne { .. }))
     ));
 }
+
+#[test]
+fn a_pipe_among_the_files_is_refused_and_waited_for_by_nobody() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    for (name, config) in [
+        ("d/ff.conf", ""),
+        ("conf", ""),
+        ("ca.pem", "[[registry]]\nprefix='a.io'\nca='{}'\n"),
+    ] {
+        let host = Host::new();
+        let path = host.write(name, "");
+        fs::remove_file(&path).unwrap();
+        mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
+
+        let refused = host.read(&config.replace("{}", &path.display().to_string()));
+
+        let Err(error) = refused else {
+            panic!("{name} was read");
+        };
+        assert!(told(&error).contains("not a regular file"), "{error}");
+    }
+}

@@ -161,6 +161,20 @@ fn a_named_file_is_made_and_no_other_is_touched() {
 }
 
 #[test]
+fn what_is_not_the_login_stays_byte_for_byte() {
+    let before = "{\n\t\"big\": 12345678901234567890123,\n\t\"auths\": {\n\t\t\"z.io\": \
+         {\"auth\":\"eDp5\", \"n\": 1.50e3, \"t\": \"\\u00e9\\/\"}\n\t},\n\t\"plugins\": { \"x\" : 0.10 }\n}\n";
+    let user = User::new().with("home/.docker/config.json", before);
+
+    user.login("reg.io", "s").unwrap();
+    let reg = "reg.io".parse().unwrap();
+    forget(Chosen::One(&reg), &user.places).unwrap();
+
+    let after = fs::read_to_string(user.path("home/.docker/config.json")).unwrap();
+    assert_eq!(after, before);
+}
+
+#[test]
 fn all_else_in_the_file_stays_in_its_order() {
     let before = "{\n\t\"zeta\": [1, {\"a\": null}],\n\t\"auths\": {\n\t\t\"z.io\": {\n\t\t\t\"auth\": \"eDp5\"\n\t\t},\n\t\t\
          \"https://reg.io/v2/\": {\n\t\t\t\"email\": \"a@b\",\n\t\t\t\"username\": \"old\",\n\t\t\t\"password\": \"old\"\n\t\t},\n\t\t\

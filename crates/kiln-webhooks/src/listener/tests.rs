@@ -104,6 +104,8 @@ async fn a_notification_with_the_secret_is_taken_and_one_without_is_not() -> Res
         &[("authorization", "Bearer wrong horse battery staple")],
         &[("authorization", "Bearer ")],
         &[("x-token", SECRET)],
+        &[("authorization", SECRET), ("authorization", "Bearer other")],
+        &[("authorization", SECRET), ("authorization", SECRET)],
     ] {
         let refused = house.post(wrong, &body()).await?;
         assert_eq!(refused.status()?, 401, "{wrong:?}");
@@ -111,7 +113,8 @@ async fn a_notification_with_the_secret_is_taken_and_one_without_is_not() -> Res
     }
     assert_eq!(house.taken.lock().unwrap().len(), 0);
 
-    for right in [bearer.as_str(), SECRET] {
+    let small = format!("bearer {SECRET}");
+    for right in [bearer.as_str(), SECRET, &small] {
         let answer = house.post(&[("authorization", right)], &body()).await?;
         assert_eq!(answer.status()?, 202);
         let counts: Value = serde_json::from_slice(&answer.body)?;
@@ -126,7 +129,7 @@ async fn a_notification_with_the_secret_is_taken_and_one_without_is_not() -> Res
     ];
     let data = json!({"repository": "c", "tag": "1", "digest": DIGEST});
     assert_eq!(house.post(&binary, &data.to_string()).await?.status()?, 202);
-    assert_eq!(house.taken.lock().unwrap()[2].repository, "c");
+    assert_eq!(house.taken.lock().unwrap()[3].repository, "c");
     house.stop.send(true)?;
     house.serving.await?;
     let nobody = Connection::connect(house.address).unwrap_err();

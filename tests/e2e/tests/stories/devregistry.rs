@@ -15,6 +15,7 @@ use kiln_testkit::wait;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::descriptors::as_nobody;
 use crate::source::{self, oci};
 use crate::stage::{KERNEL, LIMIT, Stage, folder};
 
@@ -305,6 +306,101 @@ fn a_taken_port_and_a_missing_program_are_explained() -> Result<()> {
         said(&missing).contains("apt install docker-registry"),
         "{missing:?}"
     );
+    Ok(())
+}
+
+#[test]
+fn a_broken_note_is_told_and_got_over() -> Result<()> {
+    if tools::must_skip("a_broken_note_is_told", NEEDS)? {
+        return Ok(());
+    }
+    let developer = Developer::new()?;
+    let note = developer.state().join("running.json");
+    for (break_off, ends) in [(&["down"][..], "down"), (&["wipe", "--yes"], "wipe")] {
+        let port = developer.up()?;
+        fs::write(&note, "{garbage")?;
+
+        let status = developer.dev(&["status"])?;
+        let up = developer.dev(&["up"])?;
+        let ended = developer.dev(break_off)?;
+
+        for refused in [&status, &up] {
+            assert_refused(refused, 2, "file.wrong_kind");
+            assert!(said(refused).contains("registry dev down"), "{refused:?}");
+            assert!(said(refused).contains("`wipe`"), "{refused:?}");
+        }
+        assert_eq!(ended.status.code(), Some(0), "{ends}: {ended:?}");
+        assert!(!note.exists(), "{ends}");
+        // What was not noted is stopped as well.
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context(ends)?;
+    }
+    assert!(!developer.state().exists());
+    Ok(())
+}
+
+#[test]
+fn what_this_user_may_not_do_is_said_with_the_path_or_the_port() -> Result<()> {
+    let developer = Developer::new()?;
+    fs::create_dir(developer.state())?;
+    fs::set_permissions(developer.state(), fs::Permissions::from_mode(0o700))?;
+    fs::set_permissions(developer.folder.path(), fs::Permissions::from_mode(0o777))?;
+    let own = developer.folder.path().join("own");
+    let own = own.to_str().context("not text")?;
+    let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")?;
+
+    let absent = developer.dev(&["up", "--dir", "/proc/nothing/here"])?;
+    let (status, up, low) = as_nobody(|| {
+        Ok((
+            developer.dev(&["status"])?,
+            developer.dev(&["up"])?,
+            developer.dev(&["up", "--port", "1", "--dir", own])?,
+        ))
+    })?;
+
+    assert_refused(&absent, 3, "file.not_found");
+    assert!(said(&absent).contains("/proc/nothing/here"), "{absent:?}");
+    let state = developer.state().display().to_string();
+    for refused in [&status, &up] {
+        assert_refused(refused, 4, "file.unreadable");
+        assert!(said(refused).contains(&state), "{refused:?}");
+    }
+    // A host may open all ports to everybody.
+    if first.trim() != "0" {
+        assert_refused(&low, 4, "registry.port_denied");
+        assert!(said(&low).contains("ip_unprivileged_port_start"), "{low:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_doctor_looks_where_the_registry_is() -> Result<()> {
+    if tools::must_skip("the_doctor_looks_where_the_registry_is", NEEDS)? {
+        return Ok(());
+    }
+    let mut developer = Developer::new()?;
+    let port = developer.up()?;
+    // Nothing on PATH but the registry.
+    let registry = tools::require(tools::DOCKER_REGISTRY)?;
+    let only = developer.folder.path().join("only");
+    fs::create_dir(&only)?;
+    symlink(registry, only.join("docker-registry"))?;
+    developer.path = Some(only);
+
+    let mut command = developer.command(built("kiln")?)?;
+    command
+        .env_remove("REGISTRY_URL")
+        .env("HOME", developer.folder.path())
+        .args(["registry", "doctor", "--json"]);
+    let output = command.output()?;
+
+    let findings: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+    let of = |check: &str| findings.iter().find(|finding| finding["check"] == check);
+    let engine = of("engine").context("no engine")?;
+    assert_eq!(engine["level"], "ok", "{engine}");
+    let told = of("port").context("no port")?;
+    let message = told["message"].as_str().context("no message")?;
+    assert!(message.contains(&port.to_string()), "{told}");
+    assert_eq!(told["level"], "ok", "{told}");
     Ok(())
 }
 

@@ -544,6 +544,96 @@ fn only_superadmins_look_after_the_daemons_logins() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn logins_that_could_not_be_looked_at_are_no_empty_list() -> Result<()> {
+    let stage = Stage::new()?;
+    let person = Person::at(&stage)?;
+    let file = person.path("home/.docker/config.json");
+    fs::create_dir_all(person.path("home/.docker"))?;
+    let helper = person.path("bin/docker-credential-fail");
+    fs::write(&helper, "#!/bin/sh\necho 'boom \u{1b}' >&2\nexit 3\n")?;
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755))?;
+    let entry = json!({"reg.io": {"auth": "YTpi"}});
+    let with_helper = json!({"auths": entry, "credHelpers": {"b.io": "fail"}});
+
+    for verb in ["ls", "whoami"] {
+        let words = ["registry", verb, "--json"];
+        let words = if verb == "whoami" {
+            [&words[..], &["--no-check"]].concat()
+        } else {
+            words.to_vec()
+        };
+        fs::write(&file, "{\"auths\": {")?;
+        let broken = person.kiln(&words, "")?;
+        fs::write(&file, with_helper.to_string())?;
+        let partly = person.kiln(&words, "")?;
+
+        assert_eq!(broken.status.code(), Some(2), "{broken:?}");
+        assert_eq!(partly.status.code(), Some(9), "{partly:?}");
+        let rows: Value = serde_json::from_slice(&partly.stdout)?;
+        assert_eq!(rows[0]["registry"], "reg.io", "{rows}");
+        let quoted = "docker-credential-fail failed: boom \\u{1b}";
+        assert!(stderr(&partly).contains(quoted), "{partly:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pipe_in_place_of_an_auth_file_holds_nobody_up() -> Result<()> {
+    let stage = Stage::new()?;
+    let person = Person::at(&stage)?;
+    fs::create_dir_all(person.path("home/.docker"))?;
+    let file = person.path("home/.docker/config.json");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &file,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RWXU,
+        0,
+    )?;
+
+    let listed = person.kiln(&["registry", "ls"], "")?;
+    let left = person.kiln(&["logout", "reg.io"], "")?;
+
+    for refused in [&listed, &left] {
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+        let text = stderr(refused);
+        assert!(text.contains("not a regular file"), "{text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_relative_home_is_passed_over_and_an_empty_variable_is_none() -> Result<()> {
+    let stage = Stage::new()?;
+    let person = Person::at(&stage)?;
+    let nowhere = folder()?;
+    let mut command = person.own(Command::new(built("kiln")?))?;
+    command
+        .current_dir(nowhere.path())
+        .args(["registry", "ls", "--json"])
+        .env("HOME", "relative")
+        .env("XDG_RUNTIME_DIR", "")
+        .env("KILN_FORMAT", "")
+        .env("KILN_PROGRESS", "");
+    fs::create_dir_all(nowhere.path().join("relative/.docker"))?;
+    let entry = json!({"auths": {"reg.io": {"auth": "YTpi"}}});
+    let file = nowhere.path().join("relative/.docker/config.json");
+    fs::write(file, entry.to_string())?;
+
+    let output = command.output()?;
+
+    assert!(!told(&output)?.to_string().contains("relative/"));
+    let warning = "HOME is not an absolute path and is passed over";
+    assert!(stderr(&output).contains(warning), "{output:?}");
+    let mut status = person.own(Command::new(built("kiln")?))?;
+    status
+        .args(["registry", "dev", "status", "--json"])
+        .env("KILN_DEV_REGISTRY", "");
+    assert_eq!(status.output()?.status.code(), Some(0));
+    Ok(())
+}
+
 /// What `kiln registry doctor` says, by check.
 fn doctor(person: &Person, words: &[&str]) -> Result<(Option<i32>, BTreeMap<String, Value>)> {
     let words = [&["registry", "doctor", "--json"], words].concat();

@@ -370,6 +370,40 @@ fn rules_are_read_anew_when_the_daemon_is_told() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_pipe_among_the_drop_ins_stops_neither_reading_nor_ending() -> Result<()> {
+    let place = folder()?;
+    let pipe = place.path().join("ff.conf");
+    let config = format!(
+        "[registries]\nconf_files = [\"{}\"]\n",
+        place.path().display()
+    );
+    let mut stage = Stage::with_config(&config)?;
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RWXU,
+        0,
+    )?;
+    let logged = |stage: &Stage, word: &str| {
+        wait::until("word in the log", LIMIT, || {
+            let log = fs::read_to_string(stage.daemon.log())?;
+            Ok(log.contains(word).then_some(()))
+        })
+    };
+
+    hang_up(&stage)?;
+    logged(&stage, "it is not a regular file")?;
+    fs::remove_file(&pipe)?;
+    hang_up(&stage)?;
+    logged(&stage, "the configuration of registries was read anew")?;
+
+    let ended = stage.daemon.stop()?;
+    assert!(ended.success(), "{ended}");
+    Ok(())
+}
+
 fn hang_up(stage: &Stage) -> Result<()> {
     let id = i32::try_from(stage.daemon.id())?;
     let id = Pid::from_raw(id).context("no process")?;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 
 use crate::text::cell;
@@ -25,9 +26,54 @@ impl fmt::Display for Holder {
     }
 }
 
+/// Ports below need root unless the system says otherwise (`ip-sysctl`).
+const USUAL_FIRST_OPEN: u16 = 1024;
+
+/// Where it says so.
+const FIRST_OPEN_FILE: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+
+/// How a port of 127.0.0.1 is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::registry) enum Port {
+    /// This user can listen there.
+    Free,
+    /// Somebody listens there.
+    Taken,
+    /// This user may not listen there, whoever does.
+    Forbidden,
+}
+
+/// Looks how a port is, by listening there for a moment.
+pub(in crate::registry) fn look(port: u16) -> Port {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        Ok(_) => Port::Free,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Port::Forbidden,
+        Err(_) => Port::Taken,
+    }
+}
+
 /// Says whether a port of 127.0.0.1 can be listened on.
 pub(in crate::registry) fn is_free(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+    look(port) == Port::Free
+}
+
+/// Says why this user may not listen on a port.
+pub(in crate::registry) fn forbidden(port: u16) -> String {
+    let first = first_open();
+    if port < first {
+        format!(
+            "port {port} needs root: on this host the ports below {first} do \
+             (net.ipv4.ip_unprivileged_port_start)"
+        )
+    } else {
+        format!("the system does not let this user listen on port {port}")
+    }
+}
+
+/// Returns the first port that everybody may listen on.
+pub(in crate::registry) fn first_open() -> u16 {
+    let text = fs::read_to_string(FIRST_OPEN_FILE).unwrap_or_default();
+    text.trim().parse().unwrap_or(USUAL_FIRST_OPEN)
 }
 
 /// Returns the nearest free port above.

@@ -4,11 +4,13 @@
 //! note of it has its start time and the host's boot beside its number: a number that was given to
 //! another process is nobody's.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -128,9 +130,7 @@ impl Server {
     /// Starts it, leaves a note of it, and waits until it listens: whoever does not wait that long
     /// can still stop it.
     pub(super) fn start(program: &Path, port: u16, place: &Place) -> Result<Record, CommandError> {
-        fs::create_dir_all(place.data())?;
-        let mut config = fs::File::create(place.config())?;
-        config.write_all(configuration(port, &place.data()).as_bytes())?;
+        place.configure(&configuration(port, &place.data()))?;
         let log = place.open_log()?;
         let mut child = Command::new(std::env::current_exe()?)
             .args(["registry", "dev", "become", "--"])
@@ -187,6 +187,36 @@ impl Server {
         };
         place.write(&record)?;
         Ok(record)
+    }
+
+    /// Finds a registry of this user's that serves the configuration of a directory, noted or not.
+    pub(super) fn find(place: &Place) -> Option<Self> {
+        let config = place.config();
+        let user = rustix::process::geteuid().as_raw();
+        let is_it = |words: &[&[u8]]| {
+            matches!(words, [.., verb, file]
+                if *verb == b"serve" && *file == config.as_os_str().as_bytes())
+        };
+        let entries = fs::read_dir("/proc").ok()?;
+        let pids = entries.flatten().filter(|entry| {
+            let found = entry.metadata();
+            found.is_ok_and(|found| found.uid() == user)
+        });
+        pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+            .find_map(|pid| {
+                // First its beginning, then its words: a number that was given on meanwhile is
+                // noticed when it is to be stopped.
+                let started = start_of(pid)?.ticks();
+                let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+                let line = line.strip_suffix(b"\0").unwrap_or(&line);
+                let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+                is_it(&words).then(|| Self {
+                    program: PathBuf::from(OsStr::from_bytes(words.first().unwrap_or(&&b""[..]))),
+                    pid,
+                    started,
+                    boot_id: boot_id(),
+                })
+            })
     }
 
     /// Opens its process; nothing when that has ended.
