@@ -17,8 +17,6 @@
 //! into = "mirror.example/hosts"
 //! ```
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -29,6 +27,7 @@ use kiln_api::registry::sync::{
 use kiln_api::{Failure, codes};
 use kiln_client::Client;
 use kiln_domain::Reference;
+use kiln_files::KeptError;
 use serde::Deserialize;
 
 use crate::batch::{self, Item, Outcome};
@@ -166,22 +165,16 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
 
 fn read(path: &Path) -> Result<Rules, CommandError> {
     let shown = path.display();
-    let mut text = String::new();
-    let reading =
-        File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text));
-    if let Err(error) = reading {
-        let code = match error.kind() {
-            std::io::ErrorKind::NotFound => codes::file::NOT_FOUND,
+    let text = kiln_files::read_kept_text(path, MAX_FILE_BYTES).map_err(|error| {
+        let code = match &error {
+            KeptError::TooLarge { .. } => codes::file::TOO_LARGE,
+            error if error.is_not_found() => codes::file::NOT_FOUND,
             _ => codes::file::UNREADABLE,
         };
         let mut failure = Failure::new(code, format!("cannot read the rules in {shown}"));
         failure.cause.push(error.to_string());
-        return Err(failure.into());
-    }
-    if text.len() as u64 > MAX_FILE_BYTES {
-        let message = format!("{shown} has more than {MAX_FILE_BYTES} bytes");
-        return Err(CommandError::new(codes::file::TOO_LARGE, message));
-    }
+        failure
+    })?;
     toml::from_str(&text).map_err(|error| {
         let message = format!("{shown} is no file of rules: {}", error.message());
         Failure::new(codes::request::INVALID_PARAMS, message)

@@ -14,7 +14,10 @@ use kiln_domain::Digest;
 use super::error::OutgoingError;
 use super::{OutgoingDocument, make_directory, put_bytes};
 
-/// What the file `version` begins with, whatever the version.
+/// Most of a file `version`, in bytes.
+const MAX_VERSION_BYTES: u64 = 1024;
+
+/// What it begins with, whatever the version.
 const MARKER: &str = "Directory Transport Version: ";
 
 /// What it holds here.
@@ -29,7 +32,8 @@ impl NewFlat {
     /// Begins in a new or empty directory, or goes on in one that is of this kind.
     pub(super) fn open(path: &Path) -> Result<Self, OutgoingError> {
         let version = path.join("version");
-        let is_ours = std::fs::read_to_string(&version).is_ok_and(|text| text.starts_with(MARKER));
+        let is_ours = kiln_files::read_kept_text(&version, MAX_VERSION_BYTES)
+            .is_ok_and(|text| text.starts_with(MARKER));
         let is_occupied = || std::fs::read_dir(path).is_ok_and(|mut found| found.next().is_some());
         if !is_ours && is_occupied() {
             return Err(OutgoingError::Occupied {
