@@ -42,6 +42,7 @@ impl Transfers {
     ) -> Result<TransferOutcome, Failure> {
         let recorded = recorded(&params);
         let into = self.destination(
+            actor,
             &params.into,
             &params.tags,
             params.into_credentials.map(credentials),
