@@ -30,6 +30,8 @@ const NEEDS: &[Need] = &[
     tools::HTPASSWD,
 ];
 
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
 /// Runs `kiln` as somebody without logins.
 fn kiln(stage: &Stage, words: &[&str]) -> Result<Output> {
     let host = format!("unix://{}", stage.daemon.socket().display());
@@ -375,7 +377,6 @@ fn what_skopeo_sent_kiln_copies_and_the_other_way_round() -> Result<()> {
 #[test]
 fn what_refers_to_an_image_goes_along_on_request() -> Result<()> {
     const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
     if tools::must_skip("what_refers_to_an_image", NEEDS)? {
         return Ok(());
     }
@@ -448,10 +449,31 @@ fn what_refers_to_an_image_goes_along_on_request() -> Result<()> {
         "application/x.signature"
     );
 
-    // By way of this host: a layout, and an archive of the layout.
+    assert_both_ways(&stage, &two, &from, (&signed_too, &signed))?;
+    Ok(())
+}
+
+/// By way of this host: a layout, and an archive of the layout. What was copied before is an image
+/// with its one referrer.
+fn assert_both_ways(
+    stage: &Stage,
+    two: &Registry,
+    from: &str,
+    (signed_too, signed): (&Value, &str),
+) -> Result<()> {
+    let tag = text(signed_too, "digest")?.replace(':', "-");
+    let listed = |name: &str| {
+        let request = Request {
+            method: "GET",
+            target: &format!("/v2/{name}/small/manifests/{tag}"),
+            fields: &[("accept", INDEX)],
+            body: b"",
+        };
+        ask(&two.host(), request)
+    };
     let out = told(
-        &stage,
-        &["copy", &from, "oci:signed:1", "--referrers", "--json"],
+        stage,
+        &["copy", from, "oci:signed:1", "--referrers", "--json"],
     )?;
     let words = [
         "copy",
@@ -460,13 +482,13 @@ fn what_refers_to_an_image_goes_along_on_request() -> Result<()> {
         "--referrers",
         "--json",
     ];
-    let packed = told(&stage, &words)?;
+    let packed = told(stage, &words)?;
     for (place, name) in [
         ("oci:signed:1", "layout"),
         ("oci-archive:signed.tar:1", "archive"),
     ] {
         let into = format!("{}/{name}/small:1", two.host());
-        let back = told(&stage, &["copy", place, &into, "--referrers", "--json"])?;
+        let back = told(stage, &["copy", place, &into, "--referrers", "--json"])?;
         assert_eq!(back["digest"], signed_too["digest"], "{name}");
         assert_eq!(back["referrers"], 1, "{name}: {back}");
         let list: Value = serde_json::from_slice(&listed(name)?.body)?;
@@ -482,14 +504,14 @@ fn what_refers_to_an_image_goes_along_on_request() -> Result<()> {
     let copied = fetch_by_skopeo_from(&layout, &stage.path("by-skopeo"))?;
     assert_eq!(signed_too["digest"], copied.as_str());
     // A name is what tells the image from what belongs to it, and some places hold one image.
-    told(&stage, &["copy", &from, "dir:flat", "--json"])?;
+    told(stage, &["copy", from, "dir:flat", "--json"])?;
     let again = format!("{}/again/small:1", two.host());
     for (source, into) in [
-        (from.as_str(), "oci:unnamed"),
-        (&from, "dir:one"),
+        (from, "oci:unnamed"),
+        (from, "dir:one"),
         ("dir:flat", &again),
     ] {
-        let refused = kiln(&stage, &["copy", source, into, "--referrers"])?;
+        let refused = kiln(stage, &["copy", source, into, "--referrers"])?;
         assert_eq!(
             refused.status.code(),
             Some(2),
