@@ -148,6 +148,8 @@ codes! {
             "Bytes do not have the digest under which they were asked for.", "Try again; if it stays, the registry or a proxy is damaged.";
         SIZE_MISMATCH = "source.size_mismatch", Network, later,
             "A blob is shorter or longer than its descriptor says.", "Try again; if it stays, push the image again.";
+        DAMAGED = "source.damaged", Invalid, never,
+            "A file of a layout, an archive or a directory on this host is not what its manifest says.", "Make a new copy of it: the same file gives the same bytes each time.";
         CHANGED = "source.changed", Network, later,
             "The tag at the source no longer names what the image was pulled from.", "Push without --all, or pull again.";
     }
@@ -261,6 +263,8 @@ codes! {
             "The image has neither an entrypoint nor a command.", "Boot its own init with --boot init, or make the image with --boot none.";
         INVALID_CONFIG = "boot.invalid_config", Invalid, never,
             "The image's config says something about its program that cannot be.", "Build the image again, or make it with --boot none.";
+        NO_INITRD = "boot.no_initrd", Invalid, never,
+            "The bootable artifact says that Kiln's init boots it, and has no initial ramdisk with one.", "Name a kernel of this host with --kernel, or push the artifact again.";
         NO_INIT = "boot.no_init", Unavailable, later,
             "Kiln's own init for guests of that architecture is not installed.", "Install kiln-init beside kilnd, or name it in the configuration (guest.init).";
     }

@@ -36,7 +36,7 @@ method! {
         codes::kernel::BROKEN_MODULES, codes::kernel::BROKEN_CONFIG, codes::source::NOT_FOUND,
         codes::source::AMBIGUOUS, codes::source::INVALID_PLATFORM,
         codes::source::PLATFORM_NOT_FOUND, codes::source::MALFORMED_MANIFEST,
-        codes::source::UNSUPPORTED, codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH,
+        codes::source::UNSUPPORTED, codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH, codes::source::DAMAGED,
         codes::layer::BROKEN_COMPRESSION, codes::layer::MALFORMED, codes::layer::LIMIT_EXCEEDED,
         codes::layer::DIFF_ID_MISMATCH, codes::layer::CANNOT_BE_APPLIED, codes::file::TOO_LARGE,
         codes::operation::CANCELLED, codes::storage::FULL, codes::storage::FAILED,

@@ -17,7 +17,7 @@ use rustix::fs::OFlags;
 
 use crate::ClientError;
 use crate::exchange::{Exchange, Tap};
-use crate::layout;
+use crate::layout::{self, Beside};
 use crate::passing::{BATCH, Connection, PassingError};
 use crate::tar_stream::{self, Directory};
 
@@ -169,14 +169,26 @@ impl HostFiles {
         wanted: Platform,
     ) -> Result<PassedSource, ClientError> {
         let source = source.clone();
-        self.blocking(move |files| files.pass_source(&source, Some(wanted)))
+        self.blocking(move |files| files.pass_source(&source, Some(wanted), Beside::Nothing))
             .await
     }
 
     /// Does what [`source`](Self::source) does for all platforms of the source.
     pub async fn whole_source(&self, source: &Source) -> Result<PassedSource, ClientError> {
         let source = source.clone();
-        self.blocking(move |files| files.pass_source(&source, None))
+        self.blocking(move |files| files.pass_source(&source, None, Beside::Nothing))
+            .await
+    }
+
+    /// Does what the others do, for one platform or all of them, and passes what refers to the image
+    /// besides.
+    pub async fn source_with_referrers(
+        &self,
+        source: &Source,
+        wanted: Option<Platform>,
+    ) -> Result<PassedSource, ClientError> {
+        let source = source.clone();
+        self.blocking(move |files| files.pass_source(&source, wanted, Beside::Referrers))
             .await
     }
 
@@ -184,13 +196,14 @@ impl HostFiles {
         &self,
         source: &Source,
         wanted: Option<Platform>,
+        beside: Beside,
     ) -> Result<PassedSource, ClientError> {
         let source = with_absolute_path(source)?;
         let paths: Vec<(String, PathBuf)> = match &source {
             Source::Registry(_) => Vec::new(),
             Source::OciLayout { path, tag } => {
                 let directory = Path::new(path);
-                layout::needed_files(directory, tag.as_deref(), wanted)?
+                layout::needed_files(directory, tag.as_deref(), wanted, beside)?
                     .into_iter()
                     .map(|name| (name.clone(), directory.join(name)))
                     .collect()

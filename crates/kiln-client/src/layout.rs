@@ -92,12 +92,21 @@ impl LayoutError {
     }
 }
 
+/// What of a layout is wanted besides an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beside {
+    Nothing,
+    /// What refers to it. Which of them are is the daemon's to find: all that refer to anything.
+    Referrers,
+}
+
 /// Names the files of the layout that a pull for `wanted` needs, or a copy of all platforms where
 /// none is, relative to the directory.
 pub(crate) fn needed_files(
     directory: &Path,
     tag: Option<&str>,
     wanted: Option<Platform>,
+    beside: Beside,
 ) -> Result<Vec<String>, LayoutError> {
     let Some(bytes) = read(&directory.join(INDEX))? else {
         return Err(without_index(directory));
@@ -108,10 +117,15 @@ pub(crate) fn needed_files(
         digests: BTreeSet::new(),
     };
     let parsed = Document::parse(&bytes, StatedMediaTypes::default(), DOCUMENT_LIMIT_BYTES);
-    if let Ok(Document::Index(index)) = parsed
-        && let Some(index) = tagged(index, tag)
-    {
-        walk.index(&index, 0)?;
+    if let Ok(Document::Index(index)) = parsed {
+        let all = index.clone();
+        if let Some(index) = tagged(index, tag) {
+            walk.index(&index, 0)?;
+        }
+        if beside == Beside::Referrers {
+            walk.wanted = None;
+            walk.referrers(all)?;
+        }
     }
     let blobs = walk.digests.iter().map(blob_name);
     Ok(std::iter::once(INDEX.to_owned()).chain(blobs).collect())
@@ -205,6 +219,40 @@ impl Walk<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Takes what refers to something, with all that it names.
+    fn referrers(&mut self, mut index: Index) -> Result<(), LayoutError> {
+        let mut kept = Vec::new();
+        for entry in index.manifests.into_iter().take(MAX_ENTRIES) {
+            if self.refers(&entry)? {
+                kept.push(entry);
+            }
+        }
+        index.manifests = kept;
+        self.whole_index(&index, 0)
+    }
+
+    fn refers(&self, entry: &Descriptor) -> Result<bool, LayoutError> {
+        let name = entry.annotations.get(TAG_ANNOTATION);
+        if name.is_some_and(|name| name.starts_with("sha256-")) {
+            return Ok(true);
+        }
+        let path = self.directory.join(blob_name(&entry.digest));
+        let Some(bytes) = read(&path)? else {
+            return Ok(false);
+        };
+        let stated = StatedMediaTypes {
+            descriptor: Some(&entry.media_type),
+            response: None,
+        };
+        Ok(
+            match Document::parse_any(&bytes, stated, DOCUMENT_LIMIT_BYTES) {
+                Ok(Document::Index(index)) => index.subject.is_some(),
+                Ok(Document::Manifest(manifest)) => manifest.subject.is_some(),
+                Err(_) => false,
+            },
+        )
     }
 
     /// Takes everything, artifacts that are no images too.

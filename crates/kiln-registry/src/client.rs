@@ -195,6 +195,14 @@ impl Registry {
     }
 
     /// Returns the registry as references name it.
+    /// Returns the name of the user that it is asked as; none for nobody, and for who shows a token.
+    pub fn username(&self) -> Option<&str> {
+        match self.shared.credentials.as_ref()? {
+            Credentials::Password { username, .. } => Some(username),
+            Credentials::IdentityToken(_) => None,
+        }
+    }
+
     pub(crate) fn host(&self) -> &str {
         &self.shared.host
     }

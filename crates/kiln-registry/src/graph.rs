@@ -1,8 +1,8 @@
 //! Everything below a tag: its index, the manifests, and which blobs they name. What a copy sends.
 //!
-//! Not here: the blobs' bytes, and what refers to a manifest from outside.
+//! Not here: the blobs' bytes, and what a registry says refers to a manifest from outside.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 
@@ -129,6 +129,37 @@ pub async fn read_graph(source: &ImageSource, breadth: Breadth) -> Result<Graph,
             Ok(growing.finish(digest))
         }
     }
+}
+
+/// Adds to a graph of a layout everything in the layout that refers to one of its documents, and what
+/// refers to that. Returns what was added, of which there is one more than `limit` at most.
+pub async fn absorb_referrers(
+    source: &ImageSource,
+    graph: &mut Graph,
+    limit: usize,
+) -> Result<Vec<Descriptor>, FetchError> {
+    let listed = source.referrers().await?;
+    let mut added = Vec::new();
+    let mut subjects: VecDeque<Digest> = graph.documents.iter().map(|one| one.digest).collect();
+    while let Some(subject) = subjects.pop_front() {
+        for referrer in listed.iter().filter(|one| one.subject == subject) {
+            let descriptor = &referrer.descriptor;
+            if graph.contains(&descriptor.digest) {
+                continue;
+            }
+            added.push(descriptor.clone());
+            if added.len() > limit {
+                return Ok(added);
+            }
+            let fetched = source.manifest(descriptor).await?;
+            let digest = fetched.digest;
+            let mut growing = Growing::default();
+            growing.visit(source, fetched, Some(descriptor), 0).await?;
+            graph.absorb(growing.finish(digest));
+            subjects.push_back(digest);
+        }
+    }
+    Ok(added)
 }
 
 /// A graph that is being read.

@@ -12,6 +12,8 @@
 //! Not here: trust. A directory is read with the daemon's own rights, so its path must come from
 //! a caller who has them; others hand opened files over.
 
+mod referrers;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
@@ -25,6 +27,8 @@ use crate::archive::{Archive, read_range};
 use crate::blob::FileRange;
 use crate::client::{Fetched, MAX_DOCUMENT_BYTES};
 use crate::error::FetchError;
+
+pub(crate) use referrers::Referrer;
 
 /// The annotation that names an image of a layout (OCI image spec, "Pre-Defined Annotation
 /// Keys").

@@ -59,7 +59,7 @@ pub use delete::Untagged;
 pub use docker_archive::DockerArchive;
 pub use download::Download;
 pub use error::FetchError;
-pub use graph::{Breadth, Graph, GraphDocument, read_graph};
+pub use graph::{Breadth, Graph, GraphDocument, absorb_referrers, read_graph};
 pub use headers::Headers;
 pub use layout::Layout;
 pub use outgoing::{Outgoing, OutgoingDocument, OutgoingError};

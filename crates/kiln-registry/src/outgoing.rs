@@ -33,6 +33,9 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// The annotation that names an image of a layout (OCI image spec, "Pre-Defined Annotation Keys").
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
+/// The annotation in which containerd keeps the whole reference.
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
+
 /// A document to write, byte for byte.
 #[derive(Clone, Debug)]
 pub struct OutgoingDocument {
@@ -119,15 +122,18 @@ impl Outgoing {
         }
     }
 
-    /// Writes the documents, the one on top last, and makes the place complete.
+    /// Writes the documents, the one on top last, and makes the place complete. `referrers` are those
+    /// of the documents that belong to others: layouts list them; other places have no list, and
+    /// nobody should ask them for one.
     pub fn finish(
         self,
         root: &OutgoingDocument,
         below: &[OutgoingDocument],
+        referrers: &[Descriptor],
     ) -> Result<(), OutgoingError> {
         match self.place {
-            Place::Layout(layout) => layout.finish(root, below),
-            Place::Archive(archive) => archive.finish(root, below),
+            Place::Layout(layout) => layout.finish(root, below, referrers),
+            Place::Archive(archive) => archive.finish(root, below, referrers),
             Place::Docker(archive) => archive.finish(root),
             Place::Flat(flat) => flat.finish(root, below),
         }
@@ -248,6 +254,15 @@ fn entry_of(root: &Descriptor, tag: Option<&str>) -> Value {
             .annotations
             .insert(REF_NAME.to_owned(), tag.to_owned());
     }
+    json!(entry)
+}
+
+/// Returns the entry of what belongs to an image, as readers of layouts look for it: with what it
+/// says of itself, and without a name.
+fn referrer_entry(referrer: &Descriptor) -> Value {
+    let mut entry = referrer.clone();
+    entry.annotations.remove(REF_NAME);
+    entry.annotations.remove(CONTAINERD_NAME);
     json!(entry)
 }
 

@@ -9,7 +9,7 @@ use crate::blob::BlobBody;
 use crate::client::{Fetched, MAX_DOCUMENT_BYTES};
 use crate::docker_archive::DockerArchive;
 use crate::error::FetchError;
-use crate::layout::Layout;
+use crate::layout::{Layout, Referrer};
 use crate::remote::Remote;
 
 /// One image's source, opened. Cheap to clone.
@@ -163,6 +163,18 @@ impl ImageSource {
                 Ok(BlobBody::Stream(Box::new(stream)))
             }
             Self::Layout(_) | Self::DockerArchive(_) => self.blob(descriptor, 0).await,
+        }
+    }
+
+    /// Lists what refers to something, where the source is a layout: registries are asked, and other
+    /// places have nothing of the kind.
+    pub(crate) async fn referrers(&self) -> Result<Vec<Referrer>, FetchError> {
+        match self {
+            Self::Layout(layout) => {
+                let layout = layout.clone();
+                blocking(move || layout.referrers()).await
+            }
+            Self::Registry { .. } | Self::DockerArchive(_) => Ok(Vec::new()),
         }
     }
 

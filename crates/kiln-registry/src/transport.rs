@@ -451,7 +451,7 @@ impl Transport {
     async fn reach(&self) -> Reach {
         let host = &self.trust.host;
         if is_loopback(host) {
-            return Reach::Everywhere;
+            return Reach::Loopback;
         }
         let addresses = match host {
             Host::Ipv4(address) => vec![(*address, 0).into()],

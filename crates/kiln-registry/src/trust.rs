@@ -22,15 +22,19 @@ pub(crate) struct Trust {
     pub(crate) is_insecure: bool,
 }
 
-/// Which addresses a host that a registry named may have.
+/// Which addresses a host that a registry named may have: public ones, and those of the sort that
+/// the registry's own is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// Public ones only: the registry is public itself.
+    /// Public ones only: the registry is public itself, or nobody knows what it is.
     Public,
     /// Also those of private networks, because the registry lies on one.
     Private,
-    /// All: the registry is on this host.
-    Everywhere,
+    /// Also those of this host, because the registry is on it. Whoever may open a port here must
+    /// not thereby get the daemon to ask the network that the host lies in.
+    Loopback,
+    /// Also those of the cable, because the registry has such an address.
+    LinkLocal,
 }
 
 /// A name resolved to nothing but addresses out of reach.
@@ -147,9 +151,10 @@ impl Reach {
     /// Says what a registry of these addresses may name.
     pub(crate) fn of(addresses: &[SocketAddr]) -> Self {
         let of = |address: &SocketAddr| match kind(address.ip()) {
-            Kind::Public => Self::Public,
+            Kind::Public | Kind::Nobodys => Self::Public,
             Kind::Private => Self::Private,
-            Kind::Local => Self::Everywhere,
+            Kind::Loopback => Self::Loopback,
+            Kind::LinkLocal => Self::LinkLocal,
         };
         let mut reaches = addresses.iter().map(of);
         // A name with addresses of several kinds gets the narrowest reach.
@@ -163,8 +168,10 @@ impl Reach {
     pub(crate) fn includes(self, address: IpAddr) -> bool {
         match kind(address) {
             Kind::Public => true,
-            Kind::Private => self != Self::Public,
-            Kind::Local => self == Self::Everywhere,
+            Kind::Private => self == Self::Private,
+            Kind::Loopback => self == Self::Loopback,
+            Kind::LinkLocal => self == Self::LinkLocal,
+            Kind::Nobodys => false,
         }
     }
 
@@ -197,54 +204,88 @@ impl reqwest::dns::Resolve for GuardedResolver {
     }
 }
 
+/// Addresses at which clouds tell the machines in them who they are, and give them credentials, and
+/// which are not link-local or reserved anyway. No registry is there.
+const METADATA: &[IpAddr] = &[
+    // Amazon, over IPv6: of the machine, and of what runs in its cluster.
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
+    // Google, over IPv6.
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    // Alibaba.
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    // Azure's host agent.
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+];
+
+/// Link-local addresses of the same kind: where most clouds have it, and Amazon's containers.
+const LINK_LOCAL_METADATA: &[Ipv4Addr] = &[
+    Ipv4Addr::new(169, 254, 169, 254),
+    Ipv4Addr::new(169, 254, 170, 2),
+    Ipv4Addr::new(169, 254, 170, 23),
+];
+
+/// What an address is by the IANA special-purpose registries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Public,
+    /// Of a private network: RFC 1918, a carrier's shared space (RFC 6598), unique local (RFC 4193).
     Private,
-    Local,
+    /// Of this host.
+    Loopback,
+    /// Of the cable.
+    LinkLocal,
+    /// Multicast, documentation, reserved, metadata: nobody has business there.
+    Nobodys,
 }
 
 fn kind(address: IpAddr) -> Kind {
+    if METADATA.contains(&address.to_canonical()) {
+        return Kind::Nobodys;
+    }
     match address {
         IpAddr::V4(address) => kind_v4(address),
         IpAddr::V6(address) => kind_v6(address),
     }
 }
 
-/// Sorts by the IANA special-purpose registry. What is neither public nor private (multicast,
-/// documentation, reserved) is treated as local: nobody has business there.
 fn kind_v4(address: Ipv4Addr) -> Kind {
     let [a, b, c, _] = address.octets();
     let is_shared = a == 100 && (64..128).contains(&b);
     let is_reserved = matches!((a, b, c), (0, _, _) | (192, 0, 0) | (198, 18 | 19, _)) || a >= 224;
-    if address.is_private() || is_shared {
+    if is_reserved || address.is_documentation() || LINK_LOCAL_METADATA.contains(&address) {
+        Kind::Nobodys
+    } else if address.is_private() || is_shared {
         Kind::Private
-    } else if address.is_loopback()
-        || address.is_link_local()
-        || address.is_documentation()
-        || is_reserved
-    {
-        Kind::Local
+    } else if address.is_loopback() {
+        Kind::Loopback
+    } else if address.is_link_local() {
+        Kind::LinkLocal
     } else {
         Kind::Public
     }
 }
 
+/// Judges an address that carries one of IPv4 by that: a translator on the way would go there.
 fn kind_v6(address: Ipv6Addr) -> Kind {
-    let [first, second, .., high, low] = address.segments();
-    if let Some(inner) = address.to_ipv4_mapped() {
-        return kind_v4(inner);
-    }
-    if (first, second) == (0x64, 0xff9b) {
+    let inner = |high: u16, low: u16| {
         let [a, b] = high.to_be_bytes();
         let [c, d] = low.to_be_bytes();
-        return kind_v4(Ipv4Addr::new(a, b, c, d));
+        kind(Ipv4Addr::new(a, b, c, d).into())
+    };
+    if let Some(mapped) = address.to_ipv4_mapped() {
+        return kind_v4(mapped);
     }
-    if address.is_unique_local() {
-        Kind::Private
-    } else if first & 0xe000 == 0x2000 && (first, second) != (0x2001, 0xdb8) {
-        Kind::Public
-    } else {
-        Kind::Local
+    match address.segments() {
+        // NAT64's well-known prefix (RFC 6052), and 6to4 (RFC 3056).
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => inner(high, low),
+        // Teredo (RFC 4380) hides the address that it leads to; the others are documentation.
+        [0x2001, 0 | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => Kind::Nobodys,
+        [first, ..] if first & 0xe000 == 0x2000 => Kind::Public,
+        _ if address.is_loopback() => Kind::Loopback,
+        _ if address.is_unique_local() => Kind::Private,
+        _ if address.is_unicast_link_local() => Kind::LinkLocal,
+        _ => Kind::Nobodys,
     }
 }
 
@@ -375,32 +416,96 @@ mod tests {
     }
 
     #[test]
-    fn a_public_registry_reaches_no_private_address() {
-        let reaches = [Reach::Public, Reach::Private, Reach::Everywhere];
+    fn a_registry_reaches_public_addresses_and_those_of_its_own_sort() {
+        let reaches = [
+            Reach::Public,
+            Reach::Private,
+            Reach::Loopback,
+            Reach::LinkLocal,
+        ];
+        let public = [true, true, true, true];
+        let private = [false, true, false, false];
+        let loopback = [false, false, true, false];
+        let link_local = [false, false, false, true];
+        let nobodys = [false; 4];
         let cases = [
-            ("8.8.8.8", [true, true, true]),
-            ("10.1.2.3", [false, true, true]),
-            ("172.16.0.1", [false, true, true]),
-            ("192.168.1.1", [false, true, true]),
-            ("100.64.0.1", [false, true, true]),
-            ("127.0.0.1", [false, false, true]),
-            ("169.254.169.254", [false, false, true]),
-            ("0.0.0.0", [false, false, true]),
-            ("224.0.0.1", [false, false, true]),
-            ("255.255.255.255", [false, false, true]),
-            ("2606:4700::1", [true, true, true]),
-            ("fd00::1", [false, true, true]),
-            ("::1", [false, false, true]),
-            ("::", [false, false, true]),
-            ("fe80::1", [false, false, true]),
-            ("::ffff:127.0.0.1", [false, false, true]),
-            ("::ffff:10.0.0.1", [false, true, true]),
-            ("64:ff9b::a9fe:a9fe", [false, false, true]),
+            ("8.8.8.8", public),
+            ("2606:4700::1", public),
+            ("::ffff:8.8.8.8", public),
+            ("64:ff9b::808:808", public),
+            ("2002:808:808::1", public),
+            ("10.1.2.3", private),
+            ("172.16.0.1", private),
+            ("192.168.1.1", private),
+            ("100.64.0.1", private),
+            ("100.127.255.255", private),
+            ("fd00::1", private),
+            ("fc00::1", private),
+            ("::ffff:10.0.0.1", private),
+            ("64:ff9b::a00:1", private),
+            ("2002:a00:1::", private),
+            ("127.0.0.1", loopback),
+            ("127.9.9.9", loopback),
+            ("::1", loopback),
+            ("::ffff:127.0.0.1", loopback),
+            ("2002:7f00:1::", loopback),
+            ("169.254.0.1", link_local),
+            ("::ffff:169.254.0.1", link_local),
+            ("fe80::1", link_local),
+            ("febf::1", link_local),
+            ("169.254.169.254", nobodys),
+            ("::ffff:169.254.169.254", nobodys),
+            ("64:ff9b::a9fe:a9fe", nobodys),
+            ("2002:a9fe:a9fe::", nobodys),
+            ("169.254.170.2", nobodys),
+            ("fd00:ec2::254", nobodys),
+            ("100.100.100.200", nobodys),
+            ("::ffff:100.100.100.200", nobodys),
+            ("64:ff9b::6464:64c8", nobodys),
+            ("168.63.129.16", nobodys),
+            ("0.0.0.0", nobodys),
+            ("0.1.2.3", nobodys),
+            ("192.0.0.192", nobodys),
+            ("192.0.2.1", nobodys),
+            ("198.18.0.1", nobodys),
+            ("224.0.0.1", nobodys),
+            ("240.0.0.1", nobodys),
+            ("255.255.255.255", nobodys),
+            ("::", nobodys),
+            ("::127.0.0.1", nobodys),
+            ("64:ff9b:1::1", nobodys),
+            ("100::1", nobodys),
+            ("2001::1", nobodys),
+            ("2001:db8::1", nobodys),
+            ("3fff::1", nobodys),
+            ("fec0::1", nobodys),
+            ("ff02::1", nobodys),
         ];
         for (address, want) in cases {
             let parsed: IpAddr = address.parse().unwrap();
             let got = reaches.map(|reach| reach.includes(parsed));
             assert_eq!(got, want, "reaching {address}");
+        }
+    }
+
+    #[test]
+    fn what_a_registry_may_reach_follows_from_its_own_addresses() {
+        let cases: [(&[&str], Reach); 10] = [
+            (&["8.8.8.8"], Reach::Public),
+            (&["10.0.0.1", "192.168.0.1", "fd00::1"], Reach::Private),
+            (&["100.64.0.1"], Reach::Private),
+            (&["127.0.0.1", "::1"], Reach::Loopback),
+            (&["169.254.0.1", "fe80::1"], Reach::LinkLocal),
+            (&["169.254.169.254"], Reach::Public),
+            (&["0.0.0.0"], Reach::Public),
+            (&["127.0.0.1", "10.0.0.1"], Reach::Public),
+            (&["10.0.0.1", "8.8.8.8"], Reach::Public),
+            (&[], Reach::Public),
+        ];
+        for (addresses, want) in cases {
+            let socket = |text: &&str| SocketAddr::new(text.parse().unwrap(), 443);
+            let addresses: Vec<SocketAddr> = addresses.iter().map(socket).collect();
+            assert_eq!(Reach::of(&addresses), want, "a registry at {addresses:?}");
         }
     }
 

@@ -23,7 +23,7 @@ use crate::space::NoRoom;
 use crate::system_logins::LoginError;
 
 pub(crate) use fetch::{
-    document_failure, fetch_failure, name_failure, short_name_failure, source_failure,
+    document_failure, fetch_failure, name_failure, of_source, short_name_failure, source_failure,
 };
 
 /// Tells a full disk from every other reason the system gives.

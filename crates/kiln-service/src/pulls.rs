@@ -20,6 +20,7 @@ mod kernel_choice;
 mod pull;
 mod register;
 mod rootfs_probe;
+mod shipped_initrd;
 mod shipped_kernel;
 mod source_files;
 mod twin;

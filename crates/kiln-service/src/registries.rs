@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use kiln_api::Failure;
 use kiln_api::image::Credentials;
-use kiln_api::registry::{PingParams, Pong};
-use kiln_domain::{Reference, RegistryName};
-use kiln_registry::Registry;
+use kiln_api::registry::{PingParams, Pong, RegistryCredentials};
+use kiln_domain::{Reference, RegistryName, Source};
+use kiln_registry::{Registry, Remote};
 
 pub use blob::BlobFiles;
 
@@ -66,6 +66,21 @@ impl Registries {
         let opened = self
             .remotes
             .registry_of(reference, given.map(credentials), tls);
+        opened.map_err(|error| source_failure(&error))
+    }
+
+    /// Prepares to fetch from wherever a pull would, as whom the caller says.
+    fn remote_for(
+        &self,
+        reference: &Reference,
+        own: Option<Credentials>,
+        others: Vec<RegistryCredentials>,
+        tls_verify: bool,
+    ) -> Result<Remote, Failure> {
+        let source = Source::Registry(reference.clone());
+        let identities = remotes::identities(&source, own, others);
+        let tls = remotes::tls_verify(tls_verify);
+        let opened = self.remotes.remote(reference, &identities, tls);
         opened.map_err(|error| source_failure(&error))
     }
 

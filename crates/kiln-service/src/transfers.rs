@@ -16,20 +16,21 @@ mod push;
 mod referrers;
 mod shipment;
 mod sync;
+mod whereabouts;
 
 use std::sync::Arc;
 
 use kiln_api::operation::Operation;
 use kiln_api::transfer::{Transfer, TransferOutcome};
 use kiln_api::{Failure, codes};
-use kiln_domain::{Credentials, Digest, OperationState, Reference};
+use kiln_domain::access::Actor;
+use kiln_domain::{Credentials, OperationState, Reference};
 use kiln_registry::Registry;
-use tokio::sync::OwnedMutexGuard;
 
+use self::whereabouts::{Whereabouts, Writer};
 use crate::failures::source_failure;
 use crate::fetch::Fetcher;
 use crate::host_files::HostFiles;
-use crate::keyed_lock::KeyedLock;
 use crate::pulls::{Launched, Records};
 use crate::remotes::Remotes;
 
@@ -40,14 +41,16 @@ pub struct Transfers {
     fetcher: Arc<Fetcher>,
     remotes: Arc<Remotes>,
     files: Arc<HostFiles>,
-    /// Blobs on their way, by repository: what several transfers bring there is sent once.
-    sending: Arc<KeyedLock<(String, Digest)>>,
+    /// Where in registries blobs are, and are on their way to.
+    whereabouts: Arc<Whereabouts>,
 }
 
 /// Where something is to go.
 #[derive(Clone, Debug)]
 struct Destination {
     registry: Registry,
+    /// Who sends something there.
+    writer: Writer,
     /// Repository, and the tag or digest that was named.
     reference: Reference,
     /// Every tag that is to be written.
@@ -67,19 +70,14 @@ impl Transfers {
             fetcher,
             remotes,
             files,
-            sending: Arc::default(),
+            whereabouts: Arc::default(),
         }
-    }
-
-    /// Waits until nobody else sends the blob to the repository.
-    async fn turn(&self, into: &Reference, blob: Digest) -> OwnedMutexGuard<()> {
-        let repository = format!("{}/{}", into.registry(), into.repository());
-        self.sending.lock((repository, blob)).await
     }
 
     /// Understands where something is to go, as whom.
     fn destination(
         &self,
+        actor: &Actor,
         into: &str,
         tags: &[String],
         credentials: Option<Credentials>,
@@ -101,8 +99,10 @@ impl Transfers {
         }
         let tls = crate::remotes::tls_verify(tls_verify);
         let registry = self.remotes.registry_of(&reference, credentials, tls);
+        let registry = registry.map_err(|error| source_failure(&error))?;
         Ok(Destination {
-            registry: registry.map_err(|error| source_failure(&error))?,
+            writer: Writer::new(actor.uid, &registry, &reference),
+            registry,
             reference,
             tags: all,
         })

@@ -83,6 +83,8 @@ struct Shared {
 struct Store {
     repositories: BTreeMap<String, Repository>,
     uploads: BTreeMap<String, Vec<u8>>,
+    /// How many uploads were opened: each has a name of its own.
+    opened: usize,
 }
 
 #[derive(Debug, Default)]
@@ -263,7 +265,8 @@ impl Shared {
             return self.manifest(&mut store, method, [name, wanted], request);
         }
         if let Some((name, upload)) = path.split_once("/blobs/uploads/") {
-            return store.upload(method, [name, upload], query, request.body);
+            let begins = request.field("content-range").and_then(begin_of);
+            return store.upload(method, [name, upload], query, begins, request.body);
         }
         if let Some((name, digest)) = path.split_once("/blobs/") {
             return store.blob(method, name, digest);
@@ -440,32 +443,70 @@ impl Store {
         method: &str,
         [name, upload]: [&str; 2],
         query: &str,
+        begins: Option<usize>,
         body: Vec<u8>,
     ) -> Reply {
-        let at = |upload: &str| format!("/v2/{name}/blobs/uploads/{upload}");
         if method == "POST" {
-            let upload = format!("u{}", self.uploads.len());
-            let location = at(&upload);
-            self.uploads.insert(upload, Vec::new());
-            return Reply::json(202, &json!({})).with("location", location);
+            return self.open_upload(name, query);
         }
+        let at = format!("/v2/{name}/blobs/uploads/{upload}");
         let Some(bytes) = self.uploads.get_mut(upload) else {
             return Reply::error(404, "BLOB_UPLOAD_UNKNOWN");
         };
+        let stands = |status: u16, held: usize| {
+            let range = format!("0-{}", held.saturating_sub(1));
+            Reply::json(status, &json!({}))
+                .with("location", at.clone())
+                .with("range", range)
+        };
+        match method {
+            "GET" => return stands(204, bytes.len()),
+            "DELETE" => {
+                self.uploads.remove(upload);
+                return Reply::json(204, &json!({}));
+            }
+            _ => {}
+        }
+        // A part that begins elsewhere is refused, and the answer says where the upload stands (OCI
+        // distribution spec, "Pushing a blob in chunks").
+        if begins.is_some_and(|begins| begins != bytes.len()) {
+            return stands(416, bytes.len());
+        }
         bytes.extend(body);
         if method == "PATCH" {
-            let range = format!("0-{}", bytes.len().saturating_sub(1));
-            return Reply::json(202, &json!({}))
-                .with("location", at(upload))
-                .with("range", range);
+            return stands(202, bytes.len());
         }
-        let bytes = std::mem::take(bytes);
+        let bytes = self.uploads.remove(upload).unwrap_or_default();
         let digest = digest_of(&bytes);
         if parameter(query, "digest").as_deref() != Some(&digest) {
             return Reply::error(400, "DIGEST_INVALID");
         }
         let repository = self.repositories.entry(name.to_owned()).or_default();
         repository.blobs.insert(digest.clone(), bytes);
+        Self::created(name, digest)
+    }
+
+    /// Opens an upload, or takes a blob over from another repository that has it.
+    fn open_upload(&mut self, name: &str, query: &str) -> Reply {
+        if let (Some(digest), Some(from)) = (parameter(query, "mount"), parameter(query, "from")) {
+            let found = self.repositories.get(&from);
+            let found = found.and_then(|found| found.blobs.get(&digest)).cloned();
+            if let Some(bytes) = found {
+                let repository = self.repositories.entry(name.to_owned()).or_default();
+                repository.blobs.insert(digest.clone(), bytes);
+                return Self::created(name, digest);
+            }
+        }
+        self.opened += 1;
+        let upload = format!("u{}", self.opened);
+        let location = format!("/v2/{name}/blobs/uploads/{upload}");
+        self.uploads.insert(upload, Vec::new());
+        Reply::json(202, &json!({}))
+            .with("location", location)
+            .with("range", "0-0".to_owned())
+    }
+
+    fn created(name: &str, digest: String) -> Reply {
         Reply::json(201, &json!({}))
             .with("location", format!("/v2/{name}/blobs/{digest}"))
             .with("docker-content-digest", digest)
@@ -513,6 +554,12 @@ impl Reply {
 
 fn digest_of(bytes: &[u8]) -> String {
     format!("sha256:{}", sha256_hex(bytes))
+}
+
+/// Reads where a part begins: `7` of `7-11`, and of `bytes 7-11/12`, as some send it.
+fn begin_of(range: &str) -> Option<usize> {
+    let range = range.strip_prefix("bytes ").unwrap_or(range);
+    range.split_once('-')?.0.trim().parse().ok()
 }
 
 /// Finds a parameter of a query and undoes its escapes.
@@ -563,5 +610,69 @@ mod tests {
         }
         assert_eq!(parameter("n=2", "last"), None);
         assert_eq!(parameter("last=%zz", "last"), None);
+    }
+
+    fn field<'a>(reply: &'a Reply, name: &str) -> &'a str {
+        let found = reply.fields.iter().find(|(key, _)| key == name);
+        found.map_or("", |(_, value)| value.as_str())
+    }
+
+    /// Opens an upload in `app` and returns its name.
+    fn opened(store: &mut Store) -> String {
+        let reply = store.upload("POST", ["app", ""], "", None, Vec::new());
+        assert_eq!(reply.status, 202);
+        let location = field(&reply, "location");
+        location.rsplit('/').next().unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn an_upload_says_where_it_stands_and_ends_once() {
+        let mut store = Store::default();
+        let upload = opened(&mut store);
+        let place = ["app", upload.as_str()];
+        let part = |store: &mut Store, begins, bytes: &[u8]| {
+            store.upload("PATCH", place, "", begins, bytes.to_vec())
+        };
+
+        assert_eq!(field(&part(&mut store, Some(0), b"hello"), "range"), "0-4");
+        let gap = part(&mut store, Some(7), b"world");
+        assert_eq!((gap.status, field(&gap, "range")), (416, "0-4"));
+        let stands = store.upload("GET", place, "", None, Vec::new());
+        assert_eq!((stands.status, field(&stands, "range")), (204, "0-4"));
+        let query = format!("digest={}", digest_of(b"hello"));
+        let closed = store.upload("PUT", place, &query, None, Vec::new());
+        assert_eq!(closed.status, 201);
+        assert_eq!(store.upload("GET", place, "", None, Vec::new()).status, 404);
+
+        let upload = opened(&mut store);
+        let place = ["app", upload.as_str()];
+        assert_eq!(
+            store.upload("DELETE", place, "", None, Vec::new()).status,
+            204
+        );
+        assert_eq!(
+            store.upload("PATCH", place, "", None, Vec::new()).status,
+            404
+        );
+        assert_ne!(opened(&mut store), upload, "two uploads of one name");
+    }
+
+    #[test]
+    fn a_blob_is_taken_over_from_a_repository_that_has_it() {
+        let mut store = Store::default();
+        let upload = opened(&mut store);
+        let digest = digest_of(b"blob");
+        let query = format!("digest={digest}");
+        store.upload("PUT", ["app", &upload], &query, None, b"blob".to_vec());
+        let mut mount = |from: &str| {
+            let query = format!("mount={digest}&from={from}");
+            store
+                .upload("POST", ["other", ""], &query, None, Vec::new())
+                .status
+        };
+
+        assert_eq!(mount("none"), 202);
+        assert_eq!(mount("app"), 201);
+        assert_eq!(store.blob("HEAD", "other", &digest).status, 200);
     }
 }

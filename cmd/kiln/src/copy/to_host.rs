@@ -21,7 +21,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::blobs::Writing;
-use self::content::{Content, Origin};
+use self::content::{Content, Origin, Wanted};
 use super::Arguments;
 use crate::failure::CommandError;
 use crate::session::Session;
@@ -35,6 +35,8 @@ struct Copied {
     /// Of the document on top.
     digest: String,
     manifests: usize,
+    /// Of these, documents that refer to others.
+    referrers: usize,
     written_blobs: usize,
     written_bytes: u64,
     /// Blobs that were at the place already.
@@ -48,12 +50,15 @@ pub(super) async fn run(
     session: &Session,
 ) -> Result<(), CommandError> {
     refuse_what_registries_take(&arguments)?;
+    if arguments.referrers {
+        refuse_referrers_to(&into)?;
+    }
     let writing = Writing::default();
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
     let copying = copy(&arguments, &into, session, &writing);
     let copied = tokio::select! {
-        copied = copying => copied?,
+        copied = copying => copied.map_err(|error| outcome::at_place(&into, error))?,
         _ = interrupts.recv() => return Err(stop(&writing).await),
         _ = terminations.recv() => return Err(stop(&writing).await),
     };
@@ -73,9 +78,6 @@ async fn stop(writing: &Writing) -> CommandError {
 fn refuse_what_registries_take(arguments: &Arguments) -> Result<(), CommandError> {
     let word = match arguments {
         Arguments { tags, .. } if !tags.is_empty() => "--tag",
-        Arguments {
-            referrers: true, ..
-        } => "--referrers",
         Arguments { detach: true, .. } => "--detach",
         _ => return Ok(()),
     };
@@ -84,6 +86,28 @@ fn refuse_what_registries_take(arguments: &Arguments) -> Result<(), CommandError
         arguments.into
     );
     Err(CommandError::new(codes::request::INVALID_PARAMS, text))
+}
+
+/// Refuses what a place cannot hold. Without a name for the image, nobody could tell it from what
+/// belongs to it.
+fn refuse_referrers_to(into: &Source) -> Result<(), CommandError> {
+    let (what, next) = match into {
+        Source::OciLayout { tag: Some(_), .. } | Source::OciArchive { tag: Some(_), .. } => {
+            return Ok(());
+        }
+        Source::OciLayout { tag: None, .. } | Source::OciArchive { tag: None, .. } => (
+            "needs a name for the image beside what refers to it",
+            "add :TAG behind the path",
+        ),
+        _ => (
+            "holds one image and nothing that refers to it",
+            "copy to oci:DIR:TAG or oci-archive:FILE:TAG",
+        ),
+    };
+    let text = format!("{into} {what}");
+    Err(Failure::new(codes::request::INVALID_PARAMS, text)
+        .with_hint(next, None)
+        .into())
 }
 
 async fn copy(
@@ -100,12 +124,17 @@ async fn copy(
     // First: a place that cannot be written is known before anything is fetched.
     let mut outgoing = open(into, arguments.force).map_err(|error| outcome::failure(&error))?;
     let from = Origin::open(&source, arguments, session).await?;
-    let content = Content::read(&from, platform, session).await?;
+    let wanted = Wanted {
+        platform,
+        has_referrers: arguments.referrers,
+    };
+    let content = Content::read(&from, wanted, session).await?;
     let mut copied = Copied {
         from: source.to_string(),
         into: into.to_string(),
         digest: content.root.descriptor.digest.to_string(),
         manifests: content.below.len() + 1,
+        referrers: content.referrers.len(),
         written_blobs: 0,
         written_bytes: 0,
         existing_blobs: 0,
@@ -123,7 +152,7 @@ async fn copy(
         }
     }
     outgoing = blobs::bring(outgoing, missing, &from, session, writing).await?;
-    let finishing = move || outgoing.finish(&content.root, &content.below);
+    let finishing = move || outgoing.finish(&content.root, &content.below, &content.referrers);
     let finished = tokio::task::spawn_blocking(finishing).await;
     finished
         .map_err(std::io::Error::other)?

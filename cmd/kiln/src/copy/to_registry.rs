@@ -37,6 +37,12 @@ pub(super) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
             reference: source.to_string(),
             files: None,
         },
+        (_, platform) if arguments.referrers => {
+            client
+                .files()
+                .source_with_referrers(&source, platform)
+                .await?
+        }
         (_, Some(platform)) => client.files().source(&source, platform).await?,
         (_, None) => client.files().whole_source(&source).await?,
     };

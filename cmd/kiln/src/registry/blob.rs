@@ -63,11 +63,12 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
     let new = new.transpose().map_err(|error| file_failure(&error))?;
     let caller = arguments.reach.caller(session)?;
     let client = session.connect().await?;
-    let (reference, reach) = caller.for_looking(&arguments.reference, &client).await?;
+    let (reference, reach) = caller.for_fetching(&arguments.reference, &client).await?;
     let params = BlobParams {
         reference: reference.to_string(),
         size_bytes: None,
         credentials: reach.credentials,
+        mirror_credentials: reach.mirror_credentials,
         tls_verify: reach.tls_verify,
     };
     let opened = session.call::<Blob>(&client, &params).await?;

@@ -117,13 +117,14 @@ pub(crate) async fn catalog(
 pub(crate) async fn tags(arguments: TagsArguments, session: &Session) -> Result<(), CommandError> {
     let caller = arguments.reach.caller(session)?;
     let client = session.connect().await?;
-    let (reference, reach) = caller.for_looking(&arguments.reference, &client).await?;
+    let (reference, reach) = caller.for_fetching(&arguments.reference, &client).await?;
     let fetch = async |after, limit| {
         let params = TagsParams {
             reference: reference.to_string(),
             limit: Some(limit),
             after,
             credentials: reach.credentials.clone(),
+            mirror_credentials: reach.mirror_credentials.clone(),
             tls_verify: reach.tls_verify,
         };
         let page = session.call::<Tags>(&client, &params).await?;
@@ -140,7 +141,7 @@ pub(crate) async fn referrers(
 ) -> Result<(), CommandError> {
     let caller = arguments.reach.caller(session)?;
     let client = session.connect().await?;
-    let (mut reference, reach) = caller.for_looking(&arguments.reference, &client).await?;
+    let (mut reference, reach) = caller.for_fetching(&arguments.reference, &client).await?;
     let fetch = async |after, limit| {
         let params = ReferrersParams {
             reference: reference.to_string(),
@@ -148,6 +149,7 @@ pub(crate) async fn referrers(
             limit: Some(limit),
             after,
             credentials: reach.credentials.clone(),
+            mirror_credentials: reach.mirror_credentials.clone(),
             tls_verify: reach.tls_verify,
         };
         let page = session.call::<Referrers>(&client, &params).await?;

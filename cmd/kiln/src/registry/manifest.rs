@@ -43,11 +43,12 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), CommandError> {
     let caller = arguments.reach.caller(session)?;
     let client = session.connect().await?;
-    let (reference, reach) = caller.for_looking(&arguments.reference, &client).await?;
+    let (reference, reach) = caller.for_fetching(&arguments.reference, &client).await?;
     let params = ManifestParams {
         reference: reference.to_string(),
         platform: arguments.platform,
         credentials: reach.credentials,
+        mirror_credentials: reach.mirror_credentials,
         tls_verify: reach.tls_verify,
     };
     let document = session.call::<Manifest>(&client, &params).await?;

@@ -22,7 +22,7 @@ method! {
         codes::source::NOT_FOUND, codes::source::AMBIGUOUS, codes::source::UNREADABLE,
         codes::source::INVALID_PLATFORM, codes::source::PLATFORM_NOT_FOUND,
         codes::source::MALFORMED_MANIFEST, codes::source::UNSUPPORTED,
-        codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH, codes::file::NOT_FOUND,
+        codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH, codes::source::DAMAGED, codes::file::NOT_FOUND,
         codes::file::WRONG_KIND, codes::file::UNREADABLE, codes::file::PATH_NOT_ALLOWED,
         codes::file::HANDLE_UNKNOWN, codes::operation::CANCELLED, codes::storage::FULL,
         codes::storage::FAILED, codes::daemon::BUSY, codes::daemon::STOPPING,

@@ -8,6 +8,7 @@ use super::manifest::Pointer;
 use crate::codes;
 use crate::image::Credentials;
 use crate::method::method;
+use crate::registry::RegistryCredentials;
 
 method! {
     /// See [`CatalogParams`].
@@ -84,6 +85,9 @@ pub struct TagsParams {
     /// Who to be there. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Who to be at the registry that the configuration moved it to. Kept nowhere, logged nowhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirror_credentials: Vec<RegistryCredentials>,
     /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
     /// any certificate, for this call.
     #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
@@ -119,6 +123,9 @@ pub struct ReferrersParams {
     /// Who to be there. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Who to be at the registry that the configuration moved it to. Kept nowhere, logged nowhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirror_credentials: Vec<RegistryCredentials>,
     /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
     /// any certificate, for this call.
     #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]

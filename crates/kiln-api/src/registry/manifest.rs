@@ -9,6 +9,7 @@ use crate::codes;
 use crate::host_file::HandleId;
 use crate::image::Credentials;
 use crate::method::method;
+use crate::registry::RegistryCredentials;
 
 method! {
     /// See [`ManifestParams`].
@@ -48,6 +49,10 @@ pub struct ManifestParams {
     /// Who to be there. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Who to be at other registries that the configuration leads to: mirrors, and where it was moved
+    /// to. Kept nowhere, logged nowhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirror_credentials: Vec<RegistryCredentials>,
     /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
     /// any certificate, for this call.
     #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
@@ -165,6 +170,10 @@ pub struct BlobParams {
     /// Who to be there. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Who to be at other registries that the configuration leads to: mirrors, and where it was moved
+    /// to. Kept nowhere, logged nowhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirror_credentials: Vec<RegistryCredentials>,
     /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
     /// any certificate, for this call.
     #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]

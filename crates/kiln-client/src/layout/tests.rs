@@ -58,8 +58,13 @@ impl Layout {
 
     /// Names the files needed, blobs by their letters, in alphabetical order.
     fn needed(&self, tag: Option<&str>, platform: &str) -> String {
-        let files =
-            needed_files(self.directory.path(), tag, Some(platform.parse().unwrap())).unwrap();
+        let files = needed_files(
+            self.directory.path(),
+            tag,
+            Some(platform.parse().unwrap()),
+            Beside::Nothing,
+        )
+        .unwrap();
         assert_eq!(files[0], INDEX);
         let mut names: Vec<&str> = files[1..]
             .iter()
@@ -145,7 +150,7 @@ fn a_directory_without_an_index_is_no_layout() {
     let directory = tempfile::tempdir().unwrap();
     let code = |path: &Path| {
         let wanted = "amd64".parse().unwrap();
-        needed_files(path, None, Some(wanted))
+        needed_files(path, None, Some(wanted), Beside::Nothing)
             .unwrap_err()
             .to_failure()
             .code
@@ -171,7 +176,13 @@ fn a_path_that_is_no_layout_is_told_by_what_it_is() {
         (place.path().join("absent"), "file.not_found", "absent"),
     ];
     for (path, code, words) in cases {
-        let error = needed_files(&path, None, Some("linux/amd64".parse().unwrap())).unwrap_err();
+        let error = needed_files(
+            &path,
+            None,
+            Some("linux/amd64".parse().unwrap()),
+            Beside::Nothing,
+        )
+        .unwrap_err();
 
         let failure = error.to_failure();
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use tar::{EntryType, Header};
 
 use super::error::OutgoingError;
-use super::{Checked, OutgoingDocument, entry_of, layout_marker};
+use super::{Checked, OutgoingDocument, entry_of, layout_marker, referrer_entry};
 
 /// Unit of a tar archive, in bytes.
 const BLOCK_BYTES: u64 = 512;
@@ -53,15 +53,18 @@ impl NewArchive {
         self,
         root: &OutgoingDocument,
         below: &[OutgoingDocument],
+        referrers: &[Descriptor],
     ) -> Result<(), OutgoingError> {
         for document in below.iter().chain([root]) {
             let name = format!("blobs/sha256/{}", document.descriptor.digest.to_hex());
             self.tar.put_bytes(&name, &document.bytes)?;
         }
+        let mut manifests: Vec<_> = referrers.iter().map(referrer_entry).collect();
+        manifests.push(entry_of(&root.descriptor, self.tag.as_deref()));
         let index = json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.index.v1+json",
-            "manifests": [entry_of(&root.descriptor, self.tag.as_deref())],
+            "manifests": manifests,
         });
         let index = index.to_string();
         self.tar.put_bytes("index.json", index.as_bytes())?;

@@ -8,11 +8,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use kiln_domain::Digest;
+use kiln_domain::oci::Descriptor;
 use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 
 use super::error::OutgoingError;
-use super::{OutgoingDocument, REF_NAME, entry_of, layout_marker, make_directory, put_bytes};
+use super::{
+    OutgoingDocument, REF_NAME, entry_of, layout_marker, make_directory, put_bytes, referrer_entry,
+};
 use crate::client::MAX_DOCUMENT_BYTES;
 
 #[derive(Debug)]
@@ -49,6 +52,7 @@ impl NewLayout {
         &self,
         root: &OutgoingDocument,
         below: &[OutgoingDocument],
+        referrers: &[Descriptor],
     ) -> Result<(), OutgoingError> {
         for document in below.iter().chain([root]) {
             let path = self.blob_path(&document.descriptor.digest);
@@ -65,6 +69,11 @@ impl NewLayout {
         let digest = root.descriptor.digest.to_string();
         if let Some(manifests) = index["manifests"].as_array_mut() {
             manifests.retain(|entry| !stands_for(entry, tag, &digest));
+            for referrer in referrers {
+                let digest = referrer.digest.to_string();
+                manifests.retain(|entry| !stands_for(entry, None, &digest));
+                manifests.push(referrer_entry(referrer));
+            }
             manifests.push(entry_of(&root.descriptor, tag));
         }
         put_bytes(&path, index.to_string().as_bytes())

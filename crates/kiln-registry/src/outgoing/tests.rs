@@ -36,7 +36,7 @@ fn write(
             outgoing.put(&blob, &mut bytes.as_slice(), &GOING)?;
         }
     }
-    outgoing.finish(&document(root, content), &[])
+    outgoing.finish(&document(root, content), &[], &[])
 }
 
 fn image(text: &str) -> (Content, Descriptor) {
@@ -121,7 +121,7 @@ async fn a_flat_directory_is_read_as_it_was_written_with_all_its_platforms() {
             new.put(&blob, &mut bytes.as_slice(), &GOING).unwrap();
         }
     }
-    new.finish(&document(&root, &content), &below).unwrap();
+    new.finish(&document(&root, &content), &below, &[]).unwrap();
 
     let read = ImageSource::Layout(Layout::open_flat_directory(&path).unwrap());
     let graph = read_graph(&read, Breadth::Everything).await.unwrap();
@@ -209,7 +209,9 @@ fn a_docker_archive_takes_no_index_and_unpacks_what_it_can() {
         error,
         OutgoingError::Compression { with: "zstd", .. }
     ));
-    let error = new.finish(&document(&index, &content), &[]).unwrap_err();
+    let error = new
+        .finish(&document(&index, &content), &[], &[])
+        .unwrap_err();
     assert!(matches!(error, OutgoingError::NotOneImage { .. }));
 
     assert!(!path.exists());

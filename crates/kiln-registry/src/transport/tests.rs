@@ -47,6 +47,28 @@ async fn a_loopback_registry_may_send_us_to_another_port() {
 }
 
 #[tokio::test]
+async fn a_loopback_registry_sends_us_nowhere_else_that_is_not_public() {
+    for address in ["127.0.0.1", "localhost", "[::1]"] {
+        let transport = transport_of(address);
+
+        for (url, want) in [
+            ("http://127.0.0.2/", true),
+            ("http://8.8.8.8/", true),
+            ("http://169.254.169.254/latest/meta-data", false),
+            ("http://[::ffff:169.254.169.254]/", false),
+            ("http://[fe80::1]/", false),
+            ("http://[fd00:ec2::254]/", false),
+            ("http://10.0.0.1/", false),
+            ("http://100.64.0.1/", false),
+            ("http://0.0.0.0/", false),
+        ] {
+            let client = transport.client_for(&Url::parse(url).unwrap()).await;
+            assert_eq!(client.is_ok(), want, "{address} reaching {url}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_private_registry_reaches_its_network_but_not_this_host() {
     let transport = transport_of("10.0.0.1");
 

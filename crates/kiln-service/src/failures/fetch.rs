@@ -3,6 +3,7 @@
 use kiln_api::{Code, Failure, codes};
 use kiln_bootable::{DiskError, UnpackError};
 use kiln_cache::{CacheError, IngestError};
+use kiln_domain::Source;
 use kiln_domain::oci::DocumentError;
 use kiln_domain::oci::bootable::BootableError;
 use kiln_layers::DecodeError;
@@ -45,6 +46,22 @@ pub(crate) fn fetch_failure(error: &FetchError) -> Failure {
         FetchError::NoRoom(room) => room_failure(room, error),
         FetchError::Pool(error) => pool_failure(error),
         FetchError::StandIn(_) => Failure::from_error(codes::registry::UNREACHABLE, error),
+    }
+}
+
+/// Says of what came of a source of this host that another try changes nothing: its files are what
+/// they are.
+pub(crate) fn of_source(source: &Source, mut failure: Failure) -> Failure {
+    let damage = [codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH];
+    let is_remote = matches!(source, Source::Registry(_));
+    if is_remote || !damage.iter().any(|code| code.name == failure.code) {
+        return failure;
+    }
+    let damaged = Failure::new(codes::source::DAMAGED, std::mem::take(&mut failure.message));
+    Failure {
+        cause: failure.cause,
+        operation_id: failure.operation_id,
+        ..damaged
     }
 }
 

@@ -3,7 +3,7 @@
 use kiln_cache::{Blob, Cache, IngestError, TooLong};
 use kiln_domain::Reference;
 use kiln_domain::oci::Descriptor;
-use kiln_registry::{Registry, Remote, RemoteBlob};
+use kiln_registry::{Remote, RemoteBlob};
 
 use super::Fetcher;
 use super::error::FetchError;
@@ -18,11 +18,10 @@ impl Fetcher {
     /// Dropping the future ends the download, and what was written goes.
     pub(crate) async fn withheld_blob(
         &self,
-        registry: &Registry,
+        remote: &Remote,
         reference: &Reference,
         blob: Descriptor,
     ) -> Result<Blob, FetchError> {
-        let remote = Remote::from(registry.clone());
         let stream = remote.blob(reference, &blob, 0).await?;
         match self.withhold(stream, &blob).await {
             // Once more: a proxy on the way may have had it wrong.

@@ -26,8 +26,8 @@ use super::in_tree::{self, TreeKernelError};
 use super::{Ending, Kernels, kernel_row, refuse_word};
 use crate::board::Running;
 use crate::failures::{
-    build_failure, catalogue_failure, fetch_failure, kernel_failure, name_failure, pool_failure,
-    storage_code, store_failure,
+    build_failure, catalogue_failure, fetch_failure, kernel_failure, name_failure, of_source,
+    pool_failure, storage_code, store_failure,
 };
 use crate::fetch::{
     FetchRequest, FetchedKernel, Fetcher, KernelFetchError, MAX_FILE_BYTES, SourceFiles,
@@ -154,7 +154,17 @@ impl Kernels {
             subject,
         };
         let desk = self.clone();
-        let work = move |id, running| desk.run_pull(id, job, running);
+        let source = match &job.wanted {
+            Wanted::Source(request) => Some(request.source.clone()),
+            Wanted::Url { .. } => None,
+        };
+        let work = move |id, running| async move {
+            let done = desk.run_pull(id, job, running).await;
+            done.map_err(|failure| match &source {
+                Some(source) => of_source(source, failure),
+                None => failure,
+            })
+        };
         let attendance = Attendance::of(detach);
         let launched = self
             .sources

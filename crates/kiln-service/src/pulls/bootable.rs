@@ -97,6 +97,27 @@ struct SizeAsked {
     size_bytes: u64,
 }
 
+/// Why no file could be made as long as the root filesystem.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot make a file of {size_bytes} bytes for the root filesystem among the images")]
+struct LengthError {
+    size_bytes: u64,
+    source: std::io::Error,
+}
+
+/// The host's own file system has a longest file: ext4's ends one block below 16 TiB.
+fn length_failure(error: &LengthError) -> Failure {
+    match error.source.kind() {
+        std::io::ErrorKind::FileTooLarge => Failure::from_error(codes::rootfs::CANNOT_HOLD, error)
+            .with_hint(
+                "the file system below the daemon's state directory holds no file of that length; \
+                 XFS does",
+                None,
+            ),
+        _ => Failure::from_error(storage_code(&error.source), error),
+    }
+}
+
 /// What the image was made from where it was built, as the artifact says.
 fn original(bootable: &Bootable) -> Option<Original> {
     let source = bootable.original.clone()?;
@@ -160,6 +181,10 @@ impl Pulls {
                 modules: next(Part::Modules),
             };
             self.check_kernel(&shipped.kernel, &bootable).await?;
+            if job.boot == BootChoice::Auto {
+                let boot = shipped_boot(bootable.boot.as_ref());
+                self.check_initrd(&boot, shipped.initrd.as_ref()).await?;
+            }
             shipped_kernel(shipped, job.boot, &bootable)?
         };
         let staging = staging.wake();
@@ -290,14 +315,8 @@ impl Pulls {
             let rootfs = staging
                 .create(ROOTFS)
                 .map_err(|error| artifact_failure(&error))?;
-            // The host's own file system has a longest file.
-            rootfs.set_len(size_bytes).map_err(|error| {
-                let code = match error.kind() {
-                    std::io::ErrorKind::FileTooLarge => codes::rootfs::CANNOT_HOLD,
-                    _ => storage_code(&error),
-                };
-                Failure::from_error(code, &error)
-            })?;
+            let made = rootfs.set_len(size_bytes);
+            made.map_err(|source| length_failure(&LengthError { size_bytes, source }))?;
             Ok((staging, rootfs))
         })
         .await
@@ -382,10 +401,7 @@ fn shipped_kernel(
     if choice != BootChoice::Auto {
         return named_kernel(files(None), choice, bootable.container.as_ref());
     }
-    // How our init boots is no more true without it; that there is none stays so.
-    let words = bootable.boot.as_ref();
-    let words = words.filter(|words| initrd.is_some() || words.mode == "none");
-    let view = shipped_boot(words);
+    let view = shipped_boot(bootable.boot.as_ref());
     let monitors = Some(view.monitors.clone());
     let document = None;
     Ok(Booting {
@@ -460,4 +476,25 @@ pub(super) fn rootfs_failure(error: &RootfsError) -> Failure {
         RootfsError::Artifact(error) => return artifact_failure(error),
     };
     Failure::from_error(code, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_the_host_cannot_hold_is_named() {
+        let failure = |source| {
+            let size_bytes = 16 << 40;
+            let source = std::io::Error::from(source);
+            length_failure(&LengthError { size_bytes, source })
+        };
+
+        let too_long = failure(std::io::ErrorKind::FileTooLarge);
+        assert_eq!(too_long.code, "rootfs.cannot_hold");
+        assert!(too_long.message.contains("17592186044416 bytes"));
+        assert!(too_long.hint.unwrap().text.contains("file system"));
+        let full = failure(std::io::ErrorKind::StorageFull);
+        assert_eq!(full.code, "storage.full");
+    }
 }

@@ -28,8 +28,8 @@ use crate::board::Running;
 use crate::boot::{self, boot_failure};
 use crate::build::{BuildError, BuildRequest};
 use crate::failures::{
-    artifact_failure, build_failure, fetch_failure, host_file_failure, name_failure, room_failure,
-    store_failure,
+    artifact_failure, build_failure, fetch_failure, host_file_failure, name_failure, of_source,
+    room_failure, store_failure,
 };
 use crate::fetch::FetchRequest;
 use crate::remotes::{identities, tls_verify};
@@ -134,7 +134,11 @@ impl Pulls {
         self.launch(
             opening,
             Attendance::of(params.detach),
-            |desk, id, running| desk.run_pull(id, job, running),
+            |desk, id, running| async move {
+                let source = job.request.source.clone();
+                let done = desk.run_pull(id, job, running).await;
+                done.map_err(|failure| of_source(&source, failure))
+            },
         )
         .await
     }

@@ -50,11 +50,17 @@ impl Registries {
             return Err(Failure::new(codes::source::INVALID_REFERENCE, message)
                 .with_hint("write it like:", Some(command)));
         };
-        let registry = self.open_for(&reference, params.credentials, params.tls_verify)?;
+        let remote = self.remote_for(
+            &reference,
+            params.credentials,
+            params.mirror_credentials,
+            params.tls_verify,
+        )?;
         let size_bytes = if let Some(size_bytes) = params.size_bytes {
             size_bytes
         } else {
-            let asking = registry.blob_presence(&reference, &digest);
+            let (registry, there) = remote.location(&reference);
+            let asking = registry.blob_presence(&there, &digest);
             let found = asking.await.map_err(|error| source_failure(&error))?;
             told_size(found, &reference, digest)?
         };
@@ -62,7 +68,7 @@ impl Registries {
         let fetching = self
             .files
             .fetcher
-            .withheld_blob(&registry, &reference, wanted);
+            .withheld_blob(&remote, &reference, wanted);
         let blob = fetching.await.map_err(|error| fetch_failure(&error))?;
         let handle = self.files.host_files.lay_out(actor.uid, blob.file);
         Ok(OpenedBlob {

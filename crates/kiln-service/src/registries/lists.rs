@@ -46,7 +46,14 @@ impl Registries {
     pub async fn tags(&self, params: TagsParams) -> Result<Names, Failure> {
         let reference = self.read(&params.reference)?;
         let after = cursor(params.after.as_deref())?;
-        let registry = self.open_for(&reference, params.credentials, params.tls_verify)?;
+        let remote = self.remote_for(
+            &reference,
+            params.credentials,
+            params.mirror_credentials,
+            params.tls_verify,
+        )?;
+        // Lists are complete only where it lies: a mirror has what it was asked for.
+        let (registry, reference) = remote.location(&reference);
         let listing = registry.tags(&reference, Some(limit(params.limit)), after.as_ref());
         let page = listing.await.map_err(|error| source_failure(&error))?;
         Ok(names(page))
@@ -56,7 +63,13 @@ impl Registries {
     pub async fn referrers(&self, params: ReferrersParams) -> Result<ReferrersPage, Failure> {
         let reference = self.read(&params.reference)?;
         let after = cursor(params.after.as_deref())?;
-        let registry = self.open_for(&reference, params.credentials, params.tls_verify)?;
+        let remote = self.remote_for(
+            &reference,
+            params.credentials,
+            params.mirror_credentials,
+            params.tls_verify,
+        )?;
+        let (registry, reference) = remote.location(&reference);
         let subject = if let Some(digest) = reference.digest() {
             *digest
         } else {

@@ -20,9 +20,14 @@ impl Registries {
         let platform = platform
             .transpose()
             .map_err(|error| Failure::from_error(codes::source::INVALID_PLATFORM, &error))?;
-        let registry = self.open_for(&reference, params.credentials, params.tls_verify)?;
+        let registry = self.remote_for(
+            &reference,
+            params.credentials,
+            params.mirror_credentials,
+            params.tls_verify,
+        )?;
         let source = ImageSource::Registry {
-            registry: registry.clone().into(),
+            registry: registry.clone(),
             reference: reference.clone(),
         };
         let wanted = match platform {

@@ -8,7 +8,7 @@ use kiln_api::operation::Stage;
 use kiln_api::registry::copy::CopyParams;
 use kiln_api::transfer::{Transfer, TransferOutcome};
 use kiln_domain::access::{Actor, Role};
-use kiln_domain::{OperationId, OperationKind, Platform};
+use kiln_domain::{OperationId, OperationKind, Platform, Source};
 use kiln_registry::{Breadth, ImageSource, read_graph};
 
 use super::finish::{Ending, Happened};
@@ -16,7 +16,7 @@ use super::shipment::Shipment;
 use super::{Destination, Transfers, answer};
 use crate::board::Running;
 use crate::failures::{
-    fetch_failure, host_file_failure, name_failure, pool_failure, source_failure,
+    fetch_failure, host_file_failure, name_failure, of_source, pool_failure, source_failure,
 };
 use crate::fetch::{FetchRequest, Shelf};
 use crate::pulls::{
@@ -42,6 +42,7 @@ impl Transfers {
     ) -> Result<TransferOutcome, Failure> {
         let recorded = recorded(&params);
         let into = self.destination(
+            actor,
             &params.into,
             &params.tags,
             params.into_credentials.map(credentials),
@@ -49,6 +50,9 @@ impl Transfers {
         )?;
         let source = self.remotes.source(&params.from);
         let source = source.map_err(|error| name_failure(&error))?;
+        if params.referrers {
+            refuse_referrers_of(&source)?;
+        }
         let platform: Option<Platform> = params
             .platform
             .map(|text| text.parse())
@@ -121,12 +125,14 @@ impl Transfers {
     }
 
     async fn send_source(&self, job: &Job, running: &Arc<Running>) -> Result<Transfer, Failure> {
+        let from = &job.request.source;
         let opened = self.fetcher.open(&job.request).await;
-        let source = opened.map_err(|error| fetch_failure(&error))?;
+        let source = opened.map_err(|error| of_source(from, fetch_failure(&error)))?;
         let graph = read_graph(&source, job.breadth).await;
-        let mut graph = graph.map_err(|error| source_failure(&error))?;
+        let mut graph = graph.map_err(|error| of_source(from, source_failure(&error)))?;
         let referrers = if job.has_referrers {
-            self.add_referrers(&source, &mut graph).await?
+            let added = self.add_referrers(&source, &mut graph).await;
+            added.map_err(|failure| of_source(from, failure))?
         } else {
             0
         };
@@ -138,7 +144,22 @@ impl Transfers {
             into: &job.into,
             running,
         };
-        shipment.send(&graph, referrers).await
+        // A digest that the caller names is no damage.
+        shipment.check_digest(graph.root)?;
+        let sent = shipment.send(&graph, referrers).await;
+        sent.map_err(|failure| of_source(from, failure))
+    }
+}
+
+/// Refuses what would be told as done and is not: these places hold one image and nothing beside it.
+fn refuse_referrers_of(source: &Source) -> Result<(), Failure> {
+    match source {
+        Source::Registry(_) | Source::OciLayout { .. } | Source::OciArchive { .. } => Ok(()),
+        Source::DockerArchive { .. } | Source::Directory { .. } => {
+            let message = format!("{source} holds nothing that refers to its image");
+            Err(Failure::new(codes::request::INVALID_PARAMS, message)
+                .with_hint("copy it without --referrers", None))
+        }
     }
 }
 

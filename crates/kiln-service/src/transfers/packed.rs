@@ -29,6 +29,7 @@ use kiln_store::Object;
 use super::finish::{Ending, Happened};
 use super::push::{Found, recorded};
 use super::shipment::Shipment;
+use super::whereabouts::Counted;
 use super::{Destination, Transfers, answer};
 use crate::board::Running;
 use crate::failures::{fetch_failure, pool_failure, source_failure, storage_code};
@@ -49,12 +50,12 @@ pub(super) struct Job {
 }
 
 /// What is to come of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Errand {
     /// It is sent.
     Send,
-    /// It is packed, which tells its digest, and only asked for.
-    Tell,
+    /// It is packed, which tells its digest, and only asked for; a blob is counted once.
+    Tell(Arc<Counted>),
 }
 
 /// A part that is there.
@@ -76,7 +77,8 @@ impl Transfers {
         }
         let recorded = recorded(&params);
         let given = params.into_credentials.map(credentials);
-        let into = self.destination(&params.into, &params.tags, given, params.into_tls_verify)?;
+        let (into, tags) = (&params.into, &params.tags);
+        let into = self.destination(actor, into, tags, given, params.into_tls_verify)?;
         if into.reference.digest().is_some() {
             let text = "the digest of what is packed is known when it is packed: name a tag";
             return Err(Failure::new(codes::request::INVALID_PARAMS, text));
@@ -258,9 +260,9 @@ impl Transfers {
             .iter()
             .map(|done| (done.pushed, done.layer.size_bytes))
             .collect();
-        match job.errand {
+        match &job.errand {
             Errand::Send => shipment.conclude(&graph, &sent).await,
-            Errand::Tell => shipment.weigh(graph.root, &sent).await,
+            Errand::Tell(_) => shipment.weigh(graph.root, &sent).await,
         }
     }
 
@@ -309,22 +311,29 @@ impl Transfers {
     ) -> Result<Pushed, Failure> {
         let Destination {
             registry,
+            writer,
             reference,
             ..
         } = &job.into;
-        let _turn = self.turn(reference, blob.digest).await;
-        if job.errand == Errand::Tell {
+        let _turn = self.whereabouts.turn(writer, blob.digest).await;
+        let elsewhere = self.whereabouts.elsewhere(writer, blob.digest, reference);
+        if let Errand::Tell(counted) = &job.errand {
             let found = registry.blob_size(reference, &blob.digest).await;
             let found = found.map_err(|error| source_failure(&error))?;
-            let is_there = found == Some(blob.size_bytes);
-            return Ok(if is_there {
+            return Ok(if found == Some(blob.size_bytes) {
                 Pushed::Existed
-            } else {
+            } else if elsewhere.is_none() && counted.counts(reference, blob.digest) {
                 Pushed::Sent
+            } else {
+                Pushed::Mounted
             });
         }
-        let pushed = registry.push_blob(reference, blob, content, None).await;
-        let pushed = pushed.map_err(|error| source_failure(&error))?;
+        let pushing = registry.push_blob(reference, blob, content, elsewhere.as_ref());
+        let pushed = pushing.await.map_err(|error| source_failure(&error))?;
+        if pushed == Pushed::Sent {
+            self.whereabouts.forget(writer, blob.digest);
+        }
+        self.whereabouts.note(writer, blob.digest, reference);
         if pushed == Pushed::Sent {
             running.sent(blob.size_bytes);
         }

@@ -83,6 +83,7 @@ impl Transfers {
         }
         let recorded = recorded(&params);
         let into = self.destination(
+            actor,
             &params.into,
             &params.tags,
             params.into_credentials.map(credentials),

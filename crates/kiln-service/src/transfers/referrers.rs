@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use kiln_api::{Failure, codes};
 use kiln_domain::{Digest, Reference};
-use kiln_registry::{Breadth, Graph, ImageSource, Registry, read_graph};
+use kiln_registry::{Breadth, Graph, ImageSource, Registry, absorb_referrers, read_graph};
 
 use super::Transfers;
 use crate::failures::source_failure;
@@ -16,18 +16,19 @@ const MAX_REFERRERS: u64 = 256;
 
 impl Transfers {
     /// Adds everything that refers to a document of the graph, and what refers to that. Returns how
-    /// many were added. Only registries know what refers to something.
+    /// many were added. Archives of Docker's and directories of one image hold nothing of the kind.
     pub(super) async fn add_referrers(
         &self,
         source: &ImageSource,
         graph: &mut Graph,
     ) -> Result<u64, Failure> {
-        let ImageSource::Registry {
-            registry,
-            reference,
-        } = source
-        else {
-            return Ok(0);
+        let (registry, reference) = match source {
+            ImageSource::Registry {
+                registry,
+                reference,
+            } => (registry, reference),
+            ImageSource::Layout(_) => return in_layout(source, graph).await,
+            ImageSource::DockerArchive(_) => return Ok(0),
         };
         let mut added = 0;
         let mut subjects: VecDeque<Digest> = graph.documents.iter().map(|one| one.digest).collect();
@@ -39,10 +40,7 @@ impl Transfers {
                 }
                 added += 1;
                 if added > MAX_REFERRERS {
-                    let message =
-                        format!("more than {MAX_REFERRERS} referrers belong to {reference}");
-                    return Err(Failure::new(codes::source::UNSUPPORTED, message)
-                        .with_hint("copy it without --referrers", None));
+                    return Err(too_many(&reference.to_string()));
                 }
                 let below = ImageSource::Registry {
                     registry: registry.clone(),
@@ -55,6 +53,22 @@ impl Transfers {
         }
         Ok(added)
     }
+}
+
+/// Adds what a layout holds.
+async fn in_layout(source: &ImageSource, graph: &mut Graph) -> Result<u64, Failure> {
+    let limit = usize::try_from(MAX_REFERRERS).unwrap_or(usize::MAX);
+    let added = absorb_referrers(source, graph, limit).await;
+    let added = added.map_err(|error| source_failure(&error))?.len();
+    if added > limit {
+        return Err(too_many("the image"));
+    }
+    Ok(added as u64)
+}
+
+fn too_many(image: &str) -> Failure {
+    let message = format!("more than {MAX_REFERRERS} referrers belong to {image}");
+    Failure::new(codes::source::UNSUPPORTED, message).with_hint("copy it without --referrers", None)
 }
 
 async fn referrers_of(

@@ -105,7 +105,9 @@ impl Shipment<'_> {
             };
             amount.add(*size_bytes);
         }
-        result.is_up_to_date = result.sent.blobs == 0 && self.is_there(root).await?;
+        // What names a blob is not there before the blob is.
+        let lacks_blobs = result.sent.blobs + result.mounted.blobs > 0;
+        result.is_up_to_date = !lacks_blobs && self.is_there(root).await?;
         Ok(result)
     }
 
@@ -128,7 +130,7 @@ impl Shipment<'_> {
     }
 
     /// Refuses to send one thing under the digest of another.
-    fn check_digest(&self, root: Digest) -> Result<(), Failure> {
+    pub(super) fn check_digest(&self, root: Digest) -> Result<(), Failure> {
         let wanted = self.into.reference.digest();
         if wanted.is_none_or(|wanted| *wanted == root) {
             return Ok(());
@@ -165,21 +167,45 @@ impl Shipment<'_> {
             return Ok(Way::Present);
         };
         let (registry, into) = (&self.into.registry, &self.into.reference);
-        let _turn = self.desk.turn(into, blob.digest).await;
+        let (whereabouts, writer) = (&self.desk.whereabouts, &self.into.writer);
+        let _turn = whereabouts.turn(writer, blob.digest).await;
         let found = registry.blob_size(into, &blob.digest).await;
         if found.map_err(|error| source_failure(&error))? == Some(blob.size_bytes) {
+            whereabouts.note(writer, blob.digest, into);
             self.running.layer(index, LayerState::Cached);
             return Ok(Way::Present);
         }
-        if let Some(from) = self.mount_from {
+        let way = if self.mount(blob).await? {
+            self.running.layer(index, LayerState::Cached);
+            Way::Mounted
+        } else {
+            let sent = self.send_found(index, blob).await;
+            sent.map_err(|error| fetch_failure(&error))?
+        };
+        whereabouts.note(writer, blob.digest, into);
+        Ok(way)
+    }
+
+    /// Asks the registry to take a blob over from another repository of its own: where it comes
+    /// from, or where it was seen.
+    async fn mount(&self, blob: &Descriptor) -> Result<bool, Failure> {
+        let (registry, into) = (&self.into.registry, &self.into.reference);
+        let (whereabouts, writer) = (&self.desk.whereabouts, &self.into.writer);
+        let elsewhere = whereabouts.elsewhere(writer, blob.digest, into);
+        let is_other = |seen: &&Reference| {
+            let source = self.mount_from;
+            source.is_none_or(|source| repository_of(source) != repository_of(seen))
+        };
+        let elsewhere = elsewhere.as_ref().filter(is_other);
+        for from in self.mount_from.into_iter().chain(elsewhere) {
             let mounted = registry.mount_blob(into, blob, from).await;
             if mounted.map_err(|error| source_failure(&error))? {
-                self.running.layer(index, LayerState::Cached);
-                return Ok(Way::Mounted);
+                return Ok(true);
             }
         }
-        let way = self.send_found(index, blob).await;
-        way.map_err(|error| fetch_failure(&error))
+        // Where it was seen it is no longer.
+        whereabouts.forget(writer, blob.digest);
+        Ok(false)
     }
 
     /// Sends a blob from where it is found. What the disk has lost in the cache is fetched anew.
@@ -277,6 +303,10 @@ impl Shipment<'_> {
             present: Amount::default(),
         }
     }
+}
+
+fn repository_of(reference: &Reference) -> (&str, &str) {
+    (reference.registry(), reference.repository())
 }
 
 fn waiting(blob: &Descriptor) -> LayerProgress {

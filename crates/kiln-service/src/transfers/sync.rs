@@ -14,8 +14,7 @@ mod image;
 mod rules;
 mod tag;
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
 use kiln_api::operation::{Operation, Stage};
@@ -24,12 +23,13 @@ use kiln_api::registry::sync::{
 };
 use kiln_api::{Failure, codes};
 use kiln_domain::access::Actor;
-use kiln_domain::{Digest, OperationId, OperationKind, OperationState, Reference};
+use kiln_domain::{OperationId, OperationKind, OperationState, Reference};
 
 use self::choose::{Chosen, What};
 use self::rules::{Rule, understand};
 use super::Transfers;
 use super::finish::{Ending, Happened};
+use super::whereabouts::Counted;
 use crate::board::Running;
 use crate::pulls::{Attendance, Launched, Makes, Opening, cancelled, unless_cancelled};
 
@@ -49,16 +49,7 @@ struct Job {
     actor: Actor,
     rules: Vec<Rule>,
     is_dry_run: bool,
-    /// Blobs that a dry run has counted, by repository: what several tags share is sent once.
-    counted: Mutex<HashSet<(String, Digest)>>,
-}
-
-impl Job {
-    /// Says whether a blob is counted for the first time.
-    fn counts(&self, into: &Reference, blob: Digest) -> bool {
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        counted.insert((repository_of(into), blob))
-    }
+    counted: Arc<Counted>,
 }
 
 impl Transfers {
@@ -95,7 +86,7 @@ impl Transfers {
                 actor,
                 rules,
                 is_dry_run,
-                counted: Mutex::default(),
+                counted: Arc::default(),
             };
             let done = desk.run_sync(job, running.clone()).await;
             done.map_err(|failure| unless_cancelled(&running, failure))

@@ -361,21 +361,21 @@ fn lies_of_chunks() -> Vec<Lie> {
         ),
         noted(
             "a chunk longer than it is",
-            "source.size_mismatch",
+            "source.damaged",
             "rootfs",
             "size",
             json!("8388608"),
         ),
         noted(
             "a chunk shorter than it is",
-            "source.size_mismatch",
+            "source.damaged",
             "rootfs",
             "size",
             json!("4096"),
         ),
         noted(
             "another digest of the plain bytes",
-            "source.digest_mismatch",
+            "source.damaged",
             "rootfs",
             "digest",
             json!(format!("sha256:{}", "0".repeat(64))),
@@ -421,20 +421,23 @@ fn lies() -> Vec<Lie> {
             "kernel.unrecognised",
             |forgery| forgery.replace("kernel", &elf::smallest(elf::AARCH64)),
         ),
-        lie(
-            "a blob of another length",
-            "source.size_mismatch",
-            |forgery| {
-                let size = forgery.layer("rootfs")?["size"]
-                    .as_u64()
-                    .context("no size")?;
-                forgery.layer("rootfs")?["size"] = json!(size - 1);
-                Ok(())
-            },
-        ),
+        lie("no initrd for its init", "boot.no_initrd", |forgery| {
+            forgery.layer("initrd")?["annotations"]["kiln.bootable.role"] = json!("other");
+            Ok(())
+        }),
+        lie("an initrd that is none", "boot.no_initrd", |forgery| {
+            forgery.replace("initrd", b"garbage")
+        }),
+        lie("a blob of another length", "source.damaged", |forgery| {
+            let size = forgery.layer("rootfs")?["size"]
+                .as_u64()
+                .context("no size")?;
+            forgery.layer("rootfs")?["size"] = json!(size - 1);
+            Ok(())
+        }),
         lie(
             "a blob that is not what its name says",
-            "source.digest_mismatch",
+            "source.damaged",
             |forgery| {
                 let layer = forgery.layer("rootfs")?.clone();
                 let blob = forgery.blob(&layer)?;
@@ -523,6 +526,16 @@ fn an_artifact_that_lies_is_refused_and_leaves_nothing() -> Result<()> {
         "ref": forgery.written()?, "name": "true", "prefer_shipped_kernel": true,
     });
     stage.call("image.pull", &params)?;
+    // Of an init that is not Kiln's the initrd is not judged.
+    for (name, mode) in [("own", json!("none")), ("unsaid", json!("otherwise"))] {
+        let mut forgery = Forgery::of(&archive, &stage.path(name))?;
+        forgery.replace("initrd", b"of another kind")?;
+        forgery.config["boot"]["mode"] = mode;
+        let params = json!({
+            "ref": forgery.written()?, "name": name, "prefer_shipped_kernel": true,
+        });
+        stage.call("image.pull", &params)?;
+    }
     Ok(())
 }
 
@@ -553,7 +566,7 @@ fn checksums_of_another_root_filesystem_are_noticed() -> Result<()> {
 
     let refused = stage.refused("image.pull", &params)?;
 
-    assert_eq!(code(&refused), "source.digest_mismatch", "{refused}");
+    assert_eq!(code(&refused), "source.damaged", "{refused}");
     assert!(refused.to_string().contains("blocks differ"), "{refused}");
     stage.assert_nothing_left()
 }

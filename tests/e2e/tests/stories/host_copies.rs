@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::browsing::{kiln, printed};
 use crate::source::{self, oci};
+use crate::space::Disk;
 use crate::stage::{KERNEL, LIMIT, Stage, text};
 
 const NEEDS: &[Need] = &[tools::DOCKER_REGISTRY, tools::SKOPEO];
@@ -281,6 +282,57 @@ fn a_copy_that_is_interrupted_leaves_nothing_half_made() -> Result<()> {
     printed(&stage, &["copy", "-q", &oci(&layout, "1"), "oci:lay:1"])?;
     assert_eq!(partials(&blobs)?, []);
     assert!(stage.path("lay/index.json").exists());
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_keeps_what_it_says_it_keeps() -> Result<()> {
+    if tools::must_skip("a_full_disk_keeps", crate::space::NEEDS)? {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let disk = Disk::new(16)?;
+    let layout = source::of_layers(&stage.path("layout"), |layout| {
+        let small = [Entry::file("small", source::noise(8, 1 << 20))];
+        let large = [Entry::file("large", source::noise(9, 24 << 20))];
+        Ok(vec![
+            layout.add_layer(&small, Compression::Plain)?,
+            layout.add_layer(&large, Compression::Plain)?,
+        ])
+    })?;
+    let from = oci(&layout, "1");
+    let at = |name: &str| disk.path().join(name);
+    let places = [
+        (
+            format!("oci:{}:1", at("lay").display()),
+            at("lay/blobs/sha256"),
+            true,
+        ),
+        (format!("dir:{}", at("flat").display()), at("flat"), true),
+        (
+            format!("oci-archive:{}:1", at("a.tar").display()),
+            at("."),
+            false,
+        ),
+    ];
+
+    for (place, folder, keeps) in places {
+        let refused = kiln(&stage, &["copy", &from, &place])?;
+
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains("free some space"), "{place}: {said}");
+        assert_eq!(said.contains("nothing was kept"), !keeps, "{place}: {said}");
+        assert_eq!(said.contains("run it again"), keeps, "{place}: {said}");
+        assert_eq!(partials(&folder)?, [], "{place}");
+        if keeps {
+            let lengths = fs::read_dir(&folder)?.map(|entry| Ok(entry?.metadata()?.len()));
+            let lengths = lengths.collect::<Result<Vec<u64>>>()?;
+            assert!(lengths.iter().any(|length| *length > 1 << 20), "{place}");
+        }
+    }
+    assert!(!at("a.tar").exists());
+    assert!(!at("lay/index.json").exists());
+    assert!(!at("flat/manifest.json").exists());
     Ok(())
 }
 

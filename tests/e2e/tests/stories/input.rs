@@ -102,10 +102,10 @@ fn blobs_that_are_not_what_was_said_are_refused() -> Result<()> {
         )
     };
     let cases = [
-        (oci(&damaged, "1"), "source.digest_mismatch", "sha256:"),
+        (oci(&damaged, "1"), "source.damaged", "sha256:"),
         (
             one_blob(&at("longer"), TAR, &good, None, 1)?,
-            "source.size_mismatch",
+            "source.damaged",
             "bytes",
         ),
         (
@@ -155,7 +155,8 @@ fn a_cached_blob_of_another_size_is_not_believed() -> Result<()> {
     let cached = cached.next().context("the layer is not in the cache")?;
 
     let refused = stage.refused("image.pull", &pull(&wrong, "bad"))?;
-    assert_eq!(code(&refused), "source.size_mismatch", "{refused}");
+    assert_eq!(code(&refused), "source.damaged", "{refused}");
+    assert_eq!(refused.data["retryable"], false, "{refused}");
     assert_eq!(fs::read(&cached)?, good, "a lie took the blob away");
 
     stage.call("image.forget", &json!({"image": "first"}))?;

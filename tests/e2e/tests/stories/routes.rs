@@ -574,3 +574,40 @@ fn the_configuration_is_checked_with_all_its_files() -> Result<()> {
     assert!(error.contains("registries.conf:2"), "{error}");
     Ok(())
 }
+
+#[test]
+fn a_copy_to_this_host_goes_where_a_pull_would() -> Result<()> {
+    if tools::must_skip("a_copy_to_this_host_goes", NEEDS)? {
+        return Ok(());
+    }
+    let moved = with_small(Access::Basic, Transport::Http, &Extras::default())?;
+    let rules = format!(
+        "[[registry]]\nprefix = \"moved.test\"\nlocation = \"{}\"\n{}",
+        moved.host(),
+        mirrored("mirrored.test", &moved, "")
+    );
+    let stage = Stage::with_config(&rules)?;
+    let auth_file = moved.auth_file()?.display().to_string();
+    let logins = [("REGISTRY_AUTH_FILE", auth_file.as_str())];
+    let direct = format!("{}/{SMALL}", moved.host());
+    let run = |words: &[&str]| -> Result<String> {
+        let output = kiln(&stage, words, &logins)?;
+        anyhow::ensure!(output.status.success(), "kiln {words:?}: {output:?}");
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    };
+    let want = run(&["registry", "manifest", &direct, "-q"])?;
+
+    for registry in ["moved.test", "mirrored.test"] {
+        let from = format!("{registry}/{SMALL}");
+        let place = format!("oci:{}:1", stage.path(registry).display());
+
+        assert_eq!(run(&["copy", &from, &place, "-q"])?, want, "{registry}");
+        let seen = run(&["registry", "manifest", &from, "-q"])?;
+        assert_eq!(seen, want, "{registry}");
+    }
+    // Lists are read where the image lies: at what was moved, and at no mirror.
+    assert_eq!(run(&["tags", "moved.test/some/small", "-q"])?, "1");
+    let stranger = kiln(&stage, &["copy", "moved.test/some/small:1", "oci:x:1"], &[])?;
+    assert_eq!(stranger.status.code(), Some(4), "{stranger:?}");
+    Ok(())
+}

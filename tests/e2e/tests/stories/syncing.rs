@@ -239,3 +239,58 @@ fn a_part_that_fails_stops_nothing_else() -> Result<()> {
     assert_eq!(code(&none), "request.invalid_params");
     Ok(())
 }
+
+/// Counts the uploads that were closed, whose bytes have therefore been sent.
+fn uploads(registry: &Registry) -> Result<usize> {
+    let asked = registry.asked()?;
+    let closed = |asked: &&Asked| asked.method == "PUT" && asked.target.contains("/blobs/uploads/");
+    Ok(asked.iter().filter(closed).count())
+}
+
+#[test]
+fn what_several_repositories_share_is_sent_to_a_registry_once() -> Result<()> {
+    if tools::must_skip("what_several_repositories_share", NEEDS)? {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let one = Registry::start(Access::Anonymous, Transport::Http)?;
+    let two = Registry::start(Access::Basic, Transport::Http)?;
+    let layout = source::small(&stage.path("layout"))?;
+    for repository in ["x/one", "x/two", "x/three"] {
+        one.push(&oci(&layout, "1"), &format!("{repository}:1"))?;
+    }
+    let auth_file = two.auth_file()?.display().to_string();
+    let rules = format!(
+        "[[rule]]\nfrom = '{}/x/*'\ninto = '{}/mirror'\ntags = ['*']\n",
+        one.host(),
+        two.host()
+    );
+    let words = ["--authfile", auth_file.as_str(), "--json"];
+
+    let dry = told(&sync(
+        &stage,
+        &rules,
+        &[&words[..], &["--dry-run"]].concat(),
+    )?)?;
+    let synced = told(&sync(&stage, &rules, &words)?)?;
+    let later = json!({
+        "from": format!("{}/x/one:1", one.host()),
+        "into": format!("{}/later/one:1", two.host()),
+        "into_credentials": {"username": USER, "secret": PASSWORD},
+    });
+    let later = stage.call("registry.copy", &later)?;
+
+    assert_eq!(synced["copied"], 3, "{synced}");
+    assert_eq!(uploads(&two)?, 3, "a config and two layers, once each");
+    assert_eq!(dry["sent_bytes"], synced["sent_bytes"], "{dry} {synced}");
+    assert_eq!(later["mounted"]["blobs"], 3, "{later}");
+    assert_eq!(later["sent"]["blobs"], 0, "{later}");
+    for repository in ["mirror/one", "mirror/two", "mirror/three", "later/one"] {
+        let reference = format!("docker://{}/{repository}:1", two.host());
+        let mut inspect = Command::new(tools::require(tools::SKOPEO)?);
+        inspect.args(["inspect", "--tls-verify=false", "--authfile", &auth_file]);
+        let inspected = inspect.arg(reference).output()?;
+        assert!(inspected.status.success(), "{inspected:?}");
+    }
+    Ok(())
+}

@@ -30,6 +30,8 @@ const NEEDS: &[Need] = &[
     tools::HTPASSWD,
 ];
 
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
 /// Runs `kiln` as somebody without logins.
 fn kiln(stage: &Stage, words: &[&str]) -> Result<Output> {
     let host = format!("unix://{}", stage.daemon.socket().display());
@@ -73,6 +75,17 @@ fn fetch_by_skopeo(reference: &str, layout: &Path) -> Result<String> {
     command.arg(format!("oci:{}:out", layout.display()));
     process::run(command, LIMIT)?;
     let index: Value = serde_json::from_slice(&fs::read(layout.join("index.json"))?)?;
+    text(&index["manifests"][0], "digest")
+}
+
+/// Copies the image `1` out of a layout with skopeo, and returns its digest.
+fn fetch_by_skopeo_from(layout: &Path, into: &Path) -> Result<String> {
+    let mut command = process::command(tools::require(tools::SKOPEO)?);
+    command.args(["--insecure-policy", "copy", "--quiet", "--all"]);
+    command.arg(format!("oci:{}:1", layout.display()));
+    command.arg(format!("oci:{}:out", into.display()));
+    process::run(command, LIMIT)?;
+    let index: Value = serde_json::from_slice(&fs::read(into.join("index.json"))?)?;
     text(&index["manifests"][0], "digest")
 }
 
@@ -364,7 +377,6 @@ fn what_skopeo_sent_kiln_copies_and_the_other_way_round() -> Result<()> {
 #[test]
 fn what_refers_to_an_image_goes_along_on_request() -> Result<()> {
     const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
     if tools::must_skip("what_refers_to_an_image", NEEDS)? {
         return Ok(());
     }
@@ -436,6 +448,76 @@ fn what_refers_to_an_image_goes_along_on_request() -> Result<()> {
         list["manifests"][0]["artifactType"],
         "application/x.signature"
     );
+
+    assert_both_ways(&stage, &two, &from, (&signed_too, &signed))?;
+    Ok(())
+}
+
+/// By way of this host: a layout, and an archive of the layout. What was copied before is an image
+/// with its one referrer.
+fn assert_both_ways(
+    stage: &Stage,
+    two: &Registry,
+    from: &str,
+    (signed_too, signed): (&Value, &str),
+) -> Result<()> {
+    let tag = text(signed_too, "digest")?.replace(':', "-");
+    let listed = |name: &str| {
+        let request = Request {
+            method: "GET",
+            target: &format!("/v2/{name}/small/manifests/{tag}"),
+            fields: &[("accept", INDEX)],
+            body: b"",
+        };
+        ask(&two.host(), request)
+    };
+    let out = told(
+        stage,
+        &["copy", from, "oci:signed:1", "--referrers", "--json"],
+    )?;
+    let words = [
+        "copy",
+        "oci:signed:1",
+        "oci-archive:signed.tar:1",
+        "--referrers",
+        "--json",
+    ];
+    let packed = told(stage, &words)?;
+    for (place, name) in [
+        ("oci:signed:1", "layout"),
+        ("oci-archive:signed.tar:1", "archive"),
+    ] {
+        let into = format!("{}/{name}/small:1", two.host());
+        let back = told(stage, &["copy", place, &into, "--referrers", "--json"])?;
+        assert_eq!(back["digest"], signed_too["digest"], "{name}");
+        assert_eq!(back["referrers"], 1, "{name}: {back}");
+        let list: Value = serde_json::from_slice(&listed(name)?.body)?;
+        assert_eq!(list["manifests"][0]["digest"], signed, "{name}: {list}");
+    }
+    assert_eq!(
+        (&out["referrers"], &out["manifests"]),
+        (&json!(1), &json!(2)),
+        "{out}"
+    );
+    assert_eq!(packed["referrers"], 1, "{packed}");
+    let layout = stage.path("signed");
+    let copied = fetch_by_skopeo_from(&layout, &stage.path("by-skopeo"))?;
+    assert_eq!(signed_too["digest"], copied.as_str());
+    // A name is what tells the image from what belongs to it, and some places hold one image.
+    told(stage, &["copy", from, "dir:flat", "--json"])?;
+    let again = format!("{}/again/small:1", two.host());
+    for (source, into) in [
+        (from, "oci:unnamed"),
+        (from, "dir:one"),
+        ("dir:flat", &again),
+    ] {
+        let refused = kiln(stage, &["copy", source, into, "--referrers"])?;
+        assert_eq!(
+            refused.status.code(),
+            Some(2),
+            "{source} {into}: {refused:?}"
+        );
+    }
     Ok(())
 }
 

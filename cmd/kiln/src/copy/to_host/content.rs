@@ -1,20 +1,22 @@
 //! What is copied: the manifests, and which blobs they name; from a registry through the daemon, or
 //! from this host.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Cursor, Read};
 use std::path::Path;
 use std::pin::Pin;
 
-use kiln_api::registry::{Blob, BlobParams, Manifest, ManifestParams, ManifestView, Pointer};
+use kiln_api::registry::{
+    Blob, BlobParams, Manifest, ManifestParams, ManifestView, Pointer, Referrers, ReferrersParams,
+};
 use kiln_api::{Failure, codes};
 use kiln_client::Client;
 use kiln_domain::oci::Descriptor;
 use kiln_domain::{Digest, Platform, Reference, Source};
 use kiln_registry::{
     BlobBody, Breadth, DockerArchive, FetchError, FileRange, ImageSource, Layout, OutgoingDocument,
-    read_graph,
+    absorb_referrers, read_graph,
 };
 
 use super::super::Arguments;
@@ -28,6 +30,9 @@ const MAX_DEPTH: usize = 4;
 
 /// Most manifests and indexes of one copy; the daemon's own copies have the same limit.
 const MAX_DOCUMENTS: usize = 512;
+
+/// Most referrers of one copy; the daemon's own copies have the same limit.
+const MAX_REFERRERS: usize = 256;
 
 /// Where it comes from.
 pub(super) enum Origin {
@@ -69,6 +74,17 @@ pub(super) struct Content {
     pub(super) below: Vec<OutgoingDocument>,
     /// Each once.
     pub(super) blobs: Vec<Descriptor>,
+    /// Those of the documents that refer to others.
+    pub(super) referrers: Vec<Descriptor>,
+}
+
+/// How much is copied.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    /// One platform, or all of them.
+    pub(super) platform: Option<Platform>,
+    /// Whether what refers to it comes along.
+    pub(super) has_referrers: bool,
 }
 
 impl Origin {
@@ -82,7 +98,7 @@ impl Origin {
             let flags = arguments.source_flags();
             let caller = flags.caller(session)?;
             let client = Box::new(session.connect().await?);
-            let (reference, reach) = caller.for_looking(&arguments.from, &client).await?;
+            let (reference, reach) = caller.for_fetching(&arguments.from, &client).await?;
             return Ok(Self::Registry {
                 client,
                 reference,
@@ -123,6 +139,7 @@ impl Origin {
                     reference: reference.with_digest(blob.digest).to_string(),
                     size_bytes: Some(blob.size_bytes),
                     credentials: reach.credentials.clone(),
+                    mirror_credentials: reach.mirror_credentials.clone(),
                     tls_verify: reach.tls_verify,
                 };
                 let opened = session.call::<Blob>(client, &params).await?;
@@ -175,14 +192,21 @@ impl Content {
     /// Reads the manifests of one platform, or of all.
     pub(super) async fn read(
         from: &Origin,
-        platform: Option<Platform>,
+        wanted: Wanted,
         session: &Session,
     ) -> Result<Self, CommandError> {
+        let platform = wanted.platform;
         match from {
             Origin::Host(source) => {
                 let breadth = platform.map_or(Breadth::Everything, Breadth::Platform);
                 let graph = read_graph(source, breadth).await;
-                let graph = graph.map_err(|error| source_failure(&error))?;
+                let mut graph = graph.map_err(|error| source_failure(&error))?;
+                let mut referrers = Vec::new();
+                if wanted.has_referrers {
+                    let added = absorb_referrers(source, &mut graph, MAX_REFERRERS).await;
+                    referrers = added.map_err(|error| source_failure(&error))?;
+                    refuse_many(&referrers)?;
+                }
                 let mut documents: Vec<OutgoingDocument> = graph
                     .documents
                     .into_iter()
@@ -200,6 +224,7 @@ impl Content {
                     root,
                     below: documents,
                     blobs: graph.blobs,
+                    referrers,
                 })
             }
             Origin::Registry {
@@ -218,10 +243,16 @@ impl Content {
                 };
                 walk.visit(reference.clone(), platform, 0).await?;
                 let root = walk.documents.pop().ok_or_else(malformed)?;
+                let mut referrers = Vec::new();
+                if wanted.has_referrers {
+                    let top = root.descriptor.digest;
+                    referrers = walk.visit_referrers(reference, top).await?;
+                }
                 Ok(Self {
                     root,
                     below: walk.documents,
                     blobs: walk.blobs,
+                    referrers,
                 })
             }
         }
@@ -253,6 +284,7 @@ impl Walk<'_> {
                 reference: at.to_string(),
                 platform: platform.map(|platform| platform.to_string()),
                 credentials: self.reach.credentials.clone(),
+                mirror_credentials: self.reach.mirror_credentials.clone(),
                 tls_verify: self.reach.tls_verify,
             };
             let view = self.session.call::<Manifest>(self.client, &params).await?;
@@ -280,6 +312,76 @@ impl Walk<'_> {
             Ok(())
         })
     }
+}
+
+impl Walk<'_> {
+    /// Takes everything that refers to a document, and what refers to that. Returns what those are,
+    /// as the registry lists them.
+    async fn visit_referrers(
+        &mut self,
+        reference: &Reference,
+        top: Digest,
+    ) -> Result<Vec<Descriptor>, CommandError> {
+        let below = self.documents.iter();
+        let mut subjects: VecDeque<Digest> =
+            below.map(|document| document.descriptor.digest).collect();
+        subjects.push_back(top);
+        let mut found = Vec::new();
+        while let Some(subject) = subjects.pop_front() {
+            for referrer in self.referrers_of(reference, subject).await? {
+                if referrer.digest == top || self.seen.contains(&referrer.digest) {
+                    continue;
+                }
+                let at = reference.with_digest(referrer.digest);
+                subjects.push_back(referrer.digest);
+                found.push(referrer);
+                refuse_many(&found)?;
+                self.visit(at, None, 0).await?;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn referrers_of(
+        &self,
+        reference: &Reference,
+        subject: Digest,
+    ) -> Result<Vec<Descriptor>, CommandError> {
+        let mut found = Vec::new();
+        let mut after = None;
+        loop {
+            let params = ReferrersParams {
+                reference: reference.with_digest(subject).to_string(),
+                artifact_type: None,
+                limit: None,
+                after,
+                credentials: self.reach.credentials.clone(),
+                mirror_credentials: self.reach.mirror_credentials.clone(),
+                tls_verify: self.reach.tls_verify,
+            };
+            let page = self.session.call::<Referrers>(self.client, &params).await?;
+            for item in &page.items {
+                let mut referrer = descriptor(item)?;
+                referrer.artifact_type.clone_from(&item.artifact_type);
+                referrer.annotations.clone_from(&item.annotations);
+                found.push(referrer);
+            }
+            refuse_many(&found)?;
+            if page.next.is_none() {
+                return Ok(found);
+            }
+            after = page.next;
+        }
+    }
+}
+
+fn refuse_many(referrers: &[Descriptor]) -> Result<(), Failure> {
+    if referrers.len() <= MAX_REFERRERS {
+        return Ok(());
+    }
+    let text = format!("more than {MAX_REFERRERS} referrers belong to the image");
+    Err(Failure::new(codes::source::UNSUPPORTED, text)
+        .with_hint("copy it without --referrers", None))
 }
 
 /// Takes a document whose bytes have the digest that the daemon says.

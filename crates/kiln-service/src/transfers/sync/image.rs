@@ -18,11 +18,11 @@ use kiln_store::events::{self, EventActor, NewEvent};
 use super::Job;
 use super::choose::ChosenImage;
 use super::rules::Origin;
-use super::tag::missing_bytes;
 use crate::board::Running;
 use crate::failures::{source_failure, store_failure};
 use crate::transfers::finish::Happened;
 use crate::transfers::push::{self, Found, no_source};
+use crate::transfers::whereabouts::Writer;
 use crate::transfers::{Destination, Transfers, packed};
 
 /// How many of an image's last pushes are looked at for one of the version and form that is wanted.
@@ -70,7 +70,7 @@ impl Transfers {
             actor: job.actor,
             image,
             manifest,
-            into: destination(chosen),
+            into: destination(job, chosen),
             has_all_platforms: false,
             has_referrers,
             from: push::Origin {
@@ -81,7 +81,9 @@ impl Transfers {
         };
         if job.is_dry_run {
             let (_, graph, referrers) = self.documents_of(&work).await?;
-            let missing = missing_bytes(job, &chosen.into, &chosen.target, &graph).await?;
+            let missing = self
+                .missing_bytes(job, &chosen.into, &chosen.target, &graph)
+                .await?;
             let is_there = referrers == 0 && self.is_named(chosen, manifest).await?;
             return Ok(item(chosen, manifest.to_string(), missing, is_there));
         }
@@ -112,9 +114,9 @@ impl Transfers {
         let work = packed::Job {
             actor: job.actor,
             image,
-            into: destination(chosen),
+            into: destination(job, chosen),
             errand: if job.is_dry_run {
-                packed::Errand::Tell
+                packed::Errand::Tell(job.counted.clone())
             } else {
                 packed::Errand::Send
             },
@@ -179,8 +181,9 @@ impl Transfers {
     }
 }
 
-fn destination(chosen: &ChosenImage<'_>) -> Destination {
+fn destination(job: &Job, chosen: &ChosenImage<'_>) -> Destination {
     Destination {
+        writer: Writer::new(job.actor.uid, &chosen.into, &chosen.target),
         registry: chosen.into.clone(),
         reference: chosen.target.clone(),
         tags: vec![chosen.target.clone()],

@@ -13,6 +13,7 @@ use crate::board::Running;
 use crate::failures::source_failure;
 use crate::transfers::copy::cached_for;
 use crate::transfers::shipment::Shipment;
+use crate::transfers::whereabouts::Writer;
 use crate::transfers::{Destination, Transfers};
 
 impl Transfers {
@@ -58,7 +59,7 @@ impl Transfers {
             0
         };
         if job.is_dry_run {
-            let missing = missing_bytes(job, &pair.into, &target, &graph).await?;
+            let missing = self.missing_bytes(job, &pair.into, &target, &graph).await?;
             let there = pair.into.manifest_digest(&target).await;
             let there = there.map_err(|error| source_failure(&error))?;
             let is_there = there == Some(graph.root) && referrers == 0;
@@ -66,6 +67,7 @@ impl Transfers {
         }
         let destination = Destination {
             registry: pair.into.clone(),
+            writer: Writer::new(job.actor.uid, &pair.into, &target),
             reference: target.clone(),
             tags: vec![target.clone()],
         };
@@ -82,20 +84,28 @@ impl Transfers {
     }
 }
 
-/// Adds up what of a graph is not at its destination, and no tag before it brings there.
-pub(super) async fn missing_bytes(
-    job: &Job,
-    registry: &Registry,
-    target: &Reference,
-    graph: &Graph,
-) -> Result<u64, Failure> {
-    let mut missing: u64 = 0;
-    for blob in &graph.blobs {
-        let found = registry.blob_size(target, &blob.digest).await;
-        let found = found.map_err(|error| source_failure(&error))?;
-        if found != Some(blob.size_bytes) && job.counts(target, blob.digest) {
-            missing = missing.saturating_add(blob.size_bytes);
+impl Transfers {
+    /// Adds up what of a graph is not at its destination, nor elsewhere in the registry, which then
+    /// takes it over from there, and what no tag before it brings.
+    pub(super) async fn missing_bytes(
+        &self,
+        job: &Job,
+        registry: &Registry,
+        target: &Reference,
+        graph: &Graph,
+    ) -> Result<u64, Failure> {
+        let writer = Writer::new(job.actor.uid, registry, target);
+        let mut missing: u64 = 0;
+        for blob in &graph.blobs {
+            let found = registry.blob_size(target, &blob.digest).await;
+            let is_there = found.map_err(|error| source_failure(&error))? == Some(blob.size_bytes);
+            let is_elsewhere = || self.whereabouts.elsewhere(&writer, blob.digest, target);
+            if is_there {
+                self.whereabouts.note(&writer, blob.digest, target);
+            } else if is_elsewhere().is_none() && job.counted.counts(target, blob.digest) {
+                missing = missing.saturating_add(blob.size_bytes);
+            }
         }
+        Ok(missing)
     }
-    Ok(missing)
 }
