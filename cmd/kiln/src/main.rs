@@ -25,6 +25,7 @@ mod interruptible;
 mod kernel;
 mod kernel_choice;
 mod logs;
+mod metadata;
 mod mistakes;
 mod operation;
 mod org;

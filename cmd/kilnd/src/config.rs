@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use kiln_api::daemon::Setting;
+use kiln_domain::limits::{self, LimitError, Limits};
 use kiln_registry::FetchError;
 use kiln_registry::routes::ShortNames;
 use kiln_vault::{KeyError, KeySource};
@@ -86,6 +87,8 @@ pub(crate) struct Config {
     pub(crate) patience: Patience,
     pub(crate) audit: Audit,
     pub(crate) retention_days: Valued<u32>,
+    /// What machines of images get that say nothing themselves.
+    pub(crate) image_limits: Valued<Limits>,
     /// Files in which the init of guests may be; the first that fits wins.
     pub(crate) guest_init: Valued<Vec<PathBuf>>,
     pub(crate) snapshot_interval_seconds: Valued<u64>,
@@ -219,6 +222,7 @@ fn short_names<'de, D: de::Deserializer<'de>>(
 #[serde(deny_unknown_fields, default)]
 struct ImagesTable {
     retention_days: Option<u32>,
+    limits: Option<Limits>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -284,6 +288,8 @@ pub(crate) enum ConfigError {
         origin: String,
         range: &'static str,
     },
+    #[error("images.limits in {origin} cannot be")]
+    Limit { origin: String, source: LimitError },
     #[error("{key} in {origin} is {}, which is not an absolute path", path.display())]
     Relative {
         key: &'static str,
@@ -359,6 +365,7 @@ impl Config {
             patience: Patience::default(),
             audit: Audit::default(),
             retention_days: Valued::default(30),
+            image_limits: Valued::default(Limits::new()),
             guest_init: Valued::default(places.guest_init),
             snapshot_interval_seconds: Valued::default(86_400),
             snapshot_events: Valued::default(1_000),
@@ -401,6 +408,7 @@ impl Config {
         }
         self.apply_registries(file.registries, &origin);
         self.retention_days.set(file.images.retention_days, &origin);
+        self.image_limits.set(file.images.limits, &origin);
         let init = file.guest.init.map(|path| vec![path]);
         self.guest_init.set(init, &origin);
         self.snapshot_interval_seconds
@@ -515,6 +523,12 @@ impl Config {
             }
         }
         self.audit.check()?;
+        for (slot, value) in &self.image_limits.value {
+            limits::check(slot, *value).map_err(|source| ConfigError::Limit {
+                origin: self.image_limits.origin.clone(),
+                source,
+            })?;
+        }
         self.patience.check()?;
         for path in &self.guest_init.value {
             absolute("guest.init", &self.guest_init, path)?;
@@ -585,6 +599,10 @@ impl Config {
                 &self.retention_days,
                 u32::to_string,
             ),
+            row("images.limits", &self.image_limits, |limits| {
+                let pairs = limits.iter().map(|(slot, value)| format!("{slot}={value}"));
+                list(pairs.collect())
+            }),
             row("guest.init", &self.guest_init, paths),
             row(
                 "database.snapshot_interval_seconds",
@@ -687,6 +705,27 @@ mod tests {
                 origin: "default".to_owned()
             }
         );
+    }
+
+    #[test]
+    fn limits_of_images_are_read_by_the_rule_of_limits() {
+        let text = "[images.limits]\ncpu = 1.5\nmemory = \"1G\"\ngpu = 0\n";
+        let config = load(text, Given::default()).unwrap();
+        let limits = config.image_limits.value.iter();
+        let shown: Vec<String> = limits
+            .map(|(slot, value)| format!("{slot}={value}"))
+            .collect();
+        assert_eq!(shown, ["cpu=1.5", "gpu=0", "memory=1073741824"]);
+
+        for wrong in [
+            "memory = 4",
+            "memory = \"lots\"",
+            "CPU = 1",
+            "cpu = -1",
+            "cpu = true",
+        ] {
+            load(&format!("[images.limits]\n{wrong}\n"), Given::default()).unwrap_err();
+        }
     }
 
     #[test]

@@ -20,9 +20,9 @@ use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Ledger, Limits, Server,
 use kiln_service::{
     Audit, BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds,
     HostFiles, Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels,
-    Operations, Orgs, Partials, Pool, Pulls, Records, Registries, Remotes, Roles, RootfsDigests,
-    SnapshotSchedule, Snapshots, Spare, SystemClock, SystemLogins, Transfers, Users, Webhooks,
-    open_database, recover,
+    Metadata, Operations, Orgs, Partials, Pool, Pulls, Records, Registries, Remotes, Roles,
+    RootfsDigests, SnapshotSchedule, Snapshots, Spare, SystemClock, SystemLogins, Transfers, Users,
+    Webhooks, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use kiln_vault::Vault;
@@ -321,14 +321,24 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             artifacts.clone(),
             host_files.clone(),
         )),
-        images: Arc::new(Images::new(
+        metadata: Arc::new(Metadata::new(
             store.clone(),
             clock.clone(),
-            images,
+            images.clone(),
             architecture,
-            config.retention_days.value,
-            ImageFiles::new(artifacts, host_files.clone(), look_pool),
+            config.image_limits.value.clone(),
         )),
+        images: Arc::new(
+            Images::new(
+                store.clone(),
+                clock.clone(),
+                images,
+                architecture,
+                config.retention_days.value,
+                ImageFiles::new(artifacts, host_files.clone(), look_pool),
+            )
+            .with_limits(config.image_limits.value.clone()),
+        ),
         instances: Arc::new(Instances::new(
             store.clone(),
             clock.clone(),

@@ -28,6 +28,7 @@ mod instances;
 mod kernels;
 mod lifetime;
 mod logins;
+mod metadata;
 mod names;
 mod newcomer;
 mod opening;
