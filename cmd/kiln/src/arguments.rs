@@ -13,7 +13,8 @@ use crate::session::Session;
 use crate::time_span::TimeSpan;
 use crate::{
     audit, checkout, copy, daemon, demo, doctor, event, export, image, import, instance, kernel,
-    logs, operation, org, pull, push, reference, register, registry, rpc, run, stop, sync, user,
+    logs, operation, org, outdated, pull, push, reference, register, registry, rpc, run, stop,
+    sync, user,
 };
 
 /// Turns OCI images into bootable microVM images and looks after them.
@@ -102,6 +103,8 @@ pub(crate) enum Command {
     Import(import::Arguments),
     /// Hide images and free their names
     Forget(image::ForgetArguments),
+    /// List images that have something newer at their registries
+    Outdated(outdated::Arguments),
     /// List machines that run images
     Ps(instance::ListArguments),
     /// Stop machines
@@ -179,6 +182,7 @@ impl Command {
             Self::Export(arguments) => export::run(arguments, session).await,
             Self::Import(arguments) => import::run(arguments, session).await,
             Self::Forget(arguments) => image::forget(arguments, session).await,
+            Self::Outdated(arguments) => outdated::run(arguments, session).await,
             Self::Ps(arguments) => instance::list(arguments, session).await,
             Self::Stop(arguments) => stop::run(arguments, session).await,
             Self::Logs(arguments) => logs::run(arguments, session).await,
@@ -247,6 +251,9 @@ mod tests {
             image::modify::GetHistory::NAME,
             image::modify::GetLimits::NAME,
             image::modify::Modify::NAME,
+            image::remote::Outdated::NAME,
+            image::remote::Scan::NAME,
+            image::remote::Untag::NAME,
             image::push::Push::NAME,
             image::Register::NAME,
             kernel::Check::NAME,
@@ -332,6 +339,7 @@ mod tests {
             "registry dev wipe",
             "image checkout",
             "image edit",
+            "outdated",
             "image rename",
             "image label",
             "image labels",

@@ -13,7 +13,9 @@ use crate::image_vmm::VmmArguments;
 use crate::output::{self, Columns, Format};
 use crate::session::Session;
 use crate::text::{cell, or_dash, size, time};
-use crate::{checkout, export, image_open, import, metadata, pages, pull, push, register};
+use crate::{
+    checkout, export, image_open, import, metadata, outdated, pages, pull, push, register, scan,
+};
 
 /// What there is to do with images.
 #[derive(Debug, Subcommand)]
@@ -51,6 +53,12 @@ pub(crate) enum Command {
     /// Take all custom limits off images
     #[command(alias = "clear_limits")]
     ClearLimits(metadata::ImagesArguments),
+    /// Ask the registry again what it has for an image, and keep the answer
+    Scan(scan::ScanArguments),
+    /// List images that have something newer at their registries
+    Outdated(outdated::Arguments),
+    /// Take the tag an image came from off it in the registry, and nothing else
+    Untag(scan::UntagArguments),
     /// List what happened to an image and what was changed about it
     History(metadata::HistoryArguments),
     /// Pull an OCI image and build a bootable image from it
@@ -134,6 +142,9 @@ impl Command {
             Self::Keywords(arguments) => metadata::keywords(arguments, session).await,
             Self::Limits(arguments) => metadata::limits(arguments, session).await,
             Self::ClearLimits(arguments) => metadata::clear_limits(arguments, session).await,
+            Self::Scan(arguments) => scan::scan(arguments, session).await,
+            Self::Outdated(arguments) => outdated::run(arguments, session).await,
+            Self::Untag(arguments) => scan::untag(arguments, session).await,
             Self::History(arguments) => metadata::history(arguments, session).await,
             Self::Pull(arguments) => pull::run(arguments, session).await,
             Self::Push(arguments) => push::run(arguments, session).await,

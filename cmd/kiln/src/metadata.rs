@@ -387,10 +387,10 @@ fn shown(told: &EffectiveLimits) -> String {
     });
     let mut text = output::table(&["SLOT", "LIMIT", "FROM"], rows.collect());
     for label in &told.ignored_labels {
-        text.push_str(&format!(
-            "the label {} sets no limit that can be\n",
-            cell(label)
-        ));
+        let label = cell(label);
+        text.push_str("the label ");
+        text.push_str(&label);
+        text.push_str(" sets no limit that can be\n");
     }
     text
 }

@@ -4,6 +4,7 @@
 //! does is written where it is used.
 
 mod audit;
+mod image_limits;
 mod patience;
 
 use std::fmt;
@@ -13,7 +14,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use kiln_api::daemon::Setting;
-use kiln_domain::limits::{self, LimitError, Limits};
+use kiln_domain::limits::{LimitError, Limits};
 use kiln_registry::FetchError;
 use kiln_registry::routes::ShortNames;
 use kiln_vault::{KeyError, KeySource};
@@ -523,12 +524,7 @@ impl Config {
             }
         }
         self.audit.check()?;
-        for (slot, value) in &self.image_limits.value {
-            limits::check(slot, *value).map_err(|source| ConfigError::Limit {
-                origin: self.image_limits.origin.clone(),
-                source,
-            })?;
-        }
+        image_limits::check(&self.image_limits)?;
         self.patience.check()?;
         for path in &self.guest_init.value {
             absolute("guest.init", &self.guest_init, path)?;
@@ -599,10 +595,7 @@ impl Config {
                 &self.retention_days,
                 u32::to_string,
             ),
-            row("images.limits", &self.image_limits, |limits| {
-                let pairs = limits.iter().map(|(slot, value)| format!("{slot}={value}"));
-                list(pairs.collect())
-            }),
+            row("images.limits", &self.image_limits, image_limits::shown),
             row("guest.init", &self.guest_init, paths),
             row(
                 "database.snapshot_interval_seconds",
@@ -705,27 +698,6 @@ mod tests {
                 origin: "default".to_owned()
             }
         );
-    }
-
-    #[test]
-    fn limits_of_images_are_read_by_the_rule_of_limits() {
-        let text = "[images.limits]\ncpu = 1.5\nmemory = \"1G\"\ngpu = 0\n";
-        let config = load(text, Given::default()).unwrap();
-        let limits = config.image_limits.value.iter();
-        let shown: Vec<String> = limits
-            .map(|(slot, value)| format!("{slot}={value}"))
-            .collect();
-        assert_eq!(shown, ["cpu=1.5", "gpu=0", "memory=1073741824"]);
-
-        for wrong in [
-            "memory = 4",
-            "memory = \"lots\"",
-            "CPU = 1",
-            "cpu = -1",
-            "cpu = true",
-        ] {
-            load(&format!("[images.limits]\n{wrong}\n"), Given::default()).unwrap_err();
-        }
     }
 
     #[test]

@@ -327,6 +327,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             images.clone(),
             architecture,
             config.image_limits.value.clone(),
+            remotes.clone(),
         )),
         images: Arc::new(
             Images::new(

@@ -2,6 +2,7 @@
 
 pub mod modify;
 pub mod push;
+pub mod remote;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -476,6 +477,9 @@ pub struct Image {
     /// for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<modify::Limit>,
+    /// What its registry said of it when `image.scan` last asked; only where one image is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Box<remote::RemoteImage>>,
     /// How many machines run it; only where one image is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_use: Option<u64>,

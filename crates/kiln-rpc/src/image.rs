@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jsonrpsee::core::RegisterMethodError;
 use kiln_api::image::modify::{ClearLimits, GetHistory, GetLimits, Modify};
+use kiln_api::image::remote::{Outdated, Scan, Untag};
 use kiln_api::image::{Forget, Get, List, Open, Pull, Register};
 use kiln_service::{Images, Metadata, Pulls};
 
@@ -49,5 +50,14 @@ pub(crate) fn register_metadata(
     })?;
     table.method::<GetHistory, _, _, _>(metadata, |desk, caller, params| async move {
         desk.history(&caller.actor, params).await
+    })?;
+    table.method::<Scan, _, _, _>(metadata, |desk, caller, params| async move {
+        desk.scan(&caller.actor, params).await
+    })?;
+    table.method::<Outdated, _, _, _>(metadata, |desk, caller, params| async move {
+        desk.outdated(&caller.actor, params).await
+    })?;
+    table.method::<Untag, _, _, _>(metadata, |desk, caller, params| async move {
+        desk.untag(&caller.actor, params).await
     })
 }

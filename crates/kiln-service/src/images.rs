@@ -22,7 +22,8 @@ use kiln_store::images::{self, ImageFilter, ImageRow, NameMatch};
 use kiln_store::resolve::{Candidate, ResolveError};
 use kiln_store::versions::{self, VersionRow};
 use kiln_store::{
-    Object, ReadTransaction, Store, StoreError, WriteTransaction, holders, orgs, tags,
+    Object, ReadTransaction, Store, StoreError, WriteTransaction, holders, orgs, remote_states,
+    tags,
 };
 
 use self::in_use::{ImageInUse, refuse_in_use};
@@ -155,9 +156,13 @@ impl Images {
                 let (row, version) = desk.find(tx, &actor, &params.image, architecture)?;
                 let in_use = holders::count_of_versions_of(tx, row.id, now)?;
                 let (limits, _) = in_force(&desk.limits, &row, &version);
+                let remote = remote_states::get(tx, row.id, &version.architecture)?;
+                // What an older Kiln wrote otherwise is left out, not made up.
+                let remote = remote.and_then(|row| serde_json::from_value(row.document).ok());
                 let image = desk.view(tx, row, version)?;
                 Ok::<_, ImageError>(Image {
                     limits,
+                    remote,
                     in_use: Some(in_use),
                     ..image
                 })

@@ -1,9 +1,12 @@
-//! What is said of images: the desk that changes names, labels, keywords and limits, and tells what
-//! was changed.
+//! What is said of images: the desk that changes names, labels, keywords and limits, tells what was
+//! changed, and asks registries what they say now.
 //!
 //! Listing, showing and forgetting images is not here.
 
+mod outdated;
 mod patch;
+mod scan;
+mod untag;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,10 +20,11 @@ use kiln_api::page::Page;
 use kiln_api::{Failure, codes};
 use kiln_domain::access::{Actor, Belongs, Denied, Grant, Write, permit};
 use kiln_domain::limits::{self, Limits};
-use kiln_domain::{Architecture, ImageId, ImageState, Timestamp};
+use kiln_domain::{Architecture, Digest, ImageId, ImageState, Reference, Timestamp};
 use kiln_store::events::{self, EventActor, EventFilter, NewEvent};
 use kiln_store::images::{self, ImageRow};
 use kiln_store::names::{NameHolder, NameTaken, ReserveError};
+use kiln_store::version_blobs::{self, BlobRole};
 use kiln_store::versions::VersionRow;
 use kiln_store::{Object, ReadTransaction, Store, StoreError, WriteTransaction, orgs, tags};
 use serde_json::{Value, json};
@@ -30,6 +34,7 @@ use crate::clock::Clock;
 use crate::events::{cursor, page_limit};
 use crate::failures::store_failure;
 use crate::find_image::{FindImageError, Named, architecture, find_image, find_image_failure};
+use crate::remotes::Remotes;
 use crate::views;
 
 /// Changes what is said of images.
@@ -40,6 +45,7 @@ pub struct Metadata {
     directory: PathBuf,
     architecture: Architecture,
     limits: Limits,
+    remotes: Arc<Remotes>,
 }
 
 /// Why something could not be said of an image.
@@ -57,6 +63,8 @@ enum MetadataError {
         found: u64,
         wanted: u64,
     },
+    #[error("the image \"{name}\" came from no registry")]
+    NoRegistry { name: String },
     #[error(transparent)]
     Patch(#[from] PatchError),
     #[error(transparent)]
@@ -94,13 +102,15 @@ fn invalid(message: &str) -> Failure {
 
 impl Metadata {
     /// Makes the desk. `directory` is where artifact directories are, `architecture` what calls mean
-    /// that name none, `limits` what the daemon's configuration says of all images.
+    /// that name none, `limits` what the daemon's configuration says of all images, `remotes` how registries are
+    /// reached.
     pub fn new(
         store: Store,
         clock: Arc<dyn Clock>,
         directory: PathBuf,
         architecture: Architecture,
         limits: Limits,
+        remotes: Arc<Remotes>,
     ) -> Self {
         Self {
             store,
@@ -108,6 +118,7 @@ impl Metadata {
             directory,
             architecture,
             limits,
+            remotes,
         }
     }
 
@@ -261,6 +272,32 @@ impl Metadata {
         Ok(changes)
     }
 
+    /// Finds an image that the actor may change, forgotten or not, and what it came from.
+    async fn find_source(&self, actor: &Actor, wanted: Wanted) -> Result<Sourced, Failure> {
+        let (desk, actor) = (self.clone(), *actor);
+        let found = self
+            .store
+            .read(move |tx| {
+                let (row, version) = desk.find(tx, &actor, &wanted)?;
+                let grant = permit(&actor, &belongs(tx, &actor, &row)?)?;
+                let reference = reference_of(&version);
+                let reference = reference.ok_or_else(|| {
+                    let name = row.name.to_string();
+                    MetadataError::NoRegistry { name }
+                })?;
+                let digests = digests_of(tx, &version)?;
+                let image = desk.view(tx, row, version)?;
+                Ok::<_, MetadataError>(Sourced {
+                    grant,
+                    image,
+                    reference,
+                    digests,
+                })
+            })
+            .await;
+        found.map_err(|error| failure(&error, &actor))
+    }
+
     fn find(
         &self,
         tx: &ReadTransaction<'_>,
@@ -288,6 +325,31 @@ impl Metadata {
             ..views::image(&self.directory, row, version, names)
         })
     }
+}
+
+/// An image that came from a registry.
+struct Sourced {
+    grant: Grant<Write>,
+    image: Image,
+    reference: Reference,
+    /// The manifest it was made from, and the index that one was chosen from.
+    digests: Vec<Digest>,
+}
+
+/// Reads where a version came from, if that is a registry.
+fn reference_of(version: &VersionRow) -> Option<Reference> {
+    if version.source_kind != "registry" {
+        return None;
+    }
+    version.source_reference.as_deref()?.parse().ok()
+}
+
+/// Lists what a tag may name for a version to be what the tag means.
+fn digests_of(tx: &ReadTransaction<'_>, version: &VersionRow) -> Result<Vec<Digest>, StoreError> {
+    let blobs = version_blobs::of_version(tx, version.id)?.into_iter();
+    let index = blobs.filter(|blob| blob.role == BlobRole::Index);
+    let index = index.map(|blob| blob.digest);
+    Ok(version.manifest_digest.into_iter().chain(index).collect())
 }
 
 fn tags_of(
@@ -362,6 +424,7 @@ fn failure(error: &MetadataError, actor: &Actor) -> Failure {
         MetadataError::Find(error) => find_image_failure(error),
         MetadataError::Denied(denied) => Failure::from_error(codes::request::DENIED, denied),
         MetadataError::Forgotten { .. } => Failure::from_error(codes::image::IS_FORGOTTEN, error),
+        MetadataError::NoRegistry { .. } => Failure::from_error(codes::image::NO_REGISTRY, error),
         MetadataError::Revision { .. } => {
             Failure::from_error(codes::image::REVISION_CONFLICT, error)
         }

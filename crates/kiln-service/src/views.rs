@@ -82,6 +82,7 @@ pub(crate) fn image(
         keywords: row.keywords,
         declared_size_bytes: row.declared_size_bytes,
         limits: Vec::new(),
+        remote: None,
         in_use: None,
         config: version.image_config,
         created_at: row.created_at.to_string(),

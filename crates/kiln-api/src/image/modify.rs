@@ -1,6 +1,11 @@
 //! What is said of an image, and changing it: `image.modify`, `image.limits`, `image.clear_limits`,
 //! `image.history`.
 
+#![expect(
+    clippy::option_option,
+    reason = "a field that is absent, one that is null, and one with a value say three things"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use kiln_domain::ImageId;

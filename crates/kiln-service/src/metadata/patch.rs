@@ -1,5 +1,10 @@
 //! What is to be changed about an image: read from a call as a whole, before anything is looked at.
 
+#![expect(
+    clippy::option_option,
+    reason = "what is absent stays, what is null goes, and what has a value is set"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use kiln_api::image::modify::{Change, LabelChanges, Modifier, ModifyParams};

@@ -92,6 +92,7 @@ impl House {
             folder.path().to_owned(),
             Architecture::Amd64,
             limits.into(),
+            Arc::new(Remotes::new(kiln_registry::routes::Network::default())),
         );
         Self {
             desk,

@@ -38,6 +38,7 @@ mod quickstart;
 mod reaching;
 mod recovery;
 mod registries;
+mod remote_images;
 mod resume;
 mod routes;
 mod run;

@@ -1,7 +1,11 @@
 //! What is said of images: names, labels, keywords, limits, and the history of all that. The cases
 //! 6.x and 7.x of the image service and its scenario 3.
 
+use std::fs;
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
+use kiln_api::codes;
 use kiln_testkit::tools;
 use serde_json::{Value, json};
 
@@ -270,5 +274,35 @@ fn nothing_is_said_of_forgotten_images_nor_by_strangers() -> Result<()> {
         &["image", "rename", "'; DROP TABLE images; --", "x"],
     )?;
     assert_eq!(hostile.status.code(), Some(3), "{hostile:?}");
+    Ok(())
+}
+
+#[test]
+fn every_error_name_of_the_page_has_a_code_that_exists() -> Result<()> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/image-service.md");
+    let page = fs::read_to_string(page)?;
+    let (_, table) = page.split_once("## Names of errors").context("no table")?;
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.split('`').collect())
+        .collect();
+    for row in &rows {
+        assert!(codes::all().any(|code| code.name == row[3]), "{row:?}");
+    }
+    let names: Vec<&str> = rows.iter().map(|row| row[1]).collect();
+    for name in [
+        "ImageNotFound",
+        "PermissionDenied",
+        "InvalidIdFormat",
+        "ImageInUse",
+        "RegistryConnectionError",
+        "AuthenticationRequired",
+        "RegistryAuthorizationError",
+        "RegistryAPIError",
+        "DatabaseConnectionError",
+    ] {
+        assert!(names.contains(&name), "{name}");
+    }
     Ok(())
 }
