@@ -213,9 +213,8 @@ pub(crate) async fn label(
             .output()
             .one(&image.labels, image.name.as_str(), |labels| {
                 let lines = labels.iter();
-                lines
-                    .map(|(key, value)| format!("{}={}\n", cell(key), cell(value)))
-                    .collect()
+                let lines = lines.map(|(key, value)| format!("{}={}\n", cell(key), cell(value)));
+                lines.collect::<Vec<_>>().concat()
             });
     }
     let mut labels = LabelChanges::default();
@@ -361,9 +360,8 @@ fn told(modified: &Modified) -> String {
         return format!("{name}: nothing to change\n");
     }
     let lines = modified.changes.iter();
-    lines
-        .map(|change| format!("{name}: {}\n", in_words(change)))
-        .collect()
+    let lines = lines.map(|change| format!("{name}: {}\n", in_words(change)));
+    lines.collect::<Vec<_>>().concat()
 }
 
 fn in_words(change: &Change) -> String {

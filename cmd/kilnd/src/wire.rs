@@ -321,14 +321,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             artifacts.clone(),
             host_files.clone(),
         )),
-        metadata: Arc::new(Metadata::new(
-            store.clone(),
-            clock.clone(),
-            images.clone(),
-            architecture,
-            config.image_limits.value.clone(),
-            remotes.clone(),
-        )),
+        metadata: metadata(config, &store, &clock, &remotes),
         images: Arc::new(
             Images::new(
                 store.clone(),
@@ -372,6 +365,22 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         orgs: Arc::new(Orgs::new(store, clock, roles)),
         audit: Arc::new(audit),
     }
+}
+
+fn metadata(
+    config: &Config,
+    store: &Store,
+    clock: &Arc<dyn Clock>,
+    remotes: &Arc<Remotes>,
+) -> Arc<Metadata> {
+    Arc::new(Metadata::new(
+        store.clone(),
+        clock.clone(),
+        config.state_dir.value.join("images"),
+        host_architecture(),
+        config.image_limits.value.clone(),
+        remotes.clone(),
+    ))
 }
 
 /// Says what does not change while the daemon runs.

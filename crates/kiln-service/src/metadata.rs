@@ -235,41 +235,13 @@ impl Metadata {
                 if patch.declares_size() {
                     permit::<kiln_domain::access::Administer>(&actor, &Belongs::TO_THE_DAEMON)?;
                 }
-                let changes = desk.apply(tx, grant, &actor, (&row, &version), &patch, now)?;
+                let changes = apply(tx, grant, &actor, (&row, &version), &patch, now)?;
                 let row = images::get(tx, row.id)?.unwrap_or(row);
                 let image = desk.view(tx, row, version)?;
                 Ok(Modified { image, changes })
             })
             .await;
         changed.map_err(|error| failure(&error, &actor))
-    }
-
-    fn apply(
-        &self,
-        tx: &WriteTransaction<'_>,
-        _grant: Grant<Write>,
-        actor: &Actor,
-        (row, version): (&ImageRow, &VersionRow),
-        patch: &Patch,
-        now: Timestamp,
-    ) -> Result<Vec<Change>, MetadataError> {
-        let own_tags = tags_of(tx, row, version)?;
-        let changes = patch.apply(tx, row, &own_tags, now)?;
-        if changes.is_empty() {
-            return Ok(changes);
-        }
-        images::touch(tx, row.id, now)?;
-        events::append(
-            tx,
-            &NewEvent {
-                at: now,
-                actor: EventActor::from(actor),
-                kind: "image.modified",
-                object: Object::image(row.id),
-                data: json!({ "name": row.name, "changes": changes }),
-            },
-        )?;
-        Ok(changes)
     }
 
     /// Finds an image that the actor may change, forgotten or not, and what it came from.
@@ -325,6 +297,34 @@ impl Metadata {
             ..views::image(&self.directory, row, version, names)
         })
     }
+}
+
+/// Makes the changes, and notes them in the image's history when there are any.
+fn apply(
+    tx: &WriteTransaction<'_>,
+    _grant: Grant<Write>,
+    actor: &Actor,
+    (row, version): (&ImageRow, &VersionRow),
+    patch: &Patch,
+    now: Timestamp,
+) -> Result<Vec<Change>, MetadataError> {
+    let own_tags = tags_of(tx, row, version)?;
+    let changes = patch.apply(tx, row, &own_tags, now)?;
+    if changes.is_empty() {
+        return Ok(changes);
+    }
+    images::touch(tx, row.id, now)?;
+    events::append(
+        tx,
+        &NewEvent {
+            at: now,
+            actor: EventActor::from(actor),
+            kind: "image.modified",
+            object: Object::image(row.id),
+            data: json!({ "name": row.name, "changes": changes }),
+        },
+    )?;
+    Ok(changes)
 }
 
 /// An image that came from a registry.

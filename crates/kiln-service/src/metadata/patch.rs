@@ -104,7 +104,7 @@ impl Patch {
             name: name.as_deref().map(named).transpose()?,
             description: description.transpose()?,
             labels: read_labels(params.labels.unwrap_or_default(), labels)?,
-            keywords: keywords.map(read_keywords).transpose()?,
+            keywords: keywords.as_ref().map(read_keywords).transpose()?,
             limits: read_limits(params.limits, resource_limits)?,
             declared_size_bytes: size,
         })
@@ -199,15 +199,12 @@ impl Patch {
             if !note(changes, &format!("labels.{key}"), &from, &to) {
                 continue;
             }
-            match to {
-                Some(value) => {
-                    images::set_label(tx, row.id, key.as_str(), value)?;
-                    count += usize::from(from.is_none());
-                }
-                None => {
-                    images::unset_label(tx, row.id, key.as_str())?;
-                    count = count.saturating_sub(1);
-                }
+            if let Some(value) = to {
+                images::set_label(tx, row.id, key.as_str(), value)?;
+                count += usize::from(from.is_none());
+            } else {
+                images::unset_label(tx, row.id, key.as_str())?;
+                count = count.saturating_sub(1);
             }
         }
         if count > LABELS_MAX.max(row.labels.len()) {
@@ -308,7 +305,7 @@ fn read_labels(
     Ok(read)
 }
 
-fn read_keywords(words: BTreeSet<String>) -> Result<BTreeSet<Keyword>, PatchError> {
+fn read_keywords(words: &BTreeSet<String>) -> Result<BTreeSet<Keyword>, PatchError> {
     if words.len() > KEYWORDS_MAX {
         return Err(too_many("keywords", KEYWORDS_MAX));
     }
