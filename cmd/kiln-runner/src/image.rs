@@ -4,8 +4,10 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::PathBuf;
 
+use kiln_api::image::modify::Limit;
 use kiln_api::image::{Image, ImageFile};
 use kiln_client::Client;
+use kiln_domain::limits::{DEFAULT_CPUS, DEFAULT_MEMORY_BYTES};
 use kiln_vmm::{Architecture, Monitor, RunOrder};
 
 use crate::error::RunError;
@@ -77,14 +79,65 @@ impl OpenImage {
         known.filter_map(|word| word.parse().ok()).collect()
     }
 
+    /// Decides how many processors the machine gets: part of one takes a whole one.
+    pub(crate) fn cpus(&self, order: &RunOrder) -> u32 {
+        order.cpus.unwrap_or_else(|| cpus(&self.view.limits))
+    }
+
+    /// Decides how much memory the machine gets, in MiB.
+    pub(crate) fn memory_mib(&self, order: &RunOrder) -> u64 {
+        let memory = order.memory_mib;
+        memory.unwrap_or_else(|| memory_mib(&self.view.limits))
+    }
+
     /// Returns the path of the root filesystem.
     pub(crate) fn rootfs_path(&self) -> PathBuf {
         PathBuf::from(&self.view.rootfs.path)
     }
 }
 
+fn cpus(limits: &[Limit]) -> u32 {
+    let limit = limit(limits, "cpu").and_then(|count| u32::try_from(count).ok());
+    limit.unwrap_or(DEFAULT_CPUS)
+}
+
+fn memory_mib(limits: &[Limit]) -> u64 {
+    let bytes = limit(limits, "memory").unwrap_or(DEFAULT_MEMORY_BYTES);
+    bytes.div_ceil(1 << 20)
+}
+
+/// Finds a limit that the daemon told; one that is older tells none.
+fn limit(limits: &[Limit], slot: &str) -> Option<u64> {
+    let limit = limits.iter().find(|limit| limit.slot == slot)?;
+    Some(limit.value.rounded_up())
+}
+
 fn read(file: File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(INITRD_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln_domain::limits::Origin;
+
+    use super::*;
+
+    #[test]
+    fn a_machine_gets_what_its_image_is_limited_to() {
+        let limit = |slot: &str, value: &str| Limit {
+            slot: slot.to_owned(),
+            value: value.parse().unwrap(),
+            origin: Origin::Custom,
+        };
+        let limits = [
+            limit("cpu", "1.5"),
+            limit("gpu", "2"),
+            limit("memory", "2G"),
+        ];
+
+        assert_eq!((cpus(&limits), memory_mib(&limits)), (2, 2048));
+        assert_eq!((cpus(&[]), memory_mib(&[])), (1, 512));
+    }
 }

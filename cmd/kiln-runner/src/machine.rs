@@ -90,8 +90,8 @@ pub(crate) fn prepare(
     let machine = Machine {
         architecture: image.architecture,
         accelerator: choice.accelerator,
-        cpus: order.cpus,
-        memory_mib: order.memory_mib,
+        cpus: image.cpus(order),
+        memory_mib: image.memory_mib(order),
         kernel: kernel(image, monitor, place, cancelled)?,
         initrd: initrd(image, instance, place)?,
         kernel_arguments: kernel_arguments(KernelWords {

@@ -204,8 +204,8 @@ async fn register(
         architecture: Some(image.view.architecture.clone()),
         directory: text(place.directory().path()),
         console_path: text(&place.path(CONSOLE_LOG)),
-        cpus: order.cpus,
-        memory_bytes: order.memory_mib.saturating_mul(1 << 20),
+        cpus: image.cpus(order),
+        memory_bytes: image.memory_mib(order).saturating_mul(1 << 20),
         ports: order
             .ports
             .iter()

@@ -15,7 +15,8 @@ use crate::surroundings::Surroundings;
 use crate::time_span::TimeSpan;
 use crate::{
     audit, checkout, copy, daemon, demo, doctor, event, export, image, import, instance, kernel,
-    logs, operation, org, pull, push, reference, register, registry, rpc, run, stop, sync, user,
+    logs, operation, org, outdated, pull, push, reference, register, registry, rpc, run, stop,
+    sync, user,
 };
 
 /// Turns OCI images into bootable microVM images and looks after them.
@@ -129,6 +130,8 @@ pub(crate) enum Command {
     Import(import::Arguments),
     /// Hide images and free their names
     Forget(image::ForgetArguments),
+    /// List images that have something newer at their registries
+    Outdated(outdated::Arguments),
     /// List machines that run images
     Ps(instance::ListArguments),
     /// Stop machines
@@ -206,6 +209,7 @@ impl Command {
             Self::Export(arguments) => export::run(arguments, session).await,
             Self::Import(arguments) => import::run(arguments, session).await,
             Self::Forget(arguments) => image::forget(arguments, session).await,
+            Self::Outdated(arguments) => outdated::run(arguments, session).await,
             Self::Ps(arguments) => instance::list(arguments, session).await,
             Self::Stop(arguments) => stop::run(arguments, session).await,
             Self::Logs(arguments) => logs::run(arguments, session).await,
@@ -270,6 +274,13 @@ mod tests {
             image::List::NAME,
             image::Open::NAME,
             image::Pull::NAME,
+            image::modify::ClearLimits::NAME,
+            image::modify::GetHistory::NAME,
+            image::modify::GetLimits::NAME,
+            image::modify::Modify::NAME,
+            image::remote::Outdated::NAME,
+            image::remote::Scan::NAME,
+            image::remote::Untag::NAME,
             image::push::Push::NAME,
             image::Register::NAME,
             kernel::Check::NAME,
@@ -354,6 +365,13 @@ mod tests {
             "registry dev down",
             "registry dev wipe",
             "image checkout",
+            "image edit",
+            "outdated",
+            "image rename",
+            "image label",
+            "image labels",
+            "image keywords",
+            "image clear-limits",
             "export",
             "import",
             "image export",

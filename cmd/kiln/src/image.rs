@@ -13,7 +13,9 @@ use crate::image_vmm::VmmArguments;
 use crate::output::{self, Columns, Format};
 use crate::session::Session;
 use crate::text::{cell, or_dash, size, time};
-use crate::{checkout, export, image_open, import, pages, pull, push, register};
+use crate::{
+    checkout, export, image_open, import, metadata, outdated, pages, pull, push, register, scan,
+};
 
 /// What there is to do with images.
 #[derive(Debug, Subcommand)]
@@ -36,6 +38,29 @@ pub(crate) enum Command {
     Import(import::Arguments),
     /// Hide images and free their names
     Forget(ForgetArguments),
+    /// Change what is said of an image, several things at once
+    #[command(visible_alias = "edit")]
+    Modify(metadata::ModifyArguments),
+    /// Give an image another name; the old one goes on as an alias
+    Rename(metadata::RenameArguments),
+    /// Show an image's labels, or set some and take some away
+    #[command(visible_alias = "labels")]
+    Label(metadata::LabelArguments),
+    /// Show an image's keywords, or put others in their place
+    Keywords(metadata::KeywordsArguments),
+    /// Show what machines of an image get, or limit it
+    Limits(metadata::LimitsArguments),
+    /// Take all custom limits off images
+    #[command(alias = "clear_limits")]
+    ClearLimits(metadata::ImagesArguments),
+    /// Ask the registry again what it has for an image, and keep the answer
+    Scan(scan::ScanArguments),
+    /// List images that have something newer at their registries
+    Outdated(outdated::Arguments),
+    /// Take the tag an image came from off it in the registry, and nothing else
+    Untag(scan::UntagArguments),
+    /// List what happened to an image and what was changed about it
+    History(metadata::HistoryArguments),
     /// Pull an OCI image and build a bootable image from it
     Pull(pull::Arguments),
     /// Send an image to a registry
@@ -53,6 +78,12 @@ pub(crate) struct ListArguments {
     /// Only images whose name contains this
     #[arg(value_name = "TEXT")]
     name: Option<String>,
+    /// Only images with this label; may be given several times
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    label: Vec<String>,
+    /// Only images with this keyword; may be given several times
+    #[arg(short, long, value_name = "WORD")]
+    keyword: Vec<String>,
     /// At most so many
     #[arg(long, value_name = "COUNT")]
     limit: Option<usize>,
@@ -105,6 +136,16 @@ impl Command {
             Self::Export(arguments) => export::run(arguments, session).await,
             Self::Import(arguments) => import::run(arguments, session).await,
             Self::Forget(arguments) => forget(arguments, session).await,
+            Self::Modify(arguments) => metadata::modify(arguments, session).await,
+            Self::Rename(arguments) => metadata::rename(arguments, session).await,
+            Self::Label(arguments) => metadata::label(arguments, session).await,
+            Self::Keywords(arguments) => metadata::keywords(arguments, session).await,
+            Self::Limits(arguments) => metadata::limits(arguments, session).await,
+            Self::ClearLimits(arguments) => metadata::clear_limits(arguments, session).await,
+            Self::Scan(arguments) => scan::scan(arguments, session).await,
+            Self::Outdated(arguments) => outdated::run(arguments, session).await,
+            Self::Untag(arguments) => scan::untag(arguments, session).await,
+            Self::History(arguments) => metadata::history(arguments, session).await,
             Self::Pull(arguments) => pull::run(arguments, session).await,
             Self::Push(arguments) => push::run(arguments, session).await,
             Self::Register(arguments) => register::run(arguments, session).await,
@@ -121,6 +162,8 @@ pub(crate) async fn list(arguments: ListArguments, session: &Session) -> Result<
             limit: Some(limit),
             all: arguments.all,
             name: arguments.name.clone(),
+            labels: arguments.label.clone(),
+            keywords: arguments.keyword.clone(),
         };
         session.call::<List>(&client, &params).await
     })
@@ -320,6 +363,7 @@ fn lines(image: &Image) -> String {
         ("created", time(&image.created_at)),
         ("updated", time(&image.updated_at)),
     ];
+    metadata::pairs(image, &mut pairs);
     if let Some(at) = &image.deleted_at {
         pairs.push(("forgotten", time(at)));
     }

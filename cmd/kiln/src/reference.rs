@@ -77,7 +77,7 @@ fn exit_codes() -> String {
     let mut rows = vec![
         (0, "done; also an empty list"),
         (7, "the daemon cannot be reached"),
-        (10, "a newer image is available (no command answers so yet)"),
+        (10, "kiln outdated: something newer is available"),
         (
             125,
             "kiln run: the program never ran, or nobody heard how it ended; other codes of kiln run are \

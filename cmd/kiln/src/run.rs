@@ -58,12 +58,12 @@ pub(crate) struct Arguments {
     /// Command to run, in place of the image's own
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
-    /// Processors of the machine
-    #[arg(long, value_name = "COUNT", default_value_t = 1)]
-    cpus: u32,
-    /// Memory of the machine, such as 2G
-    #[arg(long, value_name = "SIZE", default_value = "512M")]
-    memory: ByteSize,
+    /// Processors of the machine; by default what `kiln image limits` tells
+    #[arg(long, value_name = "COUNT")]
+    cpus: Option<u32>,
+    /// Memory of the machine, such as 2G; by default what `kiln image limits` tells
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteSize>,
     /// Environment variable; a name alone takes its value from here
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
@@ -181,7 +181,7 @@ fn order(arguments: Arguments, session: &Session, host: String) -> Result<RunOrd
         image: arguments.image,
         name: arguments.name,
         cpus: arguments.cpus,
-        memory_mib: arguments.memory.0.div_ceil(MIB),
+        memory_mib: arguments.memory.map(|memory| memory.0.div_ceil(MIB)),
         command: arguments.command,
         entrypoint: arguments.entrypoint.map(|program| {
             let words = Some(program).filter(|program| !program.is_empty());
@@ -413,8 +413,8 @@ mod tests {
             host: "unix:///s".to_owned(),
             image: "web".to_owned(),
             name: Some("one".to_owned()),
-            cpus: 2,
-            memory_mib: 1024,
+            cpus: Some(2),
+            memory_mib: Some(1024),
             command: vec!["-c".to_owned(), "exit 3".to_owned()],
             entrypoint: Some(vec!["sh".to_owned()]),
             env: vec!["A=1".to_owned()],
@@ -439,7 +439,7 @@ mod tests {
     fn what_is_not_said_is_left_to_the_image_and_the_runner() {
         let order = ordered(&["web"]);
 
-        assert_eq!((order.cpus, order.memory_mib), (1, 512));
+        assert_eq!((order.cpus, order.memory_mib), (None, None));
         assert_eq!(order.command, Vec::<String>::new());
         assert_eq!(order.entrypoint, None);
         assert_eq!(order.network, None);
@@ -448,7 +448,8 @@ mod tests {
             ordered(&["web", "--entrypoint", ""]).entrypoint,
             Some(Vec::new())
         );
-        assert_eq!(ordered(&["web", "--memory", "1000001"]).memory_mib, 1);
+        let memory = ordered(&["web", "--memory", "1000001"]).memory_mib;
+        assert_eq!(memory, Some(1));
     }
 
     #[test]

@@ -20,9 +20,9 @@ use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Ledger, Limits, Server,
 use kiln_service::{
     Audit, BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds,
     HostFiles, Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels,
-    Operations, Orgs, Partials, Pool, Pulls, Records, Registries, Remotes, Roles, RootfsDigests,
-    SnapshotSchedule, Snapshots, Spare, SystemClock, SystemLogins, Transfers, Users, Webhooks,
-    open_database, recover,
+    Metadata, Operations, Orgs, Partials, Pool, Pulls, Records, Registries, Remotes, Roles,
+    RootfsDigests, SnapshotSchedule, Snapshots, Spare, SystemClock, SystemLogins, Transfers, Users,
+    Webhooks, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use kiln_vault::Vault;
@@ -321,14 +321,18 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             artifacts.clone(),
             host_files.clone(),
         )),
-        images: Arc::new(Images::new(
-            store.clone(),
-            clock.clone(),
-            images,
-            architecture,
-            config.retention_days.value,
-            ImageFiles::new(artifacts, host_files.clone(), look_pool),
-        )),
+        metadata: metadata(config, &store, &clock, &remotes),
+        images: Arc::new(
+            Images::new(
+                store.clone(),
+                clock.clone(),
+                images,
+                architecture,
+                config.retention_days.value,
+                ImageFiles::new(artifacts, host_files.clone(), look_pool),
+            )
+            .with_limits(config.image_limits.value.clone()),
+        ),
         instances: Arc::new(Instances::new(
             store.clone(),
             clock.clone(),
@@ -361,6 +365,22 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         orgs: Arc::new(Orgs::new(store, clock, roles)),
         audit: Arc::new(audit),
     }
+}
+
+fn metadata(
+    config: &Config,
+    store: &Store,
+    clock: &Arc<dyn Clock>,
+    remotes: &Arc<Remotes>,
+) -> Arc<Metadata> {
+    Arc::new(Metadata::new(
+        store.clone(),
+        clock.clone(),
+        config.state_dir.value.join("images"),
+        host_architecture(),
+        config.image_limits.value.clone(),
+        remotes.clone(),
+    ))
 }
 
 /// Says what does not change while the daemon runs.

@@ -125,6 +125,18 @@ codes! {
             "The image was not made from an OCI image, so there is none to push.", "Push an image that was pulled.";
         NAME_INVALID = "image.name_invalid", Invalid, never,
             "The name does not follow the grammar of image names.", "Use lower-case letters, digits and single separators.";
+        IS_FORGOTTEN = "image.is_forgotten", Conflict, never,
+            "The image is forgotten, and nothing about it can be changed.", "Restore it first.";
+        REVISION_CONFLICT = "image.revision_conflict", Conflict, never,
+            "The image has changed since the caller looked at it.", "Look at it again with `kiln image show`, and decide anew.";
+        SOURCE_GONE = "image.source_gone", NotFound, never,
+            "The registry no longer has what the image came from.", "Keep the image, or pull another one; nothing about it has changed.";
+        NO_REGISTRY = "image.no_registry", Invalid, never,
+            "The image came from no registry, so there is none to ask.", "Name an image that was pulled from a registry.";
+        LABEL_INVALID = "image.label_invalid", Invalid, never,
+            "A label, a keyword or a description is too long, or has characters it may not have.", "The rules are in docs/image-service.md.";
+        LIMIT_INVALID = "image.limit_invalid", Invalid, never,
+            "A limit names no slot, is no quantity, or is one that no machine could have.", "Write it like cpu=4, memory=8G or gpu=2; the rule is in docs/image-service.md.";
     }
     /// Where an image comes from.
     source {

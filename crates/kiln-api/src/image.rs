@@ -1,6 +1,8 @@
 //! Images: `image.*`.
 
+pub mod modify;
 pub mod push;
+pub mod remote;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -67,7 +69,7 @@ method! {
     /// See [`Image`].
     List = "image.list",
     "Lists images in the order of their making.",
-    (ListParams) -> Page<Image>, Read, []
+    (ListParams) -> Page<Image>, Read, [codes::image::LABEL_INVALID]
 }
 
 method! {
@@ -294,6 +296,12 @@ pub struct ListParams {
     /// Only images whose name contains this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Only images with all of these labels, each `KEY=VALUE`, or `KEY` for any value.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+    /// Only images with all of these keywords.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keywords: Vec<String>,
 }
 
 /// Which image.
@@ -453,6 +461,25 @@ pub struct Image {
     /// The tags that point to the version shown.
     #[schemars(with = "Vec<String>")]
     pub tags: Vec<TagName>,
+    /// What it is, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Labels by key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Words to find it by.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub keywords: BTreeSet<String>,
+    /// What somebody calls its size; `rootfs.size_bytes` is measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub declared_size_bytes: Option<u64>,
+    /// What machines of it get unless their caller says otherwise; only where one image is asked
+    /// for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<modify::Limit>,
+    /// What its registry said of it when `image.scan` last asked; only where one image is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Box<remote::RemoteImage>>,
     /// How many machines run it; only where one image is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_use: Option<u64>,

@@ -7,8 +7,8 @@ use std::str::FromStr;
 
 /// A number of bytes with a text form: `4GiB`, `4G`, `500 MB`, `1.5 GiB`, `1073741824`.
 ///
-/// `kB`, `MB`, `GB`, `TB` are decimal, `KiB`, `MiB`, `GiB`, `TiB` binary, and a bare `K`, `M`,
-/// `G` or `T` is binary. Case does not matter. Shown with the largest binary unit that fits.
+/// `kB`, `MB`, `GB`, `TB` are decimal, `KiB`, `MiB`, `GiB`, `TiB` binary, and so are `Ki`, `Mi`,
+/// `Gi`, `Ti` and a bare `K`, `M`, `G` or `T`. Case does not matter. Shown with the largest binary unit that fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(pub u64);
 
@@ -29,19 +29,24 @@ pub enum ByteSizeError {
     },
 }
 
-const UNITS: &[(&str, u64)] = &[
+/// Units in lower case, and how many bytes, or of whatever is counted, each is.
+pub(crate) const UNITS: &[(&str, u64)] = &[
     ("", 1),
     ("b", 1),
     ("k", 1 << 10),
+    ("ki", 1 << 10),
     ("kib", 1 << 10),
     ("kb", 1_000),
     ("m", 1 << 20),
+    ("mi", 1 << 20),
     ("mib", 1 << 20),
     ("mb", 1_000_000),
     ("g", 1 << 30),
+    ("gi", 1 << 30),
     ("gib", 1 << 30),
     ("gb", 1_000_000_000),
     ("t", 1 << 40),
+    ("ti", 1 << 40),
     ("tib", 1 << 40),
     ("tb", 1_000_000_000_000),
 ];
@@ -114,6 +119,7 @@ mod tests {
             ("4G", Some(4 << 30)),
             ("4GiB", Some(4 << 30)),
             ("4 gib", Some(4 << 30)),
+            ("512Mi", Some(512 << 20)),
             ("4GB", Some(4_000_000_000)),
             ("1.5GiB", Some(3 << 29)),
             ("1.5 GB", Some(1_500_000_000)),

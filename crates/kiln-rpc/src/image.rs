@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use jsonrpsee::core::RegisterMethodError;
+use kiln_api::image::modify::{ClearLimits, GetHistory, GetLimits, Modify};
+use kiln_api::image::remote::{Outdated, Scan, Untag};
 use kiln_api::image::{Forget, Get, List, Open, Pull, Register};
-use kiln_service::{Images, Pulls};
+use kiln_service::{Images, Metadata, Pulls};
 
 use crate::table::Table;
 
@@ -30,5 +32,32 @@ pub(crate) fn register(
     })?;
     table.method::<Forget, _, _, _>(images, |desk, caller, params| async move {
         desk.forget(&caller.actor, params).await
+    })
+}
+
+pub(crate) fn register_metadata(
+    table: &mut Table,
+    metadata: &Arc<Metadata>,
+) -> Result<(), RegisterMethodError> {
+    table.method::<Modify, _, _, _>(metadata, |desk, caller, params| async move {
+        desk.modify(&caller.actor, params).await
+    })?;
+    table.method::<GetLimits, _, _, _>(metadata, |desk, caller, params| async move {
+        desk.limits(&caller.actor, params).await
+    })?;
+    table.method::<ClearLimits, _, _, _>(metadata, |desk, caller, params| async move {
+        desk.clear_limits(&caller.actor, params).await
+    })?;
+    table.method::<GetHistory, _, _, _>(metadata, |desk, caller, params| async move {
+        desk.history(&caller.actor, params).await
+    })?;
+    table.method::<Scan, _, _, _>(metadata, |desk, caller, params| async move {
+        desk.scan(&caller.actor, params).await
+    })?;
+    table.method::<Outdated, _, _, _>(metadata, |desk, caller, params| async move {
+        desk.outdated(&caller.actor, params).await
+    })?;
+    table.method::<Untag, _, _, _>(metadata, |desk, caller, params| async move {
+        desk.untag(&caller.actor, params).await
     })
 }

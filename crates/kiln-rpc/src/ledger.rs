@@ -127,7 +127,7 @@ impl Named {
             (Some(org), Some(user)) if noun(method) == "org" => Some(format!("{org} {user}")),
             (name, _) => name,
         };
-        let ids = ["operation_id", "instance_id"];
+        let ids = ["operation_id", "instance_id", "image_id"];
         let id = ids.iter().find_map(|key| text(&params[key]));
         Self { name, id }
     }
@@ -136,7 +136,14 @@ impl Named {
 /// The parameters that may name what a method is about, the telling one first.
 fn keys(method: &str) -> &'static [&'static str] {
     match noun(method) {
-        "image" => &["image", "name", "ref"],
+        "image" => &[
+            "image",
+            "target",
+            "image_canonical",
+            "image_id",
+            "name",
+            "ref",
+        ],
         "instance" => &["instance", "name", "image"],
         "kernel" => &["name"],
         "registry" => &["into", "ref", "registry"],
@@ -223,6 +230,11 @@ mod tests {
                 named(None, Some("i")),
             ),
             ("registry.sync", json!({"rules": []}), named(None, None)),
+            (
+                "image.modify",
+                json!({"image_id": "u", "name": "new"}),
+                named(Some("u"), Some("u")),
+            ),
             (
                 "image.forget",
                 json!({"image": {"a": 1}}),

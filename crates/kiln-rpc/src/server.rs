@@ -14,8 +14,8 @@ use jsonrpsee::server::{
 };
 use kiln_domain::access::Actor;
 use kiln_service::{
-    Audit, ConnectionId, DaemonDesk, Events, Images, Instances, Kernels, Operations, Orgs, Pulls,
-    Registries, Transfers, Users,
+    Audit, ConnectionId, DaemonDesk, Events, Images, Instances, Kernels, Metadata, Operations,
+    Orgs, Pulls, Registries, Transfers, Users,
 };
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -87,6 +87,8 @@ pub struct Desks {
     pub pulls: Arc<Pulls>,
     /// Images that exist.
     pub images: Arc<Images>,
+    /// What is said of images.
+    pub metadata: Arc<Metadata>,
     /// Machines that run images.
     pub instances: Arc<Instances>,
     /// The kernel catalogue.
@@ -119,6 +121,7 @@ impl Desks {
         let mut table = Table::default();
         daemon::register(&mut table, &self.daemon)?;
         image::register(&mut table, &self.pulls, &self.images)?;
+        image::register_metadata(&mut table, &self.metadata)?;
         instance::register(&mut table, &self.instances)?;
         kernel::register(&mut table, &self.kernels)?;
         registry::register(&mut table, &self.registries)?;

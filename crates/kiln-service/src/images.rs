@@ -4,6 +4,7 @@ mod open;
 
 mod in_use;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,13 +12,18 @@ use kiln_api::image::{ForgetParams, Forgotten, GetParams, Image, ListParams};
 use kiln_api::page::Page;
 use kiln_api::{Failure, codes};
 use kiln_domain::access::{Actor, Belongs, Grant, Write, permit};
-use kiln_domain::{Architecture, ImageId, ImageState, TagName, Timestamp};
+use kiln_domain::limits::Limits;
+use kiln_domain::{
+    Architecture, ImageId, ImageState, Keyword, LabelKey, LabelValue, TagName, Timestamp,
+    WordingError,
+};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::images::{self, ImageFilter, ImageRow, NameMatch};
 use kiln_store::resolve::{Candidate, ResolveError};
 use kiln_store::versions::{self, VersionRow};
 use kiln_store::{
-    Object, ReadTransaction, Store, StoreError, WriteTransaction, holders, orgs, tags,
+    Object, ReadTransaction, Store, StoreError, WriteTransaction, holders, orgs, remote_states,
+    tags,
 };
 
 use self::in_use::{ImageInUse, refuse_in_use};
@@ -27,10 +33,14 @@ use crate::failures::store_failure;
 use crate::find_image::{
     FindImageError, Named, architecture, find_image, find_image_failure, visible_to,
 };
+use crate::metadata::in_force;
 use crate::views;
 
 pub use open::ImageFiles;
 pub(crate) use open::{OpenError, modules_tar, open_failure};
+
+/// Most labels and keywords that one list is asked by.
+const LISTED_BY_MAX: usize = 64;
 
 /// Microseconds of a day.
 const DAY_MICROS: i64 = 86_400_000_000;
@@ -44,6 +54,7 @@ pub struct Images {
     architecture: Architecture,
     retention_days: u32,
     files: ImageFiles,
+    limits: Limits,
 }
 
 /// Why an image could not be found, or not be changed.
@@ -77,14 +88,29 @@ impl Images {
             architecture,
             retention_days,
             files,
+            limits: Limits::new(),
         }
+    }
+
+    /// Shows images with what the daemon's configuration lets their machines use.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// Lists images in the order of their making.
     pub async fn list(&self, actor: &Actor, params: ListParams) -> Result<Page<Image>, Failure> {
         let after = cursor(params.after)?;
         let limit = page_limit(params.limit);
+        let Words {
+            labels,
+            label_keys,
+            keywords,
+        } = Words::read(params.labels, params.keywords)?;
         let filter = ImageFilter {
+            labels,
+            label_keys,
+            keywords,
             forgotten: if params.all {
                 images::Forgotten::Shown
             } else {
@@ -129,8 +155,14 @@ impl Images {
             .read(move |tx| {
                 let (row, version) = desk.find(tx, &actor, &params.image, architecture)?;
                 let in_use = holders::count_of_versions_of(tx, row.id, now)?;
+                let (limits, _) = in_force(&desk.limits, &row, &version);
+                let remote = remote_states::get(tx, row.id, &version.architecture)?;
+                // What an older Kiln wrote otherwise is left out, not made up.
+                let remote = remote.and_then(|row| serde_json::from_value(row.document).ok());
                 let image = desk.view(tx, row, version)?;
                 Ok::<_, ImageError>(Image {
+                    limits,
+                    remote,
                     in_use: Some(in_use),
                     ..image
                 })
@@ -278,6 +310,45 @@ impl Images {
             .map(|tag| tag.tag)
             .collect();
         Ok(views::image(&self.directory, row, version, names))
+    }
+}
+
+/// Words that images are listed by.
+#[derive(Default)]
+struct Words {
+    labels: BTreeSet<(String, String)>,
+    label_keys: BTreeSet<String>,
+    keywords: BTreeSet<String>,
+}
+
+impl Words {
+    fn read(labels: Vec<String>, keywords: Vec<String>) -> Result<Self, Failure> {
+        let wrong = |error: WordingError| Failure::from_error(codes::image::LABEL_INVALID, &error);
+        let mut words = Self::default();
+        if labels.len() + keywords.len() > LISTED_BY_MAX {
+            let message = format!("images are listed by at most {LISTED_BY_MAX} words at a time");
+            return Err(Failure::new(codes::image::LABEL_INVALID, message));
+        }
+        for label in labels {
+            let (key, value) = match label.split_once('=') {
+                Some((key, value)) => (key, Some(value)),
+                None => (label.as_str(), None),
+            };
+            let key: LabelKey = key.parse().map_err(wrong)?;
+            match value
+                .map(str::parse::<LabelValue>)
+                .transpose()
+                .map_err(wrong)?
+            {
+                Some(value) => words.labels.insert((key.into(), value.into())),
+                None => words.label_keys.insert(key.into()),
+            };
+        }
+        for keyword in keywords {
+            let keyword: Keyword = keyword.parse().map_err(wrong)?;
+            words.keywords.insert(keyword.into());
+        }
+        Ok(words)
     }
 }
 

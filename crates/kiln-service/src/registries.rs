@@ -17,6 +17,7 @@ use kiln_domain::{Reference, RegistryName, Source};
 use kiln_registry::{Registry, Remote};
 
 pub use blob::BlobFiles;
+pub(crate) use deletion::take_off;
 
 use crate::failures::{short_name_failure, source_failure};
 use crate::pulls::credentials;

@@ -361,6 +361,7 @@ impl Webhooks {
                 limit: Some(PAGE),
                 all: false,
                 name: Some(template.common_part(pushed)).filter(|part| !part.is_empty()),
+                ..ListParams::default()
             };
             let page = self.shared.images.list(&self.shared.actor, params).await?;
             found.extend(page.items);

@@ -13,6 +13,12 @@ use crate::columns::{Columns, Micros, Text};
 use crate::page::{Conditions, probe_limit};
 use crate::{Page, ReadTransaction, StoreError, WriteTransaction, orgs, users};
 
+mod changes;
+
+pub use changes::{
+    rename, set_declared_size, set_description, set_keywords, set_label, set_limits, unset_label,
+};
+
 /// Who owns the directories of an image's versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Custody {
@@ -78,6 +84,10 @@ pub struct ImageRow {
     pub keywords: BTreeSet<String>,
     /// What virtual machines of it may use.
     pub limits: Option<Value>,
+    /// What it is, for people.
+    pub description: Option<String>,
+    /// What somebody calls its size; what it takes is measured elsewhere.
+    pub declared_size_bytes: Option<u64>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it last changed.
@@ -118,13 +128,19 @@ pub struct ImageFilter {
     pub name: Option<NameMatch>,
     /// Only those with a version from this canonical reference.
     pub source_reference: Option<String>,
+    /// Only those with all of these labels, by key and value.
+    pub labels: BTreeSet<(String, String)>,
+    /// Only those with labels of all these keys, whatever their values.
+    pub label_keys: BTreeSet<String>,
+    /// Only those with all of these keywords.
+    pub keywords: BTreeSet<String>,
     /// Only those that this user owns, that are public, or that an organisation of the user's shows;
     /// `None` hides nothing.
     pub visible_to: Option<u32>,
 }
 
 const COLUMNS: &str = "seq, id, name, owner_id, org_id, visibility, revision, kind, state, managed, \
-    limits, created_at, updated_at, deleted_at, purge_after, \
+    limits, description, declared_size_bytes, created_at, updated_at, deleted_at, purge_after, \
     (SELECT json_group_object(key, value) FROM image_labels WHERE image_id = images.id) AS labels, \
     (SELECT json_group_array(keyword) FROM image_keywords WHERE image_id = images.id) AS keywords";
 
@@ -263,10 +279,40 @@ fn conditions(after: i64, limit: u32, filter: &ImageFilter) -> Conditions {
         let clause = "id IN (SELECT image_id FROM versions WHERE source_reference = :source)";
         conditions.bind(clause, ":source", reference.clone());
     }
+    said_of(&mut conditions, filter);
     if let Some(uid) = filter.visible_to {
         conditions.set(":viewer", uid);
     }
     conditions
+}
+
+/// Conditions on labels and keywords. Each list goes as one JSON array, so that queries of one kind
+/// are one text; the index of the words finds the images, and only those that have all count.
+fn said_of(conditions: &mut Conditions, filter: &ImageFilter) {
+    if !filter.labels.is_empty() {
+        let clause = "id IN (SELECT image_id FROM json_each(:labels) AS want \
+             CROSS JOIN image_labels ON image_labels.key = want.value ->> 0 AND image_labels.value = want.value ->> 1 \
+             GROUP BY image_id HAVING count(*) = json_array_length(:labels))";
+        conditions.bind(
+            clause,
+            ":labels",
+            serde_json::json!(filter.labels).to_string(),
+        );
+    }
+    if !filter.label_keys.is_empty() {
+        let clause = "id IN (SELECT image_id FROM json_each(:label_keys) AS want \
+             CROSS JOIN image_labels ON image_labels.key = want.value \
+             GROUP BY image_id HAVING count(*) = json_array_length(:label_keys))";
+        let keys = serde_json::json!(filter.label_keys).to_string();
+        conditions.bind(clause, ":label_keys", keys);
+    }
+    if !filter.keywords.is_empty() {
+        let clause = "id IN (SELECT image_id FROM json_each(:keywords) AS want \
+             CROSS JOIN image_keywords ON keyword = want.value \
+             GROUP BY image_id HAVING count(*) = json_array_length(:keywords))";
+        let keywords = serde_json::json!(filter.keywords).to_string();
+        conditions.bind(clause, ":keywords", keywords);
+    }
 }
 
 /// The organisations that show an image to `:viewer`: their members see what is the organisation's,
@@ -328,6 +374,12 @@ fn read(row: &Row<'_>) -> Result<ImageRow, StoreError> {
         keywords: serde_json::from_str(&keywords)
             .map_err(|error| columns.invalid("keywords", error))?,
         limits: columns.json_option("limits")?,
+        description: columns.raw("description")?,
+        declared_size_bytes: columns
+            .raw::<Option<i64>>("declared_size_bytes")?
+            .map(u64::try_from)
+            .transpose()
+            .map_err(|error| columns.invalid("declared_size_bytes", error))?,
         created_at: columns.time("created_at")?,
         updated_at: columns.time("updated_at")?,
         deleted_at: columns.time_option("deleted_at")?,

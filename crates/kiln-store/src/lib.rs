@@ -27,6 +27,7 @@ mod page;
 mod plans;
 mod readers;
 pub mod recovery;
+pub mod remote_states;
 pub mod resolve;
 mod rotation;
 mod snapshot;

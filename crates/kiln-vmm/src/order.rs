@@ -22,10 +22,10 @@ pub struct RunOrder {
     pub image: String,
     /// The name of the instance; the daemon derives one otherwise.
     pub name: Option<String>,
-    /// Processors of the machine.
-    pub cpus: u32,
-    /// Memory of the machine, in MiB.
-    pub memory_mib: u64,
+    /// Processors of the machine; what the image is limited to otherwise.
+    pub cpus: Option<u32>,
+    /// Memory of the machine, in MiB; what the image is limited to otherwise.
+    pub memory_mib: Option<u64>,
     /// Replaces the image's Cmd where it is not empty.
     pub command: Vec<String>,
     /// Replaces the image's Entrypoint; empty for none at all.
@@ -223,8 +223,8 @@ mod tests {
             host: "unix:///s".to_owned(),
             image: "web".to_owned(),
             name: None,
-            cpus: 1,
-            memory_mib: 512,
+            cpus: Some(1),
+            memory_mib: None,
             command: vec!["--password=hunter2".to_owned()],
             entrypoint: None,
             env: vec!["TOKEN=hunter2".to_owned()],

@@ -3,7 +3,7 @@
 use kiln_api::registry::{DeleteParams, Deleted, UntagParams, Untagged};
 use kiln_api::{Failure, codes, destination};
 use kiln_domain::Reference;
-use kiln_registry::{BrowseError, FetchError};
+use kiln_registry::{BrowseError, FetchError, Fetched, Registry};
 
 use super::Registries;
 use crate::failures::source_failure;
@@ -59,20 +59,30 @@ impl Registries {
         let registry = self.open_for(&reference, params.credentials, params.tls_verify)?;
         let fetched = registry.manifest(&reference).await;
         let fetched = fetched.map_err(|error| source_failure(&error))?;
-        let mut by_replacement = false;
-        if !params.dry_run {
-            let unique = uuid::Uuid::new_v4().to_string();
-            let done = registry.untag(&reference, &fetched, &unique).await;
-            let how = done.map_err(|error| failure(&error))?;
-            by_replacement = how == kiln_registry::Untagged::ByReplacement;
-        }
-        Ok(Untagged {
-            reference: reference.to_string(),
-            digest: fetched.digest.to_string(),
-            by_replacement,
-            dry_run: params.dry_run,
-        })
+        take_off(&registry, &reference, &fetched, params.dry_run).await
     }
+}
+
+/// Takes a tag off the manifest that it was found to name, unless this only tells.
+pub(crate) async fn take_off(
+    registry: &Registry,
+    reference: &Reference,
+    fetched: &Fetched,
+    dry_run: bool,
+) -> Result<Untagged, Failure> {
+    let mut by_replacement = false;
+    if !dry_run {
+        let unique = uuid::Uuid::new_v4().to_string();
+        let done = registry.untag(reference, fetched, &unique).await;
+        let how = done.map_err(|error| failure(&error))?;
+        by_replacement = how == kiln_registry::Untagged::ByReplacement;
+    }
+    Ok(Untagged {
+        reference: reference.to_string(),
+        digest: fetched.digest.to_string(),
+        by_replacement,
+        dry_run,
+    })
 }
 
 fn shared(reference: &Reference, others: &[&String]) -> Failure {

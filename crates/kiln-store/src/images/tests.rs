@@ -48,6 +48,8 @@ fn an_image_comes_back_as_it_went_in() {
         labels: new.labels,
         keywords: new.keywords,
         limits: new.limits,
+        description: None,
+        declared_size_bytes: None,
         created_at: time(100),
         updated_at: time(100),
         deleted_at: None,

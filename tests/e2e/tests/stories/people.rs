@@ -82,7 +82,7 @@ fn rights() -> BTreeMap<&'static str, &'static str> {
     let table = [
         (
             "read",
-            "daemon.info image.list image.get image.open kernel.list kernel.get kernel.get_default \
+            "daemon.info image.list image.get image.open image.limits image.history image.outdated kernel.list kernel.get kernel.get_default \
              kernel.check instance.list instance.get operation.list operation.get operation.wait \
              event.list registry.ping registry.doctor registry.catalog registry.tags \
              registry.manifest registry.blob registry.referrers registry.ratelimit \
@@ -95,7 +95,7 @@ fn rights() -> BTreeMap<&'static str, &'static str> {
         ),
         (
             "change",
-            "image.forget kernel.remove instance.start instance.finish instance.remove \
+            "image.forget image.modify image.clear_limits image.scan image.untag kernel.remove instance.start instance.finish instance.remove \
              operation.cancel registry.delete registry.untag",
         ),
         ("lead", "org.add_member org.remove_member"),

@@ -1,0 +1,230 @@
+//! Images and the registries they came from: `image.scan`, `image.outdated`, `image.untag`.
+//!
+//! A scan looks at what a registry says; vulnerabilities are not here.
+
+use std::collections::BTreeMap;
+
+use kiln_domain::{ImageId, RegistryName, TagName};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Credentials, Image};
+use crate::codes;
+use crate::failure::Failure;
+use crate::method::method;
+use crate::page::Page;
+use crate::registry::{self, RegistryCredentials};
+
+method! {
+    /// See [`ScanParams`].
+    Scan = "image.scan",
+    "Asks the registry again what it has for one image and architecture, and keeps the answer.",
+    (ScanParams) -> Scanned, Change,
+    [
+        codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::image::SOURCE_GONE,
+        codes::image::NO_REGISTRY, codes::source::INVALID_PLATFORM,
+        codes::source::MALFORMED_MANIFEST, codes::source::UNSUPPORTED,
+        codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH, codes::request::DENIED,
+    ] + codes::REACHING_A_REGISTRY
+}
+
+method! {
+    /// See [`OutdatedParams`].
+    Outdated = "image.outdated",
+    "Tells which of the caller's images have something newer at their registries, without pulling.",
+    (OutdatedParams) -> Page<Standing>, Read, []
+}
+
+method! {
+    /// See [`UntagParams`].
+    Untag = "image.untag",
+    "Takes the tag an image came from off it in the registry, and nothing else.",
+    (UntagParams) -> Untagged, Change,
+    [
+        codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::image::NO_REGISTRY,
+        codes::source::NOT_FOUND, codes::source::CHANGED, codes::source::INVALID_PLATFORM,
+        codes::registry::UNSUPPORTED, codes::registry::READ_ONLY, codes::request::DENIED,
+    ] + codes::REACHING_A_REGISTRY
+}
+
+/// Which image to ask about, and as whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScanParams {
+    /// An id, a name with an optional tag or version, or a source reference. `image_name` is the
+    /// same.
+    #[serde(default, alias = "image_name", skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Its id, in place of `image`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub image_id: Option<ImageId>,
+    /// One architecture of it; the host's when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
+    /// Who to be at the registry. Kept nowhere, logged nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
+    /// Who to be at its mirrors.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirror_credentials: Vec<RegistryCredentials>,
+    /// Whether the registry must have a certificate that can be trusted. With false plain HTTP will
+    /// do, and any certificate, for this call.
+    #[serde(default = "registry::yes", skip_serializing_if = "registry::is_yes")]
+    pub tls_verify: bool,
+}
+
+/// What a scan found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Scanned {
+    /// The image, which stays what it is.
+    pub image: Image,
+    /// What the registry says now.
+    pub remote: RemoteImage,
+    /// Whether that is another manifest than the image was made from.
+    pub is_newer: bool,
+    /// Whether the registry says something else than when it was last asked, or than what was
+    /// pulled if it never was.
+    pub has_changed: bool,
+}
+
+/// What a registry says of an image for one architecture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RemoteImage {
+    /// The reference that was asked about, in full.
+    pub reference: String,
+    /// For which architecture.
+    pub architecture: String,
+    /// Digest of the platform's manifest.
+    pub manifest_digest: String,
+    /// All layers together, as they are sent.
+    pub size_bytes: u64,
+    /// The layers, bottom first.
+    pub layers: Vec<RemoteLayer>,
+    /// When it was made, in its config's own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    /// Labels of its config.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// When the registry said so.
+    pub seen_at: String,
+}
+
+/// A layer as a registry sends it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RemoteLayer {
+    /// Its digest.
+    pub digest: String,
+    /// Its length.
+    pub size_bytes: u64,
+    /// What it is.
+    pub media_type: String,
+}
+
+/// Which images to ask about, and as whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OutdatedParams {
+    /// The `next` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+    /// At most so many images in a page; 50 when left out, 200 at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// All images that the caller sees, not the caller's own alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+    /// Who to be at which registry. Kept nowhere, logged nowhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<RegistryCredentials>,
+}
+
+/// How one architecture of an image stands against its registry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Standing {
+    /// The image.
+    #[schemars(with = "String")]
+    pub image_id: ImageId,
+    /// Its name.
+    pub name: String,
+    /// Which architecture.
+    pub architecture: String,
+    /// What it came from, in full.
+    pub reference: String,
+    /// Whether there is something newer.
+    pub state: Freshness,
+    /// Digest of the manifest it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_digest: Option<String>,
+    /// Digest of the manifest the registry has now, where that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest_digest: Option<String>,
+    /// Why it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+}
+
+/// Whether there is something newer than an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Freshness {
+    /// The registry has what the image was made from.
+    Current,
+    /// The tag names another manifest now.
+    Outdated,
+    /// The registry no longer has it.
+    Gone,
+    /// The registry could not be asked.
+    Unknown,
+}
+
+/// Which tag to take off which image, and as whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UntagParams {
+    /// An id, a name with an optional tag or version, or a source reference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Its id, in place of `image`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub image_id: Option<ImageId>,
+    /// One architecture of it; the host's when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
+    /// The registry; the one it came from when left out. The repository is the same there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub registry: Option<RegistryName>,
+    /// The tag; the one it came from when left out. It must name what the image was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub tag: Option<TagName>,
+    /// Only tell what would be done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// Who to be there. Kept nowhere, logged nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
+    /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
+    /// any certificate, for this call.
+    #[serde(default = "registry::yes", skip_serializing_if = "registry::is_yes")]
+    pub tls_verify: bool,
+}
+
+/// What was untagged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Untagged {
+    /// The image, which stays what it is.
+    pub image: Image,
+    /// The tag that is gone, with its registry and repository.
+    pub reference: String,
+    /// The digest of the manifest it named, which is still there.
+    pub digest: String,
+    /// Whether the registry deletes no tags, and this one was moved to a manifest of its own that
+    /// was deleted.
+    pub by_replacement: bool,
+    /// Whether nothing was done.
+    pub dry_run: bool,
+}
