@@ -26,7 +26,7 @@ mod version;
 pub use credentials::{Credentials, Secret};
 pub use derivation::Derivation;
 pub use digest::{Digest, DigestError};
-pub use id::{IdError, ImageId, InstanceId, OperationId, OrgId, VersionId};
+pub use id::{IdError, ImageId, InstanceId, LeaseId, OperationId, OrgId, VersionId};
 pub use login_scope::LoginScope;
 pub use name::{ImageName, InstanceName, KernelName, NameError, OrgName, TagName, UserName};
 pub use platform::{Architecture, Platform, PlatformError};
