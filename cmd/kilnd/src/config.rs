@@ -86,6 +86,8 @@ pub(crate) struct Config {
     pub(crate) patience: Patience,
     pub(crate) audit: Audit,
     pub(crate) retention_days: Valued<u32>,
+    /// Whether an image that a caller may not see is said not to exist.
+    pub(crate) conceal_private: Valued<bool>,
     /// Files in which the init of guests may be; the first that fits wins.
     pub(crate) guest_init: Valued<Vec<PathBuf>>,
     pub(crate) snapshot_interval_seconds: Valued<u64>,
@@ -219,6 +221,7 @@ fn short_names<'de, D: de::Deserializer<'de>>(
 #[serde(deny_unknown_fields, default)]
 struct ImagesTable {
     retention_days: Option<u32>,
+    conceal_private: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -359,6 +362,7 @@ impl Config {
             patience: Patience::default(),
             audit: Audit::default(),
             retention_days: Valued::default(30),
+            conceal_private: Valued::default(false),
             guest_init: Valued::default(places.guest_init),
             snapshot_interval_seconds: Valued::default(86_400),
             snapshot_events: Valued::default(1_000),
@@ -401,6 +405,8 @@ impl Config {
         }
         self.apply_registries(file.registries, &origin);
         self.retention_days.set(file.images.retention_days, &origin);
+        self.conceal_private
+            .set(file.images.conceal_private, &origin);
         let init = file.guest.init.map(|path| vec![path]);
         self.guest_init.set(init, &origin);
         self.snapshot_interval_seconds
@@ -584,6 +590,11 @@ impl Config {
                 "images.retention_days",
                 &self.retention_days,
                 u32::to_string,
+            ),
+            row(
+                "images.conceal_private",
+                &self.conceal_private,
+                bool::to_string,
             ),
             row("guest.init", &self.guest_init, paths),
             row(

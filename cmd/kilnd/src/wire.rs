@@ -18,11 +18,11 @@ use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_registry::routes::Network;
 use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Ledger, Limits, Server, bind};
 use kiln_service::{
-    Audit, BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds,
-    HostFiles, Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels,
-    Operations, Orgs, Partials, Pool, Pulls, Records, Registries, Remotes, Roles, RootfsDigests,
-    SnapshotSchedule, Snapshots, Spare, SystemClock, SystemLogins, Transfers, Users, Webhooks,
-    open_database, recover,
+    Aliases, Audit, BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher,
+    GuestInitrds, HostFiles, Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources,
+    Kernels, Leases, Naming, Operations, Orgs, Partials, Pool, Pulls, PurgeFiles, Purges, Records,
+    Registries, Remotes, Retention, Roles, RootfsDigests, SnapshotSchedule, Snapshots, Spare,
+    SystemClock, SystemLogins, Transfers, Users, Webhooks, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use kiln_vault::Vault;
@@ -113,6 +113,7 @@ pub(crate) async fn serve(
     let ledger = shared.ledger.clone();
     let desks = desks(&config, opened, shared, recovered.clone());
     let webhooks = webhooks(&config, &store, &clock, &desks);
+    let retention = Retention::new((*desks.purges).clone(), own_actor());
     let reloading = Reloading {
         remotes,
         daemon: desks.daemon.clone(),
@@ -127,6 +128,7 @@ pub(crate) async fn serve(
     let digests = digests.run(stopped.clone());
     let snapshots = snapshots.run(stopped.clone());
     let partials = partials.run(stopped.clone());
+    let retention = retention.run(stopped.clone());
     let machines = machines.run(stopped.clone());
     let audit = ledger.audit.run(stopped.clone());
     let notified = notifications(door, webhooks.clone(), stopped.clone());
@@ -149,7 +151,7 @@ pub(crate) async fn serve(
     let serving = server.serve(socket, closing);
     let workers = async {
         tokio::join!(
-            digests, snapshots, partials, machines, audit, notified, webhooks
+            digests, snapshots, partials, retention, machines, audit, notified, webhooks
         )
     };
     let work = async { tokio::join!(stopping, serving, files, workers) };
@@ -248,16 +250,20 @@ async fn notifications(door: Option<Listener>, webhooks: Webhooks, stopped: watc
 
 /// Puts together what pulls what registries tell of.
 fn webhooks(config: &Config, store: &Store, clock: &Arc<dyn Clock>, desks: &Desks) -> Webhooks {
-    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-    let own = Actor::from_peer(uid.as_raw(), gid.as_raw(), None, uid.as_raw());
     Webhooks::new(
         store.clone(),
         clock.clone(),
         config.webhooks.rules.clone(),
         system_logins(config, store, clock),
         (desks.pulls.clone(), desks.images.clone()),
-        own,
+        own_actor(),
     )
+}
+
+/// The daemon's own user, as whom it does what nobody called for.
+fn own_actor() -> Actor {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    Actor::from_peer(uid.as_raw(), gid.as_raw(), None, uid.as_raw())
 }
 
 fn system_logins(config: &Config, store: &Store, clock: &Arc<dyn Clock>) -> SystemLogins {
@@ -297,11 +303,16 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         Pool::new("decode", config.decode_threads.value),
         kiln_service::LayerLimits::default(),
     ));
+    let naming = Naming {
+        architecture,
+        conceals_private: config.conceal_private.value,
+    };
     let records = Records {
         store: store.clone(),
         board: board.clone(),
         clock: clock.clone(),
         architecture,
+        conceals_private: config.conceal_private.value,
         images: images.clone(),
         spare,
         remotes: remotes.clone(),
@@ -324,16 +335,24 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         images: Arc::new(Images::new(
             store.clone(),
             clock.clone(),
-            images,
-            architecture,
+            images.clone(),
+            naming,
             config.retention_days.value,
-            ImageFiles::new(artifacts, host_files.clone(), look_pool),
+            ImageFiles::new(artifacts.clone(), host_files.clone(), look_pool),
+        )),
+        aliases: Arc::new(Aliases::new(store.clone(), clock.clone(), naming)),
+        leases: Arc::new(Leases::new(store.clone(), clock.clone(), naming)),
+        purges: Arc::new(Purges::new(
+            store.clone(),
+            clock.clone(),
+            naming,
+            PurgeFiles::new(artifacts, images, Pool::new("purge", 1)),
         )),
         instances: Arc::new(Instances::new(
             store.clone(),
             clock.clone(),
             machines,
-            architecture,
+            naming,
         )),
         transfers: Arc::new(Transfers::new(
             records.clone(),

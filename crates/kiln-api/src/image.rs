@@ -1,6 +1,7 @@
 //! Images: `image.*`.
 
 pub mod push;
+pub mod removal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codes;
 use crate::host_file::{HandleId, HostFile};
+use crate::lease::Lease;
 use crate::method::method;
 use crate::operation::Operation;
 use crate::page::Page;
@@ -74,7 +76,8 @@ method! {
     /// See [`Image`].
     Get = "image.get",
     "Tells everything about one image.",
-    (GetParams) -> Image, Read, [codes::image::NOT_FOUND, codes::image::AMBIGUOUS]
+    (GetParams) -> Image, Read,
+    [codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::request::DENIED]
 }
 
 method! {
@@ -84,7 +87,7 @@ method! {
     (OpenParams) -> OpenedImage, Read,
     [
         codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::source::INVALID_PLATFORM,
-        codes::storage::FAILED, codes::daemon::BUSY,
+        codes::request::DENIED, codes::storage::FAILED, codes::daemon::BUSY,
     ]
 }
 
@@ -95,7 +98,7 @@ method! {
     (ForgetParams) -> Forgotten, Change,
     [
         codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::image::IN_USE,
-        codes::request::DENIED,
+        codes::source::INVALID_PLATFORM, codes::request::DENIED,
     ]
 }
 
@@ -380,12 +383,15 @@ pub struct OpenedImage {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ForgetParams {
-    /// An id, a name or a source reference.
+    /// An id, a name with an optional tag or version, an alias, or a source reference.
     pub image: String,
+    /// One architecture of it; the host's when left out. The image goes with all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
     /// Only tell what would happen.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
-    /// Hide it also while machines run it; they go on.
+    /// Hide it also while it is in use; machines go on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
 }
@@ -453,9 +459,16 @@ pub struct Image {
     /// The tags that point to the version shown.
     #[schemars(with = "Vec<String>")]
     pub tags: Vec<TagName>,
-    /// How many machines run it; only where one image is asked for.
+    /// How many machines run it and leases keep it; only where one image is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_use: Option<u64>,
+    /// Its other names; only where one image is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub aliases: Vec<ImageName>,
+    /// The leases that keep it; only where one image is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leases: Vec<Lease>,
     /// The OCI config's `config` object: entrypoint, environment, user, …
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<serde_json::Value>,

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use jsonrpsee::core::RegisterMethodError;
+use kiln_api::image::removal::{ForgetById, PurgeById, Restore};
 use kiln_api::image::{Forget, Get, List, Open, Pull, Register};
-use kiln_service::{Images, Pulls};
+use kiln_service::{Images, Pulls, Purges};
 
 use crate::table::Table;
 
@@ -12,6 +13,7 @@ pub(crate) fn register(
     table: &mut Table,
     pulls: &Arc<Pulls>,
     images: &Arc<Images>,
+    purges: &Arc<Purges>,
 ) -> Result<(), RegisterMethodError> {
     table.method::<Pull, _, _, _>(pulls, |desk, caller, params| async move {
         desk.pull(&caller.actor, params).await
@@ -30,5 +32,14 @@ pub(crate) fn register(
     })?;
     table.method::<Forget, _, _, _>(images, |desk, caller, params| async move {
         desk.forget(&caller.actor, params).await
+    })?;
+    table.method::<ForgetById, _, _, _>(images, |desk, caller, params| async move {
+        desk.forget_by_id(&caller.actor, params).await
+    })?;
+    table.method::<Restore, _, _, _>(images, |desk, caller, params| async move {
+        desk.restore(&caller.actor, params).await
+    })?;
+    table.method::<PurgeById, _, _, _>(purges, |desk, caller, params| async move {
+        desk.purge_by_id(&caller.actor, params).await
     })
 }

@@ -127,7 +127,7 @@ impl Named {
             (Some(org), Some(user)) if noun(method) == "org" => Some(format!("{org} {user}")),
             (name, _) => name,
         };
-        let ids = ["operation_id", "instance_id"];
+        let ids = ["operation_id", "instance_id", "image_id"];
         let id = ids.iter().find_map(|key| text(&params[key]));
         Self { name, id }
     }
@@ -136,7 +136,7 @@ impl Named {
 /// The parameters that may name what a method is about, the telling one first.
 fn keys(method: &str) -> &'static [&'static str] {
     match noun(method) {
-        "image" => &["image", "name", "ref"],
+        "image" => &["image", "alias", "name", "ref"],
         "instance" => &["instance", "name", "image"],
         "kernel" => &["name"],
         "registry" => &["into", "ref", "registry"],
@@ -163,8 +163,10 @@ fn text(value: &Value) -> Option<String> {
 /// The id of what an answer shows.
 fn object_id(told: &Value) -> Option<String> {
     let places = [
+        &told["image_id"],
         &told["id"],
         &told["image"]["id"],
+        &told["alias"]["image_id"],
         &told["org"]["id"],
         &told["user"]["uid"],
         &told["uid"],
@@ -223,6 +225,16 @@ mod tests {
                 named(None, Some("i")),
             ),
             ("registry.sync", json!({"rules": []}), named(None, None)),
+            (
+                "image.alias",
+                json!({"alias": "www", "target": "web"}),
+                named(Some("www"), None),
+            ),
+            (
+                "image.purge_by_id",
+                json!({"image_id": "i"}),
+                named(None, Some("i")),
+            ),
             (
                 "image.forget",
                 json!({"image": {"a": 1}}),

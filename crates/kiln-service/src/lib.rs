@@ -4,6 +4,7 @@
 //! functions of `kiln-domain`; rows, rights and events change in one transaction. Not here:
 //! sockets, JSON-RPC, configuration.
 
+mod aliases;
 mod audit;
 mod blocking;
 mod board;
@@ -26,11 +27,13 @@ mod images;
 mod instances;
 mod kernels;
 mod keyed_lock;
+mod leases;
 mod operations;
 mod orgs;
 mod partials;
 mod patient_reader;
 mod pulls;
+mod purges;
 mod recovery;
 mod registries;
 mod remotes;
@@ -46,6 +49,7 @@ mod views;
 mod watchers;
 mod webhooks;
 
+pub use aliases::Aliases;
 pub use audit::{Audit, AuditRetention, Call, Ending};
 pub use blocking::{Pool, PoolError};
 pub use board::{Board, BoardError, Running};
@@ -60,15 +64,18 @@ pub use fetch::{
     FetchError, FetchRequest, Fetcher, ForeignError, LayerLimits, MinimumRate, RegistryConfig,
     SourceFiles,
 };
+pub use find_image::Naming;
 pub use guest_initrds::GuestInitrds;
 pub use host_files::{Claim, HostFileError, HostFiles, Opened};
 pub use images::{ImageFiles, Images};
 pub use instances::{InstanceWatch, Instances};
 pub use kernels::{KernelSources, Kernels};
+pub use leases::Leases;
 pub use operations::{Operations, Watcher};
 pub use orgs::Orgs;
 pub use partials::Partials;
 pub use pulls::{ProbeError, Pulls, Records};
+pub use purges::{PurgeError, PurgeFiles, Purges, Retention, RetentionSwept};
 pub use recovery::{AdoptionError, RecoveryError, recover};
 pub use registries::{BlobFiles, Registries};
 pub use remotes::Remotes;

@@ -78,6 +78,8 @@ pub(crate) fn image(
         },
         tags,
         in_use: None,
+        aliases: Vec::new(),
+        leases: Vec::new(),
         config: version.image_config,
         created_at: row.created_at.to_string(),
         updated_at: row.updated_at.to_string(),

@@ -4,6 +4,7 @@
 //! tests (`cargo build -p kilnd` first). A story that needs a packaged program the machine lacks
 //! says so and is skipped; with `KILN_REQUIRE_TOOLS` set it fails instead.
 
+mod aliases;
 mod archives;
 mod audit;
 mod bootable;
@@ -29,6 +30,7 @@ mod kernels;
 mod lifetime;
 mod logins;
 mod names;
+mod naming;
 mod newcomer;
 mod opening;
 mod operations;
@@ -37,6 +39,7 @@ mod quickstart;
 mod reaching;
 mod recovery;
 mod registries;
+mod removal;
 mod resume;
 mod routes;
 mod run;
