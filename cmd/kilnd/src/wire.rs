@@ -113,7 +113,6 @@ pub(crate) async fn serve(
     let ledger = shared.ledger.clone();
     let desks = desks(&config, opened, shared, recovered.clone());
     let webhooks = webhooks(&config, &store, &clock, &desks);
-    let retention = Retention::new((*desks.purges).clone(), own_actor());
     let reloading = Reloading {
         remotes,
         daemon: desks.daemon.clone(),
@@ -127,8 +126,7 @@ pub(crate) async fn serve(
     let files = files_socket.serve(host_files, stopped.clone());
     let digests = digests.run(stopped.clone());
     let snapshots = snapshots.run(stopped.clone());
-    let partials = partials.run(stopped.clone());
-    let retention = retention.run(stopped.clone());
+    let sweepers = sweepers(partials, &desks, &stopped);
     let machines = machines.run(stopped.clone());
     let audit = ledger.audit.run(stopped.clone());
     let notified = notifications(door, webhooks.clone(), stopped.clone());
@@ -151,7 +149,7 @@ pub(crate) async fn serve(
     let serving = server.serve(socket, closing);
     let workers = async {
         tokio::join!(
-            digests, snapshots, partials, retention, machines, audit, notified, webhooks
+            digests, snapshots, sweepers, machines, audit, notified, webhooks
         )
     };
     let work = async { tokio::join!(stopping, serving, files, workers) };
@@ -163,6 +161,20 @@ pub(crate) async fn serve(
     store.close().await.context("cannot close the database")?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Removes what nobody goes on with, and what was forgotten long enough ago.
+fn sweepers(
+    partials: Partials,
+    desks: &Desks,
+    stopped: &watch::Receiver<bool>,
+) -> impl Future<Output = ()> + use<> {
+    let retention = Retention::new((*desks.purges).clone(), own_actor());
+    let partials = partials.run(stopped.clone());
+    let retention = retention.run(stopped.clone());
+    async move {
+        tokio::join!(partials, retention);
+    }
 }
 
 /// Watches machines, those of before a start included.
@@ -303,10 +315,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         Pool::new("decode", config.decode_threads.value),
         kiln_service::LayerLimits::default(),
     ));
-    let naming = Naming {
-        architecture,
-        conceals_private: config.conceal_private.value,
-    };
+    let naming = naming(config);
     let records = Records {
         store: store.clone(),
         board: board.clone(),
@@ -342,12 +351,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         )),
         aliases: Arc::new(Aliases::new(store.clone(), clock.clone(), naming)),
         leases: Arc::new(Leases::new(store.clone(), clock.clone(), naming)),
-        purges: Arc::new(Purges::new(
-            store.clone(),
-            clock.clone(),
-            naming,
-            PurgeFiles::new(artifacts, images, Pool::new("purge", 1)),
-        )),
+        purges: purges(&store, &clock, naming, artifacts, images),
         instances: Arc::new(Instances::new(
             store.clone(),
             clock.clone(),
@@ -380,6 +384,25 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         orgs: Arc::new(Orgs::new(store, clock, roles)),
         audit: Arc::new(audit),
     }
+}
+
+/// Says how words that name images are read.
+fn naming(config: &Config) -> Naming {
+    Naming {
+        architecture: host_architecture(),
+        conceals_private: config.conceal_private.value,
+    }
+}
+
+fn purges(
+    store: &Store,
+    clock: &Arc<dyn Clock>,
+    naming: Naming,
+    artifacts: Artifacts,
+    images: PathBuf,
+) -> Arc<Purges> {
+    let files = PurgeFiles::new(artifacts, images, Pool::new("purge", 1));
+    Arc::new(Purges::new(store.clone(), clock.clone(), naming, files))
 }
 
 /// Says what does not change while the daemon runs.

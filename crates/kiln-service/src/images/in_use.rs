@@ -120,7 +120,14 @@ mod tests {
 
     #[test]
     fn who_uses_an_image_is_said_as_far_as_it_may_be() {
-        let cases: [(&[&str], usize, usize, &str, Option<&str>); 7] = [
+        type Case = (
+            &'static [&'static str],
+            usize,
+            usize,
+            &'static str,
+            Option<&'static str>,
+        );
+        let cases: [Case; 7] = [
             (&["a"], 0, 0, "the machine a", Some("kiln stop a")),
             (
                 &["a", "b"],

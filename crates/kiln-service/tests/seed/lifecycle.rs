@@ -16,7 +16,7 @@ use kiln_service::{
 };
 use kiln_store::events::{self, EventActor, EventFilter};
 use kiln_store::holders::{self, Holder, HolderKind, HolderRow};
-use kiln_store::{Object, StoreError, images, outbox};
+use kiln_store::{Object, images, outbox};
 
 use crate::house::{House, root};
 use crate::stand_ins::OneLayer;
@@ -166,9 +166,9 @@ async fn what_was_forgotten_goes_when_its_time_is_over_and_nothing_uses_it() -> 
         created_at: desks.clock.now(),
         expires_at: None,
     };
-    let held = hold.clone();
+    let machine = hold.clone();
     let store = &desks.house.store;
-    store.write(move |tx| holders::add(tx, &held)).await?;
+    store.write(move |tx| holders::add(tx, &machine)).await?;
 
     desks.clock.pass(30 * DAY - 1);
     assert_eq!(desks.sweep().await?, RetentionSwept::default());
@@ -266,7 +266,7 @@ async fn a_lease_keeps_an_image_until_it_ends_by_the_clock() -> Result<()> {
     let id = lease.id.to_string();
     desks.leases.renew(&root(), renew(id.clone())).await?;
     desks.clock.pass(59_000_000);
-    assert!(desks.forget("web").await.is_err());
+    desks.forget("web").await.unwrap_err();
     desks.clock.pass(1_000_000);
 
     assert_eq!(desks.get("web").await?.leases, []);
@@ -353,10 +353,7 @@ async fn a_purge_that_was_cut_short_is_finished_by_the_start() -> Result<()> {
     assert_eq!(house.in_images()?, Vec::<String>::new());
     let waiting = house.store.read(|tx| outbox::pending(tx, 9)).await?;
     assert_eq!(waiting, []);
-    let listed = house
-        .store
-        .read(|tx| Ok::<_, StoreError>(images::count_active(tx)?))
-        .await?;
+    let listed = house.store.read(images::count_active).await?;
     assert_eq!(listed, 0);
     Ok(())
 }

@@ -261,7 +261,7 @@ fn other_services_words_are_taken_and_contradictions_refused() -> Result<()> {
         let own = params.into_iter().flatten();
         let own = own.filter(|param| param["name"] == placed.parameter);
         let words: Vec<Value> = own
-            .flat_map(|param| param["x-also"].as_array())
+            .filter_map(|param| param["x-also"].as_array())
             .flatten()
             .cloned()
             .collect();
