@@ -14,9 +14,9 @@ use crate::session::Session;
 use crate::surroundings::Surroundings;
 use crate::time_span::TimeSpan;
 use crate::{
-    audit, checkout, copy, daemon, demo, doctor, event, export, image, import, instance, kernel,
-    logs, operation, org, outdated, pull, push, reference, register, registry, rpc, run, stop,
-    sync, user,
+    alias, audit, checkout, copy, daemon, demo, doctor, event, export, image, import, instance,
+    kernel, logs, operation, org, outdated, pull, push, reference, register, registry, removal,
+    rpc, run, stop, sync, user,
 };
 
 /// Turns OCI images into bootable microVM images and looks after them.
@@ -132,6 +132,15 @@ pub(crate) enum Command {
     Forget(image::ForgetArguments),
     /// List images that have something newer at their registries
     Outdated(outdated::Arguments),
+    /// Bring a forgotten or inactive image back
+    Restore(removal::RestoreArguments),
+    /// Remove images for good, forgotten or not
+    Purge(removal::PurgeArguments),
+    /// List aliases of images, add and remove them
+    #[command(subcommand, alias = "aliases")]
+    Alias(alias::Command),
+    /// Take aliases away; their images stay
+    Unalias(alias::RemoveArguments),
     /// List machines that run images
     Ps(instance::ListArguments),
     /// Stop machines
@@ -210,6 +219,10 @@ impl Command {
             Self::Import(arguments) => import::run(arguments, session).await,
             Self::Forget(arguments) => image::forget(arguments, session).await,
             Self::Outdated(arguments) => outdated::run(arguments, session).await,
+            Self::Restore(arguments) => removal::restore(arguments, session).await,
+            Self::Purge(arguments) => removal::purge(arguments, session).await,
+            Self::Alias(command) => command.run(session).await,
+            Self::Unalias(arguments) => alias::remove(arguments, session).await,
             Self::Ps(arguments) => instance::list(arguments, session).await,
             Self::Stop(arguments) => stop::run(arguments, session).await,
             Self::Logs(arguments) => logs::run(arguments, session).await,
@@ -270,6 +283,15 @@ mod tests {
             daemon::GetInfo::NAME,
             event::List::NAME,
             image::Forget::NAME,
+            image::removal::ForgetById::NAME,
+            image::removal::Restore::NAME,
+            image::removal::PurgeById::NAME,
+            kiln_api::alias::Add::NAME,
+            kiln_api::alias::Remove::NAME,
+            kiln_api::alias::List::NAME,
+            kiln_api::lease::Take::NAME,
+            kiln_api::lease::Renew::NAME,
+            kiln_api::lease::Release::NAME,
             image::Get::NAME,
             image::List::NAME,
             image::Open::NAME,
@@ -353,6 +375,13 @@ mod tests {
             "instance inspect",
             "instance rm",
             "checkout",
+            "restore",
+            "purge",
+            "unalias",
+            "alias ls",
+            "alias add",
+            "alias rm",
+            "image purge",
             "login",
             "logout",
             "registry login",

@@ -14,7 +14,8 @@ use crate::output::{self, Columns, Format};
 use crate::session::Session;
 use crate::text::{cell, or_dash, size, time};
 use crate::{
-    checkout, export, image_open, import, metadata, outdated, pages, pull, push, register, scan,
+    alias, checkout, export, image_open, import, lease, metadata, outdated, pages, pull, push,
+    register, removal, scan,
 };
 
 /// What there is to do with images.
@@ -61,6 +62,27 @@ pub(crate) enum Command {
     Untag(scan::UntagArguments),
     /// List what happened to an image and what was changed about it
     History(metadata::HistoryArguments),
+    /// Hide images and free their names, by id
+    #[command(alias = "forget_by_id")]
+    ForgetById(removal::ForgetByIdArguments),
+    /// Bring a forgotten or inactive image back
+    Restore(removal::RestoreArguments),
+    /// Remove images for good, forgotten or not
+    Purge(removal::PurgeArguments),
+    /// Remove images for good, by id
+    #[command(alias = "purge_by_id")]
+    PurgeById(removal::PurgeByIdArguments),
+    /// Give an image another name
+    Alias(alias::AddArguments),
+    /// Take aliases away; their images stay
+    Dealias(alias::RemoveArguments),
+    /// Keep an image from being forgotten and removed for a while
+    Lease(lease::TakeArguments),
+    /// Move the end of a lease
+    #[command(alias = "renew_lease")]
+    RenewLease(lease::RenewArguments),
+    /// End leases before their time
+    Release(lease::ReleaseArguments),
     /// Pull an OCI image and build a bootable image from it
     Pull(pull::Arguments),
     /// Send an image to a registry
@@ -118,9 +140,12 @@ pub(crate) struct ForgetArguments {
     /// Only tell what would happen
     #[arg(long)]
     dry_run: bool,
-    /// Also while machines run the image; they go on
+    /// Also while the image is in use; machines go on
     #[arg(long)]
     force: bool,
+    /// The architecture by which it is found; the host's when left out. All of the image goes
+    #[arg(long, value_name = "ARCH")]
+    architecture: Option<String>,
 }
 
 impl Command {
@@ -146,6 +171,15 @@ impl Command {
             Self::Outdated(arguments) => outdated::run(arguments, session).await,
             Self::Untag(arguments) => scan::untag(arguments, session).await,
             Self::History(arguments) => metadata::history(arguments, session).await,
+            Self::ForgetById(arguments) => removal::forget_by_id(arguments, session).await,
+            Self::Restore(arguments) => removal::restore(arguments, session).await,
+            Self::Purge(arguments) => removal::purge(arguments, session).await,
+            Self::PurgeById(arguments) => removal::purge_by_id(arguments, session).await,
+            Self::Alias(arguments) => alias::add(arguments, session).await,
+            Self::Dealias(arguments) => alias::remove(arguments, session).await,
+            Self::Lease(arguments) => lease::take(arguments, session).await,
+            Self::RenewLease(arguments) => lease::renew(arguments, session).await,
+            Self::Release(arguments) => lease::release(arguments, session).await,
             Self::Pull(arguments) => pull::run(arguments, session).await,
             Self::Push(arguments) => push::run(arguments, session).await,
             Self::Register(arguments) => register::run(arguments, session).await,
@@ -276,6 +310,7 @@ pub(crate) async fn forget(
     let mut items = Vec::new();
     for image in &arguments.images {
         let params = ForgetParams {
+            architecture: arguments.architecture.clone(),
             image: image.clone(),
             dry_run: arguments.dry_run,
             force: arguments.force,
@@ -286,7 +321,7 @@ pub(crate) async fn forget(
     batch::report(session, &items, forgotten_line)
 }
 
-fn forgotten_line(_: &str, forgotten: &Forgotten) -> String {
+pub(crate) fn forgotten_line(_: &str, forgotten: &Forgotten) -> String {
     let what = match (forgotten.already_forgotten, forgotten.dry_run) {
         (true, _) => "was forgotten before",
         (false, true) => "would be forgotten",
@@ -359,7 +394,8 @@ fn lines(image: &Image) -> String {
                 None => format!("uid {}, {}", image.owner_uid, image.visibility),
             },
         ),
-        ("in use", in_use(image.in_use)),
+        ("aliases", aliases(image)),
+        ("in use", in_use(image)),
         ("created", time(&image.created_at)),
         ("updated", time(&image.updated_at)),
     ];
@@ -384,11 +420,39 @@ fn built_from(source: &Source) -> String {
     )
 }
 
-fn in_use(machines: Option<u64>) -> String {
-    match machines {
-        None => "-".to_owned(),
-        Some(0) => "no".to_owned(),
-        Some(1) => "by 1 machine".to_owned(),
-        Some(machines) => format!("by {machines} machines"),
+fn aliases(image: &Image) -> String {
+    let names = image.aliases.iter();
+    let names: Vec<String> = names.map(|name| cell(name.as_str())).collect();
+    or_dash(
+        Some(names.join(", "))
+            .as_deref()
+            .filter(|names| !names.is_empty()),
+    )
+}
+
+/// Says who uses an image: machines by their number, leases by what for and until when.
+fn in_use(image: &Image) -> String {
+    let Some(users) = image.in_use else {
+        return "-".to_owned();
+    };
+    let leases = image.leases.iter().map(|lease| {
+        let until = time(&lease.expires_at);
+        format!(
+            "lease {} for {} until {until}",
+            lease.id,
+            cell(&lease.purpose)
+        )
+    });
+    let machines = users.saturating_sub(image.leases.len() as u64);
+    let machines = match machines {
+        0 => None,
+        1 => Some("1 machine".to_owned()),
+        machines => Some(format!("{machines} machines")),
+    };
+    let parts: Vec<String> = machines.into_iter().chain(leases).collect();
+    if parts.is_empty() {
+        "no".to_owned()
+    } else {
+        format!("by {}", parts.join(", "))
     }
 }

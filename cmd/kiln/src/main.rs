@@ -2,6 +2,7 @@
 //!
 //! What the words mean is decided by the daemon; how to reach it by `kiln-client`.
 
+mod alias;
 mod arguments;
 mod audit;
 mod batch;
@@ -24,6 +25,7 @@ mod instance;
 mod interruptible;
 mod kernel;
 mod kernel_choice;
+mod lease;
 mod logs;
 mod metadata;
 mod mistakes;
@@ -41,6 +43,7 @@ mod reach;
 mod reference;
 mod register;
 mod registry;
+mod removal;
 mod rpc;
 mod run;
 mod scan;

@@ -95,6 +95,8 @@ pub(crate) struct Config {
     pub(crate) retention_days: Valued<u32>,
     /// What machines of images get that say nothing themselves.
     pub(crate) image_limits: Valued<Limits>,
+    /// Whether an image that a caller may not see is said not to exist.
+    pub(crate) conceal_private: Valued<bool>,
     /// Files in which the init of guests may be; the first that fits wins.
     pub(crate) guest_init: Valued<Vec<PathBuf>>,
     pub(crate) snapshot_interval_seconds: Valued<u64>,
@@ -229,6 +231,7 @@ fn short_names<'de, D: de::Deserializer<'de>>(
 struct ImagesTable {
     retention_days: Option<u32>,
     limits: Option<Limits>,
+    conceal_private: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -367,6 +370,7 @@ impl Config {
             audit: Audit::default(),
             retention_days: Valued::default(30),
             image_limits: Valued::default(Limits::new()),
+            conceal_private: Valued::default(false),
             guest_init: Valued::default(places.guest_init),
             snapshot_interval_seconds: Valued::default(86_400),
             snapshot_events: Valued::default(1_000),
@@ -410,6 +414,8 @@ impl Config {
         self.apply_registries(file.registries, &origin);
         self.retention_days.set(file.images.retention_days, &origin);
         self.image_limits.set(file.images.limits, &origin);
+        self.conceal_private
+            .set(file.images.conceal_private, &origin);
         let init = file.guest.init.map(|path| vec![path]);
         self.guest_init.set(init, &origin);
         self.snapshot_interval_seconds
@@ -592,6 +598,11 @@ impl Config {
                 u32::to_string,
             ),
             row("images.limits", &self.image_limits, image_limits::shown),
+            row(
+                "images.conceal_private",
+                &self.conceal_private,
+                bool::to_string,
+            ),
             row("guest.init", &self.guest_init, paths),
             row(
                 "database.snapshot_interval_seconds",

@@ -18,11 +18,11 @@ use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_registry::routes::Network;
 use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Ledger, Limits, Server, bind};
 use kiln_service::{
-    Audit, BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher, GuestInitrds,
-    HostFiles, Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources, Kernels,
-    Metadata, Operations, Orgs, Partials, Pool, Pulls, Records, Registries, Remotes, Roles,
-    RootfsDigests, SnapshotSchedule, Snapshots, Spare, SystemClock, SystemLogins, Transfers, Users,
-    Webhooks, open_database, recover,
+    Aliases, Audit, BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher,
+    GuestInitrds, HostFiles, Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources,
+    Kernels, Leases, Metadata, Naming, Operations, Orgs, Partials, Pool, Pulls, PurgeFiles, Purges,
+    Records, Registries, Remotes, Retention, Roles, RootfsDigests, SnapshotSchedule, Snapshots,
+    Spare, SystemClock, SystemLogins, Transfers, Users, Webhooks, open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use kiln_vault::Vault;
@@ -126,7 +126,7 @@ pub(crate) async fn serve(
     let files = files_socket.serve(host_files, stopped.clone());
     let digests = digests.run(stopped.clone());
     let snapshots = snapshots.run(stopped.clone());
-    let partials = partials.run(stopped.clone());
+    let sweepers = sweepers(partials, &desks, &stopped);
     let machines = machines.run(stopped.clone());
     let audit = ledger.audit.run(stopped.clone());
     let notified = notifications(door, webhooks.clone(), stopped.clone());
@@ -149,7 +149,7 @@ pub(crate) async fn serve(
     let serving = server.serve(socket, closing);
     let workers = async {
         tokio::join!(
-            digests, snapshots, partials, machines, audit, notified, webhooks
+            digests, snapshots, sweepers, machines, audit, notified, webhooks
         )
     };
     let work = async { tokio::join!(stopping, serving, files, workers) };
@@ -161,6 +161,20 @@ pub(crate) async fn serve(
     store.close().await.context("cannot close the database")?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Removes what nobody goes on with, and what was forgotten long enough ago.
+fn sweepers(
+    partials: Partials,
+    desks: &Desks,
+    stopped: &watch::Receiver<bool>,
+) -> impl Future<Output = ()> + use<> {
+    let retention = Retention::new((*desks.purges).clone(), own_actor());
+    let partials = partials.run(stopped.clone());
+    let retention = retention.run(stopped.clone());
+    async move {
+        tokio::join!(partials, retention);
+    }
 }
 
 /// Watches machines, those of before a start included.
@@ -248,16 +262,20 @@ async fn notifications(door: Option<Listener>, webhooks: Webhooks, stopped: watc
 
 /// Puts together what pulls what registries tell of.
 fn webhooks(config: &Config, store: &Store, clock: &Arc<dyn Clock>, desks: &Desks) -> Webhooks {
-    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-    let own = Actor::from_peer(uid.as_raw(), gid.as_raw(), None, uid.as_raw());
     Webhooks::new(
         store.clone(),
         clock.clone(),
         config.webhooks.rules.clone(),
         system_logins(config, store, clock),
         (desks.pulls.clone(), desks.images.clone()),
-        own,
+        own_actor(),
     )
+}
+
+/// The daemon's own user, as whom it does what nobody called for.
+fn own_actor() -> Actor {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    Actor::from_peer(uid.as_raw(), gid.as_raw(), None, uid.as_raw())
 }
 
 fn system_logins(config: &Config, store: &Store, clock: &Arc<dyn Clock>) -> SystemLogins {
@@ -297,11 +315,13 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         Pool::new("decode", config.decode_threads.value),
         kiln_service::LayerLimits::default(),
     ));
+    let naming = naming(config);
     let records = Records {
         store: store.clone(),
         board: board.clone(),
         clock: clock.clone(),
         architecture,
+        conceals_private: config.conceal_private.value,
         images: images.clone(),
         spare,
         remotes: remotes.clone(),
@@ -321,23 +341,26 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             artifacts.clone(),
             host_files.clone(),
         )),
-        metadata: metadata(config, &store, &clock, &remotes),
+        metadata: metadata(config, &store, &clock, &remotes, naming),
         images: Arc::new(
             Images::new(
                 store.clone(),
                 clock.clone(),
-                images,
-                architecture,
+                images.clone(),
+                naming,
                 config.retention_days.value,
-                ImageFiles::new(artifacts, host_files.clone(), look_pool),
+                ImageFiles::new(artifacts.clone(), host_files.clone(), look_pool),
             )
             .with_limits(config.image_limits.value.clone()),
         ),
+        aliases: Arc::new(Aliases::new(store.clone(), clock.clone(), naming)),
+        leases: Arc::new(Leases::new(store.clone(), clock.clone(), naming)),
+        purges: purges(&store, &clock, naming, artifacts, images),
         instances: Arc::new(Instances::new(
             store.clone(),
             clock.clone(),
             machines,
-            architecture,
+            naming,
         )),
         transfers: Arc::new(Transfers::new(
             records.clone(),
@@ -372,15 +395,35 @@ fn metadata(
     store: &Store,
     clock: &Arc<dyn Clock>,
     remotes: &Arc<Remotes>,
+    naming: Naming,
 ) -> Arc<Metadata> {
     Arc::new(Metadata::new(
         store.clone(),
         clock.clone(),
         config.state_dir.value.join("images"),
-        host_architecture(),
+        naming,
         config.image_limits.value.clone(),
         remotes.clone(),
     ))
+}
+
+/// Says how words that name images are read.
+fn naming(config: &Config) -> Naming {
+    Naming {
+        architecture: host_architecture(),
+        conceals_private: config.conceal_private.value,
+    }
+}
+
+fn purges(
+    store: &Store,
+    clock: &Arc<dyn Clock>,
+    naming: Naming,
+    artifacts: Artifacts,
+    images: PathBuf,
+) -> Arc<Purges> {
+    let files = PurgeFiles::new(artifacts, images, Pool::new("purge", 1));
+    Arc::new(Purges::new(store.clone(), clock.clone(), naming, files))
 }
 
 /// Says what does not change while the daemon runs.

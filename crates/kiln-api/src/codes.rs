@@ -46,6 +46,8 @@ codes! {
             "The request is not a JSON-RPC 2.0 request.", "Send one JSON object with jsonrpc, method, params and id.";
         INVALID_PARAMS = "request.invalid_params", Invalid, never,
             "A parameter is missing, unknown, or of the wrong kind.", "Compare the call with `kiln rpc rpc.discover` or docs/api.md.";
+        INVALID_ID = "request.invalid_id", Invalid, never,
+            "A text that is to be an id is no UUID.", "Write it with hyphens, as `kiln images` shows it.";
         UNKNOWN_METHOD = "request.unknown_method", NotFound, never,
             "The daemon has no such method.", "List the methods with `kiln rpc rpc.discover`.";
         TOO_LARGE = "request.too_large", Invalid, never,
@@ -120,7 +122,9 @@ codes! {
         NAME_RESERVED = "image.name_reserved", Conflict, later,
             "A running operation has reserved that name.", "Wait for the operation with `kiln op wait`.";
         IN_USE = "image.in_use", Conflict, later,
-            "Machines that run the image are registered.", "Stop them with `kiln stop`, or use --force.";
+            "Machines run the image, or leases keep it.", "Stop the machines with `kiln stop`, wait for the leases, or use --force.";
+        CONFIRMATION_NEEDED = "image.confirmation_needed", Conflict, never,
+            "The image would be removed in spite of what uses it, and the call has no token that counts.", "Make a dry run with force, and send the token of its answer within five minutes.";
         NO_OCI_SOURCE = "image.no_oci_source", Invalid, never,
             "The image was not made from an OCI image, so there is none to push.", "Push an image that was pulled.";
         NAME_INVALID = "image.name_invalid", Invalid, never,
@@ -137,6 +141,24 @@ codes! {
             "A label, a keyword or a description is too long, or has characters it may not have.", "The rules are in docs/image-service.md.";
         LIMIT_INVALID = "image.limit_invalid", Invalid, never,
             "A limit names no slot, is no quantity, or is one that no machine could have.", "Write it like cpu=4, memory=8G or gpu=2; the rule is in docs/image-service.md.";
+    }
+    /// Leases, which keep images.
+    lease {
+        NOT_FOUND = "lease.not_found", NotFound, never,
+            "There is no such lease of the caller's, or it has ended.", "Take a new one with `kiln image lease`.";
+        TOO_MANY = "lease.too_many", Conflict, later,
+            "The user has as many leases as one may have.", "End some with `kiln image release`, or wait until they end.";
+    }
+    /// Aliases: other names of images.
+    alias {
+        NOT_FOUND = "alias.not_found", NotFound, never,
+            "There is no alias of that name.", "List them with `kiln alias ls`.";
+        ALREADY_EXISTS = "alias.already_exists", Conflict, never,
+            "There is an alias of that name.", "Choose another name, or take it away with `kiln unalias`.";
+        CIRCULAR = "alias.circular", Conflict, never,
+            "The alias would lead back to itself, or through too many others.", "Let it lead to the image itself.";
+        TARGET_NOT_FOUND = "alias.target_not_found", NotFound, never,
+            "What the alias is to lead to is no image that is active.", "List the images with `kiln images`.";
     }
     /// Where an image comes from.
     source {

@@ -3,6 +3,7 @@
 pub mod modify;
 pub mod push;
 pub mod remote;
+pub mod removal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codes;
 use crate::host_file::{HandleId, HostFile};
+use crate::lease::Lease;
 use crate::method::method;
 use crate::operation::Operation;
 use crate::page::Page;
@@ -76,7 +78,8 @@ method! {
     /// See [`Image`].
     Get = "image.get",
     "Tells everything about one image.",
-    (GetParams) -> Image, Read, [codes::image::NOT_FOUND, codes::image::AMBIGUOUS]
+    (GetParams) -> Image, Read,
+    [codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::request::DENIED]
 }
 
 method! {
@@ -86,7 +89,7 @@ method! {
     (OpenParams) -> OpenedImage, Read,
     [
         codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::source::INVALID_PLATFORM,
-        codes::storage::FAILED, codes::daemon::BUSY,
+        codes::request::DENIED, codes::storage::FAILED, codes::daemon::BUSY,
     ]
 }
 
@@ -97,7 +100,7 @@ method! {
     (ForgetParams) -> Forgotten, Change,
     [
         codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::image::IN_USE,
-        codes::request::DENIED,
+        codes::source::INVALID_PLATFORM, codes::request::DENIED,
     ]
 }
 
@@ -388,12 +391,15 @@ pub struct OpenedImage {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ForgetParams {
-    /// An id, a name or a source reference.
+    /// An id, a name with an optional tag or version, an alias, or a source reference.
     pub image: String,
+    /// One architecture of it; the host's when left out. The image goes with all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
     /// Only tell what would happen.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
-    /// Hide it also while machines run it; they go on.
+    /// Hide it also while it is in use; machines go on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
 }
@@ -480,9 +486,16 @@ pub struct Image {
     /// What its registry said of it when `image.scan` last asked; only where one image is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<Box<remote::RemoteImage>>,
-    /// How many machines run it; only where one image is asked for.
+    /// How many machines run it and leases keep it; only where one image is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_use: Option<u64>,
+    /// Its other names; only where one image is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub aliases: Vec<ImageName>,
+    /// The leases that keep it; only where one image is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leases: Vec<Lease>,
     /// The OCI config's `config` object: entrypoint, environment, user, …
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<serde_json::Value>,

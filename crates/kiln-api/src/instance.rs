@@ -17,7 +17,8 @@ method! {
     "Registers a machine that the calling process is about to run; its image is in use from now on.",
     (RegisterParams) -> Instance, Make,
     [
-        codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::instance::NAME_TAKEN,
+        codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::request::DENIED,
+        codes::instance::NAME_TAKEN,
         codes::instance::NAME_INVALID, codes::instance::NO_PROCESS,
         codes::instance::ALREADY_EXISTS, codes::daemon::BUSY,
     ]

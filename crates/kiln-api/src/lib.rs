@@ -3,6 +3,7 @@
 //! One description of each method registers its handler, checks the client and prints the
 //! OpenRPC document, so they cannot disagree. Not here: sockets, JSON-RPC framing, behaviour.
 
+pub mod alias;
 pub mod audit;
 mod bootable;
 pub mod code;
@@ -15,6 +16,7 @@ pub mod host_file;
 pub mod image;
 pub mod instance;
 pub mod kernel;
+pub mod lease;
 pub mod method;
 pub mod openrpc;
 pub mod operation;
@@ -22,6 +24,7 @@ pub mod org;
 pub mod page;
 pub mod reference_docs;
 pub mod registry;
+pub mod spellings;
 pub mod transfer;
 pub mod user;
 

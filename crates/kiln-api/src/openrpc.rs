@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::code::Code;
 use crate::method::Description;
+use crate::spellings;
 
 /// Makes the document that `rpc.discover` answers with.
 ///
@@ -30,7 +31,16 @@ fn method(description: &Description) -> Value {
     let params: Vec<Value> = properties
         .into_iter()
         .flatten()
-        .map(|(name, schema)| json!({ "name": name, "required": is_required(name), "schema": schema }))
+        .map(|(name, schema)| {
+            let mut param =
+                json!({ "name": name, "required": is_required(name), "schema": schema });
+            if let Some(spelling) = spellings::of(description.name)
+                && spelling.parameter == name
+            {
+                param["x-also"] = json!(spelling.others);
+            }
+            param
+        })
         .collect();
     let mut method = json!({
         "name": description.name,

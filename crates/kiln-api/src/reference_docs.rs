@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::code::Class;
 use crate::codes;
 use crate::method::Description;
+use crate::spellings;
 
 /// Prints `docs/errors.md`.
 pub fn errors_page() -> String {
@@ -83,6 +84,19 @@ fn method(page: &mut String, description: &Description) {
         );
     }
     fields(page, "Parameters", description.params.as_value());
+    if let Some(spelling) = spellings::of(description.name) {
+        let others: Vec<_> = spelling
+            .others
+            .iter()
+            .map(|word| format!("`{word}`"))
+            .collect();
+        let _ = writeln!(
+            page,
+            "\n`{}` may also be called {}; two of them in one call must say the same.",
+            spelling.parameter,
+            others.join(", ")
+        );
+    }
     fields(page, "Result", description.result.as_value());
     if !description.errors.is_empty() {
         let names: Vec<_> = description

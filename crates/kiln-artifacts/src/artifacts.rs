@@ -121,6 +121,13 @@ impl Artifacts {
         Ok(true)
     }
 
+    /// Tells how many bytes a published directory takes on the disk, in whole blocks; none where there
+    /// is none.
+    pub fn disk_bytes(&self, id: &str) -> Result<u64, ArtifactError> {
+        check_id(id)?;
+        Ok(self.images.disk_bytes(id.as_ref())?)
+    }
+
     /// Removes a published directory. It is gone under its name, durably, before its files are
     /// deleted; a crash in between is finished by the sweep.
     pub fn remove(&self, id: &str) -> Result<Removal, ArtifactError> {

@@ -71,6 +71,10 @@ id! {
     OrgId
 }
 id! {
+    /// Names one lease: a promise to be back before it ends, which keeps an image meanwhile.
+    LeaseId
+}
+id! {
     /// Names one instance: a machine that runs an image, and its directory.
     InstanceId
 }

@@ -28,7 +28,7 @@ mod version;
 pub use credentials::{Credentials, Secret};
 pub use derivation::Derivation;
 pub use digest::{Digest, DigestError};
-pub use id::{IdError, ImageId, InstanceId, OperationId, OrgId, VersionId};
+pub use id::{IdError, ImageId, InstanceId, LeaseId, OperationId, OrgId, VersionId};
 pub use keywords::{Description, Keyword, LabelKey, LabelValue, WordingError};
 pub use login_scope::LoginScope;
 pub use name::{ImageName, InstanceName, KernelName, NameError, OrgName, TagName, UserName};

@@ -345,6 +345,32 @@ impl Directory {
         self.remove_at(name, 0)
     }
 
+    /// Tells how many bytes a name and everything below it take on the disk, in whole blocks; none
+    /// where the name is not there. What has several names counts for each.
+    pub fn disk_bytes(&self, name: &OsStr) -> Result<u64, FileError> {
+        self.disk_bytes_at(name, 0)
+    }
+
+    fn disk_bytes_at(&self, name: &OsStr, depth: usize) -> Result<u64, FileError> {
+        self.check_depth(depth)?;
+        let stat = match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(0),
+            Err(error) => return Err(at("look at", self.child_path(name))(error)),
+        };
+        // stat(2) counts in units of 512 bytes whatever the file system's blocks are.
+        let mut bytes = u64::try_from(stat.st_blocks)
+            .unwrap_or(0)
+            .saturating_mul(512);
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let child = self.open_child(name)?;
+            for inner in child.names()? {
+                bytes = bytes.saturating_add(child.disk_bytes_at(&inner, depth + 1)?);
+            }
+        }
+        Ok(bytes)
+    }
+
     fn remove_at(&self, name: &OsStr, depth: usize) -> Result<(), FileError> {
         self.check_depth(depth)?;
         let flags = match self.kind_of(name)? {

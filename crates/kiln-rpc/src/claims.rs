@@ -21,7 +21,24 @@ const USER_ID: &str = "user_id";
 const CLIENT_ROLE: &str = "client_role";
 
 /// Members of an object in their order, those that are there twice included.
-struct Members(Vec<(String, Value)>);
+pub(crate) struct Members(pub(crate) Vec<(String, Value)>);
+
+impl Members {
+    /// Reads an object; `None` for what is none.
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    /// Writes it again, as it was but for spaces.
+    pub(crate) fn write(&self) -> Result<String, Failure> {
+        let mut text = Vec::new();
+        let mut serializer = serde_json::Serializer::new(&mut text);
+        serializer
+            .collect_map(self.0.iter().map(|(key, value)| (key, value)))
+            .map_err(|error| invalid_params(&error.to_string()))?;
+        String::from_utf8(text).map_err(|error| invalid_params(&error.to_string()))
+    }
+}
 
 impl<'de> Deserialize<'de> for Members {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -56,7 +73,7 @@ pub(crate) fn check(params: &str, actor: &Actor) -> Result<Option<String>, Failu
         return Ok(None);
     }
     // What is no object is refused where it is decoded.
-    let Ok(Members(members)) = serde_json::from_str(params) else {
+    let Some(Members(members)) = Members::read(params) else {
         return Ok(None);
     };
     let mut kept = Vec::with_capacity(members.len());
@@ -67,13 +84,7 @@ pub(crate) fn check(params: &str, actor: &Actor) -> Result<Option<String>, Failu
             _ => kept.push((key, value)),
         }
     }
-    let mut text = Vec::with_capacity(params.len());
-    let mut serializer = serde_json::Serializer::new(&mut text);
-    serializer
-        .collect_map(kept.iter().map(|(key, value)| (key, value)))
-        .map_err(|error| invalid_params(&error.to_string()))?;
-    let text = String::from_utf8(text).map_err(|error| invalid_params(&error.to_string()))?;
-    Ok(Some(text))
+    Members(kept).write().map(Some)
 }
 
 fn check_user(value: &Value, actor: &Actor) -> Result<(), Failure> {

@@ -22,7 +22,7 @@ use kiln_service::ConnectionId;
 use serde_json::value::RawValue;
 
 use crate::ledger::{Entry, Ledger};
-use crate::{claims, refusal};
+use crate::{claims, refusal, spellings};
 
 /// Who made a call, and its number.
 #[derive(Clone, Debug)]
@@ -161,11 +161,12 @@ where
         caller.actor = identified.actor;
         let right = self.names.rights.get_key_value(request.method_name());
         let right = right.map(|(method, right)| (*method, *right));
+        let in_our_words = put_into_our_words(&mut request);
         let entry = right.map(|right| {
             let params = request.params.as_ref().map(|params| params.get());
             Entry::begin(&self.ledger, &identified, right, params, &caller.request_id)
         });
-        let response = match admit(&mut request, &caller.actor, right) {
+        let response = match in_our_words.and_then(|()| admit(&mut request, &caller.actor, right)) {
             Ok(()) => {
                 request.extensions.insert(caller.clone());
                 own_words(self.inner.call(request).await, id, &caller)
@@ -179,6 +180,22 @@ where
     }
 }
 
+/// Puts what a call says in another service's words into Kiln's, for all that read it from here on.
+fn put_into_our_words(request: &mut Request<'_>) -> Result<(), Failure> {
+    let params = request.params.as_ref().map(|params| params.get());
+    let spelled = spellings::normalise(request.method_name(), params.unwrap_or_default())?;
+    replace_params(request, spelled)
+}
+
+fn replace_params(request: &mut Request<'_>, params: Option<String>) -> Result<(), Failure> {
+    if let Some(params) = params {
+        let params =
+            RawValue::from_string(params).map_err(|error| invalid_params(&error.to_string()))?;
+        request.params = Some(Cow::Owned(params));
+    }
+    Ok(())
+}
+
 /// Refuses a call that says to be somebody else's, or whose method the caller's role may not call
 /// at all; what it says of its caller is taken out of its parameters.
 fn admit(
@@ -187,11 +204,8 @@ fn admit(
     right: Option<(&'static str, Right)>,
 ) -> Result<(), Failure> {
     let params = request.params.as_ref().map(|params| params.get());
-    if let Some(rest) = claims::check(params.unwrap_or_default(), actor)? {
-        let rest =
-            RawValue::from_string(rest).map_err(|error| invalid_params(&error.to_string()))?;
-        request.params = Some(Cow::Owned(rest));
-    }
+    let rest = claims::check(params.unwrap_or_default(), actor)?;
+    replace_params(request, rest)?;
     let Some((method, right)) = right else {
         return Ok(());
     };

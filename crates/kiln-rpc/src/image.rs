@@ -5,8 +5,9 @@ use std::sync::Arc;
 use jsonrpsee::core::RegisterMethodError;
 use kiln_api::image::modify::{ClearLimits, GetHistory, GetLimits, Modify};
 use kiln_api::image::remote::{Outdated, Scan, Untag};
+use kiln_api::image::removal::{ForgetById, PurgeById, Restore};
 use kiln_api::image::{Forget, Get, List, Open, Pull, Register};
-use kiln_service::{Images, Metadata, Pulls};
+use kiln_service::{Images, Metadata, Pulls, Purges};
 
 use crate::table::Table;
 
@@ -14,6 +15,7 @@ pub(crate) fn register(
     table: &mut Table,
     pulls: &Arc<Pulls>,
     images: &Arc<Images>,
+    purges: &Arc<Purges>,
 ) -> Result<(), RegisterMethodError> {
     table.method::<Pull, _, _, _>(pulls, |desk, caller, params| async move {
         desk.pull(&caller.actor, params).await
@@ -32,6 +34,15 @@ pub(crate) fn register(
     })?;
     table.method::<Forget, _, _, _>(images, |desk, caller, params| async move {
         desk.forget(&caller.actor, params).await
+    })?;
+    table.method::<ForgetById, _, _, _>(images, |desk, caller, params| async move {
+        desk.forget_by_id(&caller.actor, params).await
+    })?;
+    table.method::<Restore, _, _, _>(images, |desk, caller, params| async move {
+        desk.restore(&caller.actor, params).await
+    })?;
+    table.method::<PurgeById, _, _, _>(purges, |desk, caller, params| async move {
+        desk.purge_by_id(&caller.actor, params).await
     })
 }
 

@@ -136,14 +136,7 @@ impl Named {
 /// The parameters that may name what a method is about, the telling one first.
 fn keys(method: &str) -> &'static [&'static str] {
     match noun(method) {
-        "image" => &[
-            "image",
-            "target",
-            "image_canonical",
-            "image_id",
-            "name",
-            "ref",
-        ],
+        "image" => &["image", "alias", "name", "ref"],
         "instance" => &["instance", "name", "image"],
         "kernel" => &["name"],
         "registry" => &["into", "ref", "registry"],
@@ -170,8 +163,10 @@ fn text(value: &Value) -> Option<String> {
 /// The id of what an answer shows.
 fn object_id(told: &Value) -> Option<String> {
     let places = [
+        &told["image_id"],
         &told["id"],
         &told["image"]["id"],
+        &told["alias"]["image_id"],
         &told["org"]["id"],
         &told["user"]["uid"],
         &told["uid"],
@@ -231,9 +226,14 @@ mod tests {
             ),
             ("registry.sync", json!({"rules": []}), named(None, None)),
             (
-                "image.modify",
-                json!({"image_id": "u", "name": "new"}),
-                named(Some("u"), Some("u")),
+                "image.alias",
+                json!({"alias": "www", "target": "web"}),
+                named(Some("www"), None),
+            ),
+            (
+                "image.purge_by_id",
+                json!({"image_id": "i"}),
+                named(None, Some("i")),
             ),
             (
                 "image.forget",

@@ -4,6 +4,7 @@
 //! refused. No decision about
 //! images is made here, and nothing else in Kiln knows JSON-RPC.
 
+mod alias;
 mod audit;
 mod claims;
 mod connection;
@@ -15,6 +16,7 @@ mod frames;
 mod image;
 mod instance;
 mod kernel;
+mod lease;
 mod ledger;
 mod operation;
 mod org;
@@ -22,6 +24,7 @@ mod refusal;
 mod registry;
 mod server;
 mod socket;
+mod spellings;
 mod table;
 mod transfer;
 mod upload;

@@ -14,8 +14,8 @@ use jsonrpsee::server::{
 };
 use kiln_domain::access::Actor;
 use kiln_service::{
-    Audit, ConnectionId, DaemonDesk, Events, Images, Instances, Kernels, Metadata, Operations,
-    Orgs, Pulls, Registries, Transfers, Users,
+    Aliases, Audit, ConnectionId, DaemonDesk, Events, Images, Instances, Kernels, Leases, Metadata,
+    Operations, Orgs, Pulls, Purges, Registries, Transfers, Users,
 };
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -31,8 +31,8 @@ use crate::socket::BoundSocket;
 use crate::table::Table;
 use crate::upload::{Appetite, Fate, Upload};
 use crate::{
-    audit, connection, daemon, event, image, instance, kernel, operation, org, refusal, registry,
-    transfer, user,
+    alias, audit, connection, daemon, event, image, instance, kernel, lease, operation, org,
+    refusal, registry, transfer, user,
 };
 
 /// How much the door takes, and how long it waits. Every default of jsonrpsee is set on purpose.
@@ -89,6 +89,12 @@ pub struct Desks {
     pub images: Arc<Images>,
     /// What is said of images.
     pub metadata: Arc<Metadata>,
+    /// Other names of images.
+    pub aliases: Arc<Aliases>,
+    /// What keeps images.
+    pub leases: Arc<Leases>,
+    /// Removing images for good.
+    pub purges: Arc<Purges>,
     /// Machines that run images.
     pub instances: Arc<Instances>,
     /// The kernel catalogue.
@@ -120,8 +126,10 @@ impl Desks {
     pub fn table(&self) -> Result<Table, RegisterMethodError> {
         let mut table = Table::default();
         daemon::register(&mut table, &self.daemon)?;
-        image::register(&mut table, &self.pulls, &self.images)?;
+        image::register(&mut table, &self.pulls, &self.images, &self.purges)?;
         image::register_metadata(&mut table, &self.metadata)?;
+        alias::register(&mut table, &self.aliases)?;
+        lease::register(&mut table, &self.leases)?;
         instance::register(&mut table, &self.instances)?;
         kernel::register(&mut table, &self.kernels)?;
         registry::register(&mut table, &self.registries)?;

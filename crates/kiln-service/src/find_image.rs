@@ -3,14 +3,33 @@
 //! What may be done to it is not here.
 
 use kiln_api::{Failure, codes};
-use kiln_domain::access::{Actor, Role};
-use kiln_domain::{Architecture, Reference};
+use kiln_domain::access::{Actor, Belongs, Denied, Read, Role, permit};
+use kiln_domain::{Architecture, ImageId, Reference, TagName, VersionId};
 use kiln_store::images::{self, ImageRow};
-use kiln_store::resolve::{self, ResolveError};
+use kiln_store::resolve::{self, ResolveError, ResolvedImage};
 use kiln_store::versions::{self, VersionRow};
-use kiln_store::{ReadTransaction, StoreError};
+use kiln_store::{ReadTransaction, StoreError, orgs, tags};
 
 use crate::failures::store_failure;
+
+/// How words that name images are read on this host, by every method alike.
+#[derive(Clone, Copy, Debug)]
+pub struct Naming {
+    /// The architecture that is meant where a call names none.
+    pub architecture: Architecture,
+    /// Whether an image that the caller may not see is said not to exist; else the call is denied.
+    pub conceals_private: bool,
+}
+
+impl Naming {
+    /// Means this architecture, and conceals nothing.
+    pub fn of_host(architecture: Architecture) -> Self {
+        Self {
+            architecture,
+            conceals_private: false,
+        }
+    }
+}
 
 /// An image as a call names it.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +38,8 @@ pub(crate) struct Named<'a> {
     pub(crate) text: &'a str,
     /// The architecture that was asked for.
     pub(crate) architecture: Option<Architecture>,
-    /// What is meant where none was.
-    pub(crate) host: Architecture,
+    /// How the rest is to be read.
+    pub(crate) naming: Naming,
 }
 
 /// Why words do not mean one image.
@@ -32,6 +51,9 @@ pub(crate) enum FindImageError {
     /// They mean none, or several.
     #[error(transparent)]
     Unresolved(#[from] ResolveError),
+    /// They mean one that the caller may not see.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -53,12 +75,90 @@ pub(crate) fn find_image(
         .map(|reference| reference.to_string());
     let query = resolve::Query {
         text: named.text,
-        architecture: named.architecture.unwrap_or(named.host).as_str(),
+        architecture: architecture_of(named).as_str(),
         canonical_reference: canonical.as_deref(),
         visible_to: visible_to(actor),
         forgotten: images::Forgotten::Shown,
     };
-    let found = match resolve::image(tx, &query) {
+    let found = match look(tx, named, query) {
+        Err(error @ ResolveError::NotFound { .. }) => {
+            refuse_hidden(tx, actor, named, query)?;
+            return Err(error.into());
+        }
+        found => found?,
+    };
+    let row = images::get(tx, found.image_id)?.ok_or_else(not_found)?;
+    let version = versions::get(tx, found.version_id)?.ok_or_else(not_found)?;
+    Ok((row, version))
+}
+
+/// Finds an image by its id alone, whatever its state, with the version that stands for it.
+pub(crate) fn find_by_id(
+    tx: &ReadTransaction<'_>,
+    actor: &Actor,
+    id: ImageId,
+    naming: Naming,
+) -> Result<(ImageRow, VersionRow), FindImageError> {
+    let not_found = || FindImageError::NotFound {
+        named: id.to_string(),
+    };
+    let row = images::get(tx, id)?.ok_or_else(not_found)?;
+    match permit::<Read>(actor, &belongs(tx, actor, &row)?) {
+        Err(_) if naming.conceals_private => return Err(not_found()),
+        shown => shown?,
+    };
+    let version = current_version(tx, id, naming.architecture)?.ok_or_else(not_found)?;
+    Ok((row, version))
+}
+
+/// Returns the version that stands for an image where no other is named: the one tagged `latest`,
+/// else the newest, of whatever architecture.
+pub(crate) fn current_version(
+    tx: &ReadTransaction<'_>,
+    image: ImageId,
+    architecture: Architecture,
+) -> Result<Option<VersionRow>, StoreError> {
+    let latest = tags::resolve(tx, image, &TagName::latest(), architecture.as_str())?;
+    let latest = match latest {
+        Some(version) => versions::get(tx, version)?,
+        None => None,
+    };
+    if latest.is_some() {
+        return Ok(latest);
+    }
+    // An image of another architecture alone is shown by its newest version.
+    Ok(versions::of_image(tx, image)?
+        .into_iter()
+        .max_by_key(|version| version.seq))
+}
+
+/// Lists the tags that point to a version of an image.
+pub(crate) fn tags_of(
+    tx: &ReadTransaction<'_>,
+    image: ImageId,
+    version: VersionId,
+) -> Result<Vec<TagName>, StoreError> {
+    let tags = tags::of_image(tx, image)?.into_iter();
+    let of_version = tags.filter(|tag| tag.version_id == version);
+    Ok(of_version.map(|tag| tag.tag).collect())
+}
+
+/// Reads the id of an image.
+pub(crate) fn image_id(text: &str) -> Result<ImageId, Failure> {
+    text.parse()
+        .map_err(|error| Failure::from_error(codes::request::INVALID_ID, &error))
+}
+
+fn architecture_of(named: Named<'_>) -> Architecture {
+    named.architecture.unwrap_or(named.naming.architecture)
+}
+
+fn look(
+    tx: &ReadTransaction<'_>,
+    named: Named<'_>,
+    query: resolve::Query<'_>,
+) -> Result<ResolvedImage, ResolveError> {
+    match resolve::image(tx, &query) {
         // What exists for one other architecture alone is meant by its bare name.
         Err(ResolveError::NotFound {
             other_architectures,
@@ -71,13 +171,55 @@ pub(crate) fn find_image(
                     architecture,
                     ..query
                 },
-            )?
+            )
         }
-        found => found?,
+        found => found,
+    }
+}
+
+/// Denies the call when what was not found is there and hidden from the caller, unless this host
+/// conceals that.
+fn refuse_hidden(
+    tx: &ReadTransaction<'_>,
+    actor: &Actor,
+    named: Named<'_>,
+    query: resolve::Query<'_>,
+) -> Result<(), FindImageError> {
+    if named.naming.conceals_private || query.visible_to.is_none() {
+        return Ok(());
+    }
+    let everything = resolve::Query {
+        visible_to: None,
+        ..query
     };
-    let row = images::get(tx, found.image_id)?.ok_or_else(not_found)?;
-    let version = versions::get(tx, found.version_id)?.ok_or_else(not_found)?;
-    Ok((row, version))
+    let belongs = match look(tx, named, everything) {
+        Ok(found) => match images::get(tx, found.image_id)? {
+            Some(row) => belongs(tx, actor, &row)?,
+            None => return Ok(()),
+        },
+        // Several, of which the caller may see none.
+        Err(ResolveError::Ambiguous { .. }) => Belongs::TO_THE_DAEMON,
+        Err(_) => return Ok(()),
+    };
+    permit::<Read>(actor, &belongs)?;
+    Ok(())
+}
+
+/// Tells what an image belongs to, as the actor sees it in this transaction.
+pub(crate) fn belongs(
+    tx: &ReadTransaction<'_>,
+    actor: &Actor,
+    row: &ImageRow,
+) -> Result<Belongs, StoreError> {
+    let standing = match row.org_id {
+        Some(org) => orgs::standing_of(tx, org, actor.uid)?,
+        None => None,
+    };
+    Ok(Belongs {
+        owner: Some(row.owner_id),
+        standing,
+        visibility: row.visibility,
+    })
 }
 
 /// Reads the architecture a call names.
@@ -111,6 +253,7 @@ pub(crate) fn find_image_failure(error: &FindImageError) -> Failure {
             }
             ResolveError::Store(error) => store_failure(error),
         },
+        FindImageError::Denied(denied) => Failure::from_error(codes::request::DENIED, denied),
         FindImageError::Store(error) => store_failure(error),
     }
 }

@@ -1,41 +1,43 @@
 //! Images that exist: the desk that lists, shows, opens and forgets them.
 
-mod open;
-
 mod in_use;
+mod open;
+mod restore;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use kiln_api::image::removal::ForgetByIdParams;
 use kiln_api::image::{ForgetParams, Forgotten, GetParams, Image, ListParams};
 use kiln_api::page::Page;
 use kiln_api::{Failure, codes};
-use kiln_domain::access::{Actor, Belongs, Grant, Write, permit};
+use kiln_domain::access::{Actor, Grant, Write, permit};
 use kiln_domain::limits::Limits;
 use kiln_domain::{
-    Architecture, ImageId, ImageState, Keyword, LabelKey, LabelValue, TagName, Timestamp,
-    WordingError,
+    Architecture, ImageId, ImageState, Keyword, LabelKey, LabelValue, Timestamp, WordingError,
 };
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::images::{self, ImageFilter, ImageRow, NameMatch};
 use kiln_store::resolve::{Candidate, ResolveError};
 use kiln_store::versions::{self, VersionRow};
 use kiln_store::{
-    Object, ReadTransaction, Store, StoreError, WriteTransaction, holders, orgs, remote_states,
-    tags,
+    Object, ReadTransaction, Store, StoreError, WriteTransaction, aliases, holders, leases,
+    remote_states,
 };
 
-use self::in_use::{ImageInUse, refuse_in_use};
 use crate::clock::Clock;
 use crate::events::{cursor, page_limit};
 use crate::failures::store_failure;
 use crate::find_image::{
-    FindImageError, Named, architecture, find_image, find_image_failure, visible_to,
+    FindImageError, Named, Naming, architecture, belongs, current_version, find_by_id, find_image,
+    find_image_failure, image_id, tags_of, visible_to,
 };
+use crate::leases::view as lease_view;
 use crate::metadata::in_force;
 use crate::views;
 
+pub(crate) use in_use::{ImageInUse, refuse_in_use};
 pub use open::ImageFiles;
 pub(crate) use open::{OpenError, modules_tar, open_failure};
 
@@ -51,10 +53,25 @@ pub struct Images {
     store: Store,
     clock: Arc<dyn Clock>,
     directory: PathBuf,
-    architecture: Architecture,
+    naming: Naming,
     retention_days: u32,
     files: ImageFiles,
     limits: Limits,
+}
+
+/// Which image a call means.
+#[derive(Debug)]
+enum Which {
+    Named(String, Option<Architecture>),
+    Id(ImageId),
+}
+
+/// What a call to forget asks for.
+#[derive(Debug)]
+struct Wish {
+    which: Which,
+    dry_run: bool,
+    force: bool,
 }
 
 /// Why an image could not be found, or not be changed.
@@ -71,13 +88,12 @@ enum ImageError {
 }
 
 impl Images {
-    /// Makes the desk. `directory` is where artifact directories are, `architecture` what calls mean
-    /// that name none.
+    /// Makes the desk. `directory` is where artifact directories are.
     pub fn new(
         store: Store,
         clock: Arc<dyn Clock>,
         directory: PathBuf,
-        architecture: Architecture,
+        naming: Naming,
         retention_days: u32,
         files: ImageFiles,
     ) -> Self {
@@ -85,7 +101,7 @@ impl Images {
             store,
             clock,
             directory,
-            architecture,
+            naming,
             retention_days,
             files,
             limits: Limits::new(),
@@ -128,7 +144,7 @@ impl Images {
                 let next = page.next_after;
                 let mut items = Vec::with_capacity(page.rows.len());
                 for row in page.rows {
-                    if let Some(version) = desk.current_version(tx, row.id)? {
+                    if let Some(version) = current_version(tx, row.id, desk.naming.architecture)? {
                         // A list of a thousand configs would be megabytes nobody asked for.
                         let version = VersionRow {
                             image_config: None,
@@ -159,11 +175,15 @@ impl Images {
                 let remote = remote_states::get(tx, row.id, &version.architecture)?;
                 // What an older Kiln wrote otherwise is left out, not made up.
                 let remote = remote.and_then(|row| serde_json::from_value(row.document).ok());
+                let aliases = aliases::of_image(tx, row.id)?;
+                let leases = leases::of_image(tx, row.id, now)?;
                 let image = desk.view(tx, row, version)?;
                 Ok::<_, ImageError>(Image {
                     limits,
                     remote,
                     in_use: Some(in_use),
+                    aliases: aliases.into_iter().map(|alias| alias.name).collect(),
+                    leases: leases.into_iter().map(lease_view).collect(),
                     ..image
                 })
             })
@@ -174,17 +194,40 @@ impl Images {
     /// Hides an image and frees its name, unless machines run it and it is not forced. Forgetting
     /// twice succeeds and says so.
     pub async fn forget(&self, actor: &Actor, params: ForgetParams) -> Result<Forgotten, Failure> {
+        let wish = Wish {
+            which: Which::Named(params.image, architecture(params.architecture.as_deref())?),
+            dry_run: params.dry_run,
+            force: params.force,
+        };
+        self.forget_as_wished(actor, wish).await
+    }
+
+    /// Does the same to the image with an id, and to nothing else that might be called so.
+    pub async fn forget_by_id(
+        &self,
+        actor: &Actor,
+        params: ForgetByIdParams,
+    ) -> Result<Forgotten, Failure> {
+        let wish = Wish {
+            which: Which::Id(image_id(&params.image_id)?),
+            dry_run: params.dry_run,
+            force: params.force,
+        };
+        self.forget_as_wished(actor, wish).await
+    }
+
+    async fn forget_as_wished(&self, actor: &Actor, wish: Wish) -> Result<Forgotten, Failure> {
         let (desk, actor, now) = (self.clone(), *actor, self.clock.now());
-        if params.dry_run {
+        if wish.dry_run {
             let told = self
                 .store
-                .read(move |tx| desk.foresee(tx, &actor, &params, now))
+                .read(move |tx| desk.foresee(tx, &actor, &wish, now))
                 .await;
             return told.map_err(|error| failure(&error));
         }
         let forgotten = self
             .store
-            .write(move |tx| desk.forget_in(tx, &actor, &params, now))
+            .write(move |tx| desk.forget_in(tx, &actor, &wish, now))
             .await;
         forgotten.map_err(|error| failure(&error))
     }
@@ -193,10 +236,10 @@ impl Images {
         &self,
         tx: &ReadTransaction<'_>,
         actor: &Actor,
-        params: &ForgetParams,
+        wish: &Wish,
         now: Timestamp,
     ) -> Result<Forgotten, ImageError> {
-        let (row, version, _grant) = self.find_to_forget(tx, actor, params, now)?;
+        let (row, version, _grant) = self.find_to_forget(tx, actor, wish, now)?;
         let already_forgotten = row.state == ImageState::Deleted;
         let image = self.view(tx, row, version)?;
         Ok(Forgotten {
@@ -210,10 +253,10 @@ impl Images {
         &self,
         tx: &WriteTransaction<'_>,
         actor: &Actor,
-        params: &ForgetParams,
+        wish: &Wish,
         now: Timestamp,
     ) -> Result<Forgotten, ImageError> {
-        let (row, version, grant) = self.find_to_forget(tx, actor, params, now)?;
+        let (row, version, grant) = self.find_to_forget(tx, actor, wish, now)?;
         let already_forgotten = row.state == ImageState::Deleted;
         let id = row.id;
         if !already_forgotten {
@@ -234,12 +277,22 @@ impl Images {
         &self,
         tx: &ReadTransaction<'_>,
         actor: &Actor,
-        params: &ForgetParams,
+        wish: &Wish,
         now: Timestamp,
     ) -> Result<(ImageRow, VersionRow, Grant<Write>), ImageError> {
-        let (row, version, grant) = self.find_to_change(tx, actor, &params.image)?;
-        if !params.force && row.state != ImageState::Deleted {
-            refuse_in_use(tx, actor, &row, now)?;
+        let (row, version, grant) = match &wish.which {
+            Which::Named(text, architecture) => {
+                self.find_to_change(tx, actor, text, *architecture)?
+            }
+            Which::Id(id) => {
+                let (row, version) = find_by_id(tx, actor, *id, self.naming)?;
+                let grant = permit(actor, &belongs(tx, actor, &row)?)?;
+                (row, version, grant)
+            }
+        };
+        let counts = !wish.force && row.state != ImageState::Deleted;
+        if counts && let Some(in_use) = refuse_in_use(tx, actor, &row, now)? {
+            return Err(in_use.into());
         }
         Ok((row, version, grant))
     }
@@ -249,8 +302,9 @@ impl Images {
         tx: &ReadTransaction<'_>,
         actor: &Actor,
         named: &str,
+        architecture: Option<Architecture>,
     ) -> Result<(ImageRow, VersionRow, Grant<Write>), ImageError> {
-        let (row, version) = match self.find(tx, actor, named, None) {
+        let (row, version) = match self.find(tx, actor, named, architecture) {
             Err(ImageError::Find(FindImageError::Unresolved(ResolveError::Ambiguous {
                 candidates,
                 text,
@@ -274,28 +328,9 @@ impl Images {
         let named = Named {
             text,
             architecture,
-            host: self.architecture,
+            naming: self.naming,
         };
         Ok(find_image(tx, actor, named)?)
-    }
-
-    fn current_version(
-        &self,
-        tx: &ReadTransaction<'_>,
-        image: ImageId,
-    ) -> Result<Option<VersionRow>, StoreError> {
-        let latest = tags::resolve(tx, image, &TagName::latest(), self.architecture.as_str())?;
-        let latest = match latest {
-            Some(version) => versions::get(tx, version)?,
-            None => None,
-        };
-        if latest.is_some() {
-            return Ok(latest);
-        }
-        // An image of another architecture alone is shown by its newest version.
-        Ok(versions::of_image(tx, image)?
-            .into_iter()
-            .max_by_key(|version| version.seq))
     }
 
     fn view(
@@ -304,11 +339,7 @@ impl Images {
         row: ImageRow,
         version: VersionRow,
     ) -> Result<Image, StoreError> {
-        let names = tags::of_image(tx, row.id)?
-            .into_iter()
-            .filter(|tag| tag.version_id == version.id)
-            .map(|tag| tag.tag)
-            .collect();
+        let names = tags_of(tx, row.id, version.id)?;
         Ok(views::image(&self.directory, row, version, names))
     }
 }
@@ -350,19 +381,6 @@ impl Words {
         }
         Ok(words)
     }
-}
-
-/// Tells what an image belongs to, as the actor sees it in this transaction.
-fn belongs(tx: &ReadTransaction<'_>, actor: &Actor, row: &ImageRow) -> Result<Belongs, StoreError> {
-    let standing = match row.org_id {
-        Some(org) => orgs::standing_of(tx, org, actor.uid)?,
-        None => None,
-    };
-    Ok(Belongs {
-        owner: Some(row.owner_id),
-        standing,
-        visibility: row.visibility,
-    })
 }
 
 /// Of several forgotten images that had one name, the one forgotten last: forgetting it again

@@ -37,7 +37,7 @@ use crate::clock::Clock;
 use crate::events::{cursor, page_limit};
 use crate::failures::store_failure;
 use crate::find_image::{
-    FindImageError, Named, architecture, find_image, find_image_failure, visible_to,
+    FindImageError, Named, Naming, architecture, find_image, find_image_failure, visible_to,
 };
 use crate::host_process::ProcessError;
 use crate::views;
@@ -52,7 +52,7 @@ pub struct Instances {
     store: Store,
     clock: Arc<dyn Clock>,
     watch: InstanceWatch,
-    architecture: Architecture,
+    naming: Naming,
 }
 
 /// Why something could not be done to a machine.
@@ -84,18 +84,13 @@ enum InstanceError {
 }
 
 impl Instances {
-    /// Makes the desk. `architecture` is what calls mean that name none.
-    pub fn new(
-        store: Store,
-        clock: Arc<dyn Clock>,
-        watch: InstanceWatch,
-        architecture: Architecture,
-    ) -> Self {
+    /// Makes the desk.
+    pub fn new(store: Store, clock: Arc<dyn Clock>, watch: InstanceWatch, naming: Naming) -> Self {
         Self {
             store,
             clock,
             watch,
-            architecture,
+            naming,
         }
     }
 
@@ -129,7 +124,7 @@ impl Instances {
         let id = params.instance_id;
         let registration = Registration {
             name,
-            architecture: (architecture, self.architecture),
+            architecture: (architecture, self.naming),
             process: watchable.identity().clone(),
             now: self.clock.now(),
             params,
@@ -241,7 +236,7 @@ struct Registration {
     params: RegisterParams,
     name: Option<InstanceName>,
     /// The one asked for, and the host's.
-    architecture: (Option<Architecture>, Architecture),
+    architecture: (Option<Architecture>, Naming),
     process: ProcessRow,
     now: Timestamp,
 }
@@ -255,7 +250,7 @@ fn register_in(
     let named = Named {
         text: &params.image,
         architecture: registration.architecture.0,
-        host: registration.architecture.1,
+        naming: registration.architecture.1,
     };
     let (image, version) = find_image(tx, actor, named)?;
     if !image.state.is_active() {

@@ -4,6 +4,7 @@
 //! functions of `kiln-domain`; rows, rights and events change in one transaction. Not here:
 //! sockets, JSON-RPC, configuration.
 
+mod aliases;
 mod audit;
 mod blocking;
 mod board;
@@ -26,12 +27,14 @@ mod images;
 mod instances;
 mod kernels;
 mod keyed_lock;
+mod leases;
 mod metadata;
 mod operations;
 mod orgs;
 mod partials;
 mod patient_reader;
 mod pulls;
+mod purges;
 mod recovery;
 mod registries;
 mod remotes;
@@ -47,6 +50,7 @@ mod views;
 mod watchers;
 mod webhooks;
 
+pub use aliases::Aliases;
 pub use audit::{Audit, AuditRetention, Call, Ending};
 pub use blocking::{Pool, PoolError};
 pub use board::{Board, BoardError, Running};
@@ -61,16 +65,19 @@ pub use fetch::{
     FetchError, FetchRequest, Fetcher, ForeignError, LayerLimits, MinimumRate, RegistryConfig,
     SourceFiles,
 };
+pub use find_image::Naming;
 pub use guest_initrds::GuestInitrds;
 pub use host_files::{Claim, HostFileError, HostFiles, Opened};
 pub use images::{ImageFiles, Images};
 pub use instances::{InstanceWatch, Instances};
 pub use kernels::{KernelSources, Kernels};
+pub use leases::Leases;
 pub use metadata::Metadata;
 pub use operations::{Operations, Watcher};
 pub use orgs::Orgs;
 pub use partials::Partials;
 pub use pulls::{ProbeError, Pulls, Records};
+pub use purges::{PurgeError, PurgeFiles, Purges, Retention, RetentionSwept};
 pub use recovery::{AdoptionError, RecoveryError, recover};
 pub use registries::{BlobFiles, Registries};
 pub use remotes::Remotes;

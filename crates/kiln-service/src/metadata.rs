@@ -20,20 +20,22 @@ use kiln_api::page::Page;
 use kiln_api::{Failure, codes};
 use kiln_domain::access::{Actor, Belongs, Denied, Grant, Write, permit};
 use kiln_domain::limits::{self, Limits};
-use kiln_domain::{Architecture, Digest, ImageId, ImageState, Reference, Timestamp};
+use kiln_domain::{Architecture, Digest, ImageState, Reference, Timestamp};
 use kiln_store::events::{self, EventActor, EventFilter, NewEvent};
 use kiln_store::images::{self, ImageRow};
 use kiln_store::names::{NameHolder, NameTaken, ReserveError};
 use kiln_store::version_blobs::{self, BlobRole};
 use kiln_store::versions::VersionRow;
-use kiln_store::{Object, ReadTransaction, Store, StoreError, WriteTransaction, orgs, tags};
+use kiln_store::{Object, ReadTransaction, Store, StoreError, WriteTransaction, tags};
 use serde_json::{Value, json};
 
 use self::patch::{Patch, PatchError};
 use crate::clock::Clock;
 use crate::events::{cursor, page_limit};
 use crate::failures::store_failure;
-use crate::find_image::{FindImageError, Named, architecture, find_image, find_image_failure};
+use crate::find_image::{
+    FindImageError, Named, Naming, architecture, belongs, find_image, find_image_failure, image_id,
+};
 use crate::remotes::Remotes;
 use crate::views;
 
@@ -43,7 +45,7 @@ pub struct Metadata {
     store: Store,
     clock: Arc<dyn Clock>,
     directory: PathBuf,
-    architecture: Architecture,
+    naming: Naming,
     limits: Limits,
     remotes: Arc<Remotes>,
 }
@@ -80,13 +82,10 @@ struct Wanted {
 
 impl Wanted {
     /// Takes the one way in which a call names an image; two that say the same are one.
-    fn read(
-        image: Option<String>,
-        image_id: Option<ImageId>,
-        of: Option<&str>,
-    ) -> Result<Self, Failure> {
+    fn read(image: Option<String>, id: Option<String>, of: Option<&str>) -> Result<Self, Failure> {
         let architecture = architecture(of)?;
-        let text = match (image, image_id.map(|id| id.to_string())) {
+        let id = id.as_deref().map(image_id).transpose()?;
+        let text = match (image, id.map(|id| id.to_string())) {
             (Some(text), None) | (None, Some(text)) => text,
             (Some(text), Some(id)) if text == id => text,
             (Some(_), Some(_)) => return Err(invalid("image and image_id name two things")),
@@ -101,14 +100,14 @@ fn invalid(message: &str) -> Failure {
 }
 
 impl Metadata {
-    /// Makes the desk. `directory` is where artifact directories are, `architecture` what calls mean
-    /// that name none, `limits` what the daemon's configuration says of all images, `remotes` how registries are
-    /// reached.
+    /// Makes the desk. `directory` is where artifact directories are, `naming` says how words that
+    /// name images are read, `limits` what the configuration says of all images, `remotes` how
+    /// registries are reached.
     pub fn new(
         store: Store,
         clock: Arc<dyn Clock>,
         directory: PathBuf,
-        architecture: Architecture,
+        naming: Naming,
         limits: Limits,
         remotes: Arc<Remotes>,
     ) -> Self {
@@ -116,7 +115,7 @@ impl Metadata {
             store,
             clock,
             directory,
-            architecture,
+            naming,
             limits,
             remotes,
         }
@@ -126,7 +125,7 @@ impl Metadata {
     pub async fn modify(&self, actor: &Actor, params: ModifyParams) -> Result<Modified, Failure> {
         let wanted = Wanted::read(
             params.image.clone(),
-            params.image_id,
+            params.image_id.clone(),
             params.architecture.as_deref(),
         )?;
         let if_revision = params.if_revision;
@@ -279,7 +278,7 @@ impl Metadata {
         let named = Named {
             text: &wanted.text,
             architecture: wanted.architecture,
-            host: self.architecture,
+            naming: self.naming,
         };
         Ok(find_image(tx, actor, named)?)
     }
@@ -360,18 +359,6 @@ fn tags_of(
     let tags = tags::of_image(tx, row.id)?.into_iter();
     let own = tags.filter(|tag| tag.version_id == version.id);
     Ok(own.map(|tag| tag.tag).collect())
-}
-
-fn belongs(tx: &ReadTransaction<'_>, actor: &Actor, row: &ImageRow) -> Result<Belongs, StoreError> {
-    let standing = match row.org_id {
-        Some(org) => orgs::standing_of(tx, org, actor.uid)?,
-        None => None,
-    };
-    Ok(Belongs {
-        owner: Some(row.owner_id),
-        standing,
-        visibility: row.visibility,
-    })
 }
 
 /// Decides what machines of a version get, and which labels say nothing that can be. Labels that

@@ -36,13 +36,14 @@ use kiln_store::Store;
 use crate::blocking::Pool;
 use crate::board::Board;
 use crate::clock::Clock;
+use crate::find_image::Naming;
 use crate::guest_initrds::GuestInitrds;
 use crate::host_files::HostFiles;
 use crate::remotes::Remotes;
 use crate::seams::{BuildRootfs, FetchTree};
 use crate::spare::Spare;
 
-pub(crate) use begin::{Attendance, Launched, Makes, Opening, record_progress};
+pub(crate) use begin::{Attendance, Launched, Makes, Opening, record_progress, taken};
 pub(crate) use commit::cancelled;
 pub(crate) use job::{or_cancelled, unless_cancelled, while_wanted};
 pub(crate) use kernel_choice::{ClaimedKernel, DEFAULT, KernelWords};
@@ -79,6 +80,8 @@ pub struct Records {
     pub clock: Arc<dyn Clock>,
     /// What calls mean that name no platform.
     pub architecture: Architecture,
+    /// Whether an image that a caller may not see is said not to exist.
+    pub conceals_private: bool,
     /// Where artifact directories are.
     pub images: PathBuf,
     /// What makes way when the disk has too little room.
@@ -90,6 +93,16 @@ pub struct Records {
     /// Threads that look at files, a caller's and our own: short work, that must not wait behind
     /// builds.
     pub look_pool: Pool,
+}
+
+impl Records {
+    /// Returns how words that name images are read.
+    pub(crate) fn naming(&self) -> Naming {
+        Naming {
+            architecture: self.architecture,
+            conceals_private: self.conceals_private,
+        }
+    }
 }
 
 impl Pulls {

@@ -4,7 +4,7 @@
 //! An image's directory without a row goes when it is noted beside it that nobody was told of it,
 //! and one of this database's own operations left it: each alone proves nothing, for a database
 //! may have been put back, and a log lost. Any other is adopted, and left and reported when it
-//! cannot be read. A whole kernel without a row is adopted. Versions whose directory is gone are
+//! cannot be read. Files of images that were purged go before that. A whole kernel without a row is adopted. Versions whose directory is gone are
 //! reported.
 //!
 //! Replacing the database is in [`crate::database`].
@@ -29,6 +29,7 @@ use kiln_store::{
 pub use self::adoption::AdoptionError;
 use crate::instances::prune as prune_instances;
 use crate::kernels::kernel_row;
+use crate::purges::make_up;
 
 /// How long ended operations are kept, in microseconds: seven days.
 const OPERATIONS_KEPT_MICROS: i64 = 7 * 86_400_000_000;
@@ -119,10 +120,12 @@ async fn sweep_images(
     artifacts: &Artifacts,
     now: Timestamp,
 ) -> Result<Recovered, RecoveryError> {
-    let known: HashSet<String> = store
-        .read(versions::known_ids)
-        .await?
+    let purged = make_up(store, artifacts, now).await?;
+    let known = store.read(versions::known_ids).await?;
+    // What was purged and could not be removed yet is nobody's to adopt.
+    let known: HashSet<String> = known
         .into_iter()
+        .chain(purged)
         .map(|id| id.to_string())
         .collect();
     let swept = artifacts.sweep(&|id| known.contains(id))?;

@@ -84,6 +84,8 @@ pub(crate) fn image(
         limits: Vec::new(),
         remote: None,
         in_use: None,
+        aliases: Vec::new(),
+        leases: Vec::new(),
         config: version.image_config,
         created_at: row.created_at.to_string(),
         updated_at: row.updated_at.to_string(),

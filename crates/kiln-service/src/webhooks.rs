@@ -334,6 +334,7 @@ impl Webhooks {
             }
             let params = ForgetParams {
                 image: older.id.to_string(),
+                architecture: None,
                 dry_run: false,
                 force: false,
             };

@@ -230,6 +230,52 @@ pub fn mark_deleted(
     Ok(was_there)
 }
 
+/// Makes an inactive or forgotten image active again under `name`, which [`crate::names`] must give it
+/// in the same transaction. Tells whether it was not active.
+pub fn restore(
+    tx: &WriteTransaction<'_>,
+    id: ImageId,
+    name: &ImageName,
+    at: Timestamp,
+) -> Result<bool, StoreError> {
+    let sql = "UPDATE images SET state = 'available', name = ?2, deleted_at = NULL, \
+               purge_after = NULL, updated_at = ?3, revision = revision + 1 \
+               WHERE id = ?1 AND state <> 'available'";
+    let params = (Text(id), name.as_str(), Micros(at));
+    Ok(tx.execute("restore an image", sql, params)? == 1)
+}
+
+/// Removes an image with its name, versions, tags, labels, keywords and leases, and with every hold
+/// on it or on a version of it. Tells whether it was there.
+///
+/// Its aliases are the caller's to settle, and so are its files.
+pub fn purge(tx: &WriteTransaction<'_>, id: ImageId) -> Result<bool, StoreError> {
+    const STEP: &str = "purge an image";
+    let sql = "DELETE FROM holders WHERE object_kind = 'version' \
+               AND object_id IN (SELECT id FROM versions WHERE image_id = ?1)";
+    tx.execute(STEP, sql, [Text(id)])?;
+    let sql = "DELETE FROM holders WHERE object_kind = 'image' AND object_id = ?1";
+    tx.execute(STEP, sql, [Text(id)])?;
+    Ok(tx.execute(STEP, "DELETE FROM images WHERE id = ?1", [Text(id)])? == 1)
+}
+
+/// Returns the forgotten images whose retention has ended by a time, those behind `after` in the
+/// order in which it ended, at most `limit` of them.
+pub fn to_purge(
+    tx: &ReadTransaction<'_>,
+    now: Timestamp,
+    after: Option<(Timestamp, i64)>,
+    limit: u32,
+) -> Result<Vec<ImageRow>, StoreError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM images WHERE purge_after IS NOT NULL AND purge_after <= ?1 \
+         AND (purge_after, seq) > (?2, ?3) ORDER BY purge_after, seq LIMIT ?4"
+    );
+    let (ended, seq) = after.unwrap_or((Timestamp::EPOCH, 0));
+    let params = (Micros(now), Micros(ended), seq, limit);
+    tx.all("list images to purge", &sql, params, read)
+}
+
 /// Records that something of an image changed and returns its new revision; `None` when there
 /// is no such image.
 pub fn touch(

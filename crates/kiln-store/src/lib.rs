@@ -5,6 +5,7 @@
 //! and its event commit together or not at all. Not here: rules about who may do what, the
 //! clock, random ids, and the network.
 
+pub mod aliases;
 pub mod audit;
 mod columns;
 mod error;
@@ -14,6 +15,7 @@ pub mod images;
 pub mod instances;
 pub mod jobs;
 pub mod kernels;
+pub mod leases;
 pub mod logins;
 pub mod meta;
 mod migrations;

@@ -22,6 +22,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0004_original.sql"),
     include_str!("migrations/0005_logins.sql"),
     include_str!("migrations/0006_people.sql"),
+    include_str!("migrations/0007_lifecycle.sql"),
     include_str!("migrations/0008_metadata.sql"),
 ];
 

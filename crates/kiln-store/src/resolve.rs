@@ -5,7 +5,8 @@
 //! ```text
 //! 1  UUID                 of an image, or of a version
 //! 2  name[:tag|:version]  of an image
-//! 3  alias[:tag|:version] followed to what it leads to, by the same steps
+//! 3  alias[:tag|:version] followed to what it leads to, by the same steps; to the image it led to,
+//!                         where that is nothing now
 //! 4  canonical reference  of the source a version was pulled from
 //! ```
 //!
@@ -24,7 +25,7 @@ use rusqlite::{Row, named_params};
 use crate::columns::{Columns, Text};
 use crate::images::{Forgotten, SHOWN_BY_ORG};
 use crate::names::{self, NameHolder};
-use crate::{ReadTransaction, StoreError, tags, versions};
+use crate::{ReadTransaction, StoreError, aliases, tags, versions};
 
 /// How many aliases may follow each other; people do not chain more, and a longer chain is most
 /// likely a circle.
@@ -214,11 +215,24 @@ impl Search<'_> {
             // The alias means one version already; it has no tags of its own.
             (Some(_), (_, Some(_))) => return Ok(None),
         };
-        self.walk(Step {
+        let found = self.walk(Step {
             text: &text,
             reference: Some(&text),
             depth: depth + 1,
-        })
+        })?;
+        if found.is_some() {
+            return Ok(found);
+        }
+        self.by_remembered_image(name, split(&text).1.as_ref())
+    }
+
+    /// Finds the image that an alias led to, whatever it is called by now.
+    fn by_remembered_image(&mut self, alias: &ImageName, selector: Option<&TagName>) -> Found {
+        let Some(alias) = aliases::get(self.tx, alias)? else {
+            return Ok(None);
+        };
+        let found = self.images("images.id = :key", &alias.image_id.to_string())?;
+        self.pick_one(found, selector)
     }
 
     fn by_reference(&self, reference: &str) -> Found {

@@ -209,6 +209,7 @@ pub(super) async fn undo(
         return Ok(());
     };
     let params = ForgetParams {
+        architecture: None,
         image: id.to_string(),
         dry_run: false,
         force: true,

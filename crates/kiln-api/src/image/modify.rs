@@ -25,7 +25,7 @@ method! {
     "Changes what is said of an image: all of it, or nothing.",
     (ModifyParams) -> Modified, Change,
     [
-        codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::image::IS_FORGOTTEN,
+        codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::request::INVALID_ID, codes::image::IS_FORGOTTEN,
         codes::image::REVISION_CONFLICT, codes::image::ALREADY_EXISTS,
         codes::image::NAME_RESERVED, codes::image::NAME_INVALID, codes::image::LABEL_INVALID,
         codes::image::LIMIT_INVALID, codes::source::INVALID_PLATFORM, codes::request::DENIED,
@@ -37,7 +37,7 @@ method! {
     GetLimits = "image.limits",
     "Tells what machines of an image get unless their caller says otherwise, and who says so.",
     (OneImageParams) -> EffectiveLimits, Read,
-    [codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::source::INVALID_PLATFORM]
+    [codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::request::INVALID_ID, codes::source::INVALID_PLATFORM]
 }
 
 method! {
@@ -46,7 +46,7 @@ method! {
     "Takes all custom limits off an image, so that its defaults hold again.",
     (OneImageParams) -> Modified, Change,
     [
-        codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::image::IS_FORGOTTEN,
+        codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::request::INVALID_ID, codes::image::IS_FORGOTTEN,
         codes::source::INVALID_PLATFORM, codes::request::DENIED,
     ]
 }
@@ -56,20 +56,19 @@ method! {
     GetHistory = "image.history",
     "Lists what happened to an image and what was changed about it, oldest first.",
     (HistoryParams) -> Page<HistoryEntry>, Read,
-    [codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::source::INVALID_PLATFORM]
+    [codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::request::INVALID_ID, codes::source::INVALID_PLATFORM]
 }
 
 /// Which image to change, and how. What is left out stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModifyParams {
-    /// An id, a name with an optional tag or version, or a source reference. `target` is the same.
-    #[serde(default, alias = "target", skip_serializing_if = "Option::is_none")]
+    /// An id, a name with an optional tag or version, or a source reference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// Its id, in place of `image`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub image_id: Option<ImageId>,
+    pub image_id: Option<String>,
     /// One architecture of it; the host's when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
@@ -162,18 +161,12 @@ fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OneImageParams {
-    /// An id, a name with an optional tag or version, or a source reference. `image_canonical` is
-    /// the same.
-    #[serde(
-        default,
-        alias = "image_canonical",
-        skip_serializing_if = "Option::is_none"
-    )]
+    /// An id, a name with an optional tag or version, or a source reference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// Its id, in place of `image`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub image_id: Option<ImageId>,
+    pub image_id: Option<String>,
     /// One architecture of it; the host's when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
@@ -237,8 +230,7 @@ pub struct HistoryParams {
     pub image: Option<String>,
     /// Its id, in place of `image`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub image_id: Option<ImageId>,
+    pub image_id: Option<String>,
     /// The `next` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<u64>,

@@ -15,7 +15,8 @@ method! {
     "Sends an image to a registry.",
     (PushParams) -> TransferOutcome, Make,
     [
-        codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::image::NO_OCI_SOURCE,
+        codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::request::DENIED,
+        codes::image::NO_OCI_SOURCE,
         codes::source::NOT_FOUND, codes::source::CHANGED, codes::source::INVALID_PLATFORM,
         codes::source::MALFORMED_MANIFEST, codes::source::UNSUPPORTED,
         codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH, codes::operation::CANCELLED,

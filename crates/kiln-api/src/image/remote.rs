@@ -21,7 +21,7 @@ method! {
     "Asks the registry again what it has for one image and architecture, and keeps the answer.",
     (ScanParams) -> Scanned, Change,
     [
-        codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::image::SOURCE_GONE,
+        codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::request::INVALID_ID, codes::image::SOURCE_GONE,
         codes::image::NO_REGISTRY, codes::source::INVALID_PLATFORM,
         codes::source::MALFORMED_MANIFEST, codes::source::UNSUPPORTED,
         codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH, codes::request::DENIED,
@@ -41,7 +41,7 @@ method! {
     "Takes the tag an image came from off it in the registry, and nothing else.",
     (UntagParams) -> Untagged, Change,
     [
-        codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::image::NO_REGISTRY,
+        codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::request::INVALID_ID, codes::image::NO_REGISTRY,
         codes::source::NOT_FOUND, codes::source::CHANGED, codes::source::INVALID_PLATFORM,
         codes::registry::UNSUPPORTED, codes::registry::READ_ONLY, codes::request::DENIED,
     ] + codes::REACHING_A_REGISTRY
@@ -51,14 +51,12 @@ method! {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScanParams {
-    /// An id, a name with an optional tag or version, or a source reference. `image_name` is the
-    /// same.
-    #[serde(default, alias = "image_name", skip_serializing_if = "Option::is_none")]
+    /// An id, a name with an optional tag or version, or a source reference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// Its id, in place of `image`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub image_id: Option<ImageId>,
+    pub image_id: Option<String>,
     /// One architecture of it; the host's when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
@@ -188,8 +186,7 @@ pub struct UntagParams {
     pub image: Option<String>,
     /// Its id, in place of `image`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub image_id: Option<ImageId>,
+    pub image_id: Option<String>,
     /// One architecture of it; the host's when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,

@@ -1,15 +1,13 @@
-//! Images that machines run are not hidden under them.
+//! Images that machines run, and that leases keep, are not hidden or removed under them.
 
 use std::fmt;
 
 use kiln_api::{Failure, codes};
 use kiln_domain::access::{Actor, may_see};
 use kiln_domain::{ImageName, InstanceName, Timestamp};
-use kiln_store::holders::{self, HolderKind};
+use kiln_store::holders::{self, HolderKind, HolderRow};
 use kiln_store::images::ImageRow;
 use kiln_store::{ReadTransaction, StoreError, instances};
-
-use super::ImageError;
 
 /// Most machines that are called by name; who has more knows what is meant.
 const NAMED_MAX: usize = 3;
@@ -22,8 +20,10 @@ pub(crate) struct ImageInUse {
     image: ImageName,
     /// Machines that the caller may see, at most three.
     named: Vec<InstanceName>,
-    /// How many more there are.
+    /// How many more machines there are.
     others: usize,
+    /// How many leases keep it.
+    leases: usize,
 }
 
 /// Says who uses an image.
@@ -38,9 +38,20 @@ impl fmt::Display for Users<'_> {
             "s"
         };
         match (names.len(), self.0.others) {
-            (0, others) => write!(f, "{others} machine{plural} that you may not see"),
-            (_, 0) => write!(f, "the machine{plural} {}", names.join(", ")),
-            (_, others) => write!(f, "the machines {} and {others} more", names.join(", ")),
+            (0, 0) => {}
+            (0, others) => write!(f, "{others} machine{plural} that you may not see")?,
+            (_, 0) => write!(f, "the machine{plural} {}", names.join(", "))?,
+            (_, others) => write!(f, "the machines {} and {others} more", names.join(", "))?,
+        }
+        let and = if names.len() + self.0.others == 0 {
+            ""
+        } else {
+            ", and by "
+        };
+        match self.0.leases {
+            0 => Ok(()),
+            1 => write!(f, "{and}1 lease"),
+            leases => write!(f, "{and}{leases} leases"),
         }
     }
 }
@@ -57,17 +68,19 @@ impl ImageInUse {
     }
 }
 
-/// Refuses what must not happen to an image while machines run it.
+/// Tells what must not happen to an image because machines run it or leases keep it.
 pub(crate) fn refuse_in_use(
     tx: &ReadTransaction<'_>,
     actor: &Actor,
     image: &ImageRow,
     now: Timestamp,
-) -> Result<(), ImageError> {
+) -> Result<Option<ImageInUse>, StoreError> {
     let holds = holders::of_versions_of(tx, image.id, now)?;
     if holds.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
+    let is_lease = |hold: &&HolderRow| hold.holder.kind == HolderKind::Lease;
+    let leases = holds.iter().filter(is_lease).count();
     let mut named = Vec::new();
     let machines = holds
         .iter()
@@ -78,13 +91,13 @@ pub(crate) fn refuse_in_use(
         }
         named.extend(name_for(tx, actor, &hold.holder.id)?);
     }
-    let others = holds.len() - named.len();
-    Err(ImageInUse {
+    let others = holds.len() - leases - named.len();
+    Ok(Some(ImageInUse {
         image: image.name.clone(),
         named,
         others,
-    }
-    .into())
+        leases,
+    }))
 }
 
 /// Returns a machine's name, where the caller may know it.
@@ -107,22 +120,46 @@ mod tests {
 
     #[test]
     fn who_uses_an_image_is_said_as_far_as_it_may_be() {
-        let cases: [(&[&str], usize, &str, Option<&str>); 4] = [
-            (&["a"], 0, "the machine a", Some("kiln stop a")),
-            (&["a", "b"], 0, "the machines a, b", Some("kiln stop a b")),
+        type Case = (
+            &'static [&'static str],
+            usize,
+            usize,
+            &'static str,
+            Option<&'static str>,
+        );
+        let cases: [Case; 7] = [
+            (&["a"], 0, 0, "the machine a", Some("kiln stop a")),
+            (
+                &["a", "b"],
+                0,
+                0,
+                "the machines a, b",
+                Some("kiln stop a b"),
+            ),
             (
                 &["a", "b", "c"],
                 2,
+                0,
                 "the machines a, b, c and 2 more",
                 Some("kiln stop a b c"),
             ),
-            (&[], 1, "1 machine that you may not see", None),
+            (&[], 1, 0, "1 machine that you may not see", None),
+            (&[], 0, 1, "1 lease", None),
+            (&[], 0, 2, "2 leases", None),
+            (
+                &["a"],
+                0,
+                2,
+                "the machine a, and by 2 leases",
+                Some("kiln stop a"),
+            ),
         ];
-        for (names, others, want, command) in cases {
+        for (names, others, leases, want, command) in cases {
             let in_use = ImageInUse {
                 image: "web".parse().unwrap(),
                 named: names.iter().map(|name| name.parse().unwrap()).collect(),
                 others,
+                leases,
             };
 
             let failure = in_use.to_failure();

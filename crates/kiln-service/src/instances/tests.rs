@@ -197,7 +197,7 @@ fn desks(store: &Store, clock: &Arc<Ahead>, most: usize) -> (InstanceWatch, Inst
         store.clone(),
         clock.clone(),
         watch.clone(),
-        Architecture::Amd64,
+        Naming::of_host(Architecture::Amd64),
     );
     (watch, desk)
 }

@@ -131,7 +131,7 @@ impl Metadata {
             reference: item.reference.clone(),
         };
         let platform = item.architecture.parse().map(Platform::linux);
-        let platform = platform.unwrap_or_else(|_| Platform::linux(self.architecture));
+        let platform = platform.unwrap_or_else(|_| Platform::linux(self.naming.architecture));
         Ok(find_manifest(&source, platform).await?.digest)
     }
 }

@@ -181,7 +181,7 @@ impl Patch {
             return Err(PatchError::Tag { name, tag });
         }
         if note(changes, "name", &row.name, name) {
-            images::rename(tx, row.id, (&row.name, name), now)?;
+            images::rename(tx, (row.id, row.owner_id), (&row.name, name), now)?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kiln_api::image::modify::{LabelChanges, Modifier};
-use kiln_domain::{ImageName, VersionId, VersionKind, VersionNumber, Visibility};
+use kiln_domain::{ImageId, ImageName, VersionId, VersionKind, VersionNumber, Visibility};
 use kiln_store::images::{Custody, NewImage};
 use kiln_store::versions::NewVersion;
 use kiln_store::{StoreOptions, names, versions};
@@ -20,7 +20,7 @@ struct House {
     _folder: TempDir,
 }
 
-fn image_id(n: u128) -> ImageId {
+fn id_of(n: u128) -> ImageId {
     ImageId::new(Uuid::from_u128(n))
 }
 
@@ -32,7 +32,7 @@ fn add(tx: &WriteTransaction<'_>, n: u128, name: &str) -> Result<(), ReserveErro
     let now = SystemClock.now();
     let name: ImageName = name.parse().unwrap();
     let image = NewImage {
-        id: image_id(n),
+        id: id_of(n),
         name: name.clone(),
         owner_id: OWNER,
         org_id: None,
@@ -50,7 +50,7 @@ fn add(tx: &WriteTransaction<'_>, n: u128, name: &str) -> Result<(), ReserveErro
     }});
     let version = NewVersion {
         id: VersionId::new(Uuid::from_u128(n + 100)),
-        image_id: image_id(n),
+        image_id: id_of(n),
         number: VersionNumber::FIRST,
         architecture: "amd64".to_owned(),
         kind: VersionKind::Rootfs,
@@ -72,7 +72,7 @@ fn add(tx: &WriteTransaction<'_>, n: u128, name: &str) -> Result<(), ReserveErro
         created_by: OWNER,
     };
     versions::insert(tx, &version)?;
-    names::give_to_image(tx, &name, image_id(n), now)
+    names::give_to_image(tx, &name, id_of(n), now)
 }
 
 impl House {
@@ -90,7 +90,7 @@ impl House {
             store.clone(),
             Arc::new(SystemClock),
             folder.path().to_owned(),
-            Architecture::Amd64,
+            Naming::of_host(Architecture::Amd64),
             limits.into(),
             Arc::new(Remotes::new(kiln_registry::routes::Network::default())),
         );
@@ -115,14 +115,14 @@ impl House {
 
     /// The image as it stands, to compare with.
     async fn row(&self) -> ImageRow {
-        let row = self.store.read(|tx| images::get(tx, image_id(1))).await;
+        let row = self.store.read(|tx| images::get(tx, id_of(1))).await;
         row.unwrap().unwrap()
     }
 }
 
 fn one() -> OneImageParams {
     OneImageParams {
-        image_id: Some(image_id(1)),
+        image_id: Some(id_of(1).to_string()),
         ..OneImageParams::default()
     }
 }
@@ -146,7 +146,7 @@ fn code(refused: Result<Modified, Failure>) -> String {
 async fn several_things_change_together_in_either_form_and_once() {
     let house = House::new().await;
     let params = read(json!({
-        "image_id": image_id(1), "if_revision": 1,
+        "image_id": id_of(1), "if_revision": 1,
         "modifier": {
             "name": "renamed", "labels": {"version": "2.0"}, "tags": ["gpu", "ml"],
             "resource_limits": {"cpu": 4, "memory": "8G"}, "size": 1_024_000_000_u64,
@@ -231,7 +231,7 @@ async fn what_is_refused_changes_nothing_at_all() {
             "request.invalid_params",
         ),
         (json!({"declared_size_bytes": 1}), "request.denied"),
-        (json!({"image_id": image_id(2)}), "request.invalid_params"),
+        (json!({"image_id": id_of(2)}), "request.invalid_params"),
         (json!({"image": "none"}), "image.not_found"),
         (json!({"architecture": "vax"}), "source.invalid_platform"),
     ];
@@ -313,7 +313,7 @@ async fn a_forgotten_image_stays_as_it_is() {
     let now = SystemClock.now();
     let forgotten = house
         .store
-        .write(move |tx| images::mark_deleted(tx, image_id(1), now, now));
+        .write(move |tx| images::mark_deleted(tx, id_of(1), now, now));
     assert!(forgotten.await.unwrap());
 
     let refused = house.modify(OWNER, web()).await;

@@ -323,7 +323,7 @@ pub(crate) fn record_progress(
 }
 
 /// Says who has the name, as far as the caller may know.
-fn taken(taken: &NameTaken, actor: &Actor) -> Failure {
+pub(crate) fn taken(taken: &NameTaken, actor: &Actor) -> Failure {
     let name = &taken.name;
     let (code, is_known) = match &taken.by {
         NameHolder::Image { owner_uid, .. } => (

@@ -136,7 +136,7 @@ impl Transfers {
         wanted: Option<&str>,
     ) -> Result<Found, Failure> {
         let architecture = architecture(wanted)?;
-        let (actor, host) = (*actor, self.records.architecture);
+        let (actor, naming) = (*actor, self.records.naming());
         let found = self
             .records
             .store
@@ -144,7 +144,7 @@ impl Transfers {
                 let named = Named {
                     text: &text,
                     architecture,
-                    host,
+                    naming,
                 };
                 let (row, version) = find_image(tx, &actor, named)?;
                 let blobs = version_blobs::of_version(tx, version.id)?;

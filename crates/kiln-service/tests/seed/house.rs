@@ -93,6 +93,7 @@ impl House {
             board: board.clone(),
             clock: Arc::new(SystemClock),
             architecture: Architecture::Amd64,
+            conceals_private: false,
             images: images.clone(),
             spare: Spare::new(Cache::open(&folder.path().join("cache"))?),
             remotes: Arc::new(Remotes::new(Network::default())),

@@ -7,6 +7,7 @@
 mod booting;
 mod endings;
 mod house;
+mod lifecycle;
 mod ported;
 mod recovery;
 mod refusals;

@@ -12,7 +12,7 @@ use kiln_domain::{
     Architecture, ImageState, OperationId, OperationKind, OperationState, Timestamp, VersionId,
 };
 use kiln_kernel::{Catalogue, Import, KernelFiles};
-use kiln_service::{Images, SystemClock, open_database};
+use kiln_service::{Images, Naming, SystemClock, open_database};
 use kiln_store::events::{self, EventActor, EventFilter, EventRow, NewEvent};
 use kiln_store::operations::{self, NewOperation};
 use kiln_store::{Object, Store, StoreOptions, kernels, version_blobs, versions};
@@ -38,7 +38,7 @@ fn images(house: &House) -> Images {
         house.store.clone(),
         Arc::new(SystemClock),
         house.images().to_owned(),
-        Architecture::Amd64,
+        Naming::of_host(Architecture::Amd64),
         30,
         house.image_files(),
     )
@@ -67,6 +67,7 @@ async fn names(house: &House, all: bool) -> Result<Vec<String>> {
 
 async fn forget(house: &House, named: &str) -> Result<Image> {
     let params = ForgetParams {
+        architecture: None,
         image: named.to_owned(),
         dry_run: false,
         force: false,

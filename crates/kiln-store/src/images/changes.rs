@@ -6,15 +6,16 @@ use std::collections::BTreeSet;
 use kiln_domain::{ImageId, ImageName, Timestamp};
 use serde_json::Value;
 
+use crate::aliases::{self, NewAlias};
 use crate::columns::{Text, Unsigned};
 use crate::names::{self, NameHolder, ReserveError};
 use crate::{ReadTransaction, StoreError, WriteTransaction};
 
 /// Gives an image that has a name another one, which must be free or an alias of this image. The
-/// old name stays as an alias of the image, so whoever used it goes on.
+/// old name stays as an alias of the image, made by `owner_id`, so whoever used it goes on.
 pub fn rename(
     tx: &WriteTransaction<'_>,
-    id: ImageId,
+    (id, owner_id): (ImageId, u32),
     (old, new): (&ImageName, &ImageName),
     at: Timestamp,
 ) -> Result<(), ReserveError> {
@@ -24,7 +25,14 @@ pub fn rename(
     }
     tx.execute(STEP, "DELETE FROM names WHERE image_id = ?1", [Text(id)])?;
     names::give_to_image(tx, new, id, at)?;
-    names::add_alias(tx, old, &id.to_string(), at)?;
+    let alias = NewAlias {
+        name: old.clone(),
+        target: id.to_string(),
+        owner_id,
+        image_id: id,
+        created_at: at,
+    };
+    aliases::insert(tx, &alias)?;
     let sql = "UPDATE images SET name = ?2 WHERE id = ?1";
     tx.execute(STEP, sql, (Text(id), new.as_str()))?;
     Ok(())
@@ -117,7 +125,7 @@ mod tests {
 
     use super::*;
     use crate::images::{self, ImageFilter, ImageRow};
-    use crate::testing::{Database, image_id, name, time};
+    use crate::testing::{Database, OWNER, image_id, name, time};
 
     fn row(db: &mut Database, n: u128) -> ImageRow {
         db.read(|tx| images::get(tx, image_id(n))).unwrap().unwrap()
@@ -126,7 +134,7 @@ mod tests {
     fn rename_to(db: &mut Database, n: u128, to: &str) -> Result<(), ReserveError> {
         let from = row(db, n).name;
         let to = name(to);
-        db.write(|tx| rename(tx, image_id(n), (&from, &to), time(900)))
+        db.write(|tx| rename(tx, (image_id(n), OWNER), (&from, &to), time(900)))
     }
 
     fn holder(db: &mut Database, text: &str) -> Option<NameHolder> {

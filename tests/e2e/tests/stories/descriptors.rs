@@ -28,7 +28,12 @@ pub(crate) const NOBODY: u32 = 65_534;
 
 /// Makes a stage whose sockets everybody may open.
 pub(crate) fn open_stage() -> Result<Stage> {
-    let stage = Stage::new()?;
+    open_stage_with("")
+}
+
+/// Makes one with this configuration file.
+pub(crate) fn open_stage_with(config: &str) -> Result<Stage> {
+    let stage = Stage::with_config(config)?;
     for (path, mode) in [
         (stage.path(""), 0o755),
         (stage.root(), 0o755),
@@ -255,9 +260,9 @@ fn what_is_anothers_is_not_seen_and_not_changed() -> Result<()> {
 
     assert_eq!(told["caller"], json!({"uid": NOBODY, "superadmin": false}));
     let want = [
-        "image.not_found",
-        "image.not_found",
-        "image.not_found",
+        "request.denied",
+        "request.denied",
+        "request.denied",
         "operation.not_found",
         "operation.not_found",
         "request.denied",

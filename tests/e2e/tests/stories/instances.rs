@@ -458,7 +458,7 @@ fn another_users_machines_are_theirs_alone() -> Result<()> {
     assert_eq!(code(&hidden), "instance.not_found");
     assert_eq!(code(&finish), "instance.not_found");
     assert_eq!(code(&unseen), "instance.no_process");
-    assert_eq!(code(&foreign), "image.not_found");
+    assert_eq!(code(&foreign), "request.denied");
     // Root sees both; its own name is meant first.
     assert_eq!(names(&stage, &json!({}))?, ["front", "front"]);
     assert_eq!(get(&stage, "front")?["id"], id(1));

@@ -4,6 +4,7 @@
 //! tests (`cargo build -p kilnd` first). A story that needs a packaged program the machine lacks
 //! says so and is skipped; with `KILN_REQUIRE_TOOLS` set it fails instead.
 
+mod aliases;
 mod archives;
 mod audit;
 mod bootable;
@@ -30,6 +31,7 @@ mod lifetime;
 mod logins;
 mod metadata;
 mod names;
+mod naming;
 mod newcomer;
 mod opening;
 mod operations;
@@ -39,6 +41,7 @@ mod reaching;
 mod recovery;
 mod registries;
 mod remote_images;
+mod removal;
 mod resume;
 mod routes;
 mod run;

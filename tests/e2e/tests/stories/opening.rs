@@ -197,7 +197,7 @@ fn another_user_opens_their_own_image_alone_and_can_only_read_it() -> Result<()>
         Ok((File::open(&rootfs).is_err(), refused))
     })?;
     assert!(own, "the state directory is open to others");
-    assert_eq!(code(&refused), "image.not_found");
+    assert_eq!(code(&refused), "request.denied");
 
     let registered = as_nobody_registers(&stage, &rootfs)?;
     let path = text(&registered["rootfs"], "path")?;
