@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const SECTORS: u64 = 4096;
@@ -108,4 +110,33 @@ fn a_table_is_taken_as_it_is_or_refused() {
     long_header[512 + 12..512 + 16].fill(0xff);
     read(&long_header).unwrap_err();
     read(&gpt_with(&[])[..600]).unwrap_err();
+}
+
+proptest! {
+    /// Whatever a table says, it is refused or its partitions lie on the disk, one behind the other.
+    #[test]
+    fn damage_is_refused_or_harmless(
+        damage in prop::collection::vec((440_usize..1300, any::<u8>()), 1..6),
+        is_sealed in any::<bool>(),
+        is_gpt in any::<bool>(),
+    ) {
+        let mut head = if is_gpt {
+            gpt_with(&[(34, 99), (100, 3000)])
+        } else {
+            mbr_with(&[(0x83, 34, 66), (0x83, 100, 2900)])
+        };
+        for (at, byte) in damage {
+            head[at] = byte;
+        }
+        if is_sealed {
+            seal(&mut head);
+        }
+        if let Ok(found) = read(&head) {
+            let mut at = 1;
+            for (_, start, end) in found {
+                prop_assert!(at <= start && start < end && end <= SECTORS);
+                at = end;
+            }
+        }
+    }
 }

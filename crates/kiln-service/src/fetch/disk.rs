@@ -222,7 +222,7 @@ impl Unpacking {
 }
 
 /// Writes the root filesystem that is in a disk into `rootfs`, an empty file. It blocks.
-pub(super) fn root_of(
+pub(crate) fn root_of(
     disk: &dyn Medium,
     rootfs: &File,
     cancelled: &AtomicBool,
