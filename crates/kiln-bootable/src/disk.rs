@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
 use kiln_files::Passing;
+use liblzma::bufread::XzDecoder;
+use liblzma::stream::{CONCATENATED, Stream};
 use zstd::stream::read::Decoder;
 
 use crate::plan::BLOCK_BYTES;
@@ -19,10 +21,13 @@ use crate::unpack::{HoleKeeping, WINDOW_LOG, Watched, fill};
 pub const MAX_DISK_BYTES: u64 = 64 << 30;
 
 /// Bytes of a disk's beginning that are judged first: superblocks and partition tables.
-const HEAD_BYTES: usize = 128 << 10;
+pub(crate) const HEAD_BYTES: usize = 128 << 10;
 
 /// Unpacked bytes handled at a time; the cancel flag is looked at as often.
 const PIECE_BYTES: usize = 1 << 20;
+
+/// Memory that an xz decoder may take, in bytes: enough for the 64 MiB window of `xz -9`.
+const XZ_MEMORY_BYTES: u64 = 72 << 20;
 
 /// Compressed bytes read at a time.
 const INPUT_BYTES: usize = 128 << 10;
@@ -46,7 +51,7 @@ pub enum DiskError {
         source: io::Error,
     },
     /// It is compressed in a way that is not read.
-    #[error("the disk is compressed with {with}; zstd and gzip are read")]
+    #[error("the disk is compressed with {with}; zstd, gzip and xz are read")]
     Packed {
         /// What with.
         with: &'static str,
@@ -62,15 +67,14 @@ pub enum DiskError {
     },
 }
 
-/// Unpacks a disk into the empty file `output`, holes left out, and returns its length, rounded up
-/// to whole blocks.
+/// Unpacks a disk into an empty file, holes left out, and returns its length, rounded up to whole
+/// blocks.
 ///
-/// `judge` sees the beginning of the disk before the first byte is written; what it refuses with
-/// is the inner error. `progress` is told how many more bytes came out.
-pub fn unpack_disk<E>(
+/// `judge` sees the beginning of the disk before the first byte is written, and chooses the file;
+/// what it refuses with is the inner error. `progress` is told how many more bytes came out.
+pub fn unpack_disk<'f, E>(
     input: &mut dyn Read,
-    output: &File,
-    judge: impl FnOnce(&[u8]) -> Result<(), E>,
+    judge: impl FnOnce(&[u8]) -> Result<&'f File, E>,
     progress: &dyn Fn(u64),
     cancelled: &AtomicBool,
 ) -> Result<Result<u64, E>, DiskError> {
@@ -88,13 +92,14 @@ pub fn unpack_disk<E>(
     let start = io::Cursor::new(magic).take(count as u64);
     let input = start.chain(BufReader::with_capacity(INPUT_BYTES, watched));
     let mut disk = open(input, &magic)?;
-    let mut writer = HoleKeeping::new(Passing::new(output), 0);
     let mut buffer = vec![0; PIECE_BYTES];
     let head = buffer.get_mut(..HEAD_BYTES).unwrap_or_default();
     let mut filled = fill(&mut disk, head).map_err(&broken)?;
-    if let Err(refused) = judge(buffer.get(..filled).unwrap_or_default()) {
-        return Ok(Err(refused));
-    }
+    let output = match judge(buffer.get(..filled).unwrap_or_default()) {
+        Ok(output) => output,
+        Err(refused) => return Ok(Err(refused)),
+    };
+    let mut writer = HoleKeeping::new(Passing::new(output), 0);
     let mut length = 0;
     while filled > 0 {
         if cancelled.load(Ordering::Relaxed) {
@@ -127,7 +132,13 @@ fn open<'i>(input: impl io::BufRead + 'i, magic: &[u8]) -> Result<Box<dyn Read +
             Box::new(made.map_err(|source| DiskError::Broken { source })?)
         }
         [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(input)),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => return Err(DiskError::Packed { with: "xz" }),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => {
+            let stream = Stream::new_stream_decoder(XZ_MEMORY_BYTES, CONCATENATED);
+            let stream = stream.map_err(|error| DiskError::Broken {
+                source: error.into(),
+            })?;
+            Box::new(XzDecoder::new_stream(input, stream))
+        }
         [b'B', b'Z', b'h', ..] => return Err(DiskError::Packed { with: "bzip2" }),
         _ => Box::new(input),
     })
@@ -153,12 +164,12 @@ mod tests {
         let output = tempfile::tempfile().unwrap();
         let judge = |head: &[u8]| {
             if head.get(5000..5004) == Some(b"data") {
-                return Ok(());
+                return Ok(&output);
             }
             Err("another disk")
         };
         let running = AtomicBool::new(false);
-        let length = unpack_disk(&mut &bytes[..], &output, judge, &|_| {}, &running)?;
+        let length = unpack_disk(&mut &bytes[..], judge, &|_| {}, &running)?;
         if let Ok(length) = length {
             let mut found = vec![0; disk().len()];
             output.read_exact_at(&mut found, 0).unwrap();
@@ -175,7 +186,10 @@ mod tests {
         let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&plain).unwrap();
         let gzip = gzip.finish().unwrap();
-        for bytes in [&plain, &zstd, &gzip] {
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        xz.write_all(&plain).unwrap();
+        let xz = xz.finish().unwrap();
+        for bytes in [&plain, &zstd, &gzip, &xz] {
             let length = unpacked(bytes).unwrap();
             assert_eq!(length, Ok((3 << 20) + 4096));
         }
@@ -186,7 +200,9 @@ mod tests {
         assert_eq!(unpacked(&vec![0; 1 << 20]).unwrap(), Err("another disk"));
         assert_eq!(unpacked(b"").unwrap(), Err("another disk"));
         let xz = unpacked(b"\xfd7zXZ\0 and so on");
-        assert!(matches!(xz, Err(DiskError::Packed { with: "xz" })));
+        assert!(matches!(xz, Err(DiskError::Broken { .. })), "{xz:?}");
+        let bzip2 = unpacked(b"BZh9 and so on");
+        assert!(matches!(bzip2, Err(DiskError::Packed { with: "bzip2" })));
         let zstd = zstd::encode_all(&disk()[..], 3).unwrap();
         let cut = unpacked(&zstd[..zstd.len() - 3]);
         assert!(matches!(cut, Err(DiskError::Broken { .. })), "{cut:?}");

@@ -13,9 +13,12 @@ mod container_disk;
 mod disk;
 mod export;
 mod hashing;
+mod medium;
 mod pack;
+mod partitions;
 mod plan;
 mod qcow2;
+mod root;
 mod unpack;
 
 pub use archive::{Archive, ArchiveError};
@@ -24,6 +27,10 @@ pub use container_disk::{
 };
 pub use disk::{DiskError, MAX_DISK_BYTES, unpack_disk};
 pub use export::{ExportError, Exported, export, length};
+pub use medium::{Extent, Holds, Medium};
 pub use pack::{ImageFiles, PackError, compression, pack};
+pub use partitions::PartitionError;
 pub use plan::plan;
+pub use qcow2::read::Qcow2Error;
+pub use root::{Format, RootError, Taken, take_root};
 pub use unpack::{UnpackError, clear, inflate, unpack};

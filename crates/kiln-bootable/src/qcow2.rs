@@ -6,6 +6,8 @@
 //! Only clusters with data are stored; everything has a refcount of one; there are no snapshots, no
 //! backing file, no compression (QEMU, docs/interop/qcow2.txt). Integers are big-endian.
 
+pub(crate) mod read;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};

@@ -234,6 +234,12 @@ impl<'f> HoleKeeping<'f> {
         Self { output, offset }
     }
 
+    /// Writes from another block on.
+    pub(crate) fn write_at(&mut self, piece: &[u8], offset: u64) -> io::Result<()> {
+        self.offset = offset;
+        self.write(piece)
+    }
+
     pub(crate) fn write(&mut self, piece: &[u8]) -> io::Result<()> {
         let mut rest = piece;
         while !rest.is_empty() {

@@ -37,6 +37,7 @@ use kiln_registry::{DockerArchive, FetchError as SourceError, Identities, ImageS
 use kiln_store::version_blobs::BlobRole;
 
 pub use disk::ForeignError;
+pub(crate) use disk::root_of;
 pub use error::FetchError;
 pub(crate) use kernel::{FetchedKernel, KernelFetchError, MAX_FILE_BYTES};
 pub use kiln_layers::Limits as LayerLimits;

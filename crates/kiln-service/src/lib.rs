@@ -45,6 +45,7 @@ mod space;
 mod spare;
 mod system_logins;
 mod transfers;
+mod tree_file;
 mod users;
 mod views;
 mod watchers;

@@ -15,6 +15,7 @@ mod begin;
 mod belonging;
 mod bootable;
 mod commit;
+mod container_disk;
 mod job;
 mod kernel_choice;
 mod pull;

@@ -1,7 +1,7 @@
 //! What fetching and decoding failed with, as the wire answers it.
 
 use kiln_api::{Code, Failure, codes};
-use kiln_bootable::{DiskError, UnpackError};
+use kiln_bootable::{DiskError, Qcow2Error, RootError, UnpackError};
 use kiln_cache::{CacheError, IngestError};
 use kiln_domain::Source;
 use kiln_domain::oci::DocumentError;
@@ -111,16 +111,36 @@ fn foreign_failure(foreign: &ForeignError, error: &FetchError) -> Failure {
             DiskError::Packed { .. } => codes::source::UNSUPPORTED,
             DiskError::TooLong => codes::layer::LIMIT_EXCEEDED,
         },
+        ForeignError::Root(root) => root_code(root),
     };
     let failure = Failure::from_error(code, error);
     match foreign {
         ForeignError::Probe(ProbeError::OtherFormat { .. } | ProbeError::Unknown)
-        | ForeignError::Disk(DiskError::Packed { .. }) => failure.with_hint(
+        | ForeignError::Disk(DiskError::Packed { .. })
+        | ForeignError::Root(
+            RootError::Partitions(_) | RootError::Qcow2(Qcow2Error::Unsupported { .. }),
+        ) => failure.with_hint(
             "fetch it, make its root filesystem a raw ext4 file (qemu-img convert -O raw, then the \
              partition alone), and register that",
             Some("kiln register NAME --rootfs FILE".to_owned()),
         ),
         _ => failure,
+    }
+}
+
+fn root_code(error: &RootError) -> Code {
+    match error {
+        RootError::Cancelled => codes::operation::CANCELLED,
+        RootError::Input { source } | RootError::Output { source } => storage_code(source),
+        RootError::TooLong => codes::layer::LIMIT_EXCEEDED,
+        RootError::Partitions(_) => codes::rootfs::NOT_EXT4,
+        RootError::Qcow2(error) => match error {
+            Qcow2Error::Read(source) => storage_code(source),
+            Qcow2Error::Unsupported { .. } => codes::source::UNSUPPORTED,
+            Qcow2Error::Unclean { .. } | Qcow2Error::Malformed { .. } => codes::layer::MALFORMED,
+            Qcow2Error::TooLarge { .. } | Qcow2Error::Ratio => codes::layer::LIMIT_EXCEEDED,
+            Qcow2Error::Cluster { .. } => codes::layer::BROKEN_COMPRESSION,
+        },
     }
 }
 

@@ -1,16 +1,22 @@
 //! A disk of somebody else's, from its source to the root filesystem it is to be.
 //!
+//! ```text
+//! blob ─unpack─▶ an ext4 filesystem ─▶ the root filesystem
+//!            └─▶ qcow2, partitions ─▶ a file without a name ─take_root─▶ the root filesystem
+//! ```
 //! It is one blob, unpacked as it comes; nothing of it is kept, so what breaks off begins anew. Who
-//! gives wrong bytes is not asked again where somebody else has it.
+//! gives wrong bytes is not asked again where somebody else has it. What has to be read at several
+//! places waits in a file of the cache's disk until its digest is known to be right.
 
 use std::cell::Cell;
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use kiln_api::operation::LayerState;
-use kiln_bootable::{DiskError, unpack_disk};
+use kiln_bootable::{DiskError, Medium, RootError, Taken, take_root, unpack_disk};
 use kiln_cache::IngestError;
 use kiln_domain::Digest;
 use kiln_domain::oci::Descriptor;
@@ -33,13 +39,25 @@ pub enum ForeignError {
     /// It could not be unpacked.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// What it is stored as, or its partitions, cannot be used.
+    #[error("the root filesystem cannot be taken out of the disk")]
+    Root(#[from] RootError),
+}
+
+/// The files that a disk is unpacked into.
+#[derive(Clone)]
+struct Places {
+    /// The root filesystem.
+    rootfs: Arc<File>,
+    /// What has the root filesystem in it.
+    scratch: Arc<File>,
 }
 
 /// What the unpacking thread needs.
 struct Unpacking {
     blob: Descriptor,
     index: usize,
-    rootfs: Arc<File>,
+    places: Places,
     running: Arc<Running>,
     _at_work: tokio_util::task::task_tracker::TaskTrackerToken,
 }
@@ -55,16 +73,20 @@ impl Fetcher {
         running: &Arc<Running>,
     ) -> Result<(), FetchError> {
         running.layer(index, LayerState::Fetching);
+        let places = Places {
+            rootfs,
+            scratch: Arc::new(self.scratch().await?),
+        };
         let mut body = source.blob(blob, 0).await?;
         let mut may_ask_again = source.is_remote();
         loop {
-            let unpacked = self.disk_once(body, blob, index, rootfs.clone(), running);
+            let unpacked = self.disk_once(body, blob, index, places.clone(), running);
             match unpacked.await {
                 Err(error) if may_ask_again && is_digest_mismatch(&error) => {
                     let digest = blob.digest;
                     tracing::warn!(%digest, %error, "wrong bytes came: fetching them once more");
                     may_ask_again = source.has_others(&digest);
-                    self.empty(rootfs.clone(), digest, running).await?;
+                    self.empty(places.clone(), digest, running).await?;
                     running.layer(index, LayerState::Fetching);
                     body = source.blob_anew(blob).await?;
                 }
@@ -76,14 +98,15 @@ impl Fetcher {
     /// Takes back what was written of a disk.
     async fn empty(
         &self,
-        rootfs: Arc<File>,
+        places: Places,
         digest: Digest,
         running: &Running,
     ) -> Result<(), FetchError> {
         let at_work = running.at_work();
         let empty = move || {
             let _at_work = at_work;
-            rootfs.set_len(0)
+            places.rootfs.set_len(0)?;
+            places.scratch.set_len(0)
         };
         let emptied = self.pool.run(empty).await?;
         emptied.map_err(|source| FetchError::Foreign {
@@ -97,13 +120,13 @@ impl Fetcher {
         body: BlobBody,
         blob: &Descriptor,
         index: usize,
-        rootfs: Arc<File>,
+        places: Places,
         running: &Arc<Running>,
     ) -> Result<(), FetchError> {
         let unpacking = Unpacking {
             blob: blob.clone(),
             index,
-            rootfs,
+            places,
             running: running.clone(),
             _at_work: running.at_work(),
         };
@@ -136,7 +159,8 @@ impl Fetcher {
 }
 
 impl Unpacking {
-    /// Unpacks the blob and checks its digest. It blocks.
+    /// Unpacks the blob, checks its digest, and takes the root filesystem out of what it is. It
+    /// blocks.
     fn unpack(self, input: impl Read) -> Result<(), FetchError> {
         let digest = self.blob.digest;
         let mut hashing = HashingReader::new(input);
@@ -151,8 +175,16 @@ impl Unpacking {
             read: &read,
         };
         let cancelled = self.running.work().flag();
-        let judge = |head: &[u8]| probe_head(head).map(drop);
-        let unpacked = unpack_disk(&mut input, &self.rootfs, judge, &tell, cancelled);
+        let is_wrapped = Cell::new(false);
+        let judge = |head: &[u8]| match probe_head(head) {
+            Ok(_) => Ok(&*self.places.rootfs),
+            Err(error) if error.is_wrapping() => {
+                is_wrapped.set(true);
+                Ok(&*self.places.scratch)
+            }
+            Err(error) => Err(error),
+        };
+        let unpacked = unpack_disk(&mut input, judge, &tell, cancelled);
         tell(0);
         let foreign = |source| FetchError::Foreign { digest, source };
         match unpacked {
@@ -178,7 +210,23 @@ impl Unpacking {
         }
         match unpacked {
             Err(error) => Err(foreign(error.into())),
+            Ok(_) if is_wrapped.get() => {
+                let taken = root_of(&*self.places.scratch, &self.places.rootfs, cancelled);
+                let taken = taken.map_err(foreign)?;
+                tracing::info!(%digest, ?taken, "the root filesystem was taken out of a disk");
+                Ok(())
+            }
             Ok(_) => Ok(()),
         }
     }
+}
+
+/// Writes the root filesystem that is in a disk into `rootfs`, an empty file. It blocks.
+pub(crate) fn root_of(
+    disk: &dyn Medium,
+    rootfs: &File,
+    cancelled: &AtomicBool,
+) -> Result<Taken, ForeignError> {
+    let judge = |head: &[u8]| probe_head(head).map(drop);
+    take_root(disk, rootfs, judge, cancelled)?.map_err(ForeignError::Probe)
 }

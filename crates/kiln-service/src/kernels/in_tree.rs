@@ -13,7 +13,6 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::os::unix::ffi::OsStringExt as _;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,9 +21,10 @@ use kiln_kernel::{
     ModulesSource,
 };
 use kiln_layers::Pack;
-use kiln_tree::{BLOCK_SIZE, InodeKind, Limits, MergeError, NodeId, Segment, Tree};
+use kiln_tree::{InodeKind, Limits, MergeError, NodeId, Tree};
 
 use crate::fetch::MAX_FILE_BYTES;
+use crate::tree_file::TreeFile;
 
 /// Where kernels lie under a name that tells no release, the first that is there counts.
 const PLAIN_PLACES: &[&str] = &[
@@ -198,7 +198,7 @@ impl Image {
         cancelled: &AtomicBool,
     ) -> Result<File, TreeKernelError> {
         let mut body = self.body(node).ok_or(TreeKernelError::NoKernel)?;
-        if body.size_bytes > MAX_FILE_BYTES {
+        if body.length() > MAX_FILE_BYTES {
             return Err(TreeKernelError::TooLarge);
         }
         let mut copy = catalogue.scratch()?;
@@ -216,17 +216,12 @@ impl Image {
         }
     }
 
-    fn body(&self, node: NodeId) -> Option<Body> {
+    fn body(&self, node: NodeId) -> Option<TreeFile> {
         let inode = self.tree.inode(self.tree.inode_of(node));
         let InodeKind::Regular(body) = inode.kind else {
             return None;
         };
-        Some(Body {
-            pack: self.packs.get(inode.layer)?.clone(),
-            segments: body.segments().collect(),
-            size_bytes: body.size_bytes,
-            position: 0,
-        })
+        Some(TreeFile::new(self.packs.get(inode.layer)?.clone(), body))
     }
 
     /// Lists what lies below the top of the modules, each entry behind its directory.
@@ -250,7 +245,7 @@ impl Image {
                     }
                     InodeKind::Regular(_) => match self.body(child) {
                         Some(body) => ModulesEntryKind::File {
-                            size_bytes: body.size_bytes,
+                            size_bytes: body.length(),
                             body: Box::new(body),
                         },
                         None => ModulesEntryKind::Other,
@@ -264,98 +259,6 @@ impl Image {
     }
 }
 
-/// The bytes of one file of the image; what no segment covers is zeros.
-struct Body {
-    pack: Arc<File>,
-    segments: Vec<Segment>,
-    size_bytes: u64,
-    position: u64,
-}
-
-impl Read for Body {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.size_bytes.saturating_sub(self.position);
-        let block = self.position / BLOCK_SIZE;
-        let next = self
-            .segments
-            .partition_point(|segment| segment.file_block + segment.blocks <= block);
-        let segment = self.segments.get(next).copied();
-        let segment_start = segment.map_or(u64::MAX, |segment| segment.file_block * BLOCK_SIZE);
-        let (source, until) = match segment {
-            Some(segment) if segment_start <= self.position => {
-                let end = segment_start + segment.blocks * BLOCK_SIZE;
-                let offset = segment.pack_block * BLOCK_SIZE + (self.position - segment_start);
-                (Some(offset), end)
-            }
-            _ => (None, segment_start),
-        };
-        let length = left.min(until - self.position);
-        let length =
-            usize::try_from(length).map_or(buffer.len(), |length| length.min(buffer.len()));
-        let bytes = &mut buffer[..length];
-        if bytes.is_empty() {
-            return Ok(0);
-        }
-        match source {
-            Some(offset) => self.pack.read_exact_at(bytes, offset)?,
-            None => bytes.fill(0),
-        }
-        self.position += length as u64;
-        Ok(length)
-    }
-}
-
 fn failed(step: &'static str) -> impl Fn(io::Error) -> TreeKernelError {
     move |source| TreeKernelError::Io { step, source }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Reads a file whose blocks 1 and 4 are in blocks 2 and 0 of a pack, in small pieces.
-    fn read(size_bytes: u64) -> Vec<u8> {
-        let pack = tempfile::tempfile().unwrap();
-        for (block, byte) in [(0, b'z'), (2, b'a')] {
-            let bytes = vec![byte; 4096];
-            pack.write_all_at(&bytes, block * BLOCK_SIZE).unwrap();
-        }
-        let segment = |file_block, pack_block| Segment {
-            file_block,
-            pack_block,
-            blocks: 1,
-        };
-        let mut body = Body {
-            pack: Arc::new(pack),
-            segments: vec![segment(1, 2), segment(4, 0)],
-            size_bytes,
-            position: 0,
-        };
-        let (mut bytes, mut piece) = (Vec::new(), [1; 1000]);
-        loop {
-            match body.read(&mut piece).unwrap() {
-                0 => return bytes,
-                count => bytes.extend_from_slice(&piece[..count]),
-            }
-        }
-    }
-
-    #[test]
-    fn a_body_is_its_segments_and_zeros_between_and_behind_them() {
-        let block = 4096;
-
-        for size_bytes in [0, 1, BLOCK_SIZE + 7, 5 * BLOCK_SIZE, 6 * BLOCK_SIZE + 1] {
-            let bytes = read(size_bytes);
-
-            assert_eq!(bytes.len() as u64, size_bytes);
-            for (at, byte) in bytes.iter().enumerate() {
-                let want = match at / block {
-                    1 => b'a',
-                    4 => b'z',
-                    _ => 0,
-                };
-                assert_eq!(*byte, want, "byte {at} of {size_bytes}");
-            }
-        }
-    }
 }

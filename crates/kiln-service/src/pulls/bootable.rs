@@ -20,9 +20,9 @@ use kiln_api::operation::Stage;
 use kiln_api::{Failure, codes};
 use kiln_artifacts::Staging;
 use kiln_artifacts::names::{ROOTFS, ROOTFS_SUMS};
-use kiln_domain::OperationId;
 use kiln_domain::oci::bootable::{BootWords, MAX_SUMS_BYTES, Part};
 use kiln_domain::oci::{ContainerConfig, Descriptor};
+use kiln_domain::{Architecture, OperationId};
 use kiln_ext4::{Sums, SumsError, VerifyError};
 use kiln_kernel::{KernelFiles, ModulesSource};
 
@@ -42,10 +42,10 @@ use crate::space::Space;
 
 /// The files that came along, besides the root filesystem.
 #[derive(Debug)]
-struct Shipped {
-    kernel: File,
-    initrd: Option<File>,
-    modules: Option<File>,
+pub(super) struct Shipped {
+    pub(super) kernel: File,
+    pub(super) initrd: Option<File>,
+    pub(super) modules: Option<File>,
 }
 
 /// A part of an artifact besides the root filesystem, and the layer that it is.
@@ -64,11 +64,11 @@ pub(super) struct Obtained {
 
 /// The kernel an image gets, and how it boots with it.
 #[derive(Debug)]
-struct Booting {
-    kernel: ChosenKernel,
-    plan: BootPlan,
+pub(super) struct Booting {
+    pub(super) kernel: ChosenKernel,
+    pub(super) plan: BootPlan,
     /// Monitors that the artifact names; with a kernel of ours they are known here.
-    monitors: Option<Vec<String>>,
+    pub(super) monitors: Option<Vec<String>>,
 }
 
 /// Why the root filesystem that was put together is not taken.
@@ -93,8 +93,17 @@ pub(super) enum RootfsError {
 
 #[derive(Debug, thiserror::Error)]
 #[error("a bootable artifact has the size that it was built with, and {size_bytes} was asked for")]
-struct SizeAsked {
-    size_bytes: u64,
+pub(super) struct SizeAsked {
+    pub(super) size_bytes: u64,
+}
+
+impl SizeAsked {
+    pub(super) fn failure(&self) -> Failure {
+        Failure::from_error(codes::source::UNSUPPORTED, self).with_hint(
+            "leave --size out; kiln checkout --size makes a larger copy of an image",
+            None,
+        )
+    }
 }
 
 /// Why no file could be made as long as the root filesystem.
@@ -137,12 +146,7 @@ impl Pulls {
         running: Arc<Running>,
     ) -> Result<Image, Failure> {
         if let Some(size_bytes) = job.size_bytes {
-            let error = SizeAsked { size_bytes };
-            let failure = Failure::from_error(codes::source::UNSUPPORTED, &error);
-            return Err(failure.with_hint(
-                "leave --size out; kiln checkout --size makes a larger copy of an image",
-                None,
-            ));
+            return Err(SizeAsked { size_bytes }.failure());
         }
         let parts = &bootable.parts;
         let named = match &parts.kernel {
@@ -180,12 +184,14 @@ impl Pulls {
                 initrd: next(Part::Initrd),
                 modules: next(Part::Modules),
             };
-            self.check_kernel(&shipped.kernel, &bootable).await?;
+            let wanted = bootable.platform.architecture();
+            self.check_kernel(&shipped.kernel, wanted).await?;
             if job.boot == BootChoice::Auto {
                 let boot = shipped_boot(bootable.boot.as_ref());
                 self.check_initrd(&boot, shipped.initrd.as_ref()).await?;
             }
-            shipped_kernel(shipped, job.boot, &bootable)?
+            let container = bootable.container.as_ref();
+            shipped_kernel(shipped, job.boot, container, bootable.boot.as_ref())?
         };
         let staging = staging.wake();
         let view = booting.plan.view.clone();
@@ -323,11 +329,14 @@ impl Pulls {
     }
 
     /// Refuses a kernel that came along and is none, or one of another architecture.
-    async fn check_kernel(&self, kernel: &File, bootable: &Bootable) -> Result<(), Failure> {
+    pub(super) async fn check_kernel(
+        &self,
+        kernel: &File,
+        wanted: Architecture,
+    ) -> Result<(), Failure> {
         let duplicate = kernel.try_clone();
         let kernel =
             duplicate.map_err(|error| Failure::from_error(storage_code(&error), &error))?;
-        let wanted = bootable.platform.architecture();
         let inspect = move || {
             let facts = kiln_kernel::inspect(&kernel, &AtomicBool::new(false))
                 .map_err(|error| choice_failure(&error.into()))?;
@@ -358,7 +367,7 @@ fn written_bytes(bootable: &Bootable, wanted: &[WantedPart]) -> u64 {
 }
 
 /// The kernel that the caller named: the initrd is composed for it.
-fn named_kernel(
+pub(super) fn named_kernel(
     kernel: ChosenKernel,
     choice: BootChoice,
     config: Option<&ContainerConfig>,
@@ -373,10 +382,11 @@ fn named_kernel(
 
 /// The kernel that came along: with its own initrd, unless the caller wants it to boot in a certain
 /// way.
-fn shipped_kernel(
+pub(super) fn shipped_kernel(
     shipped: Shipped,
     choice: BootChoice,
-    bootable: &Bootable,
+    container: Option<&ContainerConfig>,
+    words: Option<&BootWords>,
 ) -> Result<Booting, Failure> {
     let Shipped {
         kernel,
@@ -399,9 +409,11 @@ fn shipped_kernel(
         })
     };
     if choice != BootChoice::Auto {
-        return named_kernel(files(None), choice, bootable.container.as_ref());
+        return named_kernel(files(None), choice, container);
     }
-    let view = shipped_boot(bootable.boot.as_ref());
+    // How our init boots is no more true without it; that there is none stays so.
+    let words = words.filter(|words| initrd.is_some() || words.mode == "none");
+    let view = shipped_boot(words);
     let monitors = Some(view.monitors.clone());
     let document = None;
     Ok(Booting {

@@ -19,6 +19,7 @@ use kiln_store::versions;
 use super::Pulls;
 use super::begin::{Attendance, Makes, Opening};
 use super::commit::{Derived, Finished, Origin};
+use super::container_disk::may_be_disk;
 use super::job::{Ids, Resting, or_cancelled, unless_cancelled};
 use super::kernel_choice::{KernelWords, Wanted};
 use super::shipped_kernel::{Preference, PullKernel};
@@ -185,6 +186,15 @@ impl Pulls {
                 return self.run_bootable(id, job, *bootable, running).await;
             }
         };
+        if may_be_disk(&resolved) {
+            let found = self
+                .container_disk(&job.request, &resolved, &running)
+                .await?;
+            if let Some(found) = found {
+                let work = self.run_container_disk(id, job, resolved, found, running);
+                return Box::pin(work).await;
+            }
+        }
         let chosen = job.kernel.without_shipped()?;
         let container = &resolved.config.config;
         let plan = boot::plan(job.boot, chosen.own_initrd(), Some(container))
@@ -281,7 +291,11 @@ impl Pulls {
     }
 
     /// Refuses a pull that has no room, before anything of it is fetched.
-    async fn check_room(&self, resolved: &Resolved, running: &Running) -> Result<(), Failure> {
+    pub(super) async fn check_room(
+        &self,
+        resolved: &Resolved,
+        running: &Running,
+    ) -> Result<(), Failure> {
         let needs = or_cancelled(running, self.fetch.needs(resolved), fetch_failure).await?;
         needs.check().map_err(|error| room_failure(&error, &error))
     }

@@ -12,9 +12,14 @@ const SUPERBLOCK: usize = 1024;
 /// Bytes read: the superblock and every other format's magic.
 const HEAD_BYTES: usize = 72 * 1024;
 
+/// Formats that may have a root filesystem in them.
+const QCOW2: &str = "a qcow2 disk";
+const PARTITIONED: &str = "a partitioned disk";
+const BOOT_SECTOR: &str = "a disk with a boot sector";
+
 /// Formats that people have in files, by their magic.
 const OTHERS: &[(&str, usize, &[u8])] = &[
-    ("a qcow2 disk", 0, b"QFI\xfb"),
+    (QCOW2, 0, b"QFI\xfb"),
     ("a VMDK disk", 0, b"KDMV"),
     ("a VMDK descriptor", 0, b"# Disk DescriptorFile"),
     ("a VHDX disk", 0, b"vhdxfile"),
@@ -30,8 +35,8 @@ const OTHERS: &[(&str, usize, &[u8])] = &[
     ("an xz file", 0, b"\xfd7zXZ"),
     ("a tar archive", 257, b"ustar"),
     ("an ELF file", 0, b"\x7fELF"),
-    ("a partitioned disk", 512, b"EFI PART"),
-    ("a disk with a boot sector", 510, b"\x55\xaa"),
+    (PARTITIONED, 512, b"EFI PART"),
+    (BOOT_SECTOR, 510, b"\x55\xaa"),
 ];
 
 /// Why a file cannot be registered as a root filesystem.
@@ -57,6 +62,18 @@ pub enum ProbeError {
     /// It cannot be read.
     #[error("cannot read the root filesystem")]
     Io(#[from] io::Error),
+}
+
+impl ProbeError {
+    /// Tells whether what was found may have a root filesystem in it.
+    pub(crate) fn is_wrapping(&self) -> bool {
+        matches!(
+            self,
+            Self::OtherFormat {
+                found: QCOW2 | PARTITIONED | BOOT_SECTOR
+            }
+        )
+    }
 }
 
 /// Checks a file and returns its size in bytes.

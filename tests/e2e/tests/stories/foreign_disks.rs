@@ -1,9 +1,10 @@
-//! Disks that others put into registries: a raw ext4 one becomes an image, any other is told what it
-//! is and what to do.
+//! Disks that others put into registries: one with an ext4 root filesystem becomes an image, however
+//! it is stored; any other is told what it is and what to do.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use kiln_testkit::images::layout::{Descriptor, Layout};
@@ -112,6 +113,81 @@ fn packed_zstd(stage: &Stage) -> Result<Vec<u8>> {
     Ok(fs::read(layout.blob_path(&layer.blob))?)
 }
 
+/// Converts a raw disk to qcow2 with qemu-img.
+fn qcow2(stage: &Stage, raw: &Path, words: &[&str]) -> Result<Vec<u8>> {
+    let made = stage.path("made.qcow2");
+    let mut convert = process::command(tools::require(tools::QEMU_IMG)?);
+    convert.args(["convert", "-f", "raw", "-O", "qcow2"]);
+    convert.args(words).arg(raw).arg(&made);
+    process::run(convert, LIMIT)?;
+    Ok(fs::read(made)?)
+}
+
+/// Writes a disk with a boot partition and the root filesystem behind it.
+fn with_partitions(rootfs: &Path, path: &Path) -> Result<()> {
+    let content = fs::read(rootfs)?;
+    let sectors = u32::try_from(content.len() / 512)?;
+    let disk = fs::File::create(path)?;
+    let places = [(0x0c_u8, 63_u32, 1000_u32), (0x83, 2048, sectors)];
+    for ((kind, first, count), at) in places.into_iter().zip((446..).step_by(16)) {
+        disk.write_all_at(&[kind], at + 4)?;
+        disk.write_all_at(&first.to_le_bytes(), at + 8)?;
+        disk.write_all_at(&count.to_le_bytes(), at + 12)?;
+    }
+    disk.write_all_at(&[0x55, 0xaa], 510)?;
+    disk.write_all_at(&content, 2048 * 512)?;
+    disk.set_len(2048 * 512 + content.len() as u64 + (1 << 20))?;
+    Ok(())
+}
+
+#[test]
+fn qcow2_and_a_partition_become_the_image_that_is_in_them() -> Result<()> {
+    let test = "qcow2_and_a_partition_become_the_image_that_is_in_them";
+    if tools::must_skip(test, &[tools::QEMU_IMG])? {
+        return Ok(());
+    }
+    let maker = Stage::new()?;
+    let image = booting(&maker, "image")?;
+    let rootfs = file_of(&image, "rootfs.ext4")?;
+    let plain = qcow2(&maker, &rootfs, &[])?;
+    let (plain_file, parts_file) = (maker.path("plain.qcow2"), maker.path("parts.raw"));
+    fs::write(&plain_file, &plain)?;
+    let xz = packed("xz", &plain_file)?;
+    let zstd = qcow2(&maker, &rootfs, &["-c", "-o", "compression_type=zstd"])?;
+    with_partitions(&rootfs, &parts_file)?;
+    let parts = packed("gzip", &parts_file)?;
+    let parts_qcow2 = qcow2(&maker, &parts_file, &["-c"])?;
+    let stage = Stage::new()?;
+    let platform = json!({"architecture": "amd64", "os": "linux"});
+    let eci = "application/vnd.lfedge.disk.layer.v1+qcow2";
+    let red_hat = "application/vnd.diskimage.qcow2";
+    let disks: [(&str, &str, &[u8], &str); 5] = [
+        ("plain", red_hat, &plain, ""),
+        ("xz", EMPTY, &xz, "podman-machine.x86_64.qcow2.xz"),
+        ("zstd", eci, &zstd, ""),
+        ("parts", "application/vnd.diskimage.raw.gzip", &parts, ""),
+        ("parts-qcow2", red_hat, &parts_qcow2, ""),
+    ];
+    for (name, media_type, bytes, title) in disks {
+        let mut layout = Layout::create(stage.path(name))?;
+        let blob = layout.add_blob(media_type, bytes)?;
+        let titled = [(TITLE, title)];
+        let notes = if title.is_empty() { &[][..] } else { &titled };
+        let layers = [layer(&blob, notes)];
+        let reference = artifact(&mut layout, (EMPTY, &platform), &layers)?;
+        let params = json!({"ref": reference, "name": name, "kernel_ref": KERNEL});
+
+        let got = stage.call("image.pull", &params).context(name)?;
+
+        let rootfs = rootfs.display().to_string();
+        assert_same_bytes(&rootfs, &text(&got["rootfs"], "path")?).context(name)?;
+        assert_eq!(got["kernel"]["name"], KERNEL, "{name}");
+    }
+    // Nothing of the disks is kept.
+    assert_eq!(stage.entries("cache/ingest")?, Vec::<String>::new());
+    Ok(())
+}
+
 #[test]
 fn an_eci_artifact_brings_its_kernel_and_initrd() -> Result<()> {
     let maker = Stage::new()?;
@@ -166,19 +242,34 @@ fn other_disks_are_named_and_refused() -> Result<()> {
     let mut partitioned = vec![0; 1 << 20];
     partitioned[510..512].copy_from_slice(&[0x55, 0xaa]);
     partitioned[512..520].copy_from_slice(b"EFI PART");
-    let qcow2 = fs::read(qcow2)?;
+    let chained = stage.path("chained.qcow2");
+    let mut make = process::command(tools::require(tools::QEMU_IMG)?);
+    make.args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]);
+    make.arg(&qcow2).arg(&chained);
+    process::run(make, LIMIT)?;
+    let (qcow2, chained) = (fs::read(qcow2)?, fs::read(chained)?);
+    let mut cut = qcow2.clone();
+    cut.truncate(100);
     let nothing = json!({});
     let tart = "application/vnd.cirruslabs.tart.config.v1";
-    let cases: [(&str, &str, &[u8], &str, &str); 6] = [
+    let qcow2_type = "application/vnd.diskimage.qcow2";
+    let cases: [(&str, &str, &[u8], &str, &str); 7] = [
+        // It is taken apart, and there is nothing in it.
         (
             EMPTY,
-            "application/vnd.diskimage.qcow2",
+            qcow2_type,
             &qcow2,
             "rootfs.not_ext4",
-            "a qcow2 disk",
+            "not a raw ext4",
         ),
-        // The name says one thing, the bytes another.
-        (EMPTY, RAW, &qcow2, "rootfs.not_ext4", "a qcow2 disk"),
+        (
+            EMPTY,
+            qcow2_type,
+            &chained,
+            "source.unsupported",
+            "a backing file",
+        ),
+        (EMPTY, RAW, &cut, "layer.malformed", "qcow2 disk is damaged"),
         (
             EMPTY,
             RAW,
@@ -186,13 +277,7 @@ fn other_disks_are_named_and_refused() -> Result<()> {
             "rootfs.not_ext4",
             "a partitioned disk",
         ),
-        (
-            EMPTY,
-            RAW,
-            b"\xfd7zXZ\0 and so on",
-            "source.unsupported",
-            "xz",
-        ),
+        (EMPTY, RAW, b"BZh9 and so on", "source.unsupported", "bzip2"),
         (EMPTY, RAW, b"", "rootfs.not_ext4", "not a raw ext4"),
         (
             tart,
@@ -211,7 +296,8 @@ fn other_disks_are_named_and_refused() -> Result<()> {
 
         assert_eq!(code, want, "{noun}: {told}");
         assert!(told.contains(noun), "{noun}: {told}");
-        assert!(told.contains("register"), "no hint: {told}");
+        let is_damaged = code == "layer.malformed";
+        assert!(is_damaged || told.contains("register"), "no hint: {told}");
     }
     // Of several disks none says that it has the root.
     let mut layout = Layout::create(stage.path("several"))?;

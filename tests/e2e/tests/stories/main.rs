@@ -14,6 +14,7 @@ mod booting;
 mod browsing;
 mod checkout;
 mod command_line;
+mod container_disks;
 mod correctness;
 mod deleting;
 mod demo;
