@@ -342,16 +342,12 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             host_files.clone(),
         )),
         metadata: metadata(config, &store, &clock, &remotes, naming),
-        images: Arc::new(
-            Images::new(
-                store.clone(),
-                clock.clone(),
-                images.clone(),
-                naming,
-                config.retention_days.value,
-                ImageFiles::new(artifacts.clone(), host_files.clone(), look_pool),
-            )
-            .with_limits(config.image_limits.value.clone()),
+        images: existing(
+            config,
+            &store,
+            &clock,
+            naming,
+            ImageFiles::new(artifacts.clone(), host_files.clone(), look_pool),
         ),
         aliases: Arc::new(Aliases::new(store.clone(), clock.clone(), naming)),
         leases: Arc::new(Leases::new(store.clone(), clock.clone(), naming)),
@@ -388,6 +384,24 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         orgs: Arc::new(Orgs::new(store, clock, roles)),
         audit: Arc::new(audit),
     }
+}
+
+fn existing(
+    config: &Config,
+    store: &Store,
+    clock: &Arc<dyn Clock>,
+    naming: Naming,
+    files: ImageFiles,
+) -> Arc<Images> {
+    let images = Images::new(
+        store.clone(),
+        clock.clone(),
+        config.state_dir.value.join("images"),
+        naming,
+        config.retention_days.value,
+        files,
+    );
+    Arc::new(images.with_limits(config.image_limits.value.clone()))
 }
 
 fn metadata(

@@ -82,9 +82,9 @@ struct Wanted {
 
 impl Wanted {
     /// Takes the one way in which a call names an image; two that say the same are one.
-    fn read(image: Option<String>, id: Option<String>, of: Option<&str>) -> Result<Self, Failure> {
+    fn read(image: Option<String>, id: Option<&str>, of: Option<&str>) -> Result<Self, Failure> {
         let architecture = architecture(of)?;
-        let id = id.as_deref().map(image_id).transpose()?;
+        let id = id.map(image_id).transpose()?;
         let text = match (image, id.map(|id| id.to_string())) {
             (Some(text), None) | (None, Some(text)) => text,
             (Some(text), Some(id)) if text == id => text,
@@ -125,7 +125,7 @@ impl Metadata {
     pub async fn modify(&self, actor: &Actor, params: ModifyParams) -> Result<Modified, Failure> {
         let wanted = Wanted::read(
             params.image.clone(),
-            params.image_id.clone(),
+            params.image_id.as_deref(),
             params.architecture.as_deref(),
         )?;
         let if_revision = params.if_revision;
@@ -151,7 +151,7 @@ impl Metadata {
     ) -> Result<Modified, Failure> {
         let wanted = Wanted::read(
             params.image,
-            params.image_id,
+            params.image_id.as_deref(),
             params.architecture.as_deref(),
         )?;
         self.change(actor, wanted, |row| Ok(Patch::without_limits(row)))
@@ -166,7 +166,7 @@ impl Metadata {
     ) -> Result<EffectiveLimits, Failure> {
         let wanted = Wanted::read(
             params.image,
-            params.image_id,
+            params.image_id.as_deref(),
             params.architecture.as_deref(),
         )?;
         let (desk, actor) = (self.clone(), *actor);
@@ -192,7 +192,7 @@ impl Metadata {
         actor: &Actor,
         params: HistoryParams,
     ) -> Result<Page<HistoryEntry>, Failure> {
-        let wanted = Wanted::read(params.image, params.image_id, None)?;
+        let wanted = Wanted::read(params.image, params.image_id.as_deref(), None)?;
         let (after, limit) = (cursor(params.after)?, page_limit(params.limit));
         let (desk, actor) = (self.clone(), *actor);
         let page = self

@@ -26,7 +26,7 @@ impl Metadata {
     /// and stays forgotten.
     pub async fn scan(&self, actor: &Actor, params: ScanParams) -> Result<Scanned, Failure> {
         let architecture = params.architecture.as_deref();
-        let wanted = Wanted::read(params.image, params.image_id, architecture)?;
+        let wanted = Wanted::read(params.image, params.image_id.as_deref(), architecture)?;
         let Sourced {
             grant,
             image,

@@ -16,7 +16,7 @@ impl Metadata {
     /// its other tags, and the image here stay.
     pub async fn untag(&self, actor: &Actor, params: UntagParams) -> Result<Untagged, Failure> {
         let architecture = params.architecture.as_deref();
-        let wanted = Wanted::read(params.image, params.image_id, architecture)?;
+        let wanted = Wanted::read(params.image, params.image_id.as_deref(), architecture)?;
         let Sourced {
             // Changing it there takes the right to change it here.
             grant: _,
