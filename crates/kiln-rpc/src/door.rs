@@ -289,17 +289,21 @@ fn nearest(word: &str, names: &[&'static str]) -> Option<&'static str> {
         .map(|(_, name)| name)
 }
 
+/// Counts edits: letters put in, left out, replaced, or swapped with their neighbour.
 fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().collect();
+    let (left, right): (Vec<char>, Vec<char>) = (left.chars().collect(), right.chars().collect());
+    let mut before = vec![0; right.len() + 1];
     let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, a) in left.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
+    for (i, a) in left.iter().enumerate() {
+        let mut next = vec![i + 1; right.len() + 1];
         for (j, b) in right.iter().enumerate() {
-            let substituted = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+            let substituted = row[j] + usize::from(a != b);
+            next[j + 1] = substituted.min(row[j + 1] + 1).min(next[j] + 1);
+            if i > 0 && j > 0 && *a == right[j - 1] && left[i - 1] == *b {
+                next[j + 1] = next[j + 1].min(before[j - 1] + 1);
+            }
         }
+        before = std::mem::replace(&mut row, next);
     }
     row[right.len()]
 }
@@ -310,10 +314,11 @@ mod tests {
 
     #[test]
     fn a_misspelt_method_is_answered_with_the_nearest() {
-        let names = ["image.pull", "image.list", "daemon.info"];
+        let names = ["image.alias", "image.pull", "image.list", "daemon.info"];
 
         assert_eq!(nearest("image.pul", &names), Some("image.pull"));
         assert_eq!(nearest("images.list", &names), Some("image.list"));
+        assert_eq!(nearest("image.lits", &names), Some("image.list"));
         assert_eq!(nearest("volume.create", &names), None);
     }
 }

@@ -249,7 +249,7 @@ pub fn by_derivation(
 }
 
 /// Returns the versions of active images that were built elsewhere and came as the artifact with
-/// this manifest, newest first, [`MAX_EQUAL`] at most: their root filesystems have the same bytes.
+/// this manifest, newest first, 64 at most: their root filesystems have the same bytes.
 pub fn by_artifact(
     tx: &ReadTransaction<'_>,
     manifest_digest: &Digest,

@@ -136,7 +136,7 @@ fn every_key_of_the_file_is_shown_with_its_origin() {
 
     let shown = config.settings();
 
-    assert_eq!(shown.len(), 31);
+    assert_eq!(shown.len(), 33);
     assert!(shown.iter().all(|setting| setting.origin == "default"));
 }
 

@@ -249,7 +249,7 @@ fn another_user_checks_their_own_image_out_and_no_other() -> Result<()> {
     assert_eq!((metadata.uid(), metadata.len()), (NOBODY, 16 << 20));
     let told: Value = serde_json::from_slice(&own.stdout)?;
     assert_eq!(told["filesystem_uuid"], UUID);
-    assert_eq!(foreign.status.code(), Some(3), "{foreign:?}");
+    assert_eq!(foreign.status.code(), Some(4), "{foreign:?}");
     assert!(!theirs.join("other.img").exists());
     assert_eq!(kernel.stdout, fs::read(stage.path("vmlinux"))?);
     Ok(())

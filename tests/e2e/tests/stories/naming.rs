@@ -260,8 +260,9 @@ fn case_1_5_what_is_private_is_concealed_where_that_is_set() -> Result<()> {
 #[test]
 fn other_services_words_are_taken_and_contradictions_refused() -> Result<()> {
     let stage = Stage::new()?;
-    let layout = source::small(&stage.path("layout"))?;
-    let image = stage.pull(&oci(&layout, "1"), "web")?;
+    let tap = Tap::start()?;
+    tap.open();
+    let image = stage.pull(&tap.reference(), "web")?;
     let document = stage.call("rpc.discover", &json!({}))?;
     let methods = document["methods"].as_array().context("no methods")?;
 
