@@ -292,11 +292,16 @@ fn a_machine_in_the_background_serves_a_port_and_is_stopped() -> Result<()> {
     assert_eq!(in_use.code(), Some(5), "{in_use:?}");
     assert_eq!(room.kiln(&["logs", "web"])?.stdout(), "serving\r\n");
 
-    let stubborn = "trap '' TERM; while true; do sleep 1; done";
+    let stubborn = "trap '' TERM; echo deaf; while true; do sleep 1; done";
     let started = room.run(&[
         IMAGE, "-d", "--name", "stubborn", "--", "sh", "-c", stubborn,
     ])?;
     assert_eq!(started.code(), Some(0), "{started:?}");
+    // The machine runs before its program does, which is not deaf from the start.
+    wait::until("the stubborn program", LIMIT, || {
+        let logs = room.kiln(&["logs", "stubborn"])?;
+        Ok(logs.stdout().contains("deaf").then_some(()))
+    })?;
 
     let stopped = room.kiln(&["stop", "web"])?;
 
