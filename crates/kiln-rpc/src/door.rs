@@ -169,7 +169,12 @@ where
         let response = match in_our_words.and_then(|()| admit(&mut request, &caller.actor, right)) {
             Ok(()) => {
                 request.extensions.insert(caller.clone());
-                own_words(self.inner.call(request).await, id, &caller)
+                let call = self.inner.call(request);
+                let answer = match &entry {
+                    Some(entry) => entry.follow(call).await,
+                    None => call.await,
+                };
+                own_words(answer, id, &caller)
             }
             Err(failure) => MethodResponse::error(id, rejection(failure, &caller)),
         };

@@ -6,7 +6,7 @@
 
 use jsonrpsee::server::MethodResponse;
 use kiln_domain::access::Right;
-use kiln_service::{Audit, Call, Ending, Identified, Roles};
+use kiln_service::{Audit, Call, Ending, Followed, Identified, Roles};
 use serde_json::Value;
 
 /// Longest parameters of a look that are read for what they name, in bytes: nobody's look names
@@ -31,6 +31,7 @@ pub struct Ledger {
 pub(crate) struct Entry {
     audit: Audit,
     call: Option<Call>,
+    followed: Followed,
 }
 
 impl Entry {
@@ -60,8 +61,14 @@ impl Entry {
         };
         Self {
             audit: ledger.audit.clone(),
+            followed: ledger.audit.follow(&call),
             call: Some(call),
         }
+    }
+
+    /// Makes the call; its first change is written with its line.
+    pub(crate) async fn follow<F: Future>(&self, call: F) -> F::Output {
+        self.followed.call(call).await
     }
 
     /// Keeps how it ended. The line is written when this returns, and also when the caller has gone
@@ -93,8 +100,8 @@ impl Entry {
                 is_denied: told["class"] == "denied",
             }
         };
-        let audit = self.audit.clone();
-        let kept = tokio::spawn(async move { audit.record(call, ending).await });
+        let (audit, followed) = (self.audit.clone(), self.followed.clone());
+        let kept = tokio::spawn(async move { audit.end(&followed, call, ending).await });
         if let Err(error) = kept.await {
             tracing::error!(%error, "an audit line was not written");
         }
@@ -106,8 +113,8 @@ impl Drop for Entry {
         let Some(call) = self.call.take() else { return };
         // Outside a runtime there is no daemon to keep anything for.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let audit = self.audit.clone();
-            runtime.spawn(async move { audit.record(call, Ending::Unknown).await });
+            let (audit, followed) = (self.audit.clone(), self.followed.clone());
+            runtime.spawn(async move { audit.give_up(&followed, call).await });
         }
     }
 }

@@ -1,8 +1,10 @@
 //! What callers did and were refused: the desk that keeps the lines and lists them.
 //!
 //! ```text
-//! the door ──Call──▶ record ──▶ flood guard ──▶ a line, written before the caller is answered
-//!                                    └────────▶ counted, and told of by the caller's next line
+//! the door ──Call──▶ follow ──▶ the line is written with the call's first change, in one transaction
+//!                      └──▶ end ──▶ that line is right: nothing to do; else it is amended
+//!                            └────▶ no change: flood guard ──▶ a line, before the caller is answered
+//!                                        └────────▶ counted, and told of by the caller's next line
 //! ```
 //! Which calls are told of is decided here too: those whose right changes something, and those
 //! that were denied. Retention is by age and by number.
@@ -19,7 +21,7 @@ use kiln_domain::access::{Actor, Right, Role};
 use kiln_domain::{OperationId, Timestamp};
 use kiln_store::audit::{self, LineFilter, LineObject, LineResult, LineRow, NewLine, OK};
 use kiln_store::events::{self, EventActor, NewEvent};
-use kiln_store::{Object, ObjectKind, Store, StoreError};
+use kiln_store::{CallLine, Object, ObjectKind, Store, StoreError};
 use tokio::sync::watch;
 
 use self::flood::Floods;
@@ -90,6 +92,20 @@ pub enum Ending {
     Unknown,
 }
 
+/// A call that is followed, so that its first change takes its line along.
+#[derive(Clone, Debug, Default)]
+pub struct Followed(Option<Arc<CallLine>>);
+
+impl Followed {
+    /// Makes the call, in the task that awaits this.
+    pub async fn call<F: Future>(&self, call: F) -> F::Output {
+        match &self.0 {
+            Some(line) => line.clone().follow(call).await,
+            None => call.await,
+        }
+    }
+}
+
 /// Keeps and lists lines.
 #[derive(Clone, Debug)]
 pub struct Audit {
@@ -107,6 +123,55 @@ impl Audit {
             clock,
             retention,
             floods: Arc::default(),
+        }
+    }
+
+    /// Begins to follow a call: where it is one to be told of, its first change takes its line along.
+    /// One commit less for each change, and none without its line.
+    pub fn follow(&self, call: &Call) -> Followed {
+        if !call.right.changes() || call.is_dry_run {
+            return Followed::default();
+        }
+        let (audit, call) = (self.clone(), call.clone());
+        Followed(Some(CallLine::new(move |objects| {
+            let mut call = call.clone();
+            call.object_id = call.object_id.or_else(|| id_among(objects));
+            audit.line(call, Ending::Well)
+        })))
+    }
+
+    /// Tells of a call that was followed, before its caller is answered: only what its line does not
+    /// say yet.
+    pub async fn end(&self, followed: &Followed, call: Call, ending: Ending) {
+        let Some(row) = followed.0.as_ref().and_then(|line| line.written()) else {
+            return self.record(call, ending).await;
+        };
+        let uid = call.actor.uid;
+        let line = self.line(call, ending);
+        let is_well = line.result == OK;
+        let line = NewLine {
+            at: row.line.at,
+            ..line
+        };
+        // What went well always passes, and tells of what was held back before it.
+        let passed = is_well.then(|| self.floods().pass(uid, line.clone()));
+        let line = passed.flatten().unwrap_or(line);
+        if line == row.line {
+            return;
+        }
+        let amended = LineRow { line, ..row };
+        let write = amended.clone();
+        let written = self.store.write(move |tx| audit::amend(tx, &write)).await;
+        if let Err(error) = written {
+            let cause = with_causes(&error);
+            tracing::error!(cause, line = ?amended.line, "an audit line could not be amended");
+        }
+    }
+
+    /// Tells of a call whose caller has gone before it ended, unless its change has told of it.
+    pub async fn give_up(&self, followed: &Followed, call: Call) {
+        if !followed.0.as_ref().is_some_and(|line| line.abandon()) {
+            self.record(call, Ending::Unknown).await;
         }
     }
 
@@ -293,6 +358,17 @@ fn is_told(call: &Call, ending: &Ending) -> bool {
         }
     );
     is_denied || (call.right.changes() && !call.is_dry_run)
+}
+
+/// Finds the id of what a change is about, as its answer will show it.
+fn id_among(objects: &[Object]) -> Option<String> {
+    let shown = objects.iter().find(|object| {
+        matches!(
+            object.kind,
+            ObjectKind::Image | ObjectKind::Instance | ObjectKind::Org | ObjectKind::User
+        )
+    });
+    shown.map(|object| object.id.clone())
 }
 
 /// Cuts what a call named to what is kept of it: a line of print without the password of a URL.

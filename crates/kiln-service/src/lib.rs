@@ -52,7 +52,7 @@ mod watchers;
 mod webhooks;
 
 pub use aliases::Aliases;
-pub use audit::{Audit, AuditRetention, Call, Ending};
+pub use audit::{Audit, AuditRetention, Call, Ending, Followed};
 pub use blocking::{Pool, PoolError};
 pub use board::{Board, BoardError, Running};
 pub use build::{BuildError, BuildRequest, Built, Ext4Builder};

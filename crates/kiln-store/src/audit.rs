@@ -111,6 +111,25 @@ pub fn append(tx: &WriteTransaction<'_>, line: &NewLine) -> Result<i64, StoreErr
     Ok(tx.last_seq())
 }
 
+/// Puts what is known of a call at its end in the place of what was written with its change; its place
+/// stays.
+pub fn amend(tx: &WriteTransaction<'_>, row: &LineRow) -> Result<(), StoreError> {
+    let sql = "UPDATE audit SET at = ?2, object_kind = ?3, object_name = ?4, object_id = ?5, \
+               result = ?6, operation_id = ?7, unwritten = ?8 WHERE seq = ?1";
+    let line = &row.line;
+    let params = (
+        row.seq,
+        Micros(line.at),
+        &line.object.kind,
+        &line.object.name,
+        &line.object.id,
+        &line.result,
+        &line.operation_id,
+        i64::try_from(line.unwritten).unwrap_or(i64::MAX),
+    );
+    tx.execute("amend an audit line", sql, params).map(|_| ())
+}
+
 /// Returns the lines behind `after`, oldest first, at most `limit` of them.
 pub fn page(
     tx: &ReadTransaction<'_>,
@@ -244,6 +263,26 @@ mod tests {
             db.write(|tx| append(tx, &line(n))).unwrap();
         }
         db
+    }
+
+    #[test]
+    fn a_line_is_amended_in_its_place() {
+        let mut db = filled();
+        let page_of = |db: &mut Database| {
+            let filter = LineFilter::default();
+            db.read(|tx| page(tx, 0, 100, &filter)).unwrap().rows
+        };
+        let mut want = page_of(&mut db);
+        want[1].line = NewLine {
+            result: "image.in_use".to_owned(),
+            operation_id: Some("o".to_owned()),
+            unwritten: 3,
+            ..want[1].line.clone()
+        };
+
+        db.write(|tx| amend(tx, &want[1])).unwrap();
+
+        assert_eq!(page_of(&mut db), want);
     }
 
     fn seqs(db: &mut Database, filter: &LineFilter) -> Vec<i64> {

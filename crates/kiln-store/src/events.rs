@@ -110,6 +110,7 @@ pub fn append(tx: &WriteTransaction<'_>, event: &NewEvent<'_>) -> Result<i64, St
         Text(&event.data),
     );
     tx.execute("write an event", sql, params)?;
+    tx.tell_of(&event.object);
     Ok(tx.last_seq())
 }
 

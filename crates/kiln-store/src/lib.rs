@@ -7,6 +7,7 @@
 
 pub mod aliases;
 pub mod audit;
+mod call_line;
 mod columns;
 mod error;
 pub mod events;
@@ -44,6 +45,7 @@ pub mod versions;
 mod words;
 mod writer;
 
+pub use call_line::CallLine;
 pub use error::StoreError;
 pub use open::{OpenError, Opened, StoreOptions};
 pub use page::Page;

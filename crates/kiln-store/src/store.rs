@@ -19,7 +19,7 @@ use crate::readers::Readers;
 use crate::snapshot;
 use crate::writer::{self, Message};
 use crate::{
-    OpenError, ReadTransaction, SnapshotError, StoreError, StoreOptions, WriteTransaction,
+    CallLine, OpenError, ReadTransaction, SnapshotError, StoreError, StoreOptions, WriteTransaction,
 };
 
 /// The database of one daemon; clones share it.
@@ -105,7 +105,8 @@ impl Store {
 
     /// Runs `work` in a transaction of its own, after the writes asked for earlier.
     ///
-    /// When it returns `Ok`, everything it did is durable before this returns; when it returns
+    /// When it returns `Ok`, everything it did is durable before this returns, and so is the audit
+    /// line of the call that this is part of, if there is one ([`CallLine`]); when it returns
     /// `Err` or panics, nothing of it stays. When the caller stops waiting, it runs all the same
     /// or was never begun; there is nothing between.
     pub async fn write<T, E, F>(&self, work: F) -> Result<T, E>
@@ -115,9 +116,20 @@ impl Store {
         E: From<StoreError> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
+        let line = CallLine::current();
         let job = Message::Run(Box::new(move |connection| {
+            let outcome = writer::in_transaction(connection, |tx| {
+                let value = work(tx)?;
+                if let Some(line) = &line {
+                    line.ride(tx)?;
+                }
+                Ok(value)
+            });
+            if let Some(line) = &line {
+                line.settle(outcome.is_ok());
+            }
             // The caller may have stopped waiting; the outcome stands all the same.
-            answer.send(writer::in_transaction(connection, work)).ok();
+            answer.send(outcome).ok();
         }));
         let sent = self.shared.writer.send(job).await;
         sent.map_err(|_| StoreError::Closed)?;

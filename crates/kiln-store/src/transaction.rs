@@ -3,12 +3,13 @@
 //! Beginning, committing and undoing are not here: no query can commit by itself, so whatever one
 //! closure does happens as a whole or not at all.
 
+use std::cell::RefCell;
 use std::ops::Deref;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, ffi};
 
-use crate::StoreError;
 use crate::error::at;
+use crate::{Object, StoreError};
 
 /// A transaction that sees one unchanging state of the store.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct ReadTransaction<'connection> {
 #[derive(Debug)]
 pub struct WriteTransaction<'connection> {
     read: ReadTransaction<'connection>,
+    /// What its events are about.
+    told_of: RefCell<Vec<Object>>,
 }
 
 impl<'connection> Deref for WriteTransaction<'connection> {
@@ -98,7 +101,18 @@ impl<'connection> WriteTransaction<'connection> {
     pub(crate) fn over(connection: &'connection Connection) -> Self {
         Self {
             read: ReadTransaction::over(connection),
+            told_of: RefCell::default(),
         }
+    }
+
+    /// Remembers what an event is about.
+    pub(crate) fn tell_of(&self, object: &Object) {
+        self.told_of.borrow_mut().push(object.clone());
+    }
+
+    /// Returns what its events so far are about.
+    pub(crate) fn told_of(&self) -> Vec<Object> {
+        self.told_of.borrow().clone()
     }
 
     /// Runs a statement and returns how many rows it changed.

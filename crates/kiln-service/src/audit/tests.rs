@@ -246,3 +246,87 @@ async fn without_a_database_the_answer_stands() {
     // It logs and returns; the call was over before.
     house.desk.record(forget(UID), Ending::Well).await;
 }
+
+/// Changes something in the way a desk does, and tells of it.
+async fn change(house: &House) {
+    let event = NewEvent {
+        at: Timestamp::EPOCH,
+        actor: EventActor::Unix(UID),
+        kind: "image.modified",
+        object: Object::new(ObjectKind::Image, "i"),
+        data: serde_json::json!({}),
+    };
+    let written = house.desk.store.write(move |tx| events::append(tx, &event));
+    written.await.map(drop).unwrap();
+}
+
+#[tokio::test]
+async fn a_change_takes_its_line_along_and_the_end_corrects_it() {
+    let not_found = || Ending::failed(codes::image::NOT_FOUND);
+    let cases = [
+        (Ending::Well, Some("i"), "ok"),
+        // It changed something and failed behind that: the line says how it ended.
+        (not_found(), Some("j"), "image.not_found"),
+    ];
+    for (ending, id, result) in cases {
+        let house = House::keeping_much();
+        let followed = house.desk.follow(&forget(UID));
+        followed.call(change(&house)).await;
+        let before = house.all().await;
+        assert_eq!(before.len(), 1);
+        assert_eq!(before[0].object_id.as_deref(), Some("i"));
+
+        let call = Call {
+            object_id: id.map(str::to_owned),
+            ..forget(UID)
+        };
+        house.desk.end(&followed, call, ending).await;
+
+        let lines = house.all().await;
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0].object_id.as_deref(), id);
+        assert_eq!(lines[0].result, result);
+    }
+}
+
+#[tokio::test]
+async fn a_call_without_a_change_and_one_that_was_left_get_their_line_at_the_end() {
+    let house = House::keeping_much();
+    let looked = house.desk.follow(&forget(UID));
+    looked.call(async {}).await;
+    house.desk.end(&looked, forget(UID), denied()).await;
+    let left = house.desk.follow(&forget(UID));
+    house.desk.give_up(&left, forget(UID)).await;
+    // What is done for it later takes nothing along; what was done before has told of it.
+    left.call(change(&house)).await;
+    let done = house.desk.follow(&forget(UID));
+    done.call(change(&house)).await;
+    house.desk.give_up(&done, forget(UID)).await;
+    let dry = Call {
+        is_dry_run: true,
+        ..forget(UID)
+    };
+    house.desk.follow(&dry).call(change(&house)).await;
+
+    let results: Vec<String> = house
+        .all()
+        .await
+        .into_iter()
+        .map(|line| line.result)
+        .collect();
+    assert_eq!(results, ["request.denied", "unknown", "ok"]);
+}
+
+#[tokio::test]
+async fn what_was_held_back_is_told_by_a_change_too() {
+    let house = House::keeping_much();
+    for _ in 0..BURST + 5 {
+        house.desk.record(forget(UID), denied()).await;
+    }
+    let followed = house.desk.follow(&forget(UID));
+    followed.call(change(&house)).await;
+
+    house.desk.end(&followed, forget(UID), Ending::Well).await;
+
+    assert_eq!(house.all().await.last().unwrap().unwritten, 5);
+}
