@@ -4,7 +4,7 @@ mod in_use;
 mod open;
 mod restore;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use kiln_api::{Failure, codes};
 use kiln_domain::access::{Actor, Grant, Write, permit};
 use kiln_domain::limits::Limits;
 use kiln_domain::{
-    Architecture, ImageId, ImageState, Keyword, LabelKey, LabelValue, Timestamp, WordingError,
+    Architecture, ImageId, ImageState, Keyword, LabelKey, LabelValue, TagName, Timestamp,
+    VersionId, WordingError,
 };
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::images::{self, ImageFilter, ImageRow, NameMatch};
@@ -23,14 +24,14 @@ use kiln_store::resolve::{Candidate, ResolveError};
 use kiln_store::versions::{self, VersionRow};
 use kiln_store::{
     Object, ReadTransaction, Store, StoreError, WriteTransaction, aliases, holders, leases,
-    remote_states,
+    remote_states, tags,
 };
 
 use crate::clock::Clock;
 use crate::events::{cursor, page_limit};
 use crate::failures::store_failure;
 use crate::find_image::{
-    FindImageError, Named, Naming, architecture, belongs, current_version, find_by_id, find_image,
+    FindImageError, Named, Naming, architecture, belongs, find_by_id, find_image,
     find_image_failure, image_id, tags_of, visible_to,
 };
 use crate::leases::view as lease_view;
@@ -142,19 +143,8 @@ impl Images {
             .read(move |tx| {
                 let page = images::page(tx, after, limit, &filter)?;
                 let next = page.next_after;
-                let mut items = Vec::with_capacity(page.rows.len());
-                for row in page.rows {
-                    if let Some(version) = current_version(tx, row.id, desk.naming.architecture)? {
-                        // A list of a thousand configs would be megabytes nobody asked for.
-                        let version = VersionRow {
-                            image_config: None,
-                            ..version
-                        };
-                        items.push(desk.view(tx, row, version)?);
-                    }
-                }
                 Ok::<_, StoreError>(Page {
-                    items,
+                    items: desk.views(tx, page.rows)?,
                     next: next.and_then(|seq| u64::try_from(seq).ok()),
                 })
             })
@@ -331,6 +321,31 @@ impl Images {
             naming: self.naming,
         };
         Ok(find_image(tx, actor, named)?)
+    }
+
+    /// Shows a page of images, each with the version that stands for it, by the same rule as
+    /// [`current_version`](crate::find_image::current_version): two queries, however long it is.
+    fn views(
+        &self,
+        tx: &ReadTransaction<'_>,
+        rows: Vec<ImageRow>,
+    ) -> Result<Vec<Image>, StoreError> {
+        let ids: Vec<ImageId> = rows.iter().map(|row| row.id).collect();
+        let architecture = self.naming.architecture.as_str();
+        let mut versions = versions::standing_for(tx, &ids, &TagName::latest(), architecture)?;
+        let version_ids: Vec<VersionId> = versions.values().map(|version| version.id).collect();
+        let mut tags: HashMap<VersionId, Vec<TagName>> = HashMap::new();
+        for tag in tags::of_versions(tx, &version_ids)? {
+            tags.entry(tag.version_id).or_default().push(tag.tag);
+        }
+        let mut images = Vec::with_capacity(rows.len());
+        for row in rows {
+            if let Some(version) = versions.remove(&row.id) {
+                let tags = tags.remove(&version.id).unwrap_or_default();
+                images.push(views::image(&self.directory, row, version, tags));
+            }
+        }
+        Ok(images)
     }
 
     fn view(

@@ -50,6 +50,19 @@ pub fn of_image(tx: &ReadTransaction<'_>, image_id: ImageId) -> Result<Vec<TagRo
     tx.all("list tags", sql, [Text(image_id)], read)
 }
 
+/// Returns the tags that point at any of these versions, by name and architecture: one query for a
+/// whole page.
+pub fn of_versions(
+    tx: &ReadTransaction<'_>,
+    versions: &[VersionId],
+) -> Result<Vec<TagRow>, StoreError> {
+    let sql = "SELECT image_id, tag, architecture, version_id, moved_at \
+               FROM json_each(?1) AS wanted CROSS JOIN tags ON tags.version_id = wanted.value \
+               ORDER BY tag, architecture";
+    let wanted = serde_json::json!(versions).to_string();
+    tx.all("list tags of versions", sql, [wanted], read)
+}
+
 /// Returns the version a tag points at for an architecture.
 pub fn resolve(
     tx: &ReadTransaction<'_>,

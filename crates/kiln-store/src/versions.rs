@@ -3,7 +3,11 @@
 //! Which blobs they were made of is in [`crate::version_blobs`], which tags point at them in
 //! [`crate::tags`]. Nothing here changes a version but its checksum, computed after publication.
 
-use kiln_domain::{Digest, ImageId, KernelName, Timestamp, VersionId, VersionKind, VersionNumber};
+use std::collections::HashMap;
+
+use kiln_domain::{
+    Digest, ImageId, KernelName, TagName, Timestamp, VersionId, VersionKind, VersionNumber,
+};
 use rusqlite::{Row, named_params};
 use serde_json::Value;
 
@@ -194,6 +198,30 @@ pub fn newest_of_image(
     );
     let params = (Text(image_id), architecture);
     tx.first("read the newest version", sql, params, read)
+}
+
+/// Returns the version that stands for each of these images where no other is named: the one that a tag
+/// points at for an architecture, else the newest of all. One query for a whole page; their image
+/// configs are left out, which would be megabytes.
+pub fn standing_for(
+    tx: &ReadTransaction<'_>,
+    images: &[ImageId],
+    tag: &TagName,
+    architecture: &str,
+) -> Result<HashMap<ImageId, VersionRow>, StoreError> {
+    const STANDING: &str = "coalesce( \
+        (SELECT version_id FROM tags WHERE image_id = wanted.value AND tag = ?2 \
+         AND tags.architecture = ?3), \
+        (SELECT id FROM versions WHERE image_id = wanted.value ORDER BY seq DESC LIMIT 1))";
+    let columns = columns!().replace("image_config", "NULL AS image_config");
+    let sql = format!(
+        "SELECT {columns} FROM json_each(?1) AS wanted \
+         CROSS JOIN versions ON versions.id = {STANDING}"
+    );
+    let wanted = serde_json::json!(images).to_string();
+    let params = (wanted, tag.as_str(), architecture);
+    let rows = tx.all("list the versions of images", &sql, params, read)?;
+    Ok(rows.into_iter().map(|row| (row.image_id, row)).collect())
 }
 
 /// Returns the version of an image with a number, for an architecture.

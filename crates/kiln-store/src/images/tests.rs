@@ -361,3 +361,45 @@ fn every_damaged_column_is_an_error_that_names_it() {
         assert_eq!((table, found), ("images", column));
     }
 }
+
+/// Two thousand images, in a list that changes under whoever reads it: what was there before and is
+/// there still is seen once, what went is not missed, and what came is at the end or not yet seen.
+#[test]
+fn pages_are_stable_while_images_come_and_go() {
+    let mut db = Database::new();
+    db.write(|tx| (1..=2_000).try_for_each(|n| add(tx, n)))
+        .unwrap();
+    let filter = ImageFilter::default();
+    let (mut seen, mut gone, mut after) = (Vec::new(), BTreeSet::new(), 0);
+    for round in 1_u128.. {
+        let page = db.read(|tx| page(tx, after, 100, &filter)).unwrap();
+        seen.extend(page.rows.iter().map(|row| row.id));
+        let Some(next) = page.next_after else { break };
+        after = next;
+        // One behind the cursor and one before it go, one comes, one is touched.
+        let [behind, before] = [round * 50, 2_000 - round * 10].map(image_id);
+        db.write(|tx| {
+            for id in [behind, before] {
+                if purge(tx, id)? {
+                    gone.insert(id);
+                }
+            }
+            add(tx, 10_000 + round)?;
+            touch(tx, image_id(round * 60), time(7)).map(drop)
+        })
+        .unwrap();
+    }
+
+    let unique: BTreeSet<_> = seen.iter().copied().collect();
+    assert_eq!(unique.len(), seen.len(), "an image was listed twice");
+    let missed: Vec<_> = (1..=2_000)
+        .map(image_id)
+        .filter(|id| !unique.contains(id) && !gone.contains(id))
+        .collect();
+    assert_eq!(missed, []);
+    assert!(seen.len() > 1_900, "{}", seen.len());
+}
+
+fn add(tx: &WriteTransaction<'_>, n: u128) -> Result<(), StoreError> {
+    insert(tx, &image(n, &format!("image-{n}"))).map(drop)
+}

@@ -1,5 +1,6 @@
 use super::*;
 use crate::images;
+use crate::tags;
 use crate::testing::{Database, image_id, time, version, version_id};
 
 fn full(image: u128, n: u128) -> NewVersion {
@@ -248,4 +249,41 @@ fn every_damaged_column_is_an_error_that_names_it() {
         assert_eq!((table, found), ("versions", column));
         assert_eq!(key, version_id(1).to_string());
     }
+}
+
+#[test]
+fn a_page_of_images_has_the_versions_that_stand_for_them() {
+    let mut db = filled();
+    db.add_image(3, "empty");
+    let [first, second, foreign] = [full(1, 1), full(1, 2), version(2, 3, "arm64")];
+    insert_all(&mut db, &[first.clone(), second.clone(), foreign.clone()]);
+    let latest = TagName::latest();
+    db.write(|tx| {
+        tags::set(tx, image_id(1), &latest, version_id(1), time(1))?;
+        tags::set(
+            tx,
+            image_id(1),
+            &"old".parse().unwrap(),
+            version_id(1),
+            time(1),
+        )
+    })
+    .unwrap();
+    let images = [image_id(1), image_id(2), image_id(3), image_id(4)];
+
+    let found = db
+        .read(|tx| standing_for(tx, &images, &latest, "amd64"))
+        .unwrap();
+    let tagged = db
+        .read(|tx| tags::of_versions(tx, &[version_id(1), version_id(2)]))
+        .unwrap();
+
+    // The tag decides; without one the newest does, of whatever architecture.
+    assert_eq!(found.len(), 2);
+    assert_eq!(found[&image_id(1)].id, first.id);
+    assert_eq!(found[&image_id(1)].image_config, None);
+    assert_eq!(found[&image_id(1)].boot, first.boot);
+    assert_eq!(found[&image_id(2)].id, foreign.id);
+    let names: Vec<_> = tagged.iter().map(|row| row.tag.as_str()).collect();
+    assert_eq!(names, ["latest", "old"]);
 }
