@@ -16,7 +16,7 @@ use crate::time_span::TimeSpan;
 use crate::{
     alias, audit, checkout, copy, daemon, demo, doctor, event, export, image, import, instance,
     kernel, logs, operation, org, outdated, pull, push, reference, register, registry, removal,
-    rpc, run, stop, sync, user,
+    rpc, run, stop, storage, sync, user,
 };
 
 /// Turns OCI images into bootable microVM images and looks after them.
@@ -170,6 +170,15 @@ pub(crate) enum Command {
     /// List what happened
     #[command(subcommand, hide = true)]
     Event(event::Command),
+    /// Tell what takes room on the disk, and what of it a prune would free
+    Df(storage::UsageArguments),
+    /// Tell what a blob, a layer, a directory or an image is, and what keeps it on the disk
+    Why(storage::WhyArguments),
+    /// Remove what nothing needs: of the cache, and images forgotten long enough ago
+    Prune(storage::PruneArguments),
+    /// Tell about what lies on the disk, and remove of it
+    #[command(subcommand, hide = true)]
+    Storage(storage::Command),
     /// Tell who you are to the daemon
     Whoami,
     /// List users, name them and give them roles
@@ -236,6 +245,10 @@ impl Command {
             Self::Events(arguments) | Self::Event(event::Command::List(arguments)) => {
                 event::list(arguments, session).await
             }
+            Self::Df(arguments) => storage::usage(arguments, session).await,
+            Self::Why(arguments) => storage::why(arguments, session).await,
+            Self::Prune(arguments) => storage::prune(arguments, session).await,
+            Self::Storage(command) => command.run(session).await,
             Self::Whoami => user::whoami(session).await,
             Self::User(command) => command.run(session).await,
             Self::Org(command) => command.run(session).await,
@@ -346,6 +359,9 @@ mod tests {
             kiln_api::org::List::NAME,
             kiln_api::org::Remove::NAME,
             kiln_api::org::RemoveMember::NAME,
+            kiln_api::storage::GetUsage::NAME,
+            kiln_api::storage::GetWhy::NAME,
+            kiln_api::storage::Prune::NAME,
             kiln_api::user::Add::NAME,
             kiln_api::user::Get::NAME,
             kiln_api::user::GetWhoami::NAME,
@@ -414,6 +430,10 @@ mod tests {
             "events",
             "event list",
             "daemon info",
+            "df",
+            "why",
+            "prune",
+            "storage df",
             "whoami",
             "user ls",
             "user show",

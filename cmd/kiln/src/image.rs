@@ -15,7 +15,7 @@ use crate::session::Session;
 use crate::text::{cell, or_dash, size, time};
 use crate::{
     alias, checkout, export, image_open, import, lease, metadata, outdated, pages, pull, push,
-    register, removal, scan,
+    register, removal, scan, storage,
 };
 
 /// What there is to do with images.
@@ -72,6 +72,8 @@ pub(crate) enum Command {
     /// Remove images for good, by id
     #[command(alias = "purge_by_id")]
     PurgeById(removal::PurgeByIdArguments),
+    /// Tell what a blob, a layer, a directory or an image is, and what keeps it on the disk
+    Why(storage::WhyArguments),
     /// Give an image another name
     Alias(alias::AddArguments),
     /// Take aliases away; their images stay
@@ -175,6 +177,7 @@ impl Command {
             Self::Restore(arguments) => removal::restore(arguments, session).await,
             Self::Purge(arguments) => removal::purge(arguments, session).await,
             Self::PurgeById(arguments) => removal::purge_by_id(arguments, session).await,
+            Self::Why(arguments) => storage::why(arguments, session).await,
             Self::Alias(arguments) => alias::add(arguments, session).await,
             Self::Dealias(arguments) => alias::remove(arguments, session).await,
             Self::Lease(arguments) => lease::take(arguments, session).await,

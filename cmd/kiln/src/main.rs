@@ -51,6 +51,7 @@ mod scratch;
 mod secret;
 mod session;
 mod stop;
+mod storage;
 mod surroundings;
 mod sync;
 mod text;

@@ -37,6 +37,43 @@ impl FromStr for TimeSpan {
     }
 }
 
+/// Longest accepted age: a hundred years.
+const MAX_AGE_SECONDS: u64 = 36_500 * 24 * 60 * 60;
+
+/// How long something is ago: from nothing to a hundred years.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Age(u64);
+
+/// Why a text is not an age.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AgeError;
+
+impl std::fmt::Display for AgeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("write it like 12h, 30d or 0s, at most 36500d")
+    }
+}
+
+impl std::error::Error for AgeError {}
+
+impl Age {
+    pub(crate) fn seconds(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Age {
+    type Err = AgeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let seconds = with_units(text).filter(|_| !text.is_empty());
+        match seconds {
+            Some(seconds @ 0..=MAX_AGE_SECONDS) => Ok(Self(seconds)),
+            _ => Err(AgeError),
+        }
+    }
+}
+
 fn with_units(text: &str) -> Option<u64> {
     let mut seconds: u64 = 0;
     let mut digits = String::new();
@@ -83,6 +120,22 @@ mod tests {
         for (text, want) in cases {
             let got = text.parse::<TimeSpan>().ok().map(|span| span.0.as_secs());
             assert_eq!(got, want, "parsing {text:?}");
+        }
+    }
+
+    #[test]
+    fn an_age_says_its_unit() {
+        let cases = [
+            ("0s", Some(0)),
+            ("30d", Some(30 * 86_400)),
+            ("36500d", Some(36_500 * 86_400)),
+            ("36501d", None),
+            ("30", None),
+            ("", None),
+            ("-1d", None),
+        ];
+        for (text, want) in cases {
+            assert_eq!(text.parse::<Age>().ok().map(Age::seconds), want, "{text:?}");
         }
     }
 }

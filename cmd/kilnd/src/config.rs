@@ -6,6 +6,7 @@
 mod audit;
 mod image_limits;
 mod patience;
+mod rates;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use self::audit::{Audit, AuditTable};
 use self::patience::{Patience, PatienceTable};
+use self::rates::Rates;
 use crate::places::Places;
 use crate::webhooks::{RuleTable, Webhooks, WebhooksError, WebhooksTable};
 
@@ -77,6 +79,7 @@ pub(crate) struct Config {
     pub(crate) max_operations: Valued<u32>,
     pub(crate) decode_threads: Valued<usize>,
     pub(crate) build_threads: Valued<usize>,
+    pub(crate) rates: Rates,
     pub(crate) insecure_registries: Valued<Vec<String>>,
     pub(crate) ca_files: Valued<Vec<PathBuf>>,
     /// What the CA files hold, read once at start.
@@ -160,6 +163,8 @@ struct LimitsTable {
     max_operations: Option<u32>,
     decode_threads: Option<usize>,
     build_threads: Option<usize>,
+    costly_calls_burst: Option<u32>,
+    costly_calls_per_minute: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -358,6 +363,7 @@ impl Config {
             max_operations: Valued::default(64),
             decode_threads: Valued::default(cores),
             build_threads: Valued::default(cores.div_ceil(2)),
+            rates: Rates::default(),
             insecure_registries: Valued::default(Vec::new()),
             ca_files: Valued::default(Vec::new()),
             ca_pem: Vec::new(),
@@ -407,6 +413,11 @@ impl Config {
         self.max_operations.set(file.limits.max_operations, &origin);
         self.decode_threads.set(file.limits.decode_threads, &origin);
         self.build_threads.set(file.limits.build_threads, &origin);
+        self.rates.apply(
+            file.limits.costly_calls_burst,
+            file.limits.costly_calls_per_minute,
+            &origin,
+        );
         match file.registry {
             RegistryPart::Rules => self.has_own_rules = true,
             RegistryPart::Table(table) => self.apply_registries(*table, &origin),
@@ -525,6 +536,7 @@ impl Config {
                 absolute(key, valued, path)?;
             }
         }
+        self.rates.check()?;
         self.audit.check()?;
         image_limits::check(&self.image_limits)?;
         self.patience.check()?;
@@ -550,6 +562,8 @@ impl Config {
             let shown = paths.iter().map(|path| path.display().to_string());
             list(shown.collect())
         };
+        let rates = self.rates.keys();
+        let rates = rates.map(|(key, valued)| row(key, valued, u32::to_string));
         let patience = self.patience.keys();
         let patience = patience.map(|(key, valued)| row(key, valued, u64::to_string));
         let mut rows = vec![
@@ -634,6 +648,7 @@ impl Config {
                 list(rules.iter().map(RuleTable::shown).collect())
             }),
         ];
+        rows.extend(rates);
         rows.extend(patience);
         rows
     }

@@ -1,4 +1,5 @@
-//! SIGHUP: what is configured about registries is read anew, and holds from then on.
+//! SIGHUP: what is configured about registries, and how many costly calls users may make, is read
+//! anew, and holds from then on.
 //!
 //! Work under way keeps what it began with. A configuration that cannot be read changes nothing.
 //! Everything else that is configured is decided at start: a change there is told, and waits.
@@ -8,18 +9,20 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use kiln_api::daemon::Setting;
+use kiln_rpc::Rates;
 use kiln_service::{DaemonDesk, Remotes};
 use tokio::signal::unix::Signal;
 
 use crate::run::Loaded;
 
 /// Settings that hold as soon as they are read.
-const LIVE: &str = "registries.";
+const LIVE: [&str; 2] = ["registries.", "limits.costly_calls_"];
 
 /// What a new configuration is handed to.
 #[derive(Debug)]
 pub(crate) struct Reloading {
     pub(crate) remotes: Arc<Remotes>,
+    pub(crate) rates: Rates,
     pub(crate) daemon: Arc<DaemonDesk>,
     /// The settings in force.
     pub(crate) settings: Vec<Setting>,
@@ -63,9 +66,10 @@ impl Reloading {
             tracing::warn!(problem, "passed over");
         }
         self.settings.clone_from(&settings);
+        self.rates.set(loaded.config.rates.limit());
         self.remotes.replace(loaded.surroundings.network);
         self.daemon.tell_config(settings);
-        tracing::info!("the configuration of registries was read anew");
+        tracing::info!("the configuration was read anew");
     }
 }
 
@@ -75,7 +79,7 @@ fn merged(old: &[Setting], new: Vec<Setting>) -> (Vec<Setting>, Vec<String>) {
     let merged = new.into_iter().map(|setting| {
         let before = old.iter().find(|before| before.key == setting.key);
         match before {
-            Some(before) if !setting.key.starts_with(LIVE) => {
+            Some(before) if !LIVE.iter().any(|live| setting.key.starts_with(live)) => {
                 if before.value != setting.value {
                     waiting.push(setting.key);
                 }

@@ -16,13 +16,14 @@ use kiln_domain::access::Actor;
 use kiln_domain::{Architecture, Timestamp};
 use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_registry::routes::Network;
-use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Ledger, Limits, Server, bind};
+use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Ledger, Limits, Rates, Server, bind};
 use kiln_service::{
     Aliases, Audit, BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher,
     GuestInitrds, HostFiles, Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources,
     Kernels, Leases, Metadata, Naming, Operations, Orgs, Partials, Pool, Pulls, PurgeFiles, Purges,
     Records, Registries, Remotes, Retention, Roles, RootfsDigests, SnapshotSchedule, Snapshots,
-    Spare, SystemClock, SystemLogins, Transfers, Users, Webhooks, open_database, recover,
+    Spare, Storage, StorageFiles, SystemClock, SystemLogins, Transfers, Users, Webhooks,
+    open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
 use kiln_vault::Vault;
@@ -113,15 +114,18 @@ pub(crate) async fn serve(
     let ledger = shared.ledger.clone();
     let desks = desks(&config, opened, shared, recovered.clone());
     let webhooks = webhooks(&config, &store, &clock, &desks);
+    let rates = Rates::new(config.rates.limit());
     let reloading = Reloading {
         remotes,
+        rates: rates.clone(),
         daemon: desks.daemon.clone(),
         settings,
     };
     let reloading = reloading.run(hangups, load);
     let uid = rustix::process::geteuid().as_raw();
     let door = open_webhooks(&config).await?;
-    let server = Server::new(desks.table()?, Limits::default(), uid, ledger.clone())?;
+    let limits = Limits::default();
+    let server = Server::new(desks.table()?, limits, rates, uid, ledger.clone())?;
     let (stop, stopped) = watch::channel(false);
     let files = files_socket.serve(host_files, stopped.clone());
     let digests = digests.run(stopped.clone());
@@ -294,6 +298,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         ledger,
     } = shared;
     let Ledger { roles, audit } = ledger;
+    let on_disk = storage_files(config, &opened);
     let Opened {
         store,
         artifacts,
@@ -301,8 +306,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         cache,
         bases,
     } = opened;
-    let state = &config.state_dir.value;
-    let images = state.join("images");
+    let images = config.state_dir.value.join("images");
     let initrds = GuestInitrds::new(config.guest_init.value.clone(), bases);
     let architecture = host_architecture();
     let look_pool = Pool::new("look", LOOKS_AT_A_TIME);
@@ -316,6 +320,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         kiln_service::LayerLimits::default(),
     ));
     let naming = naming(config);
+    let purged = PurgeFiles::new(artifacts.clone(), images.clone(), Pool::new("purge", 1));
     let records = Records {
         store: store.clone(),
         board: board.clone(),
@@ -351,7 +356,15 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         ),
         aliases: Arc::new(Aliases::new(store.clone(), clock.clone(), naming)),
         leases: Arc::new(Leases::new(store.clone(), clock.clone(), naming)),
-        purges: purges(&store, &clock, naming, artifacts, images),
+        storage: Arc::new(Storage::new(
+            store.clone(),
+            clock.clone(),
+            naming,
+            on_disk,
+            fetcher.needs(),
+            purged.clone(),
+        )),
+        purges: Arc::new(Purges::new(store.clone(), clock.clone(), naming, purged)),
         instances: Arc::new(Instances::new(
             store.clone(),
             clock.clone(),
@@ -429,15 +442,16 @@ fn naming(config: &Config) -> Naming {
     }
 }
 
-fn purges(
-    store: &Store,
-    clock: &Arc<dyn Clock>,
-    naming: Naming,
-    artifacts: Artifacts,
-    images: PathBuf,
-) -> Arc<Purges> {
-    let files = PurgeFiles::new(artifacts, images, Pool::new("purge", 1));
-    Arc::new(Purges::new(store.clone(), clock.clone(), naming, files))
+/// Says where things lie, for who looks at all of them.
+fn storage_files(config: &Config, opened: &Opened) -> StorageFiles {
+    StorageFiles {
+        state: config.state_dir.value.clone(),
+        artifacts: opened.artifacts.clone(),
+        catalogue: opened.catalogue.clone(),
+        cache: opened.cache.clone(),
+        bases: opened.bases.clone(),
+        pool: Pool::new("storage", 2),
+    }
 }
 
 /// Says what does not change while the daemon runs.

@@ -54,6 +54,8 @@ codes! {
             "The request is larger than the daemon takes.", "Send less in one call; the limits are in SECURITY.md.";
         TOO_SLOW = "request.too_slow", Timeout, later,
             "The request did not arrive as a whole in the time the daemon waits for one.", "Send the body at once; the limits are in SECURITY.md.";
+        RATE_LIMITED = "request.rate_limited", Unavailable, later,
+            "The user has made as many costly calls as one may in a while.", "Call again after `retry_after_seconds`; docs/operations.md lists the calls and the setting.";
         NEEDS_WEBSOCKET = "request.needs_websocket", Invalid, never,
             "Subscriptions exist on WebSocket connections only.", "Connect by WebSocket, or call operation.wait.";
         DENIED = "request.denied", Denied, never,
@@ -344,6 +346,8 @@ codes! {
             "The disk has no space left, or less than a pull needs.", "Free some space and call again; nothing half-made was kept.";
         FAILED = "storage.failed", Internal, later,
             "Reading or writing Kiln's own files failed.", "Look at the cause and at the machine's disk.";
+        NOT_FOUND = "storage.not_found", NotFound, never,
+            "Nothing on the disk, or nothing that the caller may see, has that digest, id, name or path.", "List what is there with `kiln df -v`.";
         DATABASE_FAILED = "storage.database_failed", Internal, later,
             "The database refused or failed.", "Look at the cause and at the daemon's log.";
     }

@@ -26,7 +26,7 @@ pub struct Failure {
     pub hint: Option<Hint>,
     /// Whether the same call may succeed later without a change.
     pub retryable: bool,
-    /// How long a registry asks to wait before it is asked again, where it says so.
+    /// How long to wait before the call is made again, where the daemon, or a registry, says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_seconds: Option<u64>,
     /// The HTTP status that says the same.

@@ -27,7 +27,7 @@ method! {
     /// See [`PullParams`].
     Pull = "image.pull",
     "Pulls an OCI image and builds a bootable image from it.",
-    (PullParams) -> Outcome, Make,
+    (PullParams) -> Outcome, Make costly,
     [
         codes::source::NOT_FOUND, codes::source::AMBIGUOUS, codes::source::UNREADABLE,
         codes::source::INVALID_PLATFORM, codes::source::PLATFORM_NOT_FOUND,
@@ -52,7 +52,7 @@ method! {
     /// See [`RegisterParams`].
     Register = "image.register",
     "Takes an existing root filesystem and a kernel into Kiln's care as an image.",
-    (RegisterParams) -> Outcome, Make,
+    (RegisterParams) -> Outcome, Make costly,
     [
         codes::image::ALREADY_EXISTS, codes::image::NAME_RESERVED, codes::rootfs::NOT_EXT4,
         codes::kernel::REQUIRED, codes::kernel::CHOICE_CONFLICT, codes::kernel::NOT_FOUND,

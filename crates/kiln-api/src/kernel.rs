@@ -14,7 +14,7 @@ method! {
     /// See [`ImportParams`].
     Import = "kernel.import",
     "Takes a kernel, and what belongs to it, into the catalogue under a name.",
-    (ImportParams) -> Kernel, Make,
+    (ImportParams) -> Kernel, Make costly,
     [
         codes::kernel::NAME_INVALID, codes::kernel::ALREADY_EXISTS, codes::kernel::UNRECOGNISED,
         codes::kernel::BROKEN_PACKAGE, codes::kernel::BROKEN_MODULES, codes::kernel::BROKEN_CONFIG,
@@ -28,7 +28,7 @@ method! {
     /// See [`PullParams`].
     Pull = "kernel.pull",
     "Takes a kernel from a registry or a URL into the catalogue under a name.",
-    (PullParams) -> PullOutcome, Make,
+    (PullParams) -> PullOutcome, Make costly,
     [
         codes::kernel::NAME_INVALID, codes::kernel::ALREADY_EXISTS, codes::kernel::REQUIRED,
         codes::kernel::CHOICE_CONFLICT, codes::kernel::DIGEST_REQUIRED,

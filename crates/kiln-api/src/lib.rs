@@ -25,6 +25,7 @@ pub mod page;
 pub mod reference_docs;
 pub mod registry;
 pub mod spellings;
+pub mod storage;
 pub mod transfer;
 pub mod user;
 
@@ -32,4 +33,4 @@ pub use code::{Class, Code};
 pub use destination::destination;
 pub use failure::{Failure, Hint};
 pub use host_file::{HandleError, HandleId, HostFile};
-pub use method::{Description, Method};
+pub use method::{Cost, Description, Method};

@@ -19,12 +19,24 @@ pub trait Method {
     const SUMMARY: &'static str;
     /// What calling it takes; the door asks before it reads a parameter.
     const RIGHT: Right;
+    /// What a call costs the daemon; the door counts costly ones.
+    const COST: Cost;
     /// The codes a caller should be ready for, beside those every method may answer with.
     const ERRORS: &'static [Code];
     /// What the caller sends.
     type Params: Serialize + DeserializeOwned + JsonSchema + Send + 'static;
     /// What the caller gets.
     type Result: Serialize + DeserializeOwned + JsonSchema + Send + 'static;
+}
+
+/// What a call costs the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cost {
+    /// A look at the store, or a change of it.
+    Light,
+    /// It begins long work, asks many hosts, or looks at everything on the disk: one user may make so
+    /// many in a while.
+    Costly,
 }
 
 /// A method's description without its types: what documents are printed from.
@@ -36,6 +48,8 @@ pub struct Description {
     pub summary: &'static str,
     /// What calling it takes.
     pub right: Right,
+    /// What a call costs the daemon.
+    pub cost: Cost,
     /// The codes a caller should be ready for.
     pub errors: &'static [Code],
     /// JSON Schema of the parameters.
@@ -62,6 +76,7 @@ impl Description {
             name: M::NAME,
             summary: M::SUMMARY,
             right: M::RIGHT,
+            cost: M::COST,
             errors: M::ERRORS,
             params: schema_of::<M::Params>(),
             result: schema_of::<M::Result>(),
@@ -111,10 +126,10 @@ pub(crate) const fn counted(lists: &[&[Code]]) -> usize {
     count
 }
 
-/// Declares a method: its type, name, summary, parameters, result, right and codes, of which whole
-/// groups may be added by name.
+/// Declares a method: its type, name, summary, parameters, result, right, `costly` where a call is, and
+/// codes, of which whole groups may be added by name.
 macro_rules! method {
-    ($(#[$doc:meta])* $type:ident = $name:literal, $summary:literal, ($params:ty) -> $result:ty, $right:ident, [$($code:expr),* $(,)?] $(+ $group:path)*) => {
+    ($(#[$doc:meta])* $type:ident = $name:literal, $summary:literal, ($params:ty) -> $result:ty, $right:ident $($cost:ident)?, [$($code:expr),* $(,)?] $(+ $group:path)*) => {
         $(#[$doc])*
         #[doc = $summary]
         #[derive(Clone, Copy, Debug)]
@@ -124,6 +139,7 @@ macro_rules! method {
             const NAME: &'static str = $name;
             const SUMMARY: &'static str = $summary;
             const RIGHT: kiln_domain::access::Right = kiln_domain::access::Right::$right;
+            const COST: $crate::method::Cost = $crate::method::cost!($($cost)?);
             const ERRORS: &'static [$crate::code::Code] = {
                 const LISTS: &[&[$crate::code::Code]] = &[&[$($code),*], $($group),*];
                 &$crate::method::joined::<{ $crate::method::counted(LISTS) }>(LISTS)
@@ -134,4 +150,14 @@ macro_rules! method {
     };
 }
 
-pub(crate) use method;
+/// Reads the word of a declaration that says what a call costs.
+macro_rules! cost {
+    () => {
+        $crate::method::Cost::Light
+    };
+    (costly) => {
+        $crate::method::Cost::Costly
+    };
+}
+
+pub(crate) use {cost, method};

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::code::Code;
-use crate::method::Description;
+use crate::method::{Cost, Description};
 use crate::spellings;
 
 /// Makes the document that `rpc.discover` answers with.
@@ -50,6 +50,9 @@ fn method(description: &Description) -> Value {
         "result": { "name": "result", "schema": description.result },
         "errors": description.errors.iter().map(error).collect::<Vec<_>>(),
     });
+    if description.cost == Cost::Costly {
+        method["x-costly"] = json!(true);
+    }
     if let Some(subscription) = description.subscription {
         method["x-subscription"] = json!({
             "notification": subscription.notification,

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::code::Class;
 use crate::codes;
-use crate::method::Description;
+use crate::method::{Cost, Description};
 use crate::spellings;
 
 /// Prints `docs/errors.md`.
@@ -81,6 +81,12 @@ fn method(page: &mut String, description: &Description) {
             page,
             "\nA subscription: items come as `{}`; `{}` ends it.",
             subscription.notification, subscription.unsubscribe
+        );
+    }
+    if description.cost == Cost::Costly {
+        let _ = writeln!(
+            page,
+            "\nCostly: one user may make so many of these calls in a while (`request.rate_limited`)."
         );
     }
     fields(page, "Parameters", description.params.as_value());

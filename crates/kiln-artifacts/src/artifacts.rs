@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_files::{Directory, FileError};
+use kiln_files::{Counted, Directory, FileError, Usage};
 use rustix::fs::FileType;
 
 use crate::error::ArtifactError;
@@ -27,6 +27,28 @@ pub enum Removal {
     Removed,
     /// There was none.
     Absent,
+}
+
+/// What stands in the directory of artifact directories.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// What it is.
+    pub kind: StandingKind,
+    /// Its name.
+    pub name: OsString,
+    /// What it takes, with all below it.
+    pub usage: Usage,
+}
+
+/// What something there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StandingKind {
+    /// A complete directory of this id.
+    Complete(String),
+    /// One in the making, or on its way out.
+    Unfinished,
+    /// None of ours.
+    Foreign,
 }
 
 /// What a sweep found and did. Each list is sorted.
@@ -126,6 +148,30 @@ impl Artifacts {
     pub fn disk_bytes(&self, id: &str) -> Result<u64, ArtifactError> {
         check_id(id)?;
         Ok(self.images.disk_bytes(id.as_ref())?)
+    }
+
+    /// Tells what everything here takes, in the order of names. What `counted` has seen under another
+    /// name takes nothing more.
+    pub fn survey(&self, counted: &mut Counted) -> Result<Vec<Standing>, ArtifactError> {
+        let mut standing = Vec::new();
+        for name in self.images.names()? {
+            let kind = match Leftover::of(&name) {
+                Some(Leftover::Complete(id)) => StandingKind::Complete(id.to_owned()),
+                Some(Leftover::Staging(_) | Leftover::Removing(_) | Leftover::Unanswered(_)) => {
+                    StandingKind::Unfinished
+                }
+                None => StandingKind::Foreign,
+            };
+            let usage = self.images.usage_of(&name, counted)?;
+            standing.push(Standing { kind, name, usage });
+        }
+        Ok(standing)
+    }
+
+    /// Tells what a published directory takes; nothing where there is none.
+    pub fn usage_of(&self, id: &str, counted: &mut Counted) -> Result<Usage, ArtifactError> {
+        check_id(id)?;
+        Ok(self.images.usage_of(id.as_ref(), counted)?)
     }
 
     /// Removes a published directory. It is gone under its name, durably, before its files are

@@ -21,7 +21,7 @@ mod error;
 pub mod names;
 mod staging;
 
-pub use artifacts::{Artifacts, Removal, Swept};
+pub use artifacts::{Artifacts, Removal, Standing, StandingKind, Swept};
 pub use error::ArtifactError;
 pub use kiln_files::{Copied, CopyMethod, FileError, read_only};
 pub use staging::{Published, Staging};

@@ -20,7 +20,7 @@ use crate::partial::{self, Partial, PartialName};
 const MAX_LINK_BYTES: u64 = 80;
 
 /// Bytes of one unit in which the kernel counts allocated space (`stat(2)`).
-const STAT_BLOCK_BYTES: u64 = 512;
+pub(crate) const STAT_BLOCK_BYTES: u64 = 512;
 
 /// The cache directory. Cheap to clone; holds nothing open.
 #[derive(Clone, Debug)]
@@ -438,6 +438,19 @@ impl Cache {
 
     pub(crate) fn ingest_directory(&self) -> &Path {
         &self.ingest
+    }
+
+    pub(crate) fn blobs_directory(&self) -> &Path {
+        &self.blobs
+    }
+
+    pub(crate) fn links_directory(&self) -> &Path {
+        &self.links
+    }
+
+    /// Where packs are: those of this boot first.
+    pub(crate) fn pack_directories(&self) -> [&Path; 2] {
+        [&self.packs, &self.unverified]
     }
 
     pub(crate) fn pack_path(&self, diff_id: &Digest) -> PathBuf {

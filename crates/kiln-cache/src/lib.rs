@@ -19,9 +19,11 @@ mod files;
 mod ingest;
 mod pack;
 mod partial;
+mod survey;
 
 pub use cache::{Blob, Cache, CachedPack, Discarded, Swept, Usage};
 pub use error::CacheError;
 pub use ingest::{Ingest, IngestError, TooLong};
 pub use pack::PendingPack;
 pub use partial::PartialName;
+pub use survey::{Entry, EntryKind, Gone};

@@ -166,6 +166,15 @@ pub(crate) fn remove_unused(path: &Path) -> Result<bool, CacheError> {
     }
 }
 
+/// Says whether somebody is writing the partial at `path`.
+pub(crate) fn is_locked(path: &Path) -> bool {
+    match files::open_regular(path) {
+        // A shared lock is had unless somebody writes, and is gone when the file is closed.
+        Ok(Some((file, _))) => flock(&file, FlockOperation::NonBlockingLockShared).is_err(),
+        Ok(None) | Err(_) => false,
+    }
+}
+
 /// Opens what is at `path`; what is no partial of ours is removed, and then there is none.
 fn open_or_create(path: &Path) -> Result<Option<File>, CacheError> {
     if let Some(parent) = path.parent() {

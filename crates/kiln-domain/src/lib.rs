@@ -20,6 +20,7 @@ mod registry_name;
 mod size;
 mod source;
 mod states;
+pub mod storage;
 mod tag_rules;
 mod text;
 mod timestamp;

@@ -21,7 +21,7 @@ use crate::error::{FileError, at};
 
 /// Deepest nesting that is walked. Module trees have about ten levels; the limit keeps the
 /// recursion, and the open descriptors it holds, small.
-const MAX_DEPTH: usize = 64;
+pub(crate) const MAX_DEPTH: usize = 64;
 
 /// Permission bits that would let somebody other than the owner write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;

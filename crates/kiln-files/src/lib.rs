@@ -18,6 +18,7 @@ mod error;
 mod kept;
 mod new_file;
 mod passing;
+mod usage;
 
 pub use copy::{Copied, CopyMethod};
 pub use directory::{Directory, read_only};
@@ -25,3 +26,4 @@ pub use error::{FileError, at, is_no_space};
 pub use kept::{KeptError, open_kept, read_kept, read_kept_text};
 pub use new_file::{Existing, NewFile};
 pub use passing::{Passing, kernel_copies_pay};
+pub use usage::{Counted, Usage};

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use kiln_domain::Digest;
-use kiln_files::{Directory, FileError, at};
+use kiln_files::{Counted, Directory, FileError, Usage, at};
+use rustix::fs::FileType;
 
 use crate::initrd::{BaseInitrd, InitrdError};
 
@@ -80,6 +81,42 @@ impl BaseInitrds {
             directory.remove(&name)?;
         }
         Ok(())
+    }
+
+    /// Tells what each base takes, by its name. What is on its way in is none yet.
+    pub fn survey(&self) -> Result<Vec<(String, Usage)>, FileError> {
+        let directory = self.directory()?;
+        let mut counted = Counted::default();
+        let mut bases = Vec::new();
+        for name in directory.names()? {
+            let Some(text) = name.to_str().filter(|name| !name.ends_with(PARTIAL_SUFFIX)) else {
+                continue;
+            };
+            bases.push((text.to_owned(), directory.usage_of(&name, &mut counted)?));
+        }
+        Ok(bases)
+    }
+
+    /// Removes a base, and tells how many bytes of the disk went with it; `None` when there is none.
+    /// Whoever needs it makes it again.
+    pub fn discard(&self, name: &str) -> Result<Option<u64>, FileError> {
+        let directory = self.directory()?;
+        let Some(stat) = directory.stat(name.as_ref())? else {
+            return Ok(None);
+        };
+        let mut counted = Counted::default();
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if !is_file {
+            return Ok(None);
+        }
+        directory.remove(name.as_ref())?;
+        let frees = counted.usage_of(&stat).disk_bytes;
+        Ok(Some(if stat.st_nlink > 1 { 0 } else { frees }))
+    }
+
+    /// Tells where the bases are.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Opens the directory, which may have been deleted since it was made.

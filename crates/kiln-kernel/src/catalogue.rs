@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use kiln_files::{Directory, FileError, at};
+use kiln_files::{Counted, Directory, FileError, Usage, at};
 use rustix::fs::FileType;
 
 use crate::config::{ConfigError, KernelConfig};
@@ -87,6 +87,17 @@ pub enum Import {
         /// The initial RAM disk, open for reading.
         initrd: Option<File>,
     },
+}
+
+/// What stands in the directory of kernels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its name.
+    pub name: OsString,
+    /// Whether it is a kernel; else it is one in the making or on its way out, or none of ours.
+    pub is_kernel: bool,
+    /// What it takes, with all below it.
+    pub usage: Usage,
 }
 
 /// What a removal found.
@@ -251,6 +262,20 @@ impl Catalogue {
             }
         }
         Ok(kernels)
+    }
+
+    /// Tells what every name here takes, kernels and others, with whether it is a kernel's. What
+    /// `counted` has seen under another name takes nothing more.
+    pub fn survey(&self, counted: &mut Counted) -> Result<Vec<Standing>, CatalogueError> {
+        let mut standing = Vec::new();
+        for name in self.kernels.names()? {
+            standing.push(Standing {
+                is_kernel: self.is_kernel(&name)?,
+                usage: self.kernels.usage_of(&name, counted)?,
+                name,
+            });
+        }
+        Ok(standing)
     }
 
     /// Notes, durably, that a kernel is about to be removed: for before its record goes, so that a

@@ -57,7 +57,7 @@ mod wanted;
 
 pub use archive::ArchiveError;
 pub use bases::BaseInitrds;
-pub use catalogue::{Catalogue, CatalogueError, Import, Kernel, Listed, Removal, Swept};
+pub use catalogue::{Catalogue, CatalogueError, Import, Kernel, Listed, Removal, Standing, Swept};
 pub use check::{Boots, KnownKernel, Monitor, Reason, Verdict, Weight, check};
 pub use config::{ConfigError, Feature, KernelConfig};
 pub use cpio::{CpioEntry, CpioError, CpioLimits, CpioNode, CpioWriter};

@@ -4,7 +4,7 @@
 //! What the calls do is not here, nor what is refused before it is a call at all.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,12 +16,13 @@ use jsonrpsee::server::MethodResponse;
 use jsonrpsee::types::error::METHOD_NOT_FOUND_CODE;
 use jsonrpsee::types::{ErrorObjectOwned, Id, Request};
 use kiln_api::{Code, Failure, codes};
-use kiln_domain::access::{Actor, Right, may_call};
+use kiln_domain::access::{Actor, Right, Role, may_call};
 use kiln_service::ConnectionId;
 
 use serde_json::value::RawValue;
 
 use crate::ledger::{Entry, Ledger};
+use crate::rates::Rates;
 use crate::{claims, refusal, spellings};
 
 /// Who made a call, and its number.
@@ -50,6 +51,8 @@ pub(crate) struct Names {
     pub(crate) subscriptions: Vec<&'static str>,
     /// What methods take; ending a subscription takes nothing.
     pub(crate) rights: HashMap<&'static str, Right>,
+    /// Methods whose calls are counted.
+    pub(crate) costly: HashSet<&'static str>,
 }
 
 /// Numbers, times, logs and keeps every call of one connection, and lets in what may be called.
@@ -59,6 +62,8 @@ pub(crate) struct Door<S> {
     pub(crate) names: Arc<Names>,
     /// Who callers are, and what they did.
     pub(crate) ledger: Ledger,
+    /// What users have left of their costly calls.
+    pub(crate) rates: Rates,
     /// Who the kernel says is at the other end; its role is looked up for each call.
     pub(crate) peer: Actor,
     pub(crate) connection: ConnectionId,
@@ -166,7 +171,10 @@ where
             let params = request.params.as_ref().map(|params| params.get());
             Entry::begin(&self.ledger, &identified, right, params, &caller.request_id)
         });
-        let response = match in_our_words.and_then(|()| admit(&mut request, &caller.actor, right)) {
+        let admitted = in_our_words
+            .and_then(|()| admit(&mut request, &caller.actor, right))
+            .and_then(|()| self.count(&caller.actor, right));
+        let response = match admitted {
             Ok(()) => {
                 request.extensions.insert(caller.clone());
                 let call = self.inner.call(request);
@@ -182,6 +190,21 @@ where
             entry.end(&response).await;
         }
         response
+    }
+}
+
+impl<S> Door<S> {
+    /// Counts a costly call, and refuses one too many. Superadmins look after the host, and a daemon of
+    /// one user's own has no other.
+    fn count(&self, actor: &Actor, right: Option<(&'static str, Right)>) -> Result<(), Failure> {
+        match right {
+            Some((method, _))
+                if self.names.costly.contains(method) && actor.role != Role::Superadmin =>
+            {
+                self.rates.admit(actor.uid, method, Instant::now())
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use jsonrpsee::server::{
 use kiln_domain::access::Actor;
 use kiln_service::{
     Aliases, Audit, ConnectionId, DaemonDesk, Events, Images, Instances, Kernels, Leases, Metadata,
-    Operations, Orgs, Pulls, Purges, Registries, Transfers, Users,
+    Operations, Orgs, Pulls, Purges, Registries, Storage, Transfers, Users,
 };
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -27,12 +27,13 @@ use tower::Service as _;
 use crate::connection::Switch;
 use crate::door::{Door, Names, Transport};
 use crate::ledger::Ledger;
+use crate::rates::Rates;
 use crate::socket::BoundSocket;
 use crate::table::Table;
 use crate::upload::{Appetite, Fate, Upload};
 use crate::{
     alias, audit, connection, daemon, event, image, instance, kernel, lease, operation, org,
-    refusal, registry, transfer, user,
+    refusal, registry, storage, transfer, user,
 };
 
 /// How much the door takes, and how long it waits. Every default of jsonrpsee is set on purpose.
@@ -103,6 +104,8 @@ pub struct Desks {
     pub registries: Arc<Registries>,
     /// Sending content to registries.
     pub transfers: Arc<Transfers>,
+    /// What lies on the disk.
+    pub storage: Arc<Storage>,
     /// Long work.
     pub operations: Arc<Operations>,
     /// What happened.
@@ -134,6 +137,7 @@ impl Desks {
         kernel::register(&mut table, &self.kernels)?;
         registry::register(&mut table, &self.registries)?;
         transfer::register(&mut table, &self.transfers)?;
+        storage::register(&mut table, &self.storage)?;
         operation::register(&mut table, &self.operations)?;
         event::register(&mut table, &self.events)?;
         user::register(&mut table, &self.users)?;
@@ -151,6 +155,7 @@ pub struct Server {
     /// Subscriptions that have items to send.
     streams: TaskTracker,
     limits: Limits,
+    rates: Rates,
     daemon_uid: u32,
     ledger: Ledger,
 }
@@ -167,10 +172,12 @@ pub struct Closing {
 }
 
 impl Server {
-    /// Seals a table. `daemon_uid` is the user whose calls have the daemon's own rights.
+    /// Seals a table. `daemon_uid` is the user whose calls have the daemon's own rights; `rates` says
+    /// how many costly calls others may make.
     pub fn new(
         table: Table,
         limits: Limits,
+        rates: Rates,
         daemon_uid: u32,
         ledger: Ledger,
     ) -> Result<Self, RegisterMethodError> {
@@ -181,6 +188,7 @@ impl Server {
             names: Arc::new(names),
             streams,
             limits,
+            rates,
             daemon_uid,
             ledger,
         })
@@ -271,18 +279,19 @@ impl Server {
         let connection = ConnectionId::unique();
         let (builder, methods, names) = (builder.clone(), self.methods.clone(), self.names.clone());
         let handle = stop_handle.clone();
-        let ledger = self.ledger.clone();
+        let (ledger, rates) = (self.ledger.clone(), self.rates.clone());
         let limits = self.limits;
         let max_response_bytes = usize::try_from(limits.max_response_bytes).unwrap_or(usize::MAX);
         let switch = Switch::default();
         let switched = switch.clone();
         let service = service_fn(move |request: HttpRequest<Incoming>| {
             let transport = transport_of(&request);
-            let (names, ledger) = (names.clone(), ledger.clone());
+            let (names, ledger, rates) = (names.clone(), ledger.clone(), rates.clone());
             let door = RpcServiceBuilder::new().layer_fn(move |inner| Door {
                 inner,
                 names: names.clone(),
                 ledger: ledger.clone(),
+                rates: rates.clone(),
                 peer,
                 connection,
                 transport,

@@ -8,7 +8,7 @@ use jsonrpsee::server::RpcModule;
 use jsonrpsee::types::{ErrorObjectOwned, Params};
 use jsonrpsee::{Extensions, Methods};
 use kiln_api::method::Subscription;
-use kiln_api::{Description, Failure, Method, codes, openrpc};
+use kiln_api::{Cost, Description, Failure, Method, codes, openrpc};
 use kiln_domain::access::Actor;
 use kiln_service::ConnectionId;
 use serde::de::DeserializeOwned;
@@ -91,9 +91,13 @@ impl Table {
             .collect();
         let methods: Methods = self.module.into();
         let rights = self.descriptions.iter();
+        let costly = self.descriptions.iter();
+        let costly = costly.filter(|description| description.cost == Cost::Costly);
+        let costly = costly.map(|description| description.name).collect();
         let names = Names {
             methods: methods.method_names().collect(),
             subscriptions,
+            costly,
             rights: rights
                 .map(|description| (description.name, description.right))
                 .collect(),

@@ -20,6 +20,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::part::{Lanes, Whole};
 use crate::cancel::Cancel;
+use crate::needs::{Need, Needed, Needs};
 use crate::watchers::Watchers;
 
 /// How long cancelled operations may take to clean up at a stop. A running system call must
@@ -57,6 +58,8 @@ pub struct Running {
     lanes: Lanes,
     /// What it is a part of.
     whole: Option<Whole>,
+    /// What must stay on the disk until it has ended.
+    needs: Mutex<Vec<Need>>,
 }
 
 /// Why no further operation can start.
@@ -119,6 +122,7 @@ impl Board {
             ended: CancellationToken::new(),
             lanes: Lanes::default(),
             whole: None,
+            needs: Mutex::default(),
         });
         self.lock().insert(id, entry.clone());
         let guard = Entry {
@@ -187,6 +191,7 @@ struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.board.lock().remove(&self.id);
+        self.running.let_go();
         self.running.ended.cancel();
     }
 }
@@ -230,6 +235,19 @@ impl Running {
         if ended.await.is_err() {
             tracing::warn!(operation = %self.id, "a thread is held up in a system call");
         }
+    }
+
+    /// Keeps something on the disk until the operation, or the part of it, has ended: those who
+    /// follow it may keep its entry for longer.
+    pub(crate) fn hold(&self, needs: &Needs, things: impl IntoIterator<Item = Needed>) {
+        let need = needs.note(self.id, things);
+        let mut needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner);
+        needs.push(need);
+    }
+
+    fn let_go(&self) {
+        let mut needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner);
+        needs.clear();
     }
 
     /// Borrows the switch that the work's threads poll: thrown when it is cancelled or given up.

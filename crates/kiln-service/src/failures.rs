@@ -122,6 +122,10 @@ pub(crate) fn artifact_failure(error: &ArtifactError) -> Failure {
     Failure::from_error(code, error)
 }
 
+pub(crate) fn file_failure(error: &FileError) -> Failure {
+    Failure::from_error(full_or_failed(error.is_no_space()), error)
+}
+
 pub(crate) fn kernel_failure(error: &KernelError) -> Failure {
     let code = match error {
         KernelError::NotAKernel

@@ -50,6 +50,7 @@ use self::documents::Documents;
 use crate::blocking::Pool;
 use crate::board::Running;
 use crate::keyed_lock::KeyedLock;
+use crate::needs::{Needed, Needs};
 use crate::remotes::Remotes;
 use crate::seams::{Bootable, BootableTarget, FetchTree, Found, Resolved, SeamFuture, SourceBlob};
 use crate::space::{FetchNeeds, InFlight};
@@ -107,6 +108,8 @@ pub struct Fetcher {
     /// must not hold up the others.
     locks: KeyedLock<(String, Digest)>,
     in_flight: InFlight,
+    /// What operations need of the cache.
+    needs: Needs,
     /// Room for blobs that are on their way to somewhere else.
     passages: Arc<Passages>,
 }
@@ -123,8 +126,14 @@ impl Fetcher {
             limits,
             locks: KeyedLock::default(),
             in_flight: InFlight::default(),
+            needs: Needs::default(),
             passages: Arc::default(),
         }
+    }
+
+    /// Returns what operations need on the disk, for who removes something from there.
+    pub fn needs(&self) -> Needs {
+        self.needs.clone()
     }
 
     pub(crate) async fn open(&self, request: &FetchRequest) -> Result<ImageSource, FetchError> {
@@ -177,7 +186,13 @@ impl Fetcher {
             size_bytes: layer.descriptor.size_bytes,
             diff_id: Some(layer.diff_id),
         });
-        let blobs = [manifest, config].into_iter().chain(layers).collect();
+        let blobs: Vec<SourceBlob> = [manifest, config].into_iter().chain(layers).collect();
+        // Before anybody looks what the cache has of it.
+        let contents = blobs
+            .iter()
+            .flat_map(|blob| [Some(blob.digest), blob.diff_id])
+            .flatten();
+        running.hold(&self.needs, contents.map(Needed::Content));
         documents.keep_all(&resolved).await?;
         Ok(Ok(Resolved {
             source_kind: source_kind(&request.source),

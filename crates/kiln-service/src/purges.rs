@@ -4,6 +4,7 @@
 //! [`files`]. Hiding images, and bringing them back, is in `images`.
 
 mod files;
+mod forgotten;
 mod retention;
 mod tokens;
 
@@ -19,11 +20,11 @@ use kiln_domain::{Architecture, ImageId, ImageName, Timestamp, VersionId};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::images::{self, Custody, ImageRow};
 use kiln_store::{
-    Object, ReadTransaction, Store, StoreError, WriteTransaction, aliases, holders, outbox,
-    versions,
+    Object, ReadTransaction, Store, StoreError, WriteTransaction, aliases, holders, versions,
 };
 
 pub(crate) use self::files::make_up;
+pub(crate) use self::forgotten::{OnBehalfOf, Remover};
 pub use self::retention::{Retention, RetentionSwept};
 use self::tokens::{Seen, Tokens};
 use crate::aliases::settle;
@@ -219,7 +220,7 @@ impl Purges {
             Ok((found, purge))
         });
         let (found, purge) = written.await?;
-        let freed_bytes = self.remove_files(&purge).await;
+        let freed_bytes = self.remover().remove_files(&purge, now).await;
         Ok(Purged {
             image: found.view,
             versions: purge.count,
@@ -257,29 +258,13 @@ impl Purges {
         })
     }
 
-    /// Removes the files of a purged image and tells how many bytes that freed.
-    async fn remove_files(&self, purge: &Purge) -> u64 {
-        let (artifacts, ids) = (self.files.artifacts.clone(), purge.versions.clone());
-        let removal = self.files.pool.run(move || files::remove(&artifacts, &ids));
-        let (freed, all) = removal.await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "a purged image's files wait for the next start");
-            (0, false)
-        });
-        if all {
-            let (note, now) = (purge.note, self.clock.now());
-            let noted = self
-                .store
-                .write(move |tx| {
-                    outbox::mark_done(tx, note, now)?;
-                    outbox::prune(tx, now)
-                })
-                .await;
-            if let Err(error) = noted {
-                // The next start finds nothing to remove, and says so to itself.
-                tracing::warn!(%error, "a note of files that are gone stays");
-            }
+    /// What removes the files of what was purged.
+    fn remover(&self) -> Remover {
+        Remover {
+            store: self.store.clone(),
+            files: self.files.clone(),
+            architecture: self.naming.architecture,
         }
-        freed
     }
 }
 
@@ -327,7 +312,7 @@ fn purge_in(
     })
 }
 
-fn failure(error: &PurgeError) -> Failure {
+pub(crate) fn failure(error: &PurgeError) -> Failure {
     match error {
         PurgeError::Find(FindError(error)) => find_image_failure(error),
         PurgeError::InUse(InUseError(in_use)) => in_use.to_failure(),

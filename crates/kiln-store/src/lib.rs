@@ -9,6 +9,7 @@ pub mod aliases;
 pub mod audit;
 mod call_line;
 mod columns;
+pub mod disk;
 mod error;
 pub mod events;
 pub mod holders;

@@ -14,7 +14,7 @@ use crate::testing::{
     version, version_id,
 };
 use crate::{
-    Object, StoreError, WriteTransaction, audit, events, holders, images, instances, jobs,
+    Object, StoreError, WriteTransaction, audit, disk, events, holders, images, instances, jobs,
     kernels, names, operations, orgs, outbox, resolve, tags, users, version_blobs, versions,
 };
 
@@ -321,6 +321,8 @@ fn no_lookup_scans() {
             versions::newest_of_image(tx, image_id(1), "amd64")?;
             versions::standing_for(tx, &[image_id(1)], &TagName::latest(), "amd64")?;
             tags::of_versions(tx, &[version_id(1)])?;
+            disk::users_of(tx, &digest, 10)?;
+            disk::held_images(tx, time(1))?;
             versions::by_number(tx, image_id(1), VersionNumber::FIRST, "amd64")?;
             versions::newest_number(tx, image_id(1), "amd64")?;
             versions::by_derivation(tx, &digest)?;

@@ -95,6 +95,8 @@ fn unknown_keys_and_bad_values_are_refused() {
         "[demon]\n",
         "[limits]\ndecode_threads = 0\n",
         "[limits]\nmax_operations = -1\n",
+        "[limits]\ncostly_calls_burst = 0\n",
+        "[limits]\ncostly_calls_per_minute = 1000001\n",
         "[database]\nsnapshot_interval_seconds = 0\n",
         "[database]\nsnapshot_events = 0\n",
         "[audit]\nretention_days = 0\n",
@@ -136,7 +138,7 @@ fn every_key_of_the_file_is_shown_with_its_origin() {
 
     let shown = config.settings();
 
-    assert_eq!(shown.len(), 33);
+    assert_eq!(shown.len(), 35);
     assert!(shown.iter().all(|setting| setting.origin == "default"));
 }
 

@@ -13,7 +13,7 @@ method! {
     /// See [`PushParams`].
     Push = "image.push",
     "Sends an image to a registry.",
-    (PushParams) -> TransferOutcome, Make,
+    (PushParams) -> TransferOutcome, Make costly,
     [
         codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::request::DENIED,
         codes::image::NO_OCI_SOURCE,

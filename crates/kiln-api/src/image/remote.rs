@@ -19,7 +19,7 @@ method! {
     /// See [`ScanParams`].
     Scan = "image.scan",
     "Asks the registry again what it has for one image and architecture, and keeps the answer.",
-    (ScanParams) -> Scanned, Change,
+    (ScanParams) -> Scanned, Change costly,
     [
         codes::image::NOT_FOUND, codes::image::AMBIGUOUS, codes::request::INVALID_ID, codes::image::SOURCE_GONE,
         codes::image::NO_REGISTRY, codes::source::INVALID_PLATFORM,
@@ -32,7 +32,7 @@ method! {
     /// See [`OutdatedParams`].
     Outdated = "image.outdated",
     "Tells which of the caller's images have something newer at their registries, without pulling.",
-    (OutdatedParams) -> Page<Standing>, Read, []
+    (OutdatedParams) -> Page<Standing>, Read costly, []
 }
 
 method! {

@@ -17,7 +17,7 @@ method! {
     /// See [`CopyParams`].
     Copy = "registry.copy",
     "Copies an image from a registry, a layout or an archive to a registry, byte for byte.",
-    (CopyParams) -> TransferOutcome, Make,
+    (CopyParams) -> TransferOutcome, Make costly,
     [
         codes::source::NOT_FOUND, codes::source::AMBIGUOUS, codes::source::UNREADABLE,
         codes::source::INVALID_PLATFORM, codes::source::PLATFORM_NOT_FOUND,

@@ -12,7 +12,7 @@ method! {
     /// See [`DoctorParams`].
     Doctor = "registry.doctor",
     "Looks at everything between the daemon and a registry, step by step. What fails is a finding and no error.",
-    (DoctorParams) -> Diagnosis, Read,
+    (DoctorParams) -> Diagnosis, Read costly,
     [codes::source::INVALID_REFERENCE]
 }
 

@@ -15,7 +15,7 @@ method! {
     /// See [`SyncParams`].
     Sync = "registry.sync",
     "Copies what rules choose from registries, or of this host's images, to registries, as far as it is not there.",
-    (SyncParams) -> SyncOutcome, Make,
+    (SyncParams) -> SyncOutcome, Make costly,
     [
         codes::request::INVALID_PARAMS, codes::source::INVALID_PLATFORM,
         codes::source::AMBIGUOUS, codes::source::NOT_FOUND, codes::source::PLATFORM_NOT_FOUND,

@@ -80,7 +80,8 @@ impl House {
                 }
             })
             .unwrap();
-        let server = Server::new(table, limits, 0, ledger(folder.path())).unwrap();
+        let server =
+            Server::new(table, limits, Rates::default(), 0, ledger(folder.path())).unwrap();
         let (stop, stopped) = watch::channel(false);
         let (drain, drained) = watch::channel(false);
         let closing = Closing {

@@ -36,6 +36,7 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         self.0.abandon();
+        self.0.let_go();
         if let Some(whole) = &self.0.whole {
             whole.leave();
         }
@@ -60,6 +61,7 @@ impl Running {
                 running: self.clone(),
                 lane,
             }),
+            needs: Mutex::default(),
         }))
     }
 }

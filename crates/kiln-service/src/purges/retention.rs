@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use kiln_domain::access::{Actor, permit};
-use kiln_domain::{ImageId, ImageState, Timestamp};
+use kiln_domain::access::Actor;
 use kiln_store::events::EventActor;
-use kiln_store::{holders, images, leases};
+use kiln_store::images::{self, ImageRow};
+use kiln_store::{WriteTransaction, holders, leases};
 use tokio::sync::watch;
 
-use super::{Purge, PurgeError, Purges, purge_in};
-use crate::find_image::belongs;
+use super::{OnBehalfOf, PurgeError, Purges};
 
 /// How often the store is asked for images whose time is over.
 const LOOK: Duration = Duration::from_secs(600);
@@ -78,10 +77,18 @@ impl Retention {
             let Some(last) = due.last() else { break };
             after = last.purge_after.map(|ended| (ended, last.seq));
             for row in due {
-                match self.purge(row.id, now).await? {
-                    Some(purge) => {
+                let whom = OnBehalfOf {
+                    actor: self.own,
+                    event: EventActor::Daemon,
+                };
+                let is_over = move |_: &WriteTransaction<'_>, row: &ImageRow| {
+                    Ok(row.purge_after.is_some_and(|ended| ended <= now))
+                };
+                let remover = self.purges.remover();
+                match remover.purge_forgotten(row.id, whom, now, is_over).await? {
+                    Some(freed_bytes) => {
                         swept.purged += 1;
-                        swept.freed_bytes += self.purges.remove_files(&purge).await;
+                        swept.freed_bytes += freed_bytes;
                     }
                     None => swept.in_use += 1,
                 }
@@ -95,23 +102,5 @@ impl Retention {
             })
             .await?;
         Ok(swept)
-    }
-
-    /// Purges one image, unless it came back or came into use meanwhile.
-    async fn purge(&self, id: ImageId, now: Timestamp) -> Result<Option<Purge>, PurgeError> {
-        let (own, host) = (self.own, self.purges.naming.architecture);
-        let purged = self.purges.store.write(move |tx| {
-            let Some(row) = images::get(tx, id)? else {
-                return Ok(None);
-            };
-            let is_over = row.purge_after.is_some_and(|ended| ended <= now);
-            let in_use = holders::count_of_versions_of(tx, id, now)?;
-            if row.state != ImageState::Deleted || !is_over || in_use > 0 {
-                return Ok(None);
-            }
-            let grant = permit(&own, &belongs(tx, &own, &row)?)?;
-            purge_in(tx, grant, EventActor::Daemon, &row, host, now).map(Some)
-        });
-        purged.await
     }
 }

@@ -35,6 +35,7 @@ use crate::board::Running;
 use crate::failures::{fetch_failure, pool_failure, source_failure, storage_code};
 use crate::fetch::Shelf;
 use crate::images::{OpenError, modules_tar, open_failure};
+use crate::needs::Needed;
 use crate::pulls::{Attendance, Makes, Opening, cancelled, credentials, unless_cancelled};
 use crate::views;
 
@@ -150,6 +151,8 @@ impl Transfers {
         form: PushForm,
         running: &Arc<Running>,
     ) -> Result<Transfer, Failure> {
+        let version = Needed::Version(job.image.version.id);
+        running.hold(&self.fetcher.needs(), [version]);
         let files = Arc::new(self.files_of(job, running).await?);
         if form == PushForm::Containerdisk {
             return self.send_container_disk(job, files, running).await;

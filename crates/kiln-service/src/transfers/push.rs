@@ -28,6 +28,7 @@ use crate::board::Running;
 use crate::failures::{fetch_failure, source_failure};
 use crate::fetch::{FetchRequest, Shelf, SourceFiles};
 use crate::find_image::{FindImageError, Named, architecture, find_image, find_image_failure};
+use crate::needs::Needed;
 use crate::pulls::{Attendance, Makes, Opening, cancelled, credentials, unless_cancelled};
 use crate::remotes::{identities, tls_verify};
 
@@ -198,6 +199,9 @@ impl Transfers {
         job: &Job,
         running: &Arc<Running>,
     ) -> Result<Transfer, Failure> {
+        let blobs = job.image.blobs.iter();
+        let contents = blobs.map(|blob| Needed::Content(blob.digest));
+        running.hold(&self.fetcher.needs(), contents);
         let (source, graph, referrers) = self.documents_of(job).await?;
         let own: HashSet<Digest> = job.image.blobs.iter().map(|blob| blob.digest).collect();
         let shipment = Shipment {

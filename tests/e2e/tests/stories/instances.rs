@@ -58,16 +58,16 @@ fn stand_in() -> Result<()> {
 
 /// How a stand-in is started.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Nature {
+pub(crate) enum Nature {
     Usual,
     Stubborn,
     AsNobody,
 }
 
 /// A registered machine, and the process that stands in for what runs it.
-struct Machine {
+pub(crate) struct Machine {
     running: Running,
-    view: Value,
+    pub(crate) view: Value,
 }
 
 /// Returns the id of machine `n`.
@@ -94,7 +94,13 @@ fn params(stage: &Stage, n: u32, name: &str, image: &str) -> Value {
 }
 
 /// Starts a stand-in that registers machine `n`.
-fn machine(stage: &Stage, n: u32, name: &str, image: &str, nature: Nature) -> Result<Machine> {
+pub(crate) fn machine(
+    stage: &Stage,
+    n: u32,
+    name: &str,
+    image: &str,
+    nature: Nature,
+) -> Result<Machine> {
     let folder = folder(stage, n);
     fs::create_dir(&folder)?;
     fs::write(folder.join("console.log"), "booting\r\nready\n")?;

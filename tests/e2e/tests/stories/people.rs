@@ -82,7 +82,7 @@ fn rights() -> BTreeMap<&'static str, &'static str> {
     let table = [
         (
             "read",
-            "daemon.info image.list image.get image.open image.limits image.history image.outdated kernel.list kernel.get kernel.get_default \
+            "daemon.info image.list image.get image.open image.limits image.history image.outdated image.why storage.usage kernel.list kernel.get kernel.get_default \
              kernel.check instance.list instance.get operation.list operation.get operation.wait \
              event.list registry.ping registry.doctor registry.catalog registry.tags \
              registry.manifest registry.blob registry.referrers registry.ratelimit \
@@ -105,7 +105,7 @@ fn rights() -> BTreeMap<&'static str, &'static str> {
         (
             "administer",
             "kernel.set_default registry.login registry.logout user.add user.set_role \
-             user.rename user.remove org.add org.remove",
+             user.rename user.remove org.add org.remove storage.prune",
         ),
     ];
     let rows = table.iter();

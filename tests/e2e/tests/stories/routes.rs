@@ -397,7 +397,7 @@ fn a_pipe_among_the_drop_ins_stops_neither_reading_nor_ending() -> Result<()> {
     logged(&stage, "it is not a regular file")?;
     fs::remove_file(&pipe)?;
     hang_up(&stage)?;
-    logged(&stage, "the configuration of registries was read anew")?;
+    logged(&stage, "the configuration was read anew")?;
 
     let ended = stage.daemon.stop()?;
     assert!(ended.success(), "{ended}");

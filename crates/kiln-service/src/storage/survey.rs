@@ -1,0 +1,177 @@
+//! Everything on the disk that Kiln looks after, thing by thing. It blocks.
+//!
+//! Files come and go meanwhile, which is no error; what keeps a thing is not asked here.
+
+use std::path::PathBuf;
+
+use kiln_artifacts::{ArtifactError, Artifacts, StandingKind};
+use kiln_cache::{Cache, Entry, EntryKind};
+use kiln_domain::{Digest, Timestamp, VersionId};
+use kiln_files::{Counted, Directory, Usage};
+use kiln_kernel::{BaseInitrds, Catalogue, CatalogueError, FileError};
+
+use crate::blocking::Pool;
+
+/// What the database and its copies are called begins so.
+const DATABASE: &str = "kiln.db";
+
+/// The directories that the daemon keeps things in, and the threads that look into them.
+#[derive(Clone, Debug)]
+pub struct StorageFiles {
+    /// Where the database is.
+    pub state: PathBuf,
+    /// Versions of images.
+    pub artifacts: Artifacts,
+    /// Kernels.
+    pub catalogue: Catalogue,
+    /// Blobs and packs.
+    pub cache: Cache,
+    /// Bases of initrds.
+    pub bases: BaseInitrds,
+    /// What looks and removes.
+    pub pool: Pool,
+}
+
+/// One thing on the disk.
+#[derive(Clone, Debug)]
+pub(super) struct Thing {
+    pub(super) what: What,
+    /// What it is called.
+    pub(super) item: String,
+    pub(super) usage: Usage,
+    /// How many bytes go with it.
+    pub(super) frees_bytes: u64,
+}
+
+/// What a thing is.
+#[derive(Clone, Debug)]
+pub(super) enum What {
+    /// The directory of a version; nobody but the store knows whose.
+    Version(VersionId),
+    /// A directory on its way in or out.
+    Unfinished,
+    Kernel,
+    /// The base of initrds with this name.
+    Base,
+    Entry(CacheFile),
+    Database,
+    /// None of ours.
+    Foreign,
+}
+
+/// A file of the cache, and what its neighbours say of it.
+#[derive(Clone, Debug)]
+pub(super) struct CacheFile {
+    pub(super) entry: Entry,
+    pub(super) is_being_written: bool,
+    pub(super) is_stale: bool,
+}
+
+/// Why the disk could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SurveyError {
+    #[error(transparent)]
+    Artifacts(#[from] ArtifactError),
+    #[error(transparent)]
+    Kernels(#[from] CatalogueError),
+    /// Of the cache, the bases or the state directory.
+    #[error(transparent)]
+    Files(#[from] FileError),
+}
+
+impl StorageFiles {
+    /// Looks at everything.
+    pub(super) fn survey(&self, now: Timestamp) -> Result<Vec<Thing>, SurveyError> {
+        let mut counted = Counted::default();
+        let mut things = Vec::new();
+        for standing in self.artifacts.survey(&mut counted)? {
+            let what = match standing.kind {
+                StandingKind::Complete(id) => id.parse().map_or(What::Foreign, What::Version),
+                StandingKind::Unfinished => What::Unfinished,
+                StandingKind::Foreign => What::Foreign,
+            };
+            let item = standing.name.to_string_lossy().into_owned();
+            things.push(Thing::new(what, item, standing.usage));
+        }
+        for standing in self.catalogue.survey(&mut counted)? {
+            let item = standing.name.to_string_lossy().into_owned();
+            let what = match (standing.is_kernel, item.starts_with('.')) {
+                (true, _) => What::Kernel,
+                (false, true) => What::Unfinished,
+                (false, false) => What::Foreign,
+            };
+            things.push(Thing::new(what, item, standing.usage));
+        }
+        for (item, usage) in self.bases.survey()? {
+            things.push(Thing::new(What::Base, item, usage));
+        }
+        let entries = self.cache.survey()?.into_iter();
+        things.extend(entries.map(|entry| self.cached(entry, now)));
+        self.add_database(&mut things, &mut counted)?;
+        Ok(things)
+    }
+
+    /// Looks at a file of the cache.
+    pub(super) fn cached(&self, entry: Entry, now: Timestamp) -> Thing {
+        let file = entry.path.file_name().unwrap_or_default();
+        let item = match entry.kind {
+            EntryKind::Blob(digest) | EntryKind::Pack(digest) | EntryKind::Link(digest) => {
+                digest.to_string()
+            }
+            EntryKind::Partial(_) | EntryKind::Incoming | EntryKind::Foreign => {
+                file.to_string_lossy().into_owned()
+            }
+        };
+        Thing {
+            item,
+            usage: entry.usage,
+            frees_bytes: entry.frees_bytes(),
+            what: What::Entry(CacheFile {
+                is_being_written: self.cache.is_being_written(&entry),
+                is_stale: self.cache.is_stale(&entry, now),
+                entry,
+            }),
+        }
+    }
+
+    /// Adds the database, whose files nobody else may open, and its copies.
+    fn add_database(
+        &self,
+        things: &mut Vec<Thing>,
+        counted: &mut Counted,
+    ) -> Result<(), SurveyError> {
+        let state = Directory::open_through_links(&self.state)?;
+        for name in state.names()? {
+            let item = name.to_string_lossy().into_owned();
+            if item.starts_with(DATABASE) {
+                let usage = state.usage_of(&name, counted)?;
+                things.push(Thing::new(What::Database, item, usage));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Thing {
+    pub(super) fn new(what: What, item: String, usage: Usage) -> Self {
+        Self {
+            what,
+            item,
+            usage,
+            frees_bytes: usage.disk_bytes,
+        }
+    }
+}
+
+impl CacheFile {
+    /// What the store and running operations know it by.
+    pub(super) fn digest(&self) -> Option<Digest> {
+        match self.entry.kind {
+            EntryKind::Blob(digest) | EntryKind::Pack(digest) | EntryKind::Link(digest) => {
+                Some(digest)
+            }
+            EntryKind::Partial(digest) => digest,
+            EntryKind::Incoming | EntryKind::Foreign => None,
+        }
+    }
+}
