@@ -11,6 +11,7 @@ help:
 	@echo 'make lint       formatting, clippy, documentation'
 	@echo 'make bench      figures, side by side with other tools, into docs/benchmarks.md'
 	@echo 'make bench-boot how long guests take, into the same page'
+	@echo 'make bench-store calls over a store of 100,000 images, into the same page'
 	@echo 'make doc        the API documentation of the crates, and docs/api.md, docs/errors.md'
 	@echo 'make dist       release binaries in dist/, and their SHA256SUMS'
 	@echo 'make init       the programs that run inside guests, static files; prints where they are'
@@ -35,6 +36,9 @@ bench: linker
 
 bench-boot: linker
 	$(CARGO) run --release --locked --package runner -- bench-boot --write
+
+bench-store: linker
+	$(CARGO) run --release --locked --package runner -- bench-store --write
 
 doc: linker
 	$(CARGO) doc --workspace --no-deps --locked
@@ -63,5 +67,5 @@ linker:
 	@command -v cc > /dev/null || { apt-get -qq update && \
 		apt-get -qq install --yes --no-install-recommends gcc libc6-dev; }
 
-.PHONY: help demo test test-unit lint bench bench-boot doc dist init deps linker \
+.PHONY: help demo test test-unit lint bench bench-boot bench-store doc dist init deps linker \
 	registry-up registry-down registry-clean

@@ -11,6 +11,7 @@ mod boot;
 mod kiln;
 mod others;
 mod page;
+mod store;
 mod targets;
 
 use std::fs;
@@ -183,6 +184,30 @@ pub(crate) fn boots(keep: Keep) -> Result<()> {
     console::line(&text);
     if keep == Keep::Page {
         page::replace_boots(&cargo::workspace().join("docs/benchmarks.md"), &text)?;
+    }
+    Ok(())
+}
+
+/// Measures calls over a store of many images, prints the times as Markdown, and replaces them in the
+/// page if told so.
+pub(crate) fn store(keep: Keep) -> Result<()> {
+    console::heading("building Kiln");
+    cargo::build_release()?;
+    store::build()?;
+    let programs = cargo::release_folder()?;
+    let target = programs.parent().context("no target folder")?;
+    console::heading("a store of many images");
+    let folder = tempfile::Builder::new()
+        .prefix("bench-")
+        .tempdir_in(target)
+        .context("cannot make a folder for the benchmark")?;
+    let load = load_average()?;
+    let figures = store::measure(&programs, &folder.path().join("root"))?;
+    let text = page::store(&figures, &load)?;
+    console::heading("figures");
+    console::line(&text);
+    if keep == Keep::Page {
+        page::replace_store(&cargo::workspace().join("docs/benchmarks.md"), &text)?;
     }
     Ok(())
 }

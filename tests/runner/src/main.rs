@@ -53,6 +53,12 @@ enum Task {
         #[arg(long)]
         write: bool,
     },
+    /// Measure calls over a store of 100,000 images, idle and while a build runs
+    BenchStore {
+        /// Replace the times in docs/benchmarks.md
+        #[arg(long)]
+        write: bool,
+    },
     /// Install what is missing; measure how long guests take, beside a plain boot
     BenchBoot {
         /// Replace the times in docs/benchmarks.md
@@ -77,6 +83,7 @@ fn main() -> ExitCode {
         Task::Bench { write } => packages::install()
             .and_then(|()| bench::run(Keep::of(write)))
             .map(|()| true),
+        Task::BenchStore { write } => bench::store(Keep::of(write)).map(|()| true),
         Task::BenchBoot { write } => packages::install()
             .and_then(|()| bench::boots(Keep::of(write)))
             .map(|()| true),

@@ -24,6 +24,10 @@ const END: &str = "<!-- end of figures -->\n";
 const BEGIN_BOOTS: &str = "<!-- boots: written by make bench-boot -->\n";
 const END_BOOTS: &str = "<!-- end of boots -->\n";
 
+/// The same around the times of calls over a large store.
+const BEGIN_STORE: &str = "<!-- store: written by make bench-store -->\n";
+const END_STORE: &str = "<!-- end of store -->\n";
+
 /// Longest time a question about the machine may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -52,6 +56,11 @@ pub(super) fn replace(page: &Path, text: &str) -> Result<()> {
 /// Replaces the times of boots in `page` by `text`.
 pub(super) fn replace_boots(page: &Path, text: &str) -> Result<()> {
     replace_between(page, text, BEGIN_BOOTS, END_BOOTS)
+}
+
+/// Replaces the times of calls over a large store in `page` by `text`.
+pub(super) fn replace_store(page: &Path, text: &str) -> Result<()> {
+    replace_between(page, text, BEGIN_STORE, END_STORE)
 }
 
 fn replace_between(page: &Path, text: &str, begin: &str, end: &str) -> Result<()> {
@@ -160,6 +169,34 @@ pub(super) fn boots(boots: &Boots, load: &str) -> Result<String> {
         ratio(kiln.first_line, plain.first_line),
         ratio(kiln.end, plain.end),
     ))
+}
+
+/// Writes how long calls took over a large store.
+pub(super) fn store(figures: &super::store::Figures, load: &str) -> Result<String> {
+    let place = place()?;
+    let mut text = format!(
+        "`make bench-store` on {place}; load average before the first call {load}. {} images with \
+         as many aliases and twice as many tags, a database of {} MiB; {} builds of 256 MiB ended \
+         while the calls of the last columns were made.\n\n\
+         | call, ms | idle p50 | idle p99 | longest | building p50 | building p99 | longest | promised p99 | kept |\n\
+         |---|---:|---:|---:|---:|---:|---:|---:|---|\n",
+        super::store::IMAGES,
+        figures.database_bytes >> 20,
+        figures.builds,
+    );
+    let millis = |time: Duration| time.as_secs_f64() * 1_000.0;
+    for row in &figures.rows {
+        let worst = row.idle.percentile(99).max(row.building.percentile(99));
+        let kept = if worst < row.limit { "yes" } else { "**no**" };
+        write!(text, "| {}", row.what)?;
+        for times in [&row.idle, &row.building] {
+            for time in [times.percentile(50), times.percentile(99), times.longest()] {
+                write!(text, " | {:.2}", millis(time))?;
+            }
+        }
+        writeln!(text, " | {:.2} | {kept} |", millis(row.limit))?;
+    }
+    Ok(text)
 }
 
 fn mib_or_dash(bytes: u64) -> String {
