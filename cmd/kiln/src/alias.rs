@@ -68,16 +68,13 @@ impl Command {
 }
 
 async fn list(arguments: ListArguments, session: &Session) -> Result<(), CommandError> {
-    let client = session.connect().await?;
-    let aliases = pages::collect(None, arguments.limit, async |after, limit| {
-        let params = ListParams {
+    let aliases =
+        pages::listed::<List, _>(session, None, arguments.limit, |after, limit| ListParams {
             image: arguments.image.clone(),
             after,
-            limit: Some(limit),
-        };
-        session.call::<List>(&client, &params).await
-    })
-    .await?;
+            limit,
+        })
+        .await?;
     session.output().list(
         &aliases,
         &Columns {

@@ -141,7 +141,7 @@ async fn export(arguments: ExportArguments, session: &Session) -> Result<(), Com
             for line in &page.items {
                 match arguments.form {
                     Form::Jsonl => {
-                        text += &serde_json::to_string(line)?;
+                        text += &output::harmless(&serde_json::to_string(line)?);
                         text.push('\n');
                     }
                     Form::Csv => text += &csv(line),

@@ -36,17 +36,16 @@ pub(crate) struct ListArguments {
 
 /// Lists events, page after page.
 pub(crate) async fn list(arguments: ListArguments, session: &Session) -> Result<(), CommandError> {
-    let client = session.connect().await?;
-    let events = pages::collect(arguments.after, arguments.limit, async |after, limit| {
-        let params = ListParams {
-            after,
-            limit: Some(limit),
-            kind: arguments.kind.clone(),
-            object_id: arguments.object.clone(),
-        };
-        session.call::<List>(&client, &params).await
-    })
-    .await?;
+    let events =
+        pages::listed::<List, _>(session, arguments.after, arguments.limit, |after, limit| {
+            ListParams {
+                after,
+                limit,
+                kind: arguments.kind.clone(),
+                object_id: arguments.object.clone(),
+            }
+        })
+        .await?;
     session.output().list(
         &events,
         &Columns {

@@ -75,16 +75,13 @@ impl Command {
 }
 
 async fn list(arguments: ListArguments, session: &Session) -> Result<(), CommandError> {
-    let client = session.connect().await?;
-    let operations = pages::collect(None, arguments.limit, async |after, limit| {
-        let params = ListParams {
+    let operations =
+        pages::listed::<List, _>(session, None, arguments.limit, |after, limit| ListParams {
             state: arguments.state,
             after,
-            limit: Some(limit),
-        };
-        session.call::<List>(&client, &params).await
-    })
-    .await?;
+            limit,
+        })
+        .await?;
     session.output().list(
         &operations,
         &Columns {

@@ -101,12 +101,8 @@ impl Command {
 }
 
 async fn list(arguments: ListArguments, session: &Session) -> Result<(), CommandError> {
-    let client = session.connect().await?;
-    let orgs = pages::collect(None, arguments.limit, async |after, limit| {
-        let limit = Some(limit);
-        session
-            .call::<List>(&client, &ListParams { after, limit })
-            .await
+    let orgs = pages::listed::<List, _>(session, None, arguments.limit, |after, limit| {
+        ListParams { after, limit }
     })
     .await?;
     session.output().list(

@@ -6,6 +6,7 @@ use std::io::{self, Write as _};
 
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
+use kiln_api::failure::{is_hostile, printable};
 use kiln_api::{Failure, codes};
 use serde::Serialize;
 
@@ -60,7 +61,7 @@ impl Output {
             }
             (Format::Table, Amount::Names) => items
                 .iter()
-                .map(|item| (columns.name)(item) + "\n")
+                .map(|item| printable(&(columns.name)(item)) + "\n")
                 .collect(),
             (Format::Ndjson, _) => lines(items)?,
             (Format::Json | Format::Yaml, _) => self.document(&items)?,
@@ -77,7 +78,7 @@ impl Output {
     ) -> Result<(), CommandError> {
         let text = match (self.format, self.amount) {
             (Format::Table, Amount::Everything) => table(item),
-            (Format::Table, Amount::Names) => format!("{name}\n"),
+            (Format::Table, Amount::Names) => printable(name) + "\n",
             (Format::Json | Format::Ndjson | Format::Yaml, _) => self.document(item)?,
         };
         write(&text)
@@ -90,8 +91,8 @@ impl Output {
 
     fn document(self, item: &impl Serialize) -> Result<String, CommandError> {
         Ok(match self.format {
-            Format::Table | Format::Json => serde_json::to_string_pretty(item)? + "\n",
-            Format::Ndjson => serde_json::to_string(item)? + "\n",
+            Format::Table | Format::Json => harmless(&serde_json::to_string_pretty(item)?) + "\n",
+            Format::Ndjson => harmless(&serde_json::to_string(item)?) + "\n",
             Format::Yaml => serde_yaml_ng::to_string(item).map_err(io::Error::other)?,
         })
     }
@@ -132,10 +133,27 @@ pub(crate) fn note(text: &str) {
     drop(io::stderr().lock().write_all(text.as_bytes()));
 }
 
+/// Escapes in a JSON document what would command a terminal, in JSON's own way: it means the same to
+/// whoever reads it. JSON itself demands that of less than half of it.
+pub(crate) fn harmless(document: &str) -> String {
+    if !document.contains(is_hostile) {
+        return document.to_owned();
+    }
+    let escaped = |c: char| {
+        if is_hostile(c) {
+            // All of them are in the first plane: one unit of UTF-16 each.
+            format!("\\u{:04x}", u32::from(c))
+        } else {
+            c.to_string()
+        }
+    };
+    document.chars().map(escaped).collect()
+}
+
 /// Writes one JSON document per line.
 fn lines(items: &[impl Serialize]) -> Result<String, CommandError> {
     items.iter().try_fold(String::new(), |text, item| {
-        Ok(text + &serde_json::to_string(item)? + "\n")
+        Ok(text + &harmless(&serde_json::to_string(item)?) + "\n")
     })
 }
 
@@ -170,6 +188,16 @@ pub(crate) fn pairs(pairs: &[(&str, String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_document_means_the_same_and_commands_no_terminal() {
+        let text = "\u{1b}[2J\u{9b}2J\u{202e}\u{7f}é\n";
+        let document = harmless(&serde_json::to_string(text).unwrap());
+
+        assert!(!document.contains(is_hostile), "{document:?}");
+        let back: String = serde_json::from_str(&document).unwrap();
+        assert_eq!(back, text);
+    }
 
     #[test]
     fn a_table_has_columns_and_no_borders() {

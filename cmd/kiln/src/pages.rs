@@ -1,8 +1,29 @@
 //! Follows a list page after page.
 
+use kiln_api::Method;
 use kiln_api::page::{MAX_LIMIT, Page};
 
 use crate::failure::CommandError;
+use crate::session::Session;
+
+/// Collects the rows of a list of the daemon's until it ends or there are `limit`. `params` makes
+/// the call for a page: behind which row, and how many.
+pub(crate) async fn listed<M, T>(
+    session: &Session,
+    first: Option<u64>,
+    limit: Option<usize>,
+    params: impl Fn(Option<u64>, Option<u32>) -> M::Params,
+) -> Result<Vec<T>, CommandError>
+where
+    M: Method<Result = Page<T>>,
+{
+    let client = session.connect().await?;
+    collect(first, limit, async |after, limit| {
+        let params = params(after, Some(limit));
+        session.call::<M>(&client, &params).await
+    })
+    .await
+}
 
 /// Collects rows until the list ends or there are `limit`. `fetch` gets the cursor and how many
 /// rows to ask for.

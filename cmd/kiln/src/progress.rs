@@ -111,7 +111,7 @@ impl Renderer {
 /// Writes an operation as one line, as the daemon sent it.
 pub(crate) fn json_line(operation: &Operation) -> String {
     // Serialising a view cannot fail: its maps have text keys.
-    serde_json::to_string(operation).unwrap_or_default() + "\n"
+    output::harmless(&serde_json::to_string(operation).unwrap_or_default()) + "\n"
 }
 
 /// Says how far a stage is: `12.0 MiB of 34.0 MiB, 1 of 3 layers`.

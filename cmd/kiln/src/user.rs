@@ -148,12 +148,8 @@ pub(crate) async fn whoami(session: &Session) -> Result<(), CommandError> {
 }
 
 async fn list(arguments: ListArguments, session: &Session) -> Result<(), CommandError> {
-    let client = session.connect().await?;
-    let users = pages::collect(None, arguments.limit, async |after, limit| {
-        let limit = Some(limit);
-        session
-            .call::<List>(&client, &ListParams { after, limit })
-            .await
+    let users = pages::listed::<List, _>(session, None, arguments.limit, |after, limit| {
+        ListParams { after, limit }
     })
     .await?;
     session.output().list(

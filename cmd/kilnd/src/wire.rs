@@ -393,8 +393,8 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         )),
         operations: Arc::new(Operations::new(store.clone(), board)),
         events: Arc::new(Events::new(store.clone())),
-        users: Arc::new(Users::new(store.clone(), clock.clone(), roles.clone(), uid)),
-        orgs: Arc::new(Orgs::new(store, clock, roles)),
+        users: Arc::new(Users::new(store.clone(), roles.clone(), uid)),
+        orgs: Arc::new(Orgs::new(store, roles)),
         audit: Arc::new(audit),
     }
 }

@@ -110,13 +110,16 @@ impl Failure {
     }
 }
 
+/// Tells whether a character commands a terminal instead of showing on it: all control characters
+/// but the end of a line and the tabulator, and what turns the direction of text.
+pub fn is_hostile(c: char) -> bool {
+    (c.is_control() && c != '\n' && c != '\t')
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Escapes control characters and bidirectional overrides, so that text from outside can reach a
 /// terminal or a log line without commanding it.
 pub fn printable(text: &str) -> String {
-    let is_hostile = |c: char| {
-        (c.is_control() && c != '\n' && c != '\t')
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
     if !text.contains(is_hostile) {
         return text.to_owned();
     }

@@ -52,7 +52,7 @@ pub enum NameError {
         /// How long it may be, in bytes.
         limit: usize,
     },
-    /// A component does not follow the grammar.
+    /// It does not follow the grammar.
     #[error("the {noun} {text:?} is not made of {grammar}")]
     Grammar {
         /// What was being named.
@@ -62,140 +62,82 @@ pub enum NameError {
         /// The rule, for people.
         grammar: &'static str,
     },
-    /// It has more components than a name may have.
-    #[error("the {noun} {text:?} has more than {limit} parts between slashes")]
-    TooDeep {
-        /// What was being named.
-        noun: &'static str,
-        /// The text itself.
-        text: String,
-        /// How many parts are allowed.
-        limit: usize,
-    },
 }
 
-/// A name unique on this host, such as `debian-bookworm` or `team/web`.
-///
-/// Invariant: one to four components joined by `/`, each lower-case letters and digits with
-/// single separators `.`, `_`, `__` or runs of `-` between them (the path grammar of OCI
-/// references); at most 128 bytes in all. The last component is the name, the rest its namespace.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ImageName(String);
+/// Declares types of names: each a text that follows a rule, with the noun that errors call it, its
+/// longest form in bytes, the rule, and the rule in words.
+macro_rules! names {
+    ($($(#[$doc:meta])* $name:ident = $noun:literal, $limit:ident, $follows:path, $grammar:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(String);
 
-impl ImageName {
-    /// Borrows the whole name with its namespace.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for ImageName {
-    type Err = NameError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const NOUN: &str = "image name";
-        check_length(NOUN, text, IMAGE_NAME_MAX)?;
-        if text.split('/').count() > IMAGE_COMPONENTS_MAX {
-            let text = text.to_owned();
-            return Err(NameError::TooDeep {
-                noun: NOUN,
-                text,
-                limit: IMAGE_COMPONENTS_MAX,
-            });
+        impl $name {
+            /// Borrows the name.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
         }
-        if text.split('/').all(is_path_component) {
-            return Ok(Self(text.to_owned()));
+
+        impl FromStr for $name {
+            type Err = NameError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                check($noun, text, $limit, $follows, $grammar).map(Self)
+            }
         }
-        Err(NameError::Grammar {
-            noun: NOUN,
-            text: text.to_owned(),
-            grammar: COMPONENT_GRAMMAR,
-        })
-    }
-}
 
-/// A name in the kernel catalogue, such as `debian-6.1`.
-///
-/// Invariant: one component of the image-name grammar, at most 128 bytes; it is a directory name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KernelName(String);
-
-impl KernelName {
-    /// Borrows the name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for KernelName {
-    type Err = NameError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const NOUN: &str = "kernel name";
-        check_length(NOUN, text, KERNEL_NAME_MAX)?;
-        if is_path_component(text) {
-            return Ok(Self(text.to_owned()));
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
         }
-        Err(NameError::Grammar {
-            noun: NOUN,
-            text: text.to_owned(),
-            grammar: COMPONENT_GRAMMAR,
-        })
-    }
+
+        crate::text::serde_through_text!($name);
+    )*};
 }
 
-/// A movable pointer's name below an image, such as `latest` or `22.04`.
-///
-/// Invariant: a letter, digit or underscore, then these plus `.` and `-`; at most 128 bytes
-/// (OCI distribution spec).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TagName(String);
+names! {
+    /// A name unique on this host, such as `debian-bookworm` or `team/web`.
+    ///
+    /// Invariant: one to four components joined by `/`, each lower-case letters and digits with
+    /// single separators `.`, `_`, `__` or runs of `-` between them (the path grammar of OCI
+    /// references); at most 128 bytes in all. The last component is the name, the rest its
+    /// namespace.
+    ImageName = "image name", IMAGE_NAME_MAX, is_path, PATH_GRAMMAR;
+    /// A name in the kernel catalogue, such as `debian-6.1`.
+    ///
+    /// Invariant: one component of the image-name grammar, at most 128 bytes; it is a directory
+    /// name.
+    KernelName = "kernel name", KERNEL_NAME_MAX, is_path_component, COMPONENT_GRAMMAR;
+    /// A movable pointer's name below an image, such as `latest` or `22.04`.
+    ///
+    /// Invariant: a letter, digit or underscore, then these plus `.` and `-`; at most 128 bytes
+    /// (OCI distribution spec).
+    TagName = "tag", TAG_MAX, is_tag, TAG_GRAMMAR;
+    /// A machine's name, such as `web`, unique among those of its owner that have not ended.
+    ///
+    /// Invariant: one component of the image-name grammar, at most 63 bytes.
+    InstanceName = "instance name", INSTANCE_NAME_MAX, is_path_component, COMPONENT_GRAMMAR;
+    /// An organisation's name, such as `platform`, unique on this host.
+    ///
+    /// Invariant: one component of the image-name grammar, at most 64 bytes.
+    OrgName = "organisation name", ORG_NAME_MAX, is_path_component, COMPONENT_GRAMMAR;
+    /// What to call a user, such as `alice`, unique on this host.
+    ///
+    /// Invariant: a letter or underscore, then letters, digits, `_`, `.`, `-` and `@`; at most 64
+    /// bytes. It is never only digits, so that it and a uid cannot be confused.
+    UserName = "user name", USER_NAME_MAX, is_user, USER_GRAMMAR;
+}
 
 impl TagName {
-    /// Borrows the tag.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// Returns the tag a new image's first version gets.
     pub fn latest() -> Self {
         Self("latest".to_owned())
     }
 }
 
-impl FromStr for TagName {
-    type Err = NameError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const NOUN: &str = "tag";
-        check_length(NOUN, text, TAG_MAX)?;
-        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-        let mut bytes = text.bytes();
-        let starts = bytes.next().is_some_and(is_word);
-        if starts && bytes.all(|byte| is_word(byte) || byte == b'.' || byte == b'-') {
-            return Ok(Self(text.to_owned()));
-        }
-        let grammar = "letters, digits, '_', '.' and '-', not starting with '.' or '-'";
-        Err(NameError::Grammar {
-            noun: NOUN,
-            text: text.to_owned(),
-            grammar,
-        })
-    }
-}
-
-/// A machine's name, such as `web`, unique among those of its owner that have not ended.
-///
-/// Invariant: one component of the image-name grammar, at most 63 bytes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct InstanceName(String);
-
 impl InstanceName {
-    /// Borrows the name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// Names a machine after the image it runs: by the image's own name without its namespace, cut
     /// to fit.
     pub fn after(image: &ImageName) -> Self {
@@ -215,121 +157,30 @@ impl InstanceName {
     }
 }
 
-impl FromStr for InstanceName {
-    type Err = NameError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const NOUN: &str = "instance name";
-        check_length(NOUN, text, INSTANCE_NAME_MAX)?;
-        if is_path_component(text) {
-            return Ok(Self(text.to_owned()));
-        }
-        Err(NameError::Grammar {
-            noun: NOUN,
-            text: text.to_owned(),
-            grammar: COMPONENT_GRAMMAR,
-        })
-    }
-}
-
-/// An organisation's name, such as `platform`, unique on this host.
-///
-/// Invariant: one component of the image-name grammar, at most 64 bytes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OrgName(String);
-
-impl OrgName {
-    /// Borrows the name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for OrgName {
-    type Err = NameError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const NOUN: &str = "organisation name";
-        check_length(NOUN, text, ORG_NAME_MAX)?;
-        if is_path_component(text) {
-            return Ok(Self(text.to_owned()));
-        }
-        Err(NameError::Grammar {
-            noun: NOUN,
-            text: text.to_owned(),
-            grammar: COMPONENT_GRAMMAR,
-        })
-    }
-}
-
-/// What to call a user, such as `alice`, unique on this host.
-///
-/// Invariant: a letter or underscore, then letters, digits, `_`, `.`, `-` and `@`; at most 64 bytes.
-/// It is never only digits, so that it and a uid cannot be confused.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct UserName(String);
-
-impl UserName {
-    /// Borrows the name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for UserName {
-    type Err = NameError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const NOUN: &str = "user name";
-        check_length(NOUN, text, USER_NAME_MAX)?;
-        let mut bytes = text.bytes();
-        let starts = bytes
-            .next()
-            .is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
-        let follows = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-@".contains(&byte);
-        if starts && bytes.all(follows) {
-            return Ok(Self(text.to_owned()));
-        }
-        let grammar = "a letter or '_', then letters, digits, '_', '.', '-' and '@'";
-        Err(NameError::Grammar {
-            noun: NOUN,
-            text: text.to_owned(),
-            grammar,
-        })
-    }
-}
-
 /// Cuts a component of the grammar to `limit` bytes; what is left follows the grammar too.
 fn cut(component: &str, limit: usize) -> &str {
     let start = component.get(..limit).unwrap_or(component);
     start.trim_end_matches(['.', '_', '-'])
 }
 
-macro_rules! text_forms {
-    ($($name:ident),*) => {$(
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
-        crate::text::serde_through_text!($name);
-    )*};
-}
-
-text_forms!(
-    ImageName,
-    KernelName,
-    TagName,
-    InstanceName,
-    OrgName,
-    UserName
-);
-
 const COMPONENT_GRAMMAR: &str =
     "lower-case letters and digits, joined by '.', '_', '__' or hyphens";
 
-fn check_length(noun: &'static str, text: &str, limit: usize) -> Result<(), NameError> {
+const PATH_GRAMMAR: &str = "one to four parts with '/' between them, each of lower-case letters \
+                            and digits, joined by '.', '_', '__' or hyphens";
+
+const TAG_GRAMMAR: &str = "letters, digits, '_', '.' and '-', not starting with '.' or '-'";
+
+const USER_GRAMMAR: &str = "a letter or '_', then letters, digits, '_', '.', '-' and '@'";
+
+/// Holds a text to the rule of its noun.
+fn check(
+    noun: &'static str,
+    text: &str,
+    limit: usize,
+    follows: impl FnOnce(&str) -> bool,
+    grammar: &'static str,
+) -> Result<String, NameError> {
     if text.is_empty() {
         return Err(NameError::Empty { noun });
     }
@@ -342,7 +193,31 @@ fn check_length(noun: &'static str, text: &str, limit: usize) -> Result<(), Name
             limit,
         });
     }
-    Ok(())
+    let text = text.to_owned();
+    if follows(&text) {
+        return Ok(text);
+    }
+    Err(NameError::Grammar {
+        noun,
+        text,
+        grammar,
+    })
+}
+
+fn is_path(text: &str) -> bool {
+    text.split('/').count() <= IMAGE_COMPONENTS_MAX && text.split('/').all(is_path_component)
+}
+
+fn is_tag(text: &str) -> bool {
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let starts = text.bytes().next().is_some_and(is_word);
+    starts && text.bytes().all(|b| is_word(b) || b == b'.' || b == b'-')
+}
+
+fn is_user(text: &str) -> bool {
+    let starts = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+    let follows = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-@".contains(&byte);
+    text.bytes().next().is_some_and(starts) && text.bytes().all(follows)
 }
 
 /// Tells whether `text` is `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`, the grammar of one path component

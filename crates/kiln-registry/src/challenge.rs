@@ -44,6 +44,14 @@ pub(crate) fn choose<'a>(headers: impl IntoIterator<Item = &'a str>) -> Option<C
     basic
 }
 
+/// Tells whether a registry knows the token and says that it allows too little (RFC 6750, 3.1).
+pub(crate) fn is_scope_insufficient<'a>(headers: impl IntoIterator<Item = &'a str>) -> bool {
+    let challenges = headers.into_iter().flat_map(split_challenges);
+    challenges
+        .flat_map(|(_, parameters)| parameters)
+        .any(|(key, value)| key.eq_ignore_ascii_case("error") && value == "insufficient_scope")
+}
+
 type Parameters = Vec<(String, String)>;
 
 /// Splits a header into schemes with their parameters. A word that is followed by `=` is a
@@ -98,6 +106,24 @@ mod tests {
         Challenge::Bearer {
             realm: realm.to_owned(),
             service: service.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_token_that_allows_too_little_is_told_from_one_that_is_none() {
+        for (header, want) in [
+            (
+                r#"Bearer realm="https://a",error="insufficient_scope""#,
+                true,
+            ),
+            (
+                r#"Basic realm="x", Bearer realm="a", Error=insufficient_scope"#,
+                true,
+            ),
+            (r#"Bearer realm="https://a",error="invalid_token""#, false),
+            (r#"Bearer realm="error=insufficient_scope""#, false),
+        ] {
+            assert_eq!(is_scope_insufficient([header]), want, "{header}");
         }
     }
 

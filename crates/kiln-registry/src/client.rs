@@ -376,8 +376,17 @@ impl Registry {
     async fn unauthorized(&self, scope: Scope<'_>, response: reqwest::Response) -> FetchError {
         let host = self.shared.host.clone();
         let subject = scope.subject();
+        let challenges = challenges(&response);
+        let is_known = challenge::is_scope_insufficient(challenges.iter().map(String::as_str));
         let (message, _) = failure(self.transport(), &host, response).await;
-        if self.shared.credentials.is_some() {
+        if self.shared.credentials.is_some() && is_known {
+            // The token's giver took the credentials: they are right, and may not do this.
+            FetchError::Denied {
+                host,
+                subject,
+                message,
+            }
+        } else if self.shared.credentials.is_some() {
             FetchError::AuthFailed {
                 host,
                 subject,
@@ -433,12 +442,7 @@ impl Registry {
         response: reqwest::Response,
     ) -> Result<Authorization, FetchError> {
         let host = || self.shared.host.clone();
-        let challenges: Vec<String> = response
-            .headers()
-            .get_all(WWW_AUTHENTICATE)
-            .iter()
-            .filter_map(|value| value.to_str().ok().map(str::to_owned))
-            .collect();
+        let challenges = challenges(&response);
         match challenge::choose(challenges.iter().map(String::as_str)) {
             None => Err(FetchError::ChallengeMalformed {
                 host: host(),
@@ -604,6 +608,13 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let wait = date(wish)? - date(text(DATE)?.trim())?;
     // A date that has passed means that the time has come.
     Some(wait.try_into().unwrap_or(Duration::ZERO))
+}
+
+/// Reads what an answer demands.
+fn challenges(response: &reqwest::Response) -> Vec<String> {
+    let headers = response.headers().get_all(WWW_AUTHENTICATE).iter();
+    let texts = headers.filter_map(|value| value.to_str().ok());
+    texts.map(str::to_owned).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! Organisations: the desk that makes them and says who is in them.
 
-use std::sync::Arc;
-
 use kiln_api::org::{
     AddMemberParams, AddParams, Changed, ListParams, Member, MemberParams, Org, OrgParams,
 };
@@ -11,21 +9,18 @@ use kiln_domain::access::{
     Actor, Administer, Belongs, Denied, Grant, Lead, Read, Role, Standing, permit,
 };
 use kiln_domain::{OrgId, Timestamp};
-use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::orgs::{self, AddMemberError, InsertOrgError, OrgRow};
 use kiln_store::{Object, ObjectKind, ReadTransaction, Store, StoreError, WriteTransaction};
 
-use crate::clock::Clock;
 use crate::events::{cursor, page_limit};
 use crate::failures::store_failure;
-use crate::roles::Roles;
+use crate::roles::{Change, Roles};
 use crate::users::{self, UserError};
 
 /// Looks after organisations.
 #[derive(Clone, Debug)]
 pub struct Orgs {
     store: Store,
-    clock: Arc<dyn Clock>,
     roles: Roles,
 }
 
@@ -58,12 +53,8 @@ pub(crate) enum OrgError {
 
 impl Orgs {
     /// Makes the desk.
-    pub fn new(store: Store, clock: Arc<dyn Clock>, roles: Roles) -> Self {
-        Self {
-            store,
-            clock,
-            roles,
-        }
+    pub fn new(store: Store, roles: Roles) -> Self {
+        Self { store, roles }
     }
 
     /// Lists organisations, those the caller is in unless a superadmin asks.
@@ -102,11 +93,11 @@ impl Orgs {
             let id = OrgId::new(uuid::Uuid::new_v4());
             let data = serde_json::json!({ "name": params.name });
             insert(tx, grant, id, &params, &change)?;
-            note(tx, &change, "org.added", id, data)?;
+            change.note(tx, "org.added", of(id), data)?;
             let row = find(tx, &id.to_string())?;
             Ok(view(tx, row)?)
         };
-        self.change(actor, work).await
+        self.roles.change(actor, work, failure).await
     }
 
     /// Removes an organisation to which no image belongs.
@@ -120,16 +111,11 @@ impl Orgs {
             }
             let org = view(tx, row)?;
             delete(tx, grant, id)?;
-            note(
-                tx,
-                &change,
-                "org.removed",
-                id,
-                serde_json::json!({ "name": name }),
-            )?;
+            let data = serde_json::json!({ "name": name });
+            change.note(tx, "org.removed", of(id), data)?;
             Ok(org)
         };
-        self.change(actor, work).await
+        self.roles.change(actor, work, failure).await
     }
 
     /// Puts a user into an organisation, or changes how one stands there.
@@ -156,12 +142,12 @@ impl Orgs {
                 let data = serde_json::json!({
                     "name": row.name, "uid": uid, "before": before, "after": standing,
                 });
-                note(tx, &change, "org.member_set", row.id, data)?;
+                change.note(tx, "org.member_set", of(row.id), data)?;
             }
             let org = view(tx, row)?;
             Ok(Changed { org, changed })
         };
-        self.change(actor, work).await
+        self.roles.change(actor, work, failure).await
     }
 
     /// Takes a user out of an organisation.
@@ -176,43 +162,13 @@ impl Orgs {
             let changed = remove_member(tx, grant, row.id, uid)?;
             if changed {
                 let data = serde_json::json!({ "name": row.name, "uid": uid });
-                note(tx, &change, "org.member_removed", row.id, data)?;
+                change.note(tx, "org.member_removed", of(row.id), data)?;
             }
             let org = view(tx, row)?;
             Ok(Changed { org, changed })
         };
-        self.change(actor, work).await
+        self.roles.change(actor, work, failure).await
     }
-
-    /// Runs a change in one transaction; roles are looked up anew behind it.
-    async fn change<T: Send + 'static>(
-        &self,
-        actor: &Actor,
-        work: impl FnOnce(&WriteTransaction<'_>, Change) -> Result<T, OrgError> + Send + 'static,
-    ) -> Result<T, Failure> {
-        let change = Change {
-            by: *actor,
-            at: self.clock.now(),
-        };
-        let (store, roles) = (self.store.clone(), self.roles.clone());
-        // A caller that hangs up must not leave a role in memory that the store no longer has.
-        let task = tokio::spawn(async move {
-            let done = store.write(move |tx| work(tx, change)).await;
-            roles.forget();
-            done
-        });
-        let done = task
-            .await
-            .map_err(|error| Failure::from_error(codes::daemon::INTERNAL, &error))?;
-        done.map_err(|error| failure(&error))
-    }
-}
-
-/// Who changes an organisation, and when.
-#[derive(Clone, Copy, Debug)]
-struct Change {
-    by: Actor,
-    at: Timestamp,
 }
 
 fn administer(actor: &Actor) -> Result<Grant<Administer>, Denied> {
@@ -271,21 +227,8 @@ fn remove_member(
     Ok(orgs::remove_member(tx, id, uid)?)
 }
 
-fn note(
-    tx: &WriteTransaction<'_>,
-    change: &Change,
-    kind: &str,
-    id: OrgId,
-    data: serde_json::Value,
-) -> Result<(), StoreError> {
-    let event = NewEvent {
-        at: change.at,
-        actor: EventActor::from(&change.by),
-        kind,
-        object: Object::new(ObjectKind::Org, id),
-        data,
-    };
-    events::append(tx, &event).map(drop)
+fn of(id: OrgId) -> Object {
+    Object::new(ObjectKind::Org, id)
 }
 
 /// Finds an organisation by its name or id.

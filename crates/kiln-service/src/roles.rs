@@ -6,9 +6,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kiln_api::Failure;
+use kiln_api::{Failure, codes};
+use kiln_domain::Timestamp;
 use kiln_domain::access::{Actor, Role};
-use kiln_store::{ReadTransaction, Store, StoreError, orgs, users};
+use kiln_store::events::{self, EventActor, NewEvent};
+use kiln_store::{Object, ReadTransaction, Store, StoreError, WriteTransaction, orgs, users};
+use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::failures::store_failure;
@@ -91,6 +94,36 @@ impl Roles {
         kept.known.clear();
     }
 
+    /// Runs a change of users or memberships in one transaction; roles are looked up anew behind it.
+    /// `failure` says what an error of it is to the caller.
+    pub(crate) async fn change<T, E, F>(
+        &self,
+        actor: &Actor,
+        work: F,
+        failure: impl FnOnce(&E) -> Failure,
+    ) -> Result<T, Failure>
+    where
+        F: FnOnce(&WriteTransaction<'_>, Change) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let change = Change {
+            by: *actor,
+            at: self.clock.now(),
+        };
+        let roles = self.clone();
+        // A caller that hangs up must not leave a role in memory that the store no longer has.
+        let task = tokio::spawn(async move {
+            let done = roles.store.write(move |tx| work(tx, change)).await;
+            roles.forget();
+            done
+        });
+        let done = task
+            .await
+            .map_err(|error| Failure::from_error(codes::daemon::INTERNAL, &error))?;
+        done.map_err(|error| failure(&error))
+    }
+
     async fn look_up(&self, uid: u32, generation: u64) -> Result<Known, StoreError> {
         let read = self.store.read(move |tx| {
             let user = users::get(tx, uid)?;
@@ -122,6 +155,35 @@ impl Roles {
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who changes users or memberships, and when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Change {
+    /// Who.
+    pub(crate) by: Actor,
+    /// When.
+    pub(crate) at: Timestamp,
+}
+
+impl Change {
+    /// Notes the change among the events, in its transaction.
+    pub(crate) fn note(
+        &self,
+        tx: &WriteTransaction<'_>,
+        kind: &str,
+        object: Object,
+        data: Value,
+    ) -> Result<(), StoreError> {
+        let event = NewEvent {
+            at: self.at,
+            actor: EventActor::from(&self.by),
+            kind,
+            object,
+            data,
+        };
+        events::append(tx, &event).map(drop)
     }
 }
 

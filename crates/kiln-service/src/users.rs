@@ -1,28 +1,24 @@
 //! The users of the daemon: the desk that names them, gives them roles and tells who calls.
 
-use std::sync::Arc;
-
 use kiln_api::page::Page;
 use kiln_api::user::{
     AddParams, Added, ListParams, Membership, RenameParams, SetRoleParams, User, UserParams, Whoami,
 };
 use kiln_api::{Failure, codes};
+use kiln_domain::UserName;
 use kiln_domain::access::{Actor, Administer, Belongs, Denied, Grant, Oversee, Read, Role, permit};
-use kiln_domain::{Timestamp, UserName};
-use kiln_store::events::{self, EventActor, NewEvent};
+use kiln_store::events::EventActor;
 use kiln_store::users::{self, RemoveUserError, RenameUserError, UserRow};
 use kiln_store::{Object, ObjectKind, ReadTransaction, Store, StoreError, WriteTransaction, orgs};
 
-use crate::clock::Clock;
 use crate::events::page_limit;
 use crate::failures::store_failure;
-use crate::roles::{Roles, role_of};
+use crate::roles::{Change, Roles, role_of};
 
 /// Looks after users.
 #[derive(Clone, Debug)]
 pub struct Users {
     store: Store,
-    clock: Arc<dyn Clock>,
     roles: Roles,
     daemon_uid: u32,
 }
@@ -57,10 +53,9 @@ pub(crate) enum UserError {
 
 impl Users {
     /// Makes the desk. `daemon_uid` is the user the daemon runs as.
-    pub fn new(store: Store, clock: Arc<dyn Clock>, roles: Roles, daemon_uid: u32) -> Self {
+    pub fn new(store: Store, roles: Roles, daemon_uid: u32) -> Self {
         Self {
             store,
-            clock,
             roles,
             daemon_uid,
         }
@@ -133,10 +128,10 @@ impl Users {
             let already_known = !users::enter(tx, uid, change.at)?;
             if !already_known {
                 if let Some(name) = &name {
-                    rename(tx, change.grant, uid, Some(name))?;
+                    rename(tx, grant, uid, Some(name))?;
                 }
                 let data = serde_json::json!({ "name": name });
-                note(tx, &change, "user.added", uid, data)?;
+                change.note(tx, "user.added", of(uid), data)?;
             }
             let row = find(tx, &uid.to_string())?;
             Ok(Added {
@@ -144,7 +139,7 @@ impl Users {
                 already_known,
             })
         };
-        self.change(actor, grant, work).await
+        self.roles.change(actor, work, failure).await
     }
 
     /// Gives a user a role.
@@ -164,14 +159,14 @@ impl Users {
                 Role::OrgAdmin => return Err(UserError::RoleOfMembership),
             };
             if given != row.role {
-                give_role(tx, change.grant, uid, given)?;
+                give_role(tx, grant, uid, given)?;
                 let before = row.role.unwrap_or(Role::User);
                 let data = serde_json::json!({ "before": before, "after": role });
-                note(tx, &change, "user.role_set", uid, data)?;
+                change.note(tx, "user.role_set", of(uid), data)?;
             }
             desk.view_of(tx, uid)
         };
-        self.change(actor, grant, work).await
+        self.roles.change(actor, work, failure).await
     }
 
     /// Says what to call a user.
@@ -182,13 +177,13 @@ impl Users {
         let work = move |tx: &WriteTransaction<'_>, change: Change| {
             let row = find(tx, &user)?;
             if row.name != name {
-                rename(tx, change.grant, row.uid, name.as_ref())?;
+                rename(tx, grant, row.uid, name.as_ref())?;
                 let data = serde_json::json!({ "before": row.name, "after": name });
-                note(tx, &change, "user.renamed", row.uid, data)?;
+                change.note(tx, "user.renamed", of(row.uid), data)?;
             }
             desk.view_of(tx, row.uid)
         };
-        self.change(actor, grant, work).await
+        self.roles.change(actor, work, failure).await
     }
 
     /// Removes a user of whom nothing is on record.
@@ -200,36 +195,11 @@ impl Users {
             let uid = row.uid;
             let data = serde_json::json!({ "name": row.name });
             let view = desk.view(tx, row)?;
-            delete(tx, change.grant, uid)?;
-            note(tx, &change, "user.removed", uid, data)?;
+            delete(tx, grant, uid)?;
+            change.note(tx, "user.removed", of(uid), data)?;
             Ok(view)
         };
-        self.change(actor, grant, work).await
-    }
-
-    /// Runs a change in one transaction; roles are looked up anew behind it.
-    async fn change<T: Send + 'static>(
-        &self,
-        actor: &Actor,
-        grant: Grant<Administer>,
-        work: impl FnOnce(&WriteTransaction<'_>, Change) -> Result<T, UserError> + Send + 'static,
-    ) -> Result<T, Failure> {
-        let change = Change {
-            grant,
-            by: *actor,
-            at: self.clock.now(),
-        };
-        let (store, roles) = (self.store.clone(), self.roles.clone());
-        // A caller that hangs up must not leave a role in memory that the store no longer has.
-        let task = tokio::spawn(async move {
-            let done = store.write(move |tx| work(tx, change)).await;
-            roles.forget();
-            done
-        });
-        let done = task
-            .await
-            .map_err(|error| Failure::from_error(codes::daemon::INTERNAL, &error))?;
-        done.map_err(|error| failure(&error))
+        self.roles.change(actor, work, failure).await
     }
 
     fn is_fixed(&self, uid: u32) -> bool {
@@ -255,14 +225,6 @@ impl Users {
             first_seen_at: row.first_seen_at.to_string(),
         })
     }
-}
-
-/// Who changes a user, when, and that it is allowed.
-#[derive(Clone, Copy, Debug)]
-struct Change {
-    grant: Grant<Administer>,
-    by: Actor,
-    at: Timestamp,
 }
 
 fn administer(actor: &Actor) -> Result<Grant<Administer>, Failure> {
@@ -292,21 +254,8 @@ fn delete(tx: &WriteTransaction<'_>, _grant: Grant<Administer>, uid: u32) -> Res
     Ok(())
 }
 
-fn note(
-    tx: &WriteTransaction<'_>,
-    change: &Change,
-    kind: &str,
-    uid: u32,
-    data: serde_json::Value,
-) -> Result<(), StoreError> {
-    let event = NewEvent {
-        at: change.at,
-        actor: EventActor::from(&change.by),
-        kind,
-        object: Object::new(ObjectKind::User, uid),
-        data,
-    };
-    events::append(tx, &event).map(drop)
+fn of(uid: u32) -> Object {
+    Object::new(ObjectKind::User, uid)
 }
 
 fn memberships(tx: &ReadTransaction<'_>, uid: u32) -> Result<Vec<Membership>, StoreError> {

@@ -25,6 +25,9 @@ use crate::wait;
 /// Name of the one account, where there is one.
 pub const USER: &str = "kiln";
 
+/// Name of an account that may only pull, where there are tokens; its password is the same.
+pub const READER: &str = "reader";
+
 /// Its password; the colon tells whether a client splits credentials at the first one only.
 pub const PASSWORD: &str = "pass:word";
 
@@ -286,6 +289,7 @@ fn start_tokens(access: Access, folder: &Path) -> Result<Option<TokenServer>> {
         user: USER.to_owned(),
         password: PASSWORD.to_owned(),
         strangers,
+        reader: READER.to_owned(),
     };
     TokenServer::start(certificates::token_signer(folder)?, rules).map(Some)
 }

@@ -47,6 +47,8 @@ pub struct Rules {
     pub password: String,
     /// What those without an account may do.
     pub strangers: Strangers,
+    /// An account that may only pull, with the same password.
+    pub reader: String,
 }
 
 /// What those without an account may do.
@@ -167,7 +169,8 @@ impl Shared {
         let account = request.field("authorization").map(account);
         let user = account.as_ref().map(|(user, _)| user.clone());
         let is_known = account.as_ref().is_some_and(|(user, password)| {
-            *user == self.rules.user && *password == self.rules.password
+            let is_account = *user == self.rules.user || *user == self.rules.reader;
+            is_account && *password == self.rules.password
         });
 
         let (status, response) = if account.is_some() && !is_known {
@@ -176,7 +179,7 @@ impl Shared {
                 http::json_response("401 Unauthorized", r#"{"details":"wrong password"}"#),
             )
         } else {
-            let access = self.access(&scopes, is_known);
+            let access = self.access(&scopes, is_known.then_some(user.as_deref()).flatten());
             let token = self.token(user.as_deref().unwrap_or_default(), &access)?;
             let body = json!({"token": token, "access_token": token, "expires_in": 300});
             (200, http::json_response("200 OK", &body.to_string()))
@@ -190,8 +193,10 @@ impl Shared {
         stream.write_all(&response).context("cannot answer")
     }
 
-    fn access(&self, scopes: &[String], is_known: bool) -> Vec<Value> {
+    fn access(&self, scopes: &[String], user: Option<&str>) -> Vec<Value> {
         let mut access = Vec::new();
+        let may_all = user == Some(&self.rules.user);
+        let may_pull = user.is_some() || self.rules.strangers == Strangers::MayPull;
         for scope in scopes {
             let mut parts = scope.splitn(2, ':');
             let kind = parts.next().unwrap_or_default();
@@ -199,10 +204,7 @@ impl Shared {
             let (name, actions) = rest.rsplit_once(':').unwrap_or((rest, ""));
             let allowed: Vec<&str> = actions
                 .split(',')
-                .filter(|action| {
-                    let public = self.rules.strangers == Strangers::MayPull && *action == "pull";
-                    is_known || public
-                })
+                .filter(|action| may_all || (may_pull && *action == "pull"))
                 .collect();
             if !allowed.is_empty() {
                 access.push(json!({"type": kind, "name": name, "actions": allowed}));
