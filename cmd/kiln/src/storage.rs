@@ -5,9 +5,9 @@ use kiln_api::storage::{
     GetUsage, GetWhy, KindUsage, Prune, PruneParams, Pruned, PrunedItem, Usage, UsageItem,
     UsageParams, Why, WhyImage, WhyParams, WhyUse,
 };
+use kiln_domain::ImageName;
 
-use crate::batch;
-use crate::batch::Item;
+use crate::batch::{self, Item};
 use crate::failure::CommandError;
 use crate::output::{self, Amount, Format};
 use crate::session::Session;
@@ -100,7 +100,7 @@ fn usage_text(usage: &Usage) -> String {
             item.kind.to_string(),
             size(item.disk_bytes),
             item.kept_by.map_or("-".to_owned(), |by| by.to_string()),
-            named(&item.item, item.image.as_ref().map(|name| name.as_str())),
+            named(&item.item, item.image.as_ref().map(ImageName::as_str)),
         ]
     };
     text.push('\n');
@@ -156,26 +156,22 @@ fn why_text(why: &Why) -> String {
 }
 
 fn image_line(image: &WhyImage) -> String {
-    let mut line = format!(
-        "{} {} {}",
-        cell(image.name.as_str()),
-        image.number,
-        cell(&image.architecture)
-    );
-    if !image.tags.is_empty() {
-        let tags: Vec<String> = image.tags.iter().map(|tag| cell(tag.as_str())).collect();
-        line.push_str(&format!(" ({})", tags.join(", ")));
-    }
-    if let Some(part) = &image.part {
-        line.push_str(&format!(", its {}", cell(part)));
-    }
+    let name = cell(image.name.as_str());
+    let architecture = cell(&image.architecture);
+    let tags: Vec<String> = image.tags.iter().map(|tag| cell(tag.as_str())).collect();
+    let tags = if tags.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", tags.join(", "))
+    };
+    let mut words = vec![format!("{name} {} {architecture}{tags}", image.number)];
+    words.extend(image.part.iter().map(|part| format!("its {}", cell(part))));
     if !image.state.is_active() {
-        line.push_str(&format!(", {}", image.state));
+        words.push(image.state.to_string());
     }
-    if let Some(after) = &image.purge_after {
-        line.push_str(&format!(", kept until {}", time(after)));
-    }
-    line
+    let after = image.purge_after.iter();
+    words.extend(after.map(|after| format!("kept until {}", time(after))));
+    words.join(", ")
 }
 
 fn use_line(used: &WhyUse) -> String {
@@ -191,7 +187,7 @@ pub(crate) async fn prune(
 ) -> Result<(), CommandError> {
     let client = session.connect().await?;
     let params = PruneParams {
-        images_older_than_seconds: arguments.images_older_than.map(|age| age.seconds()),
+        images_older_than_seconds: arguments.images_older_than.map(Age::seconds),
         cache: arguments.cache,
         dry_run: arguments.dry_run,
     };
@@ -224,7 +220,7 @@ fn pruned_text(pruned: &Pruned) -> String {
         Some(vec![
             item.kind.to_string(),
             size(freed.freed_bytes),
-            named(&item.item, item.image.as_ref().map(|name| name.as_str())),
+            named(&item.item, item.image.as_ref().map(ImageName::as_str)),
         ])
     });
     let rows: Vec<Vec<String>> = gone.collect();
@@ -236,18 +232,18 @@ fn pruned_text(pruned: &Pruned) -> String {
     let bytes = size(pruned.freed_bytes);
     let count: u64 = pruned.kinds.iter().map(|kind| kind.count).sum();
     let things = if count == 1 { "thing" } else { "things" };
-    text.push_str(&if pruned.dry_run {
-        format!("{count} {things} would go, and {bytes} would be freed\n")
+    let mut lines = vec![if pruned.dry_run {
+        format!("{count} {things} would go, and {bytes} would be freed")
     } else {
-        format!("{count} {things} went, and {bytes} are freed\n")
-    });
+        format!("{count} {things} went, and {bytes} are freed")
+    }];
     if pruned.left_alone > 0 {
-        text.push_str(&format!(
-            "{} came into use or changed meanwhile, and stayed\n",
-            pruned.left_alone
+        let left = pruned.left_alone;
+        lines.push(format!(
+            "{left} came into use or changed meanwhile, and stayed"
         ));
     }
-    text
+    text + &lines.join("\n") + "\n"
 }
 
 fn named(item: &str, image: Option<&str>) -> String {

@@ -548,14 +548,6 @@ impl Config {
 
     /// Lists every value with its origin, as `kiln info --config` shows them.
     pub(crate) fn settings(&self) -> Vec<Setting> {
-        fn row<T>(key: &str, valued: &Valued<T>, show: impl Fn(&T) -> String) -> Setting {
-            let (value, origin) = (show(&valued.value), valued.origin.clone());
-            Setting {
-                key: key.to_owned(),
-                value,
-                origin,
-            }
-        }
         let path = |path: &PathBuf| format!("{:?}", path.display().to_string());
         let list = |items: Vec<String>| format!("{items:?}");
         let paths = |paths: &Vec<PathBuf>| {
@@ -651,6 +643,16 @@ impl Config {
         rows.extend(rates);
         rows.extend(patience);
         rows
+    }
+}
+
+/// Shows a value with its origin.
+fn row<T>(key: &str, valued: &Valued<T>, show: impl Fn(&T) -> String) -> Setting {
+    let (value, origin) = (show(&valued.value), valued.origin.clone());
+    Setting {
+        key: key.to_owned(),
+        value,
+        origin,
     }
 }
 

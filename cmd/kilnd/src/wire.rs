@@ -93,12 +93,7 @@ pub(crate) async fn serve(
     let store = opened.store.clone();
     let board = Arc::new(Board::new(config.max_operations.value));
     let host_files = Arc::new(HostFiles::default());
-    let digests = RootfsDigests::new(
-        store.clone(),
-        opened.artifacts.clone(),
-        board.clone(),
-        clock.clone(),
-    );
+    let digests = digests(&opened, &board, &clock);
     let snapshots = Snapshots::new(store.clone(), clock.clone(), snapshot_schedule(&config));
     let partials = Partials::new(opened.cache.clone(), clock.clone(), Pool::new("sweep", 1));
     let machines = machines(&store, &clock).await?;
@@ -122,9 +117,8 @@ pub(crate) async fn serve(
         settings,
     };
     let reloading = reloading.run(hangups, load);
-    let uid = rustix::process::geteuid().as_raw();
     let door = open_webhooks(&config).await?;
-    let limits = Limits::default();
+    let (limits, uid) = (Limits::default(), own_actor().uid);
     let server = Server::new(desks.table()?, limits, rates, uid, ledger.clone())?;
     let (stop, stopped) = watch::channel(false);
     let files = files_socket.serve(host_files, stopped.clone());
@@ -165,6 +159,16 @@ pub(crate) async fn serve(
     store.close().await.context("cannot close the database")?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Computes checksums of root filesystems behind their publication.
+fn digests(opened: &Opened, board: &Arc<Board>, clock: &Arc<dyn Clock>) -> RootfsDigests {
+    RootfsDigests::new(
+        opened.store.clone(),
+        opened.artifacts.clone(),
+        board.clone(),
+        clock.clone(),
+    )
 }
 
 /// Removes what nobody goes on with, and what was forgotten long enough ago.
@@ -313,12 +317,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
     let build_pool = Pool::new("build", config.build_threads.value);
     let logins = system_logins(config, &store, &clock);
     let spare = Spare::new(cache.clone());
-    let fetcher = Arc::new(Fetcher::new(
-        cache,
-        remotes.clone(),
-        Pool::new("decode", config.decode_threads.value),
-        kiln_service::LayerLimits::default(),
-    ));
+    let fetcher = fetcher(config, cache, &remotes);
     let naming = naming(config);
     let purged = PurgeFiles::new(artifacts.clone(), images.clone(), Pool::new("purge", 1));
     let records = Records {
@@ -356,14 +355,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         ),
         aliases: Arc::new(Aliases::new(store.clone(), clock.clone(), naming)),
         leases: Arc::new(Leases::new(store.clone(), clock.clone(), naming)),
-        storage: Arc::new(Storage::new(
-            store.clone(),
-            clock.clone(),
-            naming,
-            on_disk,
-            fetcher.needs(),
-            purged.clone(),
-        )),
+        storage: storage(&store, &clock, naming, on_disk, &fetcher, &purged),
         purges: Arc::new(Purges::new(store.clone(), clock.clone(), naming, purged)),
         instances: Arc::new(Instances::new(
             store.clone(),
@@ -397,6 +389,33 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         orgs: Arc::new(Orgs::new(store, roles)),
         audit: Arc::new(audit),
     }
+}
+
+fn fetcher(config: &Config, cache: Cache, remotes: &Arc<Remotes>) -> Arc<Fetcher> {
+    Arc::new(Fetcher::new(
+        cache,
+        remotes.clone(),
+        Pool::new("decode", config.decode_threads.value),
+        kiln_service::LayerLimits::default(),
+    ))
+}
+
+fn storage(
+    store: &Store,
+    clock: &Arc<dyn Clock>,
+    naming: Naming,
+    on_disk: StorageFiles,
+    fetcher: &Fetcher,
+    purged: &PurgeFiles,
+) -> Arc<Storage> {
+    Arc::new(Storage::new(
+        store.clone(),
+        clock.clone(),
+        naming,
+        on_disk,
+        fetcher.needs(),
+        purged.clone(),
+    ))
 }
 
 fn existing(

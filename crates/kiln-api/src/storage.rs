@@ -270,6 +270,10 @@ pub struct WhyUse {
     pub name: Option<String>,
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks with a reference"
+)]
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }
