@@ -2,8 +2,8 @@
 
 use clap::{Args, Subcommand};
 use kiln_api::image::{
-    Boot, BootChoice, Forget, ForgetParams, Forgotten, Get, GetParams, Image, List, ListParams,
-    Source,
+    Boot, BootChoice, DiskFormat, Forget, ForgetParams, Forgotten, Get, GetParams, Image, List,
+    ListParams, Source, TakenDisk,
 };
 use kiln_client::Client;
 
@@ -372,6 +372,7 @@ fn lines(image: &Image) -> String {
         ("source", cell(&image.source.reference)),
         ("manifest", or_dash(image.source.manifest_digest.as_deref())),
         ("built from", built_from(&image.source)),
+        ("taken from", taken_from(image)),
         ("directory", cell(&image.artifact_dir)),
         (
             "rootfs",
@@ -421,6 +422,22 @@ fn built_from(source: &Source) -> String {
             .as_deref()
             .filter(|words| !words.is_empty()),
     )
+}
+
+/// Names the disk that the root filesystem was taken out of.
+fn taken_from(image: &Image) -> String {
+    let disk = image.boot.as_ref().and_then(|boot| boot.disk);
+    let Some(TakenDisk { format, partition }) = disk else {
+        return "-".to_owned();
+    };
+    let format = match format {
+        DiskFormat::Raw => "raw",
+        DiskFormat::Qcow2 => "qcow2",
+    };
+    match partition {
+        Some(number) => format!("partition {number} of a {format} disk"),
+        None => format!("a {format} disk"),
+    }
 }
 
 fn aliases(image: &Image) -> String {

@@ -1,10 +1,15 @@
 //! What an image's view says to a bootable artifact of it: the same for the daemon, which pushes
 //! one, and for its client, which exports one.
 
+use std::collections::BTreeMap;
+
 use kiln_domain::oci::bootable::{BootWords, BootableConfig, BootableSource, Compression};
 use serde::Serialize;
 
 use crate::image::{Boot, Image};
+
+/// The label of a containerDisk that holds what is to be told to the kernel beside the disk.
+const KERNEL_ARGUMENTS_LABEL: &str = "dev.kiln.kernel_arguments";
 
 impl Image {
     /// Returns the config of the image as an artifact, with `compression` for its chunks.
@@ -30,6 +35,21 @@ impl Image {
         config.source = Some(source).filter(|source| *source != BootableSource::default());
         config.compression = Some(compression);
         config
+    }
+}
+
+impl Image {
+    /// Says in labels how a containerDisk of the image boots: in Kiln's words, and what is to be told
+    /// to its kernel, for whoever starts that.
+    pub fn container_disk_labels(&self) -> BTreeMap<String, String> {
+        let words = self.boot.as_ref().map(words);
+        let words = words.and_then(|words| words.to_label().ok());
+        let words = words.map(|words| (BootWords::LABEL.to_owned(), words));
+        let arguments = (
+            KERNEL_ARGUMENTS_LABEL.to_owned(),
+            self.kernel_arguments.clone(),
+        );
+        words.into_iter().chain([arguments]).collect()
     }
 }
 

@@ -137,8 +137,8 @@ pub struct PullParams {
     /// How it boots; as its config suggests when left out.
     #[serde(default, skip_serializing_if = "BootChoice::is_auto")]
     pub boot: BootChoice,
-    /// The size of the root filesystem; the larger of 1.25 times the content and 1 GiB when left
-    /// out.
+    /// The size of the root filesystem, up to 16 TiB and what the daemon's disk takes as one file;
+    /// the larger of 1.25 times the content and 1 GiB when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
     /// Which platform of a multi-platform image, such as `linux/arm64`; the host's when left out.
@@ -243,6 +243,29 @@ pub struct Boot {
     /// modules. Empty where Kiln's init is not used: then nothing is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub monitors: Vec<String>,
+    /// What the root filesystem was taken out of, where what came was more than that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<TakenDisk>,
+}
+
+/// The disk that a root filesystem was taken out of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TakenDisk {
+    /// How it was stored.
+    pub format: DiskFormat,
+    /// The number of the partition that the root filesystem was; all of the disk when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<u32>,
+}
+
+/// How a disk is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskFormat {
+    /// Its bytes as they are.
+    Raw,
+    /// QEMU's format.
+    Qcow2,
 }
 
 /// A user name and a password or token for a registry.

@@ -6,6 +6,7 @@
 //! 107 is the user that KubeVirt's QEMU runs as. The disk is a root filesystem without a boot
 //! loader, so kernel and initrd lie beside it, where KubeVirt's `kernelBoot` takes them from.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::atomic::AtomicBool;
@@ -117,12 +118,22 @@ pub fn container_disk_bytes(files: &ImageFiles, cancelled: &AtomicBool) -> Resul
     Ok(Qcow2::plan(&files.rootfs, cancelled)?.data_bytes())
 }
 
-/// Writes the documents of a containerDisk.
-pub fn container_disk_documents(architecture: &str, layer: &DiskLayer) -> DiskDocuments {
+/// Writes the documents of a containerDisk. Its labels say how it boots, to people and to Kiln:
+/// KubeVirt reads none.
+pub fn container_disk_documents(
+    architecture: &str,
+    labels: &BTreeMap<String, String>,
+    layer: &DiskLayer,
+) -> DiskDocuments {
+    let container = if labels.is_empty() {
+        json!({})
+    } else {
+        json!({ "Labels": labels })
+    };
     let config = json!({
         "architecture": architecture,
         "os": "linux",
-        "config": {},
+        "config": container,
         "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]},
     });
     let config = config.to_string().into_bytes();

@@ -32,5 +32,5 @@ pub use pack::{ImageFiles, PackError, compression, pack};
 pub use partitions::PartitionError;
 pub use plan::plan;
 pub use qcow2::read::Qcow2Error;
-pub use root::{Format, RootError, Taken, take_root};
+pub use root::{Format, FoundRoot, RootError, Taken, find_root, take_root};
 pub use unpack::{UnpackError, clear, inflate, unpack};

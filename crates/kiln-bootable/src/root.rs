@@ -3,6 +3,7 @@
 //!
 //! Whether bytes are a root filesystem is for the caller to judge.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -68,16 +69,47 @@ pub enum RootError {
     },
 }
 
-/// Writes the root filesystem of a disk into the empty file `output`, holes left out.
-///
-/// `judge` sees the beginning of what may be one; what it refuses a disk without partitions with is
-/// the inner error.
+/// The root filesystem in a disk, found and not yet taken.
+pub struct FoundRoot<'m> {
+    disk: Disk<'m>,
+    format: Format,
+    partition: Option<u32>,
+    start: u64,
+    end: u64,
+}
+
+impl fmt::Debug for FoundRoot<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FoundRoot")
+            .field("format", &self.format)
+            .field("partition", &self.partition)
+            .field("start", &self.start)
+            .field("end", &self.end)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Writes the root filesystem of a disk into the empty file `output`, holes left out: see [`find_root`].
 pub fn take_root<E>(
     medium: &dyn Medium,
     output: &File,
     judge: impl Fn(&[u8]) -> Result<(), E>,
     cancelled: &AtomicBool,
 ) -> Result<Result<Taken, E>, RootError> {
+    match find_root(medium, judge)? {
+        Ok(found) => found.take(output, cancelled).map(Ok),
+        Err(refused) => Ok(Err(refused)),
+    }
+}
+
+/// Finds the root filesystem of a disk.
+///
+/// `judge` sees the beginning of what may be one; what it refuses a disk without partitions with is
+/// the inner error.
+pub fn find_root<E>(
+    medium: &dyn Medium,
+    judge: impl Fn(&[u8]) -> Result<(), E>,
+) -> Result<Result<FoundRoot<'_>, E>, RootError> {
     let (mut disk, format) = Disk::open(medium)?;
     let size_bytes = disk.size_bytes();
     let head = disk.head(0, size_bytes)?;
@@ -89,12 +121,42 @@ pub fn take_root<E>(
             (Some(root.number), root.start, root.end)
         }
     };
-    let size_bytes = copy(&mut disk, start, end, output, cancelled)?;
-    Ok(Ok(Taken {
+    Ok(Ok(FoundRoot {
+        disk,
         format,
         partition,
-        size_bytes,
+        start,
+        end,
     }))
+}
+
+impl FoundRoot<'_> {
+    /// Tells how many bytes of it the disk stores: what is none of its holes, and may be zeros.
+    pub fn data_bytes(&mut self, cancelled: &AtomicBool) -> Result<u64, RootError> {
+        let (mut at, mut bytes) = (self.start, 0);
+        while at < self.end {
+            if cancelled.load(Ordering::Relaxed) {
+                return Err(RootError::Cancelled);
+            }
+            let extent = self.disk.extent(at)?;
+            let until = extent.end.clamp(at + 1, self.end);
+            if extent.holds == Holds::Data {
+                bytes += until - at;
+            }
+            at = until;
+        }
+        Ok(bytes)
+    }
+
+    /// Writes it into the empty file `output`, holes left out.
+    pub fn take(mut self, output: &File, cancelled: &AtomicBool) -> Result<Taken, RootError> {
+        let size_bytes = copy(&mut self.disk, self.start, self.end, output, cancelled)?;
+        Ok(Taken {
+            format: self.format,
+            partition: self.partition,
+            size_bytes,
+        })
+    }
 }
 
 /// Finds the one partition that is a root filesystem.

@@ -37,7 +37,7 @@ mod write;
 mod xattr;
 
 pub use identity::{Identity, Profile, WRITER_VERSION};
-pub use plan::{DiskBytes, Plan, PlanError, Size};
+pub use plan::{DiskBytes, Plan, PlanError, Size, size_limits};
 pub use sums::{Sums, SumsError, VerifyError, verify};
 pub use uuid::{UuidError, set_uuid, uuid};
 pub use write::{CopyMethod, Source, WriteError, Written};

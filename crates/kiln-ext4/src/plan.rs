@@ -2,9 +2,10 @@
 //!
 //! Not here: I/O. A plan is a pure function of tree, profile, identity and size.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::AtomicBool;
 
-use kiln_tree::{BLOCK_SIZE, CancelCheck, Cancelled, ShownPath, Tree};
+use kiln_tree::{BLOCK_SIZE, CancelCheck, Cancelled, Limits, ShownPath, Tree};
 
 use crate::bodies;
 use crate::geometry::{BLOCK_INODES, BLOCKS_MAX, GROUP_BLOCKS, Geometry};
@@ -28,6 +29,21 @@ pub enum Size {
     /// last group would be little but overhead, as mke2fs does. [`Plan::size_bytes`] has the
     /// result.
     Bytes(u64),
+}
+
+/// Returns how few and how many bytes an image can have: what one with nothing in it takes, and the
+/// most that is written. What is in a tree may need more than the least, which [`Plan::new`] tells.
+pub fn size_limits(profile: Profile) -> RangeInclusive<u64> {
+    let calm = AtomicBool::new(false);
+    let nothing = Tree::merge(Vec::new(), &Limits::default(), &calm);
+    let least = nothing.ok().and_then(|tree| {
+        let identity = Identity::derive(&[0; 32], 0);
+        match Plan::new(&tree, profile, &identity, Size::Bytes(0), &calm) {
+            Err(PlanError::TooSmall { minimum_bytes, .. }) => Some(minimum_bytes),
+            _ => None,
+        }
+    });
+    least.unwrap_or_default()..=BLOCKS_MAX * BLOCK_SIZE
 }
 
 /// Why a tree does not become an image.

@@ -3,6 +3,8 @@
 //! Not here: the bytes of blobs (`upload`), and in which order an image is sent: blobs first,
 //! then what names them, tags last.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use kiln_domain::oci::DocumentError;
 use kiln_domain::{Digest, Reference};
@@ -12,8 +14,9 @@ use serde::Deserialize;
 
 use crate::client::{MAX_DOCUMENT_BYTES, Registry, failure};
 use crate::error::FetchError;
-use crate::retry::Attempts;
+use crate::retry::{Attempts, Patience};
 use crate::scope::Scope;
+use crate::text::ServerText;
 use crate::transport::{Answer, Ask, Body};
 
 /// How a registry says that it has listed a manifest at its subject (OCI distribution spec,
@@ -73,7 +76,8 @@ impl Registry {
         digest: &Digest,
     ) -> Result<Option<u64>, FetchError> {
         let scope = Scope::Pull(reference.repository());
-        self.blob_size_for(scope, reference, digest).await
+        self.blob_size_for(scope, reference, digest, &Patience::default())
+            .await
     }
 
     /// Asks whether a blob is there, and how long it is: other than [`blob_size`](Self::blob_size)
@@ -84,7 +88,8 @@ impl Registry {
         digest: &Digest,
     ) -> Result<Presence, FetchError> {
         let scope = Scope::Pull(reference.repository());
-        self.blob_presence_for(scope, reference, digest).await
+        self.blob_presence_for(scope, reference, digest, &Patience::default())
+            .await
     }
 
     pub(crate) async fn blob_size_for(
@@ -92,8 +97,10 @@ impl Registry {
         scope: Scope<'_>,
         reference: &Reference,
         digest: &Digest,
+        patience: &Patience,
     ) -> Result<Option<u64>, FetchError> {
-        match self.blob_presence_for(scope, reference, digest).await? {
+        let asking = self.blob_presence_for(scope, reference, digest, patience);
+        match asking.await? {
             Presence::OfBytes(size_bytes) => Ok(Some(size_bytes)),
             Presence::Absent | Presence::Untold => Ok(None),
         }
@@ -104,11 +111,13 @@ impl Registry {
         scope: Scope<'_>,
         reference: &Reference,
         digest: &Digest,
+        patience: &Patience,
     ) -> Result<Presence, FetchError> {
         let path = format!("{}/blobs/{digest}", reference.repository());
-        let mut attempts = Attempts::default();
+        let mut attempts = Attempts::sharing(patience);
         loop {
-            match self.blob_presence_once(scope, &path).await {
+            let left = attempts.patience_left(self.config());
+            match self.blob_presence_once(scope, &path, left).await {
                 Ok(found) => return Ok(found),
                 Err(error) => attempts.wait_after(error, self.config()).await?,
             }
@@ -119,8 +128,12 @@ impl Registry {
         &self,
         scope: Scope<'_>,
         path: &str,
+        patience_left: Duration,
     ) -> Result<Presence, FetchError> {
-        let ask = Ask::with(&Method::HEAD, "an answer about a blob");
+        let ask = Ask {
+            patience_left,
+            ..Ask::with(&Method::HEAD, "an answer about a blob")
+        };
         let answer = self.ask(scope, path, ask).await?;
         let status = answer.response.status();
         if status == StatusCode::NOT_FOUND {
@@ -145,7 +158,8 @@ impl Registry {
     ) -> Result<Option<Digest>, FetchError> {
         let mut attempts = Attempts::default();
         loop {
-            match self.manifest_digest_once(reference).await {
+            let left = attempts.patience_left(self.config());
+            match self.manifest_digest_once(reference, left).await {
                 Ok(digest) => return Ok(digest),
                 Err(error) => attempts.wait_after(error, self.config()).await?,
             }
@@ -155,10 +169,12 @@ impl Registry {
     async fn manifest_digest_once(
         &self,
         reference: &Reference,
+        patience_left: Duration,
     ) -> Result<Option<Digest>, FetchError> {
         let accept = kiln_domain::oci::document_media_types().join(", ");
         let ask = Ask {
             accept: Some(&accept),
+            patience_left,
             ..Ask::with(&Method::HEAD, "an answer about a manifest")
         };
         let scope = Scope::Pull(reference.repository());
@@ -213,9 +229,14 @@ impl Registry {
         check_digest(reference, reference.digest().copied(), digest)?;
         let mut attempts = Attempts::default();
         loop {
-            match self.put_once(reference, media_type, bytes).await {
-                Ok(headers) => {
-                    check_digest(reference, content_digest(&headers), digest)?;
+            let left = attempts.patience_left(self.config());
+            match self.put_once(reference, media_type, bytes, left).await {
+                Ok((status, headers)) => {
+                    let told = content_digest(&headers);
+                    check_digest(reference, told, digest)?;
+                    if status != StatusCode::CREATED && told.is_none() {
+                        self.check_kept(reference, status, digest).await?;
+                    }
                     return Ok((digest, headers.contains_key(OCI_SUBJECT)));
                 }
                 Err(error) => attempts.wait_after(error, self.config()).await?,
@@ -228,19 +249,39 @@ impl Registry {
         reference: &Reference,
         media_type: &str,
         bytes: &Bytes,
-    ) -> Result<HeaderMap, FetchError> {
+        patience_left: Duration,
+    ) -> Result<(StatusCode, HeaderMap), FetchError> {
         let ask = Ask {
             body: Some(Body { media_type, bytes }),
+            patience_left,
             ..Ask::with(&Method::PUT, "an answer to a manifest")
         };
         let scope = Scope::Push(reference.repository());
         let answer = self.ask(scope, &manifest_path(reference), ask).await?;
         match answer.response.status() {
-            StatusCode::OK | StatusCode::CREATED | StatusCode::ACCEPTED => {
-                Ok(answer.response.headers().clone())
+            status @ (StatusCode::OK | StatusCode::CREATED | StatusCode::ACCEPTED) => {
+                Ok((status, answer.response.headers().clone()))
             }
             _ => Err(self.refusal(answer, reference, What::Manifest).await),
         }
+    }
+
+    /// Asks whether a manifest is there that somebody answered to in other words than a registry: a
+    /// proxy that wants people to log in says 200 to everything.
+    async fn check_kept(
+        &self,
+        reference: &Reference,
+        status: StatusCode,
+        digest: Digest,
+    ) -> Result<(), FetchError> {
+        if self.manifest_digest(reference).await? == Some(digest) {
+            return Ok(());
+        }
+        Err(FetchError::UnexpectedStatus {
+            host: self.transport().host().to_owned(),
+            status: status.as_u16(),
+            message: ServerText::new("the manifest is not there afterwards"),
+        })
     }
 
     /// Says what the refusal of something that was sent means.
@@ -266,7 +307,8 @@ impl Registry {
             };
         }
         match status.as_u16() {
-            429 => error,
+            // The same may be taken a little later.
+            408 | 429 => error,
             507 => FetchError::QuotaExceeded { host, message },
             400..=499 if said.contains("quota") => FetchError::QuotaExceeded { host, message },
             403 => FetchError::Denied {
@@ -274,6 +316,15 @@ impl Registry {
                 subject,
                 message,
             },
+            // The repository is there, and what the manifest names is not.
+            status @ 404 if what == What::Manifest && said.contains("blob_unknown") => {
+                FetchError::PushRefused {
+                    host,
+                    subject,
+                    status,
+                    message,
+                }
+            }
             404 => FetchError::ReferenceNotFound {
                 reference: format!("{}/{}", reference.registry(), reference.repository()),
                 message,

@@ -17,12 +17,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use kiln_domain::oci::Descriptor;
+use kiln_domain::oci::{Descriptor, Document, DocumentError, StatedMediaTypes};
 use kiln_domain::{Credentials, Digest, Reference, RegistryName};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::blob::BlobStream;
-use crate::client::{Fetched, Registry};
+use crate::client::{Fetched, MAX_DOCUMENT_BYTES, Registry};
 use crate::error::FetchError;
 use crate::retry::Patience;
 use crate::routes::{Endpoint, Route, same_place};
@@ -143,7 +143,15 @@ impl Remote {
             let (found, stop) = self.next_stop(at, question);
             let asked = stop.reference(reference);
             match stop.registry.manifest(&asked).await {
-                Ok(fetched) => return Ok(fetched),
+                Ok(fetched) => match malformed(&fetched) {
+                    // Somebody before the mirror answers in its place, with a page to log in perhaps.
+                    Some(source) if found < self.shared.mirrors.len() => {
+                        let document = asked.to_string();
+                        at = self.after(found, stop, FetchError::Document { document, source })?;
+                    }
+                    // Whoever reads it says what is wrong with it.
+                    _ => return Ok(fetched),
+                },
                 Err(error) => at = self.after(found, stop, error)?,
             }
         }
@@ -162,20 +170,22 @@ impl Remote {
         Ok(opened)
     }
 
-    /// Opens a blob whose bytes were wrong the last time, as [`Registry::blob_anew`] does: from its
-    /// start, and at the next place where there is one. Who gave wrong bytes for a digest is not
-    /// asked for it again.
+    /// Opens a blob whose bytes were wrong the last time: from its start, at the next place where there
+    /// is one, and else, as [`Registry::blob_anew`] does, at the registry itself. Who gave wrong bytes
+    /// for a digest is not asked for it again, and where several gave some, none of the mirrors.
     pub async fn blob_anew(
         &self,
         reference: &Reference,
         blob: &Descriptor,
     ) -> Result<RemoteBlob, FetchError> {
-        if self.has_others(&blob.digest) {
+        if let Some(mirror) = self.shared.mirrors.get(self.served(&blob.digest)) {
+            let (mirror, digest) = (mirror.registry.host(), &blob.digest);
+            tracing::warn!(%mirror, %digest, "it gave wrong bytes: asking the next registry");
             let next = self.served(&blob.digest) + 1;
             locked(&self.shared.begins).insert(blob.digest, next);
             return self.blob(reference, blob, 0).await;
         }
-        let (at, stop) = self.next_stop(self.begin_of(&blob.digest), Question::Digest);
+        let (at, stop) = (self.shared.mirrors.len(), &self.shared.location);
         let asked = stop.reference(reference);
         let mut opened = RemoteBlob::new(self, reference, blob, at);
         opened.take_turn(stop).await;
@@ -365,6 +375,15 @@ impl fmt::Debug for RemoteBlob {
             .field("at", &self.at)
             .field("position", &self.position)
             .finish_non_exhaustive()
+    }
+}
+
+/// Says why something is no manifest or index of any kind.
+fn malformed(fetched: &Fetched) -> Option<DocumentError> {
+    let stated = StatedMediaTypes::default();
+    match Document::parse_any(&fetched.bytes, stated, MAX_DOCUMENT_BYTES) {
+        Err(error @ DocumentError::Malformed(_)) => Some(error),
+        _ => None,
     }
 }
 

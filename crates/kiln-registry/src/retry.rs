@@ -169,12 +169,17 @@ impl Attempts {
         work: impl Future<Output = Result<T, FetchError>>,
     ) -> Result<T, FetchError> {
         let config = transport.config();
-        // The wait before may have been longer than asked for, on a machine that is busy.
-        let left = self.patience.left(config).max(last_chance(config));
+        let left = self.patience_left(config);
         // Boxed, since asking is a large future that would make all who wait for it as large.
         tokio::time::timeout(left, Box::pin(work))
             .await
             .unwrap_or_else(|_| Err(transport.timeout(what, left)))
+    }
+
+    /// Tells how long an attempt may take without progress.
+    pub(crate) fn patience_left(&self, config: &Config) -> Duration {
+        // The wait before may have been longer than asked for, on a machine that is busy.
+        self.patience.left(config).max(last_chance(config))
     }
 
     /// Waits before the next attempt, or gives the error back when another one would not help

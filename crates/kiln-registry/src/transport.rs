@@ -60,6 +60,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) piece: Option<&'a Piece>,
     /// How much longer than usual the answer may take.
     pub(crate) extra_time: Duration,
+    /// The longest silence that there is patience left for; less than usual where it is shorter.
+    pub(crate) patience_left: Duration,
     /// What is waited for: for messages.
     pub(crate) what: &'static str,
 }
@@ -98,6 +100,7 @@ impl<'a> Ask<'a> {
             body: None,
             piece: None,
             extra_time: Duration::ZERO,
+            patience_left: Duration::MAX,
             what,
         }
     }
@@ -241,11 +244,13 @@ impl Transport {
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        match ask.piece {
+        if let Some(piece) = ask.piece {
             // Boxed: every request would carry the room for it.
-            Some(piece) => Box::pin(self.send_piece(request, piece, ask)).await,
-            None => self.send_within(request, ask.what, ask.extra_time).await,
+            return Box::pin(self.send_piece(request, piece, ask)).await;
         }
+        let silence = self.config.stall_timeout.min(ask.patience_left);
+        self.send_within(request, ask.what, silence + ask.extra_time)
+            .await
     }
 
     /// Sends a part of a blob. The wait for the connection to take more is bounded, and so is
@@ -267,6 +272,7 @@ impl Transport {
         let sending = request.body(reqwest::Body::wrap(piece.body())).send();
         let mut sending = std::pin::pin!(sending);
         let (stall, slowest) = (self.config.stall_timeout, self.config.slowest);
+        let stall = stall.min(ask.patience_left);
         let tick = stall.min(slowest.window) / 8;
         let (mut seen, mut moved_at) = (piece.start, Instant::now());
         let (mut window_start, mut window_began) = (piece.start, Instant::now());
@@ -279,7 +285,7 @@ impl Transport {
                 (seen, moved_at) = (sent, Instant::now());
             }
             if sent == piece.end {
-                let limit = self.config.document_timeout + ask.extra_time;
+                let limit = self.config.document_timeout.min(ask.patience_left) + ask.extra_time;
                 if moved_at.elapsed() >= limit {
                     return Err(self.timeout(what, limit));
                 }
@@ -342,16 +348,16 @@ impl Transport {
         request: reqwest::RequestBuilder,
         what: &'static str,
     ) -> Result<Response, FetchError> {
-        self.send_within(request, what, Duration::ZERO).await
+        let silence = self.config.stall_timeout;
+        self.send_within(request, what, silence).await
     }
 
     async fn send_within(
         &self,
         request: reqwest::RequestBuilder,
         what: &'static str,
-        extra_time: Duration,
+        stall: Duration,
     ) -> Result<Response, FetchError> {
-        let stall = self.config.stall_timeout + extra_time;
         match tokio::time::timeout(stall, request.send()).await {
             Err(_) => Err(self.timeout(what, stall)),
             Ok(sent) => sent.map_err(|error| self.classify(error, what)),
@@ -406,7 +412,7 @@ impl Transport {
         }
     }
 
-    fn redirect_refused(&self, target: &str, reason: &'static str) -> FetchError {
+    pub(crate) fn redirect_refused(&self, target: &str, reason: &'static str) -> FetchError {
         FetchError::RedirectRefused {
             host: self.host.clone(),
             target: ServerText::new(&shown(target)),

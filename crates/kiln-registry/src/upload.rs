@@ -26,7 +26,7 @@ use crate::client::Registry;
 use crate::content::{Content, ContentFault, Outgoing};
 use crate::error::FetchError;
 use crate::push::{What, content_digest};
-use crate::retry::Attempts;
+use crate::retry::{Attempts, Patience};
 use crate::scope::Scope;
 use crate::text::ServerText;
 use crate::transport::{Answer, Ask};
@@ -75,7 +75,9 @@ impl Registry {
         mount_from: Option<&Reference>,
     ) -> Result<Pushed, FetchError> {
         let scope = Scope::Push(reference.repository());
-        let known = self.blob_size_for(scope, reference, &blob.digest).await?;
+        let patience = Patience::default();
+        let asking = self.blob_size_for(scope, reference, &blob.digest, &patience);
+        let known = asking.await?;
         if known == Some(blob.size_bytes) {
             return Ok(Pushed::Existed);
         }
@@ -97,6 +99,7 @@ impl Registry {
                 found_bytes: content.size_bytes(),
             });
         }
+        let patience = Patience::default();
         let mut upload = Upload {
             registry: self,
             reference,
@@ -105,7 +108,8 @@ impl Registry {
             scope: Scope::Push(reference.repository()),
             chunk_bytes: self.config().chunk_bytes,
             is_whole: blob.size_bytes <= WHOLE_BYTES.min(self.config().chunk_bytes),
-            attempts: Attempts::default(),
+            attempts: Attempts::sharing(&patience),
+            patience,
             restarts: 0,
         };
         let mounting = match mount_from.filter(|from| can_mount(from, reference)) {
@@ -133,6 +137,7 @@ impl Registry {
         if !can_mount(from, reference) {
             return Ok(false);
         }
+        let patience = Patience::default();
         let mut upload = Upload {
             registry: self,
             reference,
@@ -141,7 +146,8 @@ impl Registry {
             scope: Scope::Push(reference.repository()),
             chunk_bytes: self.config().chunk_bytes,
             is_whole: false,
-            attempts: Attempts::default(),
+            attempts: Attempts::sharing(&patience),
+            patience,
             restarts: 0,
         };
         match upload.mount(from.repository()).await? {
@@ -166,6 +172,8 @@ struct Upload<'a> {
     /// Whether all bytes go with the closing request.
     is_whole: bool,
     attempts: Attempts,
+    /// What all questions about the blob share: none of them has its own.
+    patience: Patience,
     restarts: u32,
 }
 
@@ -250,16 +258,20 @@ impl Upload<'_> {
         );
         let answer = match self.post(scope, &path).await {
             Ok(answer) => answer,
+            // Nor need one that fails at this fail at taking them.
             Err(
                 FetchError::AuthRequired { .. }
                 | FetchError::AuthFailed { .. }
-                | FetchError::Denied { .. },
+                | FetchError::Denied { .. }
+                | FetchError::ServerError {
+                    retry_after: None, ..
+                },
             ) => return Ok(None),
             Err(error) => return Err(error),
         };
         match answer.response.status() {
             StatusCode::CREATED => Ok(Some(Opened::Mounted)),
-            StatusCode::ACCEPTED => self.session_of(&answer).map(Opened::Session).map(Some),
+            StatusCode::ACCEPTED => Ok(self.session_of(&answer).ok().map(Opened::Session)),
             // What is wrong with opening uploads is said by the plain request.
             _ => Ok(None),
         }
@@ -277,9 +289,12 @@ impl Upload<'_> {
 
     /// Opens an upload. Doing it again leaves an empty one behind, which registries throw away.
     async fn post(&self, scope: Scope<'_>, path: &str) -> Result<Answer, FetchError> {
-        let mut attempts = Attempts::default();
+        let mut attempts = Attempts::sharing(&self.patience);
         loop {
-            let ask = Ask::with(&Method::POST, WHAT);
+            let ask = Ask {
+                patience_left: attempts.patience_left(self.registry.config()),
+                ..Ask::with(&Method::POST, WHAT)
+            };
             let asked = match self.registry.ask(scope, path, ask).await {
                 Ok(answer) if is_passing(answer.response.status()) => {
                     Err(self.refusal(answer).await)
@@ -315,6 +330,7 @@ impl Upload<'_> {
         let piece = self.outgoing.piece(session.at, end, true);
         let ask = Ask {
             piece: Some(&piece),
+            patience_left: self.attempts.patience_left(self.registry.config()),
             ..Ask::with(&Method::PATCH, WHAT)
         };
         let answer = self.ask(session, ask).await?;
@@ -331,7 +347,13 @@ impl Upload<'_> {
             let error = self.unexpected(StatusCode::ACCEPTED, "a range that was not sent");
             return Err(Fault::Lost(error));
         }
+        // Whoever keeps next to nothing of each part would be sent parts for ever.
+        let keeps_little = held - session.at < (end - session.at).div_ceil(2);
         session.at = held;
+        if keeps_little {
+            let error = self.unexpected(StatusCode::ACCEPTED, "less than half of a part was kept");
+            self.count_restart(error)?;
+        }
         Ok(false)
     }
 
@@ -346,6 +368,7 @@ impl Upload<'_> {
             piece: Some(&piece).filter(|piece| piece.len() > 0),
             // The registry may read and move the whole blob before it answers.
             extra_time: closing_time(self.outgoing.size_bytes()),
+            patience_left: self.attempts.patience_left(self.registry.config()),
             ..Ask::with(&Method::PUT, WHAT)
         };
         let answer = self.registry.ask_at(self.scope, &url, ask).await?;
@@ -389,13 +412,24 @@ impl Upload<'_> {
                 }
                 self.go_on(session).await
             }
-            Fault::Offset(error) => match self.go_on(session).await? {
-                Next::GoOn(session) => {
-                    self.count_restart(error)?;
-                    Ok(Next::GoOn(session))
+            Fault::Offset(error) => {
+                self.count_restart(error)?;
+                let next = if self.is_whole {
+                    None
+                } else {
+                    self.look(&session).await
+                };
+                match next {
+                    Some(next) if next.at != session.at || next.url != session.url => {
+                        Ok(Next::GoOn(next))
+                    }
+                    // It says what we did, and refused it: no question helps.
+                    _ => {
+                        self.abandon(&session).await;
+                        Ok(Next::GoOn(self.open().await?))
+                    }
                 }
-                Next::Finished => Ok(Next::Finished),
-            },
+            }
             Fault::Lost(error) => self.restart(error).await,
             Fault::NoChunks(error) => {
                 self.is_whole = true;
@@ -421,9 +455,9 @@ impl Upload<'_> {
     /// A closing request may have been heard although its answer was not.
     async fn is_there(&self) -> Result<bool, FetchError> {
         let registry = self.registry;
-        let known = registry
-            .blob_size_for(self.scope, self.reference, &self.blob.digest)
-            .await?;
+        let digest = &self.blob.digest;
+        let asking = registry.blob_size_for(self.scope, self.reference, digest, &self.patience);
+        let known = asking.await?;
         Ok(known == Some(self.blob.size_bytes))
     }
 
@@ -440,7 +474,11 @@ impl Upload<'_> {
 
     /// Asks how far an upload is. Nothing where the registry does not say, or says what cannot be.
     async fn look(&self, session: &Session) -> Option<Session> {
-        let answer = self.ask(session, Ask::get(WHAT)).await.ok()?;
+        let ask = Ask {
+            patience_left: self.attempts.patience_left(self.registry.config()),
+            ..Ask::get(WHAT)
+        };
+        let answer = self.ask(session, ask).await.ok()?;
         if !answer.response.status().is_success() {
             return None;
         }
@@ -470,7 +508,10 @@ impl Upload<'_> {
     /// Tells the registry that no more comes; it forgets half an upload by itself too, so nobody
     /// cares what it answers.
     async fn abandon(&self, session: &Session) {
-        let ask = Ask::with(&Method::DELETE, WHAT);
+        let ask = Ask {
+            patience_left: self.attempts.patience_left(self.registry.config()),
+            ..Ask::with(&Method::DELETE, WHAT)
+        };
         if let Err(error) = self.ask(session, ask).await {
             tracing::debug!(%error, "an upload was left behind");
         }
@@ -513,18 +554,13 @@ impl Upload<'_> {
 
     /// Reads where the next request goes, seen from where the last one went.
     fn location(&self, from: &Url, headers: &HeaderMap) -> Result<Option<Url>, FetchError> {
-        let Some(location) = headers.get(LOCATION) else {
+        let Some(location) = headers.get(LOCATION).filter(|value| !value.is_empty()) else {
             return Ok(None);
         };
         let text = location.to_str().unwrap_or_default();
         match Trust::check_redirect(from, text) {
             Ok(url) => Ok(Some(url)),
-            Err(reason) => Err(FetchError::RedirectRefused {
-                host: self.registry.transport().host().to_owned(),
-                // The query may be a signature.
-                target: ServerText::new(text.split(['?', '#']).next().unwrap_or_default()),
-                reason,
-            }),
+            Err(reason) => Err(self.registry.transport().redirect_refused(text, reason)),
         }
     }
 }
@@ -536,7 +572,8 @@ fn can_mount(from: &Reference, into: &Reference) -> bool {
 
 /// Says whether the same request may be answered otherwise a little later.
 fn is_passing(status: StatusCode) -> bool {
-    status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
+    let is_early = [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT].contains(&status);
+    is_early || status.is_server_error()
 }
 
 /// Reads `Range: 0-<last>`: how many bytes the registry has. Registries write `0-0` for none, which

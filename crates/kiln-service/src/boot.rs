@@ -153,6 +153,7 @@ fn with_init(
             init_path,
             reason,
             monitors: Vec::new(),
+            disk: None,
         },
     })
 }
@@ -166,6 +167,7 @@ fn without_init(choice: BootChoice, reason: String) -> BootPlan {
             init_path: None,
             reason,
             monitors: Vec::new(),
+            disk: None,
         },
     }
 }
@@ -235,6 +237,7 @@ mod tests {
             init_path: None,
             reason: "the image's command is no init".to_owned(),
             monitors: Vec::new(),
+            disk: None,
         };
         assert_eq!(plan.view, want);
     }

@@ -37,7 +37,7 @@ use kiln_registry::{DockerArchive, FetchError as SourceError, Identities, ImageS
 use kiln_store::version_blobs::BlobRole;
 
 pub use disk::ForeignError;
-pub(crate) use disk::root_of;
+pub(crate) use disk::{RootPlace, root_of};
 pub use error::FetchError;
 pub(crate) use kernel::{FetchedKernel, KernelFetchError, MAX_FILE_BYTES};
 pub use kiln_layers::Limits as LayerLimits;
@@ -52,7 +52,9 @@ use crate::board::Running;
 use crate::keyed_lock::KeyedLock;
 use crate::needs::{Needed, Needs};
 use crate::remotes::Remotes;
-use crate::seams::{Bootable, BootableTarget, FetchTree, Found, Resolved, SeamFuture, SourceBlob};
+use crate::seams::{
+    Bootable, BootableFiles, BootableTarget, FetchTree, Found, Resolved, SeamFuture, SourceBlob,
+};
 use crate::space::{FetchNeeds, InFlight};
 use crate::spare::Spare;
 
@@ -347,7 +349,7 @@ impl FetchTree for Fetcher {
         bootable: &'a Bootable,
         target: BootableTarget,
         running: &'a Arc<Running>,
-    ) -> SeamFuture<'a, Result<Vec<File>, FetchError>> {
+    ) -> SeamFuture<'a, Result<BootableFiles, FetchError>> {
         Box::pin(self.bootable_parts(bootable, target, running))
     }
 

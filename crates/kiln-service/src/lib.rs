@@ -87,8 +87,8 @@ pub use registries::{BlobFiles, Registries};
 pub use remotes::Remotes;
 pub use roles::{Identified, Roles};
 pub use seams::{
-    Bootable, BootableParts, BootableTarget, BuildRootfs, DiskParts, FetchTree, Found, Resolved,
-    SeamFuture, SourceBlob,
+    Bootable, BootableFiles, BootableParts, BootableTarget, BuildRootfs, DiskParts, FetchTree,
+    Found, Resolved, SeamFuture, SourceBlob,
 };
 pub use snapshots::{SnapshotSchedule, Snapshots};
 pub use space::{FetchNeeds, NoRoom, Space, Storing};

@@ -11,6 +11,7 @@
 //! records why. Only after the commit does anybody hear "done".
 
 mod artifact_twin;
+mod asked_size;
 mod begin;
 mod belonging;
 mod bootable;

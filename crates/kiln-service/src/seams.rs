@@ -5,9 +5,11 @@
 
 use std::fmt;
 use std::fs::File;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use kiln_bootable::Taken;
 use kiln_domain::oci::bootable::{BootWords, BootableLayers, BootableSource, Chunk};
 use kiln_domain::oci::{ContainerConfig, Descriptor, ImageConfig};
 use kiln_domain::{Digest, Platform};
@@ -115,6 +117,17 @@ pub struct BootableTarget {
     pub rootfs: Option<Arc<File>>,
     /// Files without a name for those other parts that are wanted, by their digests.
     pub files: Vec<(Descriptor, File)>,
+    /// Where the root filesystem lies, for messages.
+    pub directory: PathBuf,
+}
+
+/// What came of a bootable artifact.
+#[derive(Debug)]
+pub struct BootableFiles {
+    /// The files that were wanted, in the order asked for, positioned at their beginning.
+    pub files: Vec<File>,
+    /// What the root filesystem was taken out of, where the artifact has more than that.
+    pub taken: Option<Taken>,
 }
 
 /// An image to be built, before any layer is touched.
@@ -168,13 +181,13 @@ pub trait FetchTree: fmt::Debug + Send + Sync {
     ) -> SeamFuture<'a, Result<Found, FetchError>>;
 
     /// Fetches a bootable artifact: every chunk to its place in the root filesystem, and the files
-    /// that are wanted. They are given back in the order asked for, positioned at their beginning.
+    /// that are wanted.
     fn bootable<'a>(
         &'a self,
         bootable: &'a Bootable,
         target: BootableTarget,
         running: &'a Arc<Running>,
-    ) -> SeamFuture<'a, Result<Vec<File>, FetchError>>;
+    ) -> SeamFuture<'a, Result<BootableFiles, FetchError>>;
 
     /// Tells what [`FetchTree::bootable`] will write into the cache at least.
     fn bootable_needs<'a>(

@@ -5,14 +5,17 @@
 //! run:  job ──▶ the daemon's login ──▶ image.pull ──▶ job gone, event
 //!        └── failed: again later, or for good: job gone, event
 //! ```
+//! What it did to images is on record like a caller's calls, in the transaction of that event.
 //! A job outlives the daemon, and a push that is told of twice is one job and one image. What listens,
 //! and how notifications look, is not here.
+
+mod deeds;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use kiln_api::image::{BootChoice, ForgetParams, GetParams, Image, ListParams, PullParams};
+use kiln_api::image::{self, BootChoice, ForgetParams, GetParams, Image, ListParams, PullParams};
 use kiln_api::{Failure, codes};
 use kiln_domain::access::Actor;
 use kiln_domain::{
@@ -25,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
+use self::deeds::Deed;
 use crate::clock::Clock;
 use crate::failures::{login_failure, store_failure, with_causes};
 use crate::images::Images;
@@ -43,8 +47,8 @@ const AT_A_TIME: u32 = 2;
 /// How often the store is asked for work that nobody announced: what is due again.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Attempts after which a push is given up.
-const MAX_ATTEMPTS: u32 = 10;
+/// Attempts after which a push is given up: some four hours of pauses.
+const MAX_ATTEMPTS: u32 = 14;
 
 /// The first pause after a failure; it doubles from one to the next.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -147,10 +151,11 @@ impl Webhooks {
         let written = self.shared.store.write(move |tx| {
             for order in &orders {
                 // A push that is told of again while it waits is the same one.
-                if jobs::get(tx, JOB, &order.reference)?.is_some() {
+                let waiting = jobs::get(tx, JOB, &order.reference)?;
+                if waiting.as_ref().is_some_and(|job| job.due_at <= now) {
                     continue;
                 }
-                if jobs::count_of(tx, JOB)? >= MAX_WAITING {
+                if waiting.is_none() && jobs::count_of(tx, JOB)? >= MAX_WAITING {
                     return Ok(false);
                 }
                 let job = NewJob {
@@ -160,6 +165,10 @@ impl Webhooks {
                     payload: serde_json::to_value(order).unwrap_or(Value::Null),
                 };
                 jobs::put(tx, &job)?;
+                // It was put off, and whoever tells of it again may be back.
+                if waiting.is_some() {
+                    continue;
+                }
                 let data = json!({"reference": order.reference, "name": order.name});
                 append(tx, now, "webhook.accepted", data)?;
             }
@@ -214,8 +223,17 @@ impl Webhooks {
     }
 
     async fn carry_out(&self, job: JobRow) -> Result<(), StoreError> {
+        let mut deeds = Vec::new();
         let outcome = match serde_json::from_value::<Order>(job.payload.clone()) {
-            Ok(order) => Box::pin(self.pull(&order)).await,
+            Ok(order) => {
+                let outcome = Box::pin(self.pull(&order, &mut deeds)).await;
+                if let Outcome::Failed(failure) = &outcome
+                    && deeds.is_empty()
+                {
+                    deeds.push(Deed::not_pulled(&order, failure));
+                }
+                outcome
+            }
             Err(error) => Outcome::Failed(Failure::from_error(codes::daemon::INTERNAL, &error)),
         };
         let now = self.shared.clock.now();
@@ -224,22 +242,29 @@ impl Webhooks {
             Outcome::Again(failure) if job.attempts + 1 < MAX_ATTEMPTS => {
                 tracing::warn!(%reference, code = failure.code, "a push is pulled later: {failure}");
                 let due_at = later(now, pause(job.attempts));
-                let putting_off = self
-                    .shared
-                    .store
-                    .write(move |tx| jobs::try_again_at(tx, id, due_at));
-                putting_off.await.map(drop)
+                let data = json!({
+                    "reference": reference, "code": failure.code, "message": failure.message,
+                    "attempts": job.attempts + 1, "again_at": due_at,
+                });
+                let putting_off = self.shared.store.write(move |tx| {
+                    keep(tx, now, deeds)?;
+                    if jobs::try_again_at(tx, id, due_at)? {
+                        append(tx, now, "webhook.put_off", data)?;
+                    }
+                    Ok::<_, StoreError>(())
+                });
+                putting_off.await
             }
             Outcome::Again(failure) | Outcome::Failed(failure) => {
                 tracing::warn!(%reference, code = failure.code, "a push is given up: {failure}");
                 let data = json!({
                     "reference": reference, "code": failure.code, "message": failure.message,
                 });
-                self.end(id, now, "webhook.failed", data).await
+                self.end(id, now, deeds, ("webhook.failed", data)).await
             }
             Outcome::Pulled => {
                 let data = json!({ "reference": reference });
-                self.end(id, now, "webhook.pulled", data).await
+                self.end(id, now, deeds, ("webhook.pulled", data)).await
             }
         }
     }
@@ -248,29 +273,34 @@ impl Webhooks {
         &self,
         job: i64,
         now: Timestamp,
-        kind: &'static str,
-        data: Value,
+        deeds: Vec<Deed>,
+        (kind, data): (&'static str, Value),
     ) -> Result<(), StoreError> {
         let ending = self.shared.store.write(move |tx| {
+            keep(tx, now, deeds)?;
             jobs::delete(tx, job)?;
             append(tx, now, kind, data)
         });
         ending.await
     }
 
-    async fn pull(&self, order: &Order) -> Outcome {
-        match self.try_pull(order).await {
-            Ok(()) => {}
-            Err(failure) if self.is_there(&failure, order).await => {}
-            Err(failure) => return judged(failure),
-        }
-        if let Err(failure) = self.forget_older(order).await {
+    /// Carries an order out, and notes what it did to images.
+    async fn pull(&self, order: &Order, deeds: &mut Vec<Deed>) -> Outcome {
+        let image = match self.try_pull(order).await {
+            Ok(image) => image,
+            Err(failure) => match self.found(&failure, order).await {
+                Some(image) => Some(image),
+                None => return judged(failure),
+            },
+        };
+        deeds.extend(image.as_ref().map(Deed::pulled));
+        if let Err(failure) = self.forget_older(order, deeds).await {
             return judged(failure);
         }
         Outcome::Pulled
     }
 
-    async fn try_pull(&self, order: &Order) -> Result<(), Failure> {
+    async fn try_pull(&self, order: &Order) -> Result<Option<Image>, Failure> {
         let reference = reference_of(order)?;
         let login = self.shared.logins.find(&reference).await;
         let login = login.map_err(|error| login_failure(&error))?;
@@ -293,30 +323,31 @@ impl Webhooks {
             source_files: None,
             detach: false,
         };
-        self.shared
-            .pulls
-            .pull(&self.shared.actor, params)
-            .await
-            .map(drop)
+        let pulled = self.shared.pulls.pull(&self.shared.actor, params).await?;
+        Ok(match pulled {
+            image::Outcome::Image(image) => Some(*image),
+            image::Outcome::Started(_) => None,
+        })
     }
 
-    /// Says whether the name is taken by the very image that was to be made: the daemon may have ended
+    /// Finds the very image that was to be made, where its name is taken by it: the daemon may have ended
     /// between making it and saying so, and registries tell of one push several times.
-    async fn is_there(&self, failure: &Failure, order: &Order) -> bool {
+    async fn found(&self, failure: &Failure, order: &Order) -> Option<Image> {
         if !failure.is(codes::image::ALREADY_EXISTS) {
-            return false;
+            return None;
         }
         let params = GetParams {
             image: order.name.to_string(),
             architecture: None,
         };
         let found = self.shared.images.get(&self.shared.actor, params).await;
-        found.is_ok_and(|image| image.source.reference == order.reference)
+        let is_it = |image: &Image| image.source.reference == order.reference;
+        found.ok().filter(is_it)
     }
 
     /// Forgets the images of earlier pushes of the same tag, where the rule says so. Those that
     /// machines run stay until the next push.
-    async fn forget_older(&self, order: &Order) -> Result<(), Failure> {
+    async fn forget_older(&self, order: &Order, deeds: &mut Vec<Deed>) -> Result<(), Failure> {
         let Some(template) = &order.refreshes else {
             return Ok(());
         };
@@ -339,9 +370,10 @@ impl Webhooks {
                 force: false,
             };
             match self.shared.images.forget(&self.shared.actor, params).await {
-                Ok(_) => {}
+                Ok(_) => deeds.push(Deed::forgot(&older)),
                 Err(failure) if failure.is(codes::image::IN_USE) => {
-                    tracing::info!(image = %older.name, "machines run it, so it stays");
+                    tracing::info!(image = %older.name, "it is in use, so it stays: {failure}");
+                    deeds.push(Deed::not_forgotten(&older, &failure));
                 }
                 Err(failure) => return Err(failure),
             }
@@ -372,6 +404,20 @@ impl Webhooks {
             }
         }
     }
+}
+
+/// Writes what is to be on record, once of what was made.
+fn keep(
+    tx: &kiln_store::WriteTransaction<'_>,
+    at: Timestamp,
+    deeds: Vec<Deed>,
+) -> Result<(), StoreError> {
+    for deed in deeds {
+        if !deed.is_kept(tx)? {
+            deed.keep(tx, at)?;
+        }
+    }
+    Ok(())
 }
 
 fn order(rule: &PushRule, pushed: &Pushed) -> Result<Order, Failure> {

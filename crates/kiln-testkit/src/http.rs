@@ -82,6 +82,16 @@ pub(crate) fn receive(stream: impl Read) -> Result<Message> {
     read(&mut BufReader::new(stream), Body::HasLength)
 }
 
+/// Reads the head of a request; the body is still to come.
+pub(crate) fn receive_head(stream: &mut impl BufRead) -> Result<Message> {
+    head(stream)
+}
+
+/// Reads the body behind the head of a request.
+pub(crate) fn receive_body(stream: &mut impl BufRead, message: &mut Message) -> Result<()> {
+    body(stream, message, Body::HasLength)
+}
+
 /// Returns the bytes of a JSON response.
 pub(crate) fn json_response(status: &str, body: &str) -> Vec<u8> {
     let length = body.len();
@@ -102,6 +112,12 @@ enum Body {
 }
 
 fn read(stream: &mut impl BufRead, without_length: Body) -> Result<Message> {
+    let mut message = head(stream)?;
+    body(stream, &mut message, without_length)?;
+    Ok(message)
+}
+
+fn head(stream: &mut impl BufRead) -> Result<Message> {
     let start = line(stream)?;
     let mut fields = Vec::new();
     loop {
@@ -112,11 +128,14 @@ fn read(stream: &mut impl BufRead, without_length: Body) -> Result<Message> {
         let (name, value) = line.split_once(':').context("a field without a colon")?;
         fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
-    let mut message = Message {
+    Ok(Message {
         start,
         fields,
         body: Vec::new(),
-    };
+    })
+}
+
+fn body(stream: &mut impl BufRead, message: &mut Message, without_length: Body) -> Result<()> {
     if message.field("transfer-encoding") == Some("chunked") {
         message.body = chunks(stream)?;
     } else if let Some(length) = message.field("content-length") {
@@ -127,7 +146,7 @@ fn read(stream: &mut impl BufRead, without_length: Body) -> Result<Message> {
             .read_to_end(&mut message.body)
             .context("cannot read the body")?;
     }
-    Ok(message)
+    Ok(())
 }
 
 fn chunks(stream: &mut impl BufRead) -> Result<Vec<u8>> {

@@ -52,6 +52,31 @@ fn the_one_partition_with_a_root_is_taken_from_wherever_it_begins() {
 }
 
 #[test]
+fn what_is_stored_of_a_root_is_told_before_it_is_taken() {
+    let mut content = vec![3; 9000];
+    content[..4].copy_from_slice(b"ROOT");
+    let disk = partitioned(&[(2048, 4096, &content), (8192, 64, &[5; 8192])]);
+    let calm = AtomicBool::new(false);
+
+    let judge = |head: &[u8]| head.starts_with(b"ROOT").then_some(()).ok_or(());
+    let mut found = find_root(&disk, judge).unwrap().unwrap();
+    let stored = found.data_bytes(&calm).unwrap();
+    let output = tempfile::tempfile().unwrap();
+    let taken = found.take(&output, &calm).unwrap();
+
+    // Three blocks of two mebibytes, and nothing of the other partition.
+    assert_eq!((stored, taken.size_bytes), (3 * 4096, 2 * MIB));
+    let allocated = output.metadata().unwrap().blocks() * 512;
+    assert!(allocated <= stored, "{allocated} {stored}");
+    let stopped = AtomicBool::new(true);
+    let mut found = find_root(&disk, judge).unwrap().unwrap();
+    assert!(matches!(
+        found.data_bytes(&stopped),
+        Err(RootError::Cancelled)
+    ));
+}
+
+#[test]
 fn no_partition_and_several_with_a_root_are_told_apart() {
     let none = taken(&partitioned(&[(63, 9, b"BOOT")])).unwrap_err();
     let count = 1;

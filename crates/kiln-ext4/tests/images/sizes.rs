@@ -1,6 +1,6 @@
 //! Images of awkward sizes: one group, a group's exact end, short last groups, very large.
 
-use kiln_ext4::{PlanError, Profile, Size};
+use kiln_ext4::{PlanError, Profile, Size, size_limits};
 
 use crate::compare::{assert_backups_match, assert_holds, assert_read_by_ext4_view};
 use crate::fixture::{Image, Stack, What};
@@ -105,6 +105,20 @@ fn a_size_that_is_too_small_is_refused_with_one_that_works() {
         .plan(Profile::RwV1, Size::Bytes(u64::MAX))
         .expect_err("too large");
     assert!(matches!(error, PlanError::TooLarge { .. }), "{error}");
+}
+
+#[test]
+fn the_least_size_holds_nothing_and_no_smaller_one_does() {
+    let nothing = Stack::of(|_| {});
+    for profile in [Profile::RwV1, Profile::RoV1] {
+        let least = *size_limits(profile).start();
+
+        let image = check(&nothing, profile, Size::Bytes(least));
+        let smaller = nothing.plan(profile, Size::Bytes(least - 4096));
+
+        assert_eq!(image.written.size_bytes, least, "{profile:?}");
+        assert!(smaller.is_err(), "{profile:?}");
+    }
 }
 
 #[test]

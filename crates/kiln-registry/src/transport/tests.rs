@@ -10,6 +10,7 @@ const ASK: Ask<'static> = Ask {
     body: None,
     piece: None,
     extra_time: Duration::ZERO,
+    patience_left: Duration::MAX,
     what: "a test",
 };
 

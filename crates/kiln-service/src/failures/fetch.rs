@@ -112,6 +112,7 @@ fn foreign_failure(foreign: &ForeignError, error: &FetchError) -> Failure {
             DiskError::TooLong => codes::layer::LIMIT_EXCEEDED,
         },
         ForeignError::Root(root) => root_code(root),
+        ForeignError::NoRoom(room) => return room_failure(room, room),
     };
     let failure = Failure::from_error(code, error);
     match foreign {

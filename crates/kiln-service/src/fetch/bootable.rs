@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use kiln_api::operation::{LayerProgress, LayerState};
+use kiln_bootable::Taken;
 use kiln_cache::PartialName;
 use kiln_domain::Platform;
 use kiln_domain::oci::bootable::{BootableConfig, BootableError, BootableLayers};
@@ -28,13 +29,16 @@ use super::chunk;
 use super::error::FetchError;
 use super::{FetchRequest, Fetcher, MAX_FILE_BYTES, needs, place, source_kind};
 use crate::board::Running;
-use crate::seams::{Bootable, BootableParts, BootableTarget, DiskParts, SourceBlob};
+use crate::seams::{Bootable, BootableFiles, BootableParts, BootableTarget, DiskParts, SourceBlob};
 use crate::space::FetchNeeds;
 use crate::spare::Spare;
 
 /// Parts of one artifact that are fetched at a time: enough to keep a network and the threads that
 /// unpack busy, and few connections.
 const PARTS_AT_A_TIME: usize = 6;
+
+/// Files with their places in the order asked for, and what the root filesystem was taken out of.
+type Fetched = (Vec<(usize, File)>, Option<Taken>);
 
 /// Tells whether a source was refused because what it has is no image but another artifact.
 pub(super) fn is_artifact(error: &SourceError) -> bool {
@@ -89,7 +93,7 @@ impl Fetcher {
         bootable: &Bootable,
         target: BootableTarget,
         running: &Arc<Running>,
-    ) -> Result<Vec<File>, FetchError> {
+    ) -> Result<BootableFiles, FetchError> {
         // Where there is no root filesystem to fill, no part of it is fetched.
         let (chunks, disk) = match (&target.rootfs, &bootable.parts.disk) {
             (None, _) => (&[][..], None),
@@ -124,30 +128,38 @@ impl Fetcher {
                 Ok::<_, FetchError>((index, file))
             });
         }
-        let fetched: Result<Vec<(usize, File)>, FetchError> = async {
+        let directory = target.directory;
+        let fetched: Result<Fetched, FetchError> = async {
             // The kernel comes first: what is small and may be refused is not waited for.
             let whole = stream::iter(whole).buffer_unordered(PARTS_AT_A_TIME);
             let files = whole.try_collect().await?;
             let placed = stream::iter(placed).buffer_unordered(PARTS_AT_A_TIME);
             placed.try_collect::<Vec<()>>().await?;
-            if let (Some(disk), Some(rootfs)) = (disk, target.rootfs) {
-                self.whole_disk(source, disk, 0, rootfs, running).await?;
-            }
-            Ok(files)
+            let taken = match (disk, target.rootfs) {
+                (Some(disk), Some(rootfs)) => {
+                    let place = (rootfs, directory);
+                    self.whole_disk(source, disk, 0, place, running).await?
+                }
+                _ => None,
+            };
+            Ok((files, taken))
         }
         .await;
         if fetched.is_err() {
             // The other parts' threads would work on for nothing.
             running.abandon();
         }
-        let mut files = fetched?;
+        let (mut files, taken) = fetched?;
         files.sort_by_key(|(index, _)| *index);
         let rewound = files.into_iter().map(|(_, mut file)| {
             file.seek(SeekFrom::Start(0))
                 .map_err(|source| FetchError::PassedFile { source })?;
-            Ok(file)
+            Ok::<_, FetchError>(file)
         });
-        rewound.collect()
+        Ok(BootableFiles {
+            files: rewound.collect::<Result<_, _>>()?,
+            taken,
+        })
     }
 
     /// Looks which chunks the cache lacks; those of a local source do not get there.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! blob ─unpack─▶ an ext4 filesystem ─▶ the root filesystem
-//!            └─▶ qcow2, partitions ─▶ a file without a name ─take_root─▶ the root filesystem
+//!            └─▶ qcow2, partitions ─▶ a file without a name ─root_of─▶ the root filesystem
 //! ```
 //! It is one blob, unpacked as it comes; nothing of it is kept, so what breaks off begins anew. Who
 //! gives wrong bytes is not asked again where somebody else has it. What has to be read at several
@@ -11,12 +11,13 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io::Read;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use kiln_api::operation::LayerState;
-use kiln_bootable::{DiskError, Medium, RootError, Taken, take_root, unpack_disk};
+use kiln_bootable::{DiskError, Medium, RootError, Taken, find_root, unpack_disk};
 use kiln_cache::IngestError;
 use kiln_domain::Digest;
 use kiln_domain::oci::Descriptor;
@@ -29,6 +30,8 @@ use super::feed::chunk_channel;
 use super::layer::is_digest_mismatch;
 use crate::board::Running;
 use crate::pulls::{ProbeError, probe_head};
+use crate::space::{NoRoom, Space, Storing};
+use crate::spare::Spare;
 
 /// Why a disk is not what is looked for.
 #[derive(Debug, thiserror::Error)]
@@ -42,13 +45,26 @@ pub enum ForeignError {
     /// What it is stored as, or its partitions, cannot be used.
     #[error("the root filesystem cannot be taken out of the disk")]
     Root(#[from] RootError),
+    /// What it stores of the root filesystem does not fit beside the images. Nothing was written.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+}
+
+/// Where the root filesystem of a disk goes, and what makes way for it.
+#[derive(Clone, Debug)]
+pub(crate) struct RootPlace {
+    /// An empty file.
+    pub(crate) rootfs: Arc<File>,
+    /// Where it lies, for messages.
+    pub(crate) directory: PathBuf,
+    pub(crate) spare: Spare,
 }
 
 /// The files that a disk is unpacked into.
 #[derive(Clone)]
 struct Places {
     /// The root filesystem.
-    rootfs: Arc<File>,
+    root: RootPlace,
     /// What has the root filesystem in it.
     scratch: Arc<File>,
 }
@@ -63,18 +79,23 @@ struct Unpacking {
 }
 
 impl Fetcher {
-    /// Fetches a disk into `rootfs`, an empty file.
+    /// Fetches a disk into an empty file that lies in a directory. Returns what the root filesystem
+    /// was taken out of, where the disk is more than that.
     pub(super) async fn whole_disk(
         &self,
         source: &ImageSource,
         blob: &Descriptor,
         index: usize,
-        rootfs: Arc<File>,
+        (rootfs, directory): (Arc<File>, PathBuf),
         running: &Arc<Running>,
-    ) -> Result<(), FetchError> {
+    ) -> Result<Option<Taken>, FetchError> {
         running.layer(index, LayerState::Fetching);
         let places = Places {
-            rootfs,
+            root: RootPlace {
+                rootfs,
+                directory,
+                spare: Spare::new(self.cache.clone()),
+            },
             scratch: Arc::new(self.scratch().await?),
         };
         let mut body = source.blob(blob, 0).await?;
@@ -105,7 +126,7 @@ impl Fetcher {
         let at_work = running.at_work();
         let empty = move || {
             let _at_work = at_work;
-            places.rootfs.set_len(0)?;
+            places.root.rootfs.set_len(0)?;
             places.scratch.set_len(0)
         };
         let emptied = self.pool.run(empty).await?;
@@ -122,7 +143,7 @@ impl Fetcher {
         index: usize,
         places: Places,
         running: &Arc<Running>,
-    ) -> Result<(), FetchError> {
+    ) -> Result<Option<Taken>, FetchError> {
         let unpacking = Unpacking {
             blob: blob.clone(),
             index,
@@ -130,10 +151,8 @@ impl Fetcher {
             running: running.clone(),
             _at_work: running.at_work(),
         };
-        match body {
-            BlobBody::File(range) => {
-                self.pool.run(move || unpacking.unpack(range)).await??;
-            }
+        let taken = match body {
+            BlobBody::File(range) => self.pool.run(move || unpacking.unpack(range)).await??,
             BlobBody::Stream(mut stream) => {
                 let (sender, reader) = chunk_channel();
                 let unpacked = self.pool.run(move || unpacking.unpack(reader));
@@ -150,18 +169,18 @@ impl Fetcher {
                 let (downloaded, unpacked) = tokio::join!(download, unpacked);
                 // A broken download breaks the unpacking too; the download is the cause.
                 downloaded?;
-                unpacked??;
+                unpacked??
             }
-        }
+        };
         running.layer(index, LayerState::Done);
-        Ok(())
+        Ok(taken)
     }
 }
 
 impl Unpacking {
     /// Unpacks the blob, checks its digest, and takes the root filesystem out of what it is. It
     /// blocks.
-    fn unpack(self, input: impl Read) -> Result<(), FetchError> {
+    fn unpack(self, input: impl Read) -> Result<Option<Taken>, FetchError> {
         let digest = self.blob.digest;
         let mut hashing = HashingReader::new(input);
         let read = Cell::new(0);
@@ -177,7 +196,7 @@ impl Unpacking {
         let cancelled = self.running.work().flag();
         let is_wrapped = Cell::new(false);
         let judge = |head: &[u8]| match probe_head(head) {
-            Ok(_) => Ok(&*self.places.rootfs),
+            Ok(_) => Ok(&*self.places.root.rootfs),
             Err(error) if error.is_wrapping() => {
                 is_wrapped.set(true);
                 Ok(&*self.places.scratch)
@@ -211,22 +230,29 @@ impl Unpacking {
         match unpacked {
             Err(error) => Err(foreign(error.into())),
             Ok(_) if is_wrapped.get() => {
-                let taken = root_of(&*self.places.scratch, &self.places.rootfs, cancelled);
+                let taken = root_of(&*self.places.scratch, &self.places.root, cancelled);
                 let taken = taken.map_err(foreign)?;
                 tracing::info!(%digest, ?taken, "the root filesystem was taken out of a disk");
-                Ok(())
+                Ok(Some(taken))
             }
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(None),
         }
     }
 }
 
-/// Writes the root filesystem that is in a disk into `rootfs`, an empty file. It blocks.
+/// Takes the root filesystem out of a disk, when what the disk stores of it fits. It blocks.
 pub(crate) fn root_of(
     disk: &dyn Medium,
-    rootfs: &File,
+    place: &RootPlace,
     cancelled: &AtomicBool,
 ) -> Result<Taken, ForeignError> {
     let judge = |head: &[u8]| probe_head(head).map(drop);
-    take_root(disk, rootfs, judge, cancelled)?.map_err(ForeignError::Probe)
+    let mut found = find_root(disk, judge)?.map_err(ForeignError::Probe)?;
+    let stored_bytes = found.data_bytes(cancelled)?;
+    let measure = || Space::of_file(&*place.rootfs, &place.directory);
+    place.spare.room_for(|| match measure() {
+        Some(space) if space.storing != Storing::Unknown => space.check(stored_bytes),
+        _ => Ok(()),
+    })?;
+    Ok(found.take(&place.rootfs, cancelled)?)
 }

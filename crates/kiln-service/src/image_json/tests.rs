@@ -107,6 +107,7 @@ fn what_a_directory_says_of_itself_comes_back() {
             init_path: Some("/sbin/init".to_owned()),
             reason: "it is one".to_owned(),
             monitors: vec!["qemu-q35".to_owned()],
+            disk: None,
         }),
         config: Some(json!({"Entrypoint": ["/bin/sh"]})),
     };

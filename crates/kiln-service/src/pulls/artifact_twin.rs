@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln_api::Failure;
+use kiln_api::image::{Boot, TakenDisk};
 use kiln_api::operation::Stage;
 use kiln_artifacts::names::{INITRD, KERNEL, ROOTFS, ROOTFS_SUMS};
 use kiln_artifacts::{ArtifactError, Artifacts, Staging};
@@ -23,6 +24,7 @@ use kiln_domain::oci::Descriptor;
 use kiln_domain::oci::bootable::Part;
 use kiln_domain::{Digest, Reference};
 use kiln_store::{StoreError, images, versions};
+use serde::Deserialize as _;
 
 use super::Pulls;
 use super::bootable::{Obtained, PartFiles, RootfsError, WantedPart, rootfs_failure};
@@ -67,7 +69,7 @@ impl Pulls {
         wanted: &[WantedPart],
         running: &Arc<Running>,
     ) -> Result<Option<Obtained>, Failure> {
-        let Some(version) = self.equal_version(actor, bootable).await? else {
+        let Some((version, disk)) = self.equal_version(actor, bootable).await? else {
             return Ok(None);
         };
         let Some(here) = self.open_here(&version, wanted, running).await? else {
@@ -79,7 +81,7 @@ impl Pulls {
         if !lacking.is_empty() {
             running.enter(Stage::Fetch);
             let fetching = self.fetch_files(bootable, &lacking, None, running);
-            files.extend(fetching.await?);
+            files.extend(fetching.await?.0);
         }
         running.enter(Stage::Build);
         let staging = self.stage(ids).await?;
@@ -89,6 +91,7 @@ impl Pulls {
             Ok((staging, rootfs_size_bytes)) => Ok(Some(Obtained {
                 staging: Resting::new(staging, running),
                 rootfs_size_bytes,
+                disk,
                 files,
             })),
             Err(error @ RootfsError::Verify(_)) => {
@@ -101,12 +104,13 @@ impl Pulls {
         }
     }
 
-    /// Finds the newest version that came as this artifact and that the caller may have.
+    /// Finds the newest version that came as this artifact and that the caller may have, and what its root
+    /// filesystem was taken out of.
     async fn equal_version(
         &self,
         actor: &Actor,
         bootable: &Bootable,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Option<(String, Option<TakenDisk>)>, Failure> {
         let (actor, digest) = (*actor, bootable.manifest_digest);
         let place = place_of(bootable.source_kind, Some(&bootable.source_reference));
         let find = move |tx: &kiln_store::ReadTransaction<'_>| {
@@ -116,7 +120,8 @@ impl Pulls {
                 };
                 let came_from = place_of(&row.source_kind, row.source_reference.as_deref());
                 if may_have(&actor, image.owner_id, came_from.as_ref(), place.as_ref()) {
-                    return Ok(Some(row.id.to_string()));
+                    let boot = row.boot.and_then(|boot| Boot::deserialize(boot).ok());
+                    return Ok(Some((row.id.to_string(), boot.and_then(|boot| boot.disk))));
                 }
             }
             Ok::<_, StoreError>(None)

@@ -15,11 +15,12 @@ use std::io::Read as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use kiln_api::image::{Boot, BootChoice, Image, Original};
+use kiln_api::image::{Boot, BootChoice, DiskFormat, Image, Original, TakenDisk};
 use kiln_api::operation::Stage;
 use kiln_api::{Failure, codes};
 use kiln_artifacts::Staging;
 use kiln_artifacts::names::{ROOTFS, ROOTFS_SUMS};
+use kiln_bootable::{Format, Taken};
 use kiln_domain::oci::bootable::{BootWords, MAX_SUMS_BYTES, Part};
 use kiln_domain::oci::{ContainerConfig, Descriptor};
 use kiln_domain::{Architecture, OperationId};
@@ -37,7 +38,7 @@ use crate::boot::{self, BootPlan, boot_failure};
 use crate::failures::{
     artifact_failure, catalogue_failure, fetch_failure, pool_failure, room_failure, storage_code,
 };
-use crate::seams::{Bootable, BootableTarget};
+use crate::seams::{Bootable, BootableFiles, BootableTarget};
 use crate::space::Space;
 
 /// The files that came along, besides the root filesystem.
@@ -59,7 +60,20 @@ pub(super) type PartFiles = BTreeMap<Part, File>;
 pub(super) struct Obtained {
     pub(super) staging: Resting<Staging>,
     pub(super) rootfs_size_bytes: u64,
+    /// What it was taken out of, where that was more than the filesystem.
+    pub(super) disk: Option<TakenDisk>,
     pub(super) files: PartFiles,
+}
+
+/// Shows what a root filesystem was taken out of.
+pub(super) fn shown_disk(taken: Taken) -> TakenDisk {
+    TakenDisk {
+        format: match taken.format {
+            Format::Raw => DiskFormat::Raw,
+            Format::Qcow2 => DiskFormat::Qcow2,
+        },
+        partition: taken.partition,
+    }
 }
 
 /// The kernel an image gets, and how it boots with it.
@@ -109,18 +123,18 @@ impl SizeAsked {
 /// Why no file could be made as long as the root filesystem.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot make a file of {size_bytes} bytes for the root filesystem among the images")]
-struct LengthError {
-    size_bytes: u64,
-    source: std::io::Error,
+pub(super) struct LengthError {
+    pub(super) size_bytes: u64,
+    pub(super) source: std::io::Error,
 }
 
 /// The host's own file system has a longest file: ext4's ends one block below 16 TiB.
-fn length_failure(error: &LengthError) -> Failure {
+pub(super) fn length_failure(error: &LengthError) -> Failure {
     match error.source.kind() {
         std::io::ErrorKind::FileTooLarge => Failure::from_error(codes::rootfs::CANNOT_HOLD, error)
             .with_hint(
-                "the file system below the daemon's state directory holds no file of that length; \
-                 XFS does",
+                "the file system below the daemon's state directory holds no file of that length: \
+                 ext4's longest ends one block below 16 TiB, XFS holds longer ones",
                 None,
             ),
         _ => Failure::from_error(storage_code(&error.source), error),
@@ -172,6 +186,7 @@ impl Pulls {
         let Obtained {
             staging,
             rootfs_size_bytes,
+            disk,
             mut files,
         } = obtained;
         let mut next = |part: Part| files.remove(&part);
@@ -207,7 +222,11 @@ impl Pulls {
             org: job.org,
             architecture: bootable.platform.architecture(),
             rootfs_size_bytes,
-            boot: Boot { monitors, ..view },
+            boot: Boot {
+                monitors,
+                disk,
+                ..view
+            },
             kernel,
             origin: Origin {
                 source_kind: bootable.source_kind,
@@ -256,8 +275,8 @@ impl Pulls {
         let size_bytes = bootable.rootfs_size_bytes.unwrap_or_default();
         let (staging, rootfs) = self.rootfs_target(staging, size_bytes).await?;
         let staging = Resting::new(staging, running);
-        let files = self.fetch_files(bootable, wanted, Some(rootfs), running);
-        let mut files = files.await?;
+        let fetching = self.fetch_files(bootable, wanted, Some(rootfs), running);
+        let (mut files, taken) = fetching.await?;
         let sums = files.remove(&Part::Sums);
         running.enter(Stage::Build);
         let judged = self.judge_rootfs(staging.wake(), sums, running).await?;
@@ -266,18 +285,20 @@ impl Pulls {
         Ok(Obtained {
             staging: Resting::new(staging, running),
             rootfs_size_bytes,
+            disk: taken.map(shown_disk),
             files,
         })
     }
 
-    /// Fetches the files of these parts, and the root filesystem where there is a place for it.
+    /// Fetches the files of these parts, and the root filesystem where there is a place for it; tells what
+    /// that was taken out of.
     pub(super) async fn fetch_files(
         &self,
         bootable: &Bootable,
         wanted: &[WantedPart],
         rootfs: Option<File>,
         running: &Arc<Running>,
-    ) -> Result<PartFiles, Failure> {
+    ) -> Result<(PartFiles, Option<Taken>), Failure> {
         let kernels = self.kernels.clone();
         let layers: Vec<Descriptor> = wanted.iter().map(|(_, layer)| layer.clone()).collect();
         let files = self.look(move || {
@@ -290,10 +311,12 @@ impl Pulls {
         let target = BootableTarget {
             rootfs: rootfs.map(Arc::new),
             files: files.await?,
+            directory: self.records.images.clone(),
         };
         let fetching = self.fetch.bootable(bootable, target, running);
-        let files = or_cancelled(running, fetching, fetch_failure).await?;
-        Ok(wanted.iter().map(|(part, _)| *part).zip(files).collect())
+        let BootableFiles { files, taken } = or_cancelled(running, fetching, fetch_failure).await?;
+        let parts = wanted.iter().map(|(part, _)| *part);
+        Ok((parts.zip(files).collect(), taken))
     }
 
     /// Judges a root filesystem on the build pool; `Err` inside says why it is not taken.
@@ -424,7 +447,7 @@ pub(super) fn shipped_kernel(
 }
 
 /// Shows how an artifact says that it boots.
-fn shipped_boot(words: Option<&BootWords>) -> Boot {
+pub(super) fn shipped_boot(words: Option<&BootWords>) -> Boot {
     let word = |text: &str| serde_json::from_value(text.into()).ok();
     let known = words.and_then(|words| {
         let mode = word(&words.mode).filter(|mode| *mode != BootChoice::Auto)?;
@@ -437,6 +460,7 @@ fn shipped_boot(words: Option<&BootWords>) -> Boot {
             init_path: None,
             reason: "the artifact does not say how it boots".to_owned(),
             monitors: Vec::new(),
+            disk: None,
         };
     };
     Boot {
@@ -445,6 +469,7 @@ fn shipped_boot(words: Option<&BootWords>) -> Boot {
         init_path: words.init_path.clone(),
         reason: words.reason.clone(),
         monitors: words.monitors.clone(),
+        disk: None,
     }
 }
 

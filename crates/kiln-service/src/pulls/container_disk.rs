@@ -13,23 +13,28 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kiln_api::image::{Boot, Image};
+use kiln_api::image::{Boot, BootChoice, Image};
 use kiln_api::operation::Stage;
 use kiln_api::{Failure, codes};
+use kiln_artifacts::Staging;
 use kiln_artifacts::names::ROOTFS;
-use kiln_domain::OperationId;
+use kiln_bootable::Taken;
+use kiln_domain::oci::bootable::BootWords;
+use kiln_domain::{Digest, OperationId};
 use kiln_layers::Pack;
 use kiln_store::version_blobs::BlobRole;
 use kiln_tree::{InodeKind, Limits, MergeError, NodeId, Tree};
 
 use super::Pulls;
-use super::bootable::{Shipped, SizeAsked, named_kernel, rootfs_failure, shipped_kernel};
+use super::bootable::{
+    Shipped, SizeAsked, named_kernel, rootfs_failure, shipped_boot, shipped_kernel, shown_disk,
+};
 use super::commit::{Finished, Origin};
 use super::job::{Resting, or_cancelled, unless_cancelled};
 use super::pull::Job;
 use crate::board::Running;
 use crate::failures::{artifact_failure, catalogue_failure, fetch_failure, storage_code};
-use crate::fetch::{FetchError, FetchRequest, MAX_FILE_BYTES, root_of};
+use crate::fetch::{FetchError, FetchRequest, MAX_FILE_BYTES, RootPlace, root_of};
 use crate::seams::Resolved;
 use crate::tree_file::TreeFile;
 
@@ -180,12 +185,18 @@ impl Pulls {
             (None, Some(kernel)) => {
                 let (kernel, initrd) = self.copy_beside(kernel, initrd, &running).await?;
                 self.check_kernel(&kernel, architecture).await?;
+                let words = resolved.config.config.labels.get(BootWords::LABEL);
+                let words = words.and_then(|value| BootWords::of_label(value));
+                if job.boot == BootChoice::Auto {
+                    let boot = shipped_boot(words.as_ref());
+                    self.check_initrd(&boot, initrd.as_ref()).await?;
+                }
                 let shipped = Shipped {
                     kernel,
                     initrd,
                     modules: None,
                 };
-                shipped_kernel(shipped, job.boot, None, None)?
+                shipped_kernel(shipped, job.boot, None, words.as_ref())?
             }
             (Some(named), _) => named_kernel(named, job.boot, None)?,
             (None, None) => {
@@ -199,19 +210,7 @@ impl Pulls {
         let staging = self.stage(job.ids).await?;
         let digest = resolved.layers.get(layer).map(|one| one.descriptor.digest);
         let digest = digest.unwrap_or(resolved.manifest_digest);
-        let entry = running.clone();
-        let take = move || {
-            let rootfs = staging
-                .create(ROOTFS)
-                .map_err(|error| artifact_failure(&error))?;
-            let taken = root_of(&disk, &rootfs, entry.work().flag());
-            let taken =
-                taken.map_err(|source| fetch_failure(&FetchError::Foreign { digest, source }))?;
-            tracing::info!(%digest, ?taken, "the root filesystem was taken out of a disk");
-            Ok(staging)
-        };
-        let taken: Result<_, Failure> = self.on_build_pool(&running, take).await?;
-        let staging = taken.map_err(|failure| unless_cancelled(&running, failure))?;
+        let (staging, taken) = self.take_out(staging, disk, digest, &running).await?;
         let judged = self.judge_rootfs(staging, None, &running).await?;
         let (staging, rootfs_size_bytes) =
             judged.map_err(|error| unless_cancelled(&running, rootfs_failure(&error)))?;
@@ -233,7 +232,11 @@ impl Pulls {
             org: job.org,
             architecture,
             rootfs_size_bytes,
-            boot: Boot { monitors, ..view },
+            boot: Boot {
+                monitors,
+                disk: Some(shown_disk(taken)),
+                ..view
+            },
             kernel,
             origin: Origin {
                 source_kind: resolved.source_kind,
@@ -248,6 +251,35 @@ impl Pulls {
             },
         };
         self.records.publish(staging, finished, &running).await
+    }
+
+    /// Takes the root filesystem out of the disk, which lies in a blob.
+    async fn take_out(
+        &self,
+        staging: Staging,
+        disk: TreeFile,
+        digest: Digest,
+        running: &Arc<Running>,
+    ) -> Result<(Staging, Taken), Failure> {
+        let entry = running.clone();
+        let (images, spare) = (self.records.images.clone(), self.records.spare.clone());
+        let take = move || {
+            let rootfs = staging
+                .create(ROOTFS)
+                .map_err(|error| artifact_failure(&error))?;
+            let place = RootPlace {
+                rootfs: Arc::new(rootfs),
+                directory: images,
+                spare,
+            };
+            let taken = root_of(&disk, &place, entry.work().flag());
+            let taken =
+                taken.map_err(|source| fetch_failure(&FetchError::Foreign { digest, source }))?;
+            tracing::info!(%digest, ?taken, "the root filesystem was taken out of a disk");
+            Ok((staging, taken))
+        };
+        let taken: Result<_, Failure> = self.on_build_pool(running, take).await?;
+        taken.map_err(|failure| unless_cancelled(running, failure))
     }
 
     /// Copies kernel and initrd out of the layer, into files without names.

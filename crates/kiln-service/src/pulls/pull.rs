@@ -17,6 +17,7 @@ use kiln_store::version_blobs::BlobRole;
 use kiln_store::versions;
 
 use super::Pulls;
+use super::asked_size;
 use super::begin::{Attendance, Makes, Opening};
 use super::commit::{Derived, Finished, Origin};
 use super::container_disk::may_be_disk;
@@ -83,6 +84,9 @@ impl Pulls {
         let checked = self
             .understand(&params)
             .map_err(|error| request_failure(&error))?;
+        if let Some(size_bytes) = checked.size_bytes {
+            asked_size::check(size_bytes)?;
+        }
         let preference = checked.preference;
         preference.check(&checked.kernel)?;
         self.records.check_name(&checked.name, actor).await?;
@@ -94,8 +98,14 @@ impl Pulls {
         let passed = params.source_files.as_ref();
         let source = claim_source(&self.files, actor, &checked.source, passed)?;
         let kernel = self.claim_pull_kernel(actor, preference, checked.kernel)?;
+        let (artifacts, size_bytes) = (self.artifacts.clone(), checked.size_bytes);
         let files = self
-            .look(move || source.open().map_err(|error| host_file_failure(&error)))
+            .look(move || {
+                if let Some(size_bytes) = size_bytes {
+                    asked_size::check_host(&artifacts, size_bytes)?;
+                }
+                source.open().map_err(|error| host_file_failure(&error))
+            })
             .await?;
         let wanted = Wanted {
             architecture: checked.platform.architecture(),

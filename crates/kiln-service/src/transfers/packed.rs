@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use kiln_api::image::Image;
 use kiln_api::image::push::{PushForm, PushParams};
 use kiln_api::operation::{LayerProgress, LayerState, Stage};
 use kiln_api::transfer::{Transfer, TransferOutcome};
@@ -162,12 +163,7 @@ impl Transfers {
         let parts = self.records.look_pool.run(plan).await;
         let parts = parts.map_err(|error| pool_failure(&error))?;
         let parts = parts.map_err(|error| pack_failure(&error))?;
-        let shown = views::image(
-            &self.records.images,
-            job.image.row.clone(),
-            job.image.version.clone(),
-            Vec::new(),
-        );
+        let shown = self.shown(job);
         running.enter(Stage::Send);
         running.layers(parts.iter().map(|part| waiting(*part, &files)).collect());
         let sending: Vec<_> = parts
@@ -192,6 +188,16 @@ impl Transfers {
         let config = (written.config_descriptor, written.config);
         self.send_documents(job, done, config, written.manifest, running)
             .await
+    }
+
+    fn shown(&self, job: &Job) -> Image {
+        let Found { row, version, .. } = &job.image;
+        views::image(
+            &self.records.images,
+            row.clone(),
+            version.clone(),
+            Vec::new(),
+        )
     }
 
     /// Sends an image as a disk for KubeVirt: one layer, packed whole.
@@ -226,7 +232,9 @@ impl Transfers {
         let content = Content::file(Arc::new(file), layer.descriptor.size_bytes);
         let pushed = self.send(&layer.descriptor, content, job, running).await?;
         running.layer(0, LayerState::Done);
-        let written = container_disk_documents(&job.image.version.architecture, &layer);
+        let labels = self.shown(job).container_disk_labels();
+        let architecture = &job.image.version.architecture;
+        let written = container_disk_documents(architecture, &labels, &layer);
         let done = vec![Done {
             layer: layer.descriptor,
             pushed,

@@ -222,11 +222,15 @@ impl Transfers {
         job: &Job,
     ) -> Result<(Option<ImageSource>, Graph, u64), Failure> {
         let source = self.source_of(job).await?;
+        let referring = match (&source, job.has_referrers) {
+            (_, false) => None,
+            (Some(source), true) => Some(source),
+            // Sending none would be told as done.
+            (None, true) => return Err(no_referrers(job)),
+        };
         let mut graph = self.graph_of(job, source.as_ref()).await?;
         let mut referrers = 0;
-        if job.has_referrers
-            && let Some(source) = &source
-        {
+        if let Some(source) = referring {
             referrers = self.add_referrers(source, &mut graph).await?;
         }
         Ok((source, graph, referrers))
@@ -316,6 +320,24 @@ pub(super) fn recorded(params: &PushParams) -> serde_json::Value {
 pub(super) fn no_source(image: &ImageRow) -> Failure {
     let message = format!("{} was not made from an OCI image", image.name);
     Failure::new(codes::image::NO_OCI_SOURCE, message)
+}
+
+/// What refers to an image lies where it came from, and a layout or an archive was the caller's file.
+fn no_referrers(job: &Job) -> Failure {
+    let name = &job.image.row.name;
+    let from = job.image.version.source_reference.as_deref();
+    let message = match from {
+        Some(from) => format!("{name} came from {from}, where nobody can look what refers to it"),
+        None => format!("{name} came from nowhere, so what refers to it is not known"),
+    };
+    let hint = match from.map(str::parse::<Source>) {
+        Some(Ok(from @ (Source::OciLayout { .. } | Source::OciArchive { .. }))) => {
+            let into = &job.into.reference;
+            format!("`kiln copy {from} {into} --referrers` takes along what lies beside it there")
+        }
+        _ => "push it without --referrers".to_owned(),
+    };
+    Failure::new(codes::image::NO_OCI_SOURCE, message).with_hint(hint, None)
 }
 
 fn gone(image: &Found) -> Failure {

@@ -114,13 +114,14 @@ async fn words_that_mean_nothing_are_refused() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_size_too_small_is_refused_with_the_minimum() -> Result<()> {
-    let house = House::new(OneLayer::new(&[("marker", "ok")])?)?;
+    let content = "more than fits".repeat(1 << 17);
+    let house = House::new(OneLayer::new(&[("marker", &content)])?)?;
     let sized = |size_bytes| PullParams {
         size_bytes: Some(size_bytes),
         ..house.params(REFERENCE)
     };
 
-    let refused = house.pull(sized(65_536)).await;
+    let refused = house.pull(sized(1 << 20)).await;
 
     let failure = refused.err().context("it was not refused")?;
     assert!(failure.is(codes::rootfs::TOO_SMALL), "{failure:?}");

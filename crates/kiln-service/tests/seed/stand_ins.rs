@@ -12,8 +12,9 @@ use kiln_domain::Digest;
 use kiln_domain::oci::ImageConfig;
 use kiln_layers::{Declared, Limits, Pack};
 use kiln_service::{
-    Bootable, BootableTarget, BuildError, BuildRequest, BuildRootfs, Built, FetchError, FetchNeeds,
-    FetchRequest, FetchTree, Found, Resolved, Running, SeamFuture, SourceBlob,
+    Bootable, BootableFiles, BootableTarget, BuildError, BuildRequest, BuildRootfs, Built,
+    FetchError, FetchNeeds, FetchRequest, FetchTree, Found, Resolved, Running, SeamFuture,
+    SourceBlob,
 };
 use kiln_store::version_blobs::BlobRole;
 use kiln_store::{Store, names};
@@ -172,7 +173,7 @@ impl FetchTree for OneLayer {
         _bootable: &'a Bootable,
         _target: BootableTarget,
         _running: &'a Arc<Running>,
-    ) -> SeamFuture<'a, Result<Vec<File>, FetchError>> {
+    ) -> SeamFuture<'a, Result<BootableFiles, FetchError>> {
         Box::pin(async { Err(FetchError::StandIn("it has images only".into())) })
     }
 

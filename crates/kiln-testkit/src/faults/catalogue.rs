@@ -6,7 +6,7 @@ use super::oddities;
 
 use Place::{Config, Door, Everywhere, Layer, Manifest, Root, Token};
 
-const fn fault(place: Place, times: Times, name: &'static str, how: How) -> Fault {
+pub(super) const fn fault(place: Place, times: Times, name: &'static str, how: How) -> Fault {
     Fault {
         name,
         place,
@@ -16,11 +16,11 @@ const fn fault(place: Place, times: Times, name: &'static str, how: How) -> Faul
     }
 }
 
-const fn once(place: Place, name: &'static str, how: How) -> Fault {
+pub(super) const fn once(place: Place, name: &'static str, how: How) -> Fault {
     fault(place, Times::Once, name, how)
 }
 
-const fn always(place: Place, name: &'static str, how: How) -> Fault {
+pub(super) const fn always(place: Place, name: &'static str, how: How) -> Fault {
     fault(place, Times::Always, name, how)
 }
 
@@ -36,7 +36,7 @@ impl Fault {
     /// None: a registry as it should be.
     pub const NONE: Self = always(Place::Everywhere, "none", How::None);
 
-    const fn with(self, ranges: Ranges) -> Self {
+    pub(super) const fn with(self, ranges: Ranges) -> Self {
         Self { ranges, ..self }
     }
 }
@@ -429,6 +429,7 @@ pub const FAULTS: &[Fault] = &[
     always(Layer, "layer_chunks", How::GoodChunks),
     once(Layer, "layer_stall_once", How::StallBody),
     once(Layer, "layer_wrong_once", How::WrongBytes),
+    once(Layer, "layer_wrong_and_cut_once", How::CutWrongBody),
     once(Layer, "layer_longer_once", How::Longer),
     once(Layer, "layer_shorter_once", How::Shorter),
     once(

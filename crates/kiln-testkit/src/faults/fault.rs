@@ -13,7 +13,7 @@ pub struct Fault {
     pub times: Times,
     /// What happens.
     pub how: How,
-    /// How parts of blobs are answered.
+    /// How parts of blobs are answered, and, where content is sent, how far an upload is said to be.
     pub ranges: Ranges,
 }
 
@@ -34,6 +34,20 @@ pub enum Place {
     Layer,
     /// At everything that takes a token.
     Everywhere,
+    /// At the question whether a blob is there that is to be sent.
+    Look,
+    /// At the wish to have a blob taken over from another repository.
+    Mount,
+    /// At the wish to send a blob.
+    Open,
+    /// At a part of a blob.
+    Part,
+    /// At the question how far an upload is.
+    Standing,
+    /// At the end of an upload.
+    Close,
+    /// At a manifest that is sent.
+    Publish,
 }
 
 /// How often a fault shows.
@@ -47,7 +61,8 @@ pub enum Times {
     Always,
 }
 
-/// Fields of a head. `{home}`, `{stranger}` and `{path}` in values are filled in.
+/// Fields of a head. `{home}`, `{stranger}`, `{path}` and `{location}`, where the good answer leads, are
+/// filled in.
 pub type Fields = &'static [(&'static str, &'static str)];
 
 /// What happens in the place of a good answer.
@@ -81,6 +96,8 @@ pub enum How {
     CutBody,
     /// The same, and the tokens given so far are worth nothing any more.
     CutBodyAndForgetToken,
+    /// The same, and one byte of it is another.
+    CutWrongBody,
     /// Half of the body comes, and the connection is reset.
     ResetBody,
     /// Half of the body comes, whose length nobody announced.
@@ -127,6 +144,18 @@ pub enum How {
     CloseListener,
     /// The answer is good, and the connection is closed without a word of it.
     CloseAfterAnswer,
+    /// What was asked for is done, and the connection is reset before the answer.
+    DoneAndReset,
+    /// What was asked for is done, and nothing comes.
+    DoneAndStall,
+    /// The good answer under this status.
+    As(u16),
+    /// What was asked for is done as if nothing stood behind the path.
+    WithoutQuery,
+    /// The connection is reset when half of what is sent has come.
+    ResetInRequest,
+    /// Nothing is read of what is sent.
+    Deaf,
 }
 
 /// Where a redirect leads.
@@ -157,6 +186,32 @@ pub enum Ranges {
     Unsaid,
     /// With another part, which it says.
     Elsewhere,
-    /// With other bytes.
+    /// With other bytes; of an upload, that there is more than was sent.
     Lying,
+    /// Of each part that is sent one byte is kept.
+    Creeping,
+}
+
+impl How {
+    /// Tells whether what is asked for is not done.
+    pub(super) fn leaves_undone(self) -> bool {
+        matches!(
+            self,
+            Self::Status(..)
+                | Self::Body(..)
+                | Self::Redirect(_)
+                | Self::ForgetToken
+                | Self::CloseBeforeHead
+                | Self::ResetBeforeHead
+                | Self::ResetInHead
+                | Self::StallBeforeHead
+                | Self::Raw(_)
+                | Self::EndlessBody(_)
+                | Self::EndlessFields
+                | Self::EndlessHints
+                | Self::CloseListener
+                | Self::ResetInRequest
+                | Self::Deaf
+        )
+    }
 }

@@ -37,6 +37,8 @@ const DRIP: Duration = Duration::from_millis(50);
 pub(super) struct Connection<'c> {
     pub(super) stream: &'c TcpStream,
     pub(super) shared: &'c Shared,
+    /// Whether the request was one whose answer has no body: HEAD.
+    pub(super) is_bodiless: bool,
     /// Told how many bytes of the body were sent.
     pub(super) count: &'c dyn Fn(u64),
 }
@@ -58,6 +60,11 @@ impl Good {
         }
     }
 
+    /// The same under another status.
+    fn under(self, status: u16) -> Self {
+        Self { status, ..self }
+    }
+
     pub(super) fn json(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self::new(status, body).with("content-type", "application/json")
     }
@@ -67,6 +74,13 @@ impl Good {
         self.fields.retain(|(other, _)| other != name);
         self.fields.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Returns what is said under this name.
+    fn field(&self, name: &str) -> &str {
+        let mut fields = self.fields.iter();
+        let found = fields.find(|(other, _)| other == name);
+        found.map_or("", |(_, value)| value)
     }
 
     fn without(mut self, name: &str) -> Self {
@@ -99,6 +113,7 @@ pub(super) fn write_good(connection: &mut Connection<'_>, good: &Good) -> Result
 
 impl Connection<'_> {
     fn body(&self, bytes: &[u8]) -> Result<()> {
+        let bytes = if self.is_bodiless { b"" } else { bytes };
         for piece in bytes.chunks(PIECE_BYTES) {
             send(self.stream, piece)?;
             (self.count)(piece.len() as u64);
@@ -146,7 +161,7 @@ pub(super) fn misbehave(
     let half = good.body.len() / 2;
     let first = good.body.get(..half).unwrap_or_default();
     match fault.how {
-        How::ResetBeforeHead => return connection.reset(),
+        How::ResetBeforeHead | How::DoneAndReset => return connection.reset(),
         How::ResetInHead => {
             send(stream, b"HTTP/1.1 200 OK\r\ncontent-ty")?;
             return connection.reset();
@@ -159,6 +174,13 @@ pub(super) fn misbehave(
         How::CutBodyAndForgetToken => {
             connection.shared.forget_tokens();
             connection.head_and(good, &good.length(), first)?;
+        }
+        How::CutWrongBody => {
+            let mut wrong = first.to_vec();
+            if let Some(byte) = wrong.get_mut(half / 2) {
+                *byte ^= 0x20;
+            }
+            connection.head_and(good, &good.length(), &wrong)?;
         }
         How::EndUnannounced => connection.head_and(good, "", first)?,
         How::LongerUnannounced => connection.head_and(good, "", &longer(good))?,
@@ -173,7 +195,7 @@ pub(super) fn misbehave(
             connection.head_and(good, CHUNKED, &body)?;
             return Ok(true);
         }
-        How::StallBeforeHead => wait_for_end(stream),
+        How::StallBeforeHead | How::DoneAndStall => wait_for_end(stream),
         How::StallBody => {
             connection.head_and(good, &good.length(), first)?;
             wait_for_end(stream);
@@ -223,13 +245,16 @@ fn another(
         body,
         ..good.clone()
     };
+    let own = good.field("location");
     let filled_in = |answer: Good, fields: Fields| {
         fields.iter().fold(answer, |answer, (name, value)| {
-            answer.with(name, &connection.filled_in(value, target))
+            let value = connection.filled_in(value, target);
+            answer.with(name, &value.replace("{location}", own))
         })
     };
     Ok(Some(match how {
-        How::None | How::Image(_) | How::Edit(..) => good.clone(),
+        How::None | How::Image(_) | How::Edit(..) | How::WithoutQuery => good.clone(),
+        How::As(status) => good.clone().under(status),
         How::Status(status, fields, body) => filled_in(Good::json(status, body), fields),
         How::Fields(fields) => filled_in(good.clone(), fields),
         How::Without(name) => good.clone().without(name),

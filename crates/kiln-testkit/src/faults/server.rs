@@ -1,22 +1,24 @@
 //! The two servers of a fault registry, and what they were asked.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustix::net::sockopt::set_socket_linger;
 use serde_json::json;
 
 use super::fault::{Fault, How, Place, Ranges, Times};
 use super::image::OddImage;
 use super::misbehave::{Connection, Good, misbehave, write_good};
+use super::uploads::{self, Kept, Uploads};
 use super::{PASSWORD, TOKEN_PREFIX, USER};
 use crate::http::{self, Message};
 
@@ -26,9 +28,14 @@ const REPOSITORY: &str = "some/app";
 /// How long a client may take to send a request, or to hang up.
 const READ_LIMIT: Duration = Duration::from_secs(60);
 
+/// How often a server that has nothing to do looks whether it is to end.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// One request, and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
+    /// The method.
+    pub method: String,
     /// Path and query.
     pub target: String,
     /// The `Range` field.
@@ -50,6 +57,7 @@ pub struct FaultRegistry {
 pub(super) struct Shared {
     pub(super) fault: Fault,
     pub(super) image: OddImage,
+    uploads: Uploads,
     pub(super) home: SocketAddr,
     pub(super) stranger: SocketAddr,
     pub(super) is_stopping: AtomicBool,
@@ -97,6 +105,7 @@ impl FaultRegistry {
         let shared = Arc::new(Shared {
             fault,
             image,
+            uploads: Uploads::default(),
             home: home.local_addr()?,
             stranger: stranger.local_addr()?,
             is_stopping: AtomicBool::new(false),
@@ -121,6 +130,27 @@ impl FaultRegistry {
     /// Returns the reference of its image.
     pub fn reference(&self) -> String {
         format!("{}/{REPOSITORY}:1", self.shared.home)
+    }
+
+    /// Returns the reference of its image by digest.
+    pub fn pinned(&self) -> String {
+        let digest = self.shared.image.root();
+        format!("{}/{REPOSITORY}@{digest}", self.shared.home)
+    }
+
+    /// Returns the reference of a place that takes content, and has none yet.
+    pub fn destination(&self) -> String {
+        format!("{}/{}:1", self.shared.home, uploads::REPOSITORY)
+    }
+
+    /// Returns what was sent to that place and taken.
+    pub fn kept(&self) -> Kept {
+        self.shared.uploads.kept().clone()
+    }
+
+    /// Returns its host and port.
+    pub fn host(&self) -> String {
+        self.shared.home.to_string()
     }
 
     /// Returns what it serves.
@@ -203,13 +233,11 @@ impl Shared {
         stream.set_read_timeout(Some(READ_LIMIT))?;
         stream.set_nodelay(true)?;
         loop {
-            let request = http::receive(stream)?;
-            let target = request
-                .start
-                .split(' ')
-                .nth(1)
-                .unwrap_or_default()
-                .to_owned();
+            let mut reader = BufReader::new(stream);
+            let mut request = http::receive_head(&mut reader)?;
+            let mut words = request.start.split(' ').map(str::to_owned);
+            let method = words.next().unwrap_or_default();
+            let target = words.next().unwrap_or_default();
             let log = match who {
                 Who::Home => &self.asked,
                 Who::Stranger => &self.stranger_asked,
@@ -218,6 +246,7 @@ impl Shared {
             let at = {
                 let mut log = lock(log);
                 log.push(Asked {
+                    method: method.clone(),
                     target: target.clone(),
                     range: field("range"),
                     authorization: field("authorization"),
@@ -230,14 +259,20 @@ impl Shared {
                     asked.body_bytes += bytes;
                 }
             };
+            let asked = (method.as_str(), target.as_str());
+            if who == Who::Home && self.stops_reading(asked, &request, &mut reader, stream)? {
+                return Ok(());
+            }
+            http::receive_body(&mut reader, &mut request)?;
             let mut connection = Connection {
                 stream,
                 shared: self,
+                is_bodiless: method == "HEAD",
                 count: &count,
             };
             let goes_on = match who {
-                Who::Home => self.answer(&mut connection, &request, &target)?,
-                Who::Stranger => self.answer_as_stranger(&mut connection, &request, &target)?,
+                Who::Home => self.answer(&mut connection, &request, asked)?,
+                Who::Stranger => self.answer_as_stranger(&mut connection, &request, asked)?,
             };
             if !goes_on {
                 return Ok(());
@@ -245,22 +280,51 @@ impl Shared {
         }
     }
 
+    /// Gives its fault while a request is read, where it is one of those; says whether it did.
+    fn stops_reading(
+        &self,
+        asked: (&str, &str),
+        request: &Message,
+        reader: &mut impl BufRead,
+        stream: &TcpStream,
+    ) -> Result<bool> {
+        let how = self.fault.how;
+        let is_here = matches!(how, How::ResetInRequest | How::Deaf)
+            && self.place_of(asked) == self.fault.place
+            && self.knows(request);
+        if !is_here || !self.is_due() {
+            return Ok(false);
+        }
+        if matches!(how, How::ResetInRequest) {
+            let length = request.field("content-length").unwrap_or_default();
+            let half = length.parse::<u64>().unwrap_or_default() / 2;
+            std::io::copy(&mut reader.take(half), &mut std::io::sink())?;
+            set_socket_linger(stream, Some(Duration::ZERO))?;
+            return Ok(true);
+        }
+        let began = Instant::now();
+        while !self.is_stopping.load(Ordering::SeqCst) && began.elapsed() < READ_LIMIT {
+            thread::sleep(LOOK);
+        }
+        Ok(true)
+    }
+
     /// Answers a request to the registry; says whether the connection goes on.
     fn answer(
         &self,
         connection: &mut Connection<'_>,
         request: &Message,
-        target: &str,
+        asked: (&str, &str),
     ) -> Result<bool> {
-        let path = target.split('?').next().unwrap_or_default();
-        let place = self.place_of(path);
+        let place = self.place_of(asked);
         if matches!(place, Place::Token | Place::Root) && place == self.fault.place && self.is_due()
         {
-            return misbehave(connection, &self.fault, &self.good(path, request), request);
+            let good = self.good(asked, request);
+            return misbehave(connection, &self.fault, &good, request);
         }
         // A probe comes first and without a token: it is told that this is a registry.
         if matches!(place, Place::Token | Place::Root) {
-            return write_good(connection, &self.good(path, request));
+            return write_good(connection, &self.good(asked, request));
         }
         if !self.knows(request) {
             if self.fault.place == Place::Door && self.is_due() {
@@ -273,12 +337,20 @@ impl Shared {
             let good = Good::json(401, r#"{"errors":[{"code":"UNAUTHORIZED"}]}"#);
             return write_good(connection, &good.with("www-authenticate", &realm));
         }
-        let good = self.good(path, request);
         let applies = self.fault.place == place || self.fault.place == Place::Everywhere;
-        if applies && self.is_due() {
-            return misbehave(connection, &self.fault, &good, request);
+        if !applies || !self.is_due() {
+            return write_good(connection, &self.good(asked, request));
         }
-        write_good(connection, &good)
+        let (method, target) = asked;
+        let good = match self.fault.how {
+            how if how.leaves_undone() => Good::json(200, "{}"),
+            How::WithoutQuery => {
+                let path = target.split('?').next().unwrap_or_default();
+                self.good((method, path), request)
+            }
+            _ => self.good(asked, request),
+        };
+        misbehave(connection, &self.fault, &good, request)
     }
 
     /// The stranger has the blobs, and wants nothing for them; below `/locked/` it wants a
@@ -287,9 +359,9 @@ impl Shared {
         &self,
         connection: &mut Connection<'_>,
         request: &Message,
-        target: &str,
+        asked: (&str, &str),
     ) -> Result<bool> {
-        let path = target.split('?').next().unwrap_or_default();
+        let path = asked.1.split('?').next().unwrap_or_default();
         if let Some(scheme) = path.strip_prefix("/locked/") {
             let scheme = scheme.split('/').next().unwrap_or_default();
             let challenge = match scheme {
@@ -299,10 +371,14 @@ impl Shared {
             let good = Good::json(401, "{}").with("www-authenticate", &challenge);
             return write_good(connection, &good);
         }
-        write_good(connection, &self.good(path, request))
+        write_good(connection, &self.good(asked, request))
     }
 
-    fn place_of(&self, path: &str) -> Place {
+    fn place_of(&self, (method, target): (&str, &str)) -> Place {
+        let path = target.split('?').next().unwrap_or_default();
+        if is_of_uploads(path) {
+            return uploads::place_of(method, target);
+        }
         let digest = path.rsplit('/').next().unwrap_or_default();
         if path == "/v2/" {
             Place::Root
@@ -333,7 +409,16 @@ impl Shared {
     }
 
     /// Returns what a good registry answers.
-    fn good(&self, path: &str, request: &Message) -> Good {
+    fn good(&self, asked: (&str, &str), request: &Message) -> Good {
+        let path = asked.1.split('?').next().unwrap_or_default();
+        if is_of_uploads(path) {
+            let manner = if self.is_mended.load(Ordering::SeqCst) {
+                Ranges::Good
+            } else {
+                self.fault.ranges
+            };
+            return self.uploads.good(asked, request, manner, &self.image);
+        }
         if path == "/v2/" {
             return Good::json(200, "{}");
         }
@@ -383,10 +468,10 @@ impl Shared {
         let (last, all) = (bytes.len().saturating_sub(1), bytes.len());
         let content_range = format!("bytes {start}-{last}/{all}");
         match manner {
-            Ranges::Good | Ranges::Ignored if start >= all => {
+            Ranges::Good | Ranges::Ignored | Ranges::Creeping if start >= all => {
                 Good::json(416, "{}").with("content-range", &format!("bytes */{all}"))
             }
-            Ranges::Good | Ranges::Ignored => {
+            Ranges::Good | Ranges::Ignored | Ranges::Creeping => {
                 octets(Good::new(206, part)).with("content-range", &content_range)
             }
             Ranges::Refused => {
@@ -439,6 +524,13 @@ impl Shared {
         // Wakes the listener, which then goes.
         drop(TcpStream::connect(self.home));
     }
+}
+
+/// Tells whether a path lies in the repository that takes content.
+fn is_of_uploads(path: &str) -> bool {
+    let rest = path.strip_prefix("/v2/");
+    let rest = rest.and_then(|rest| rest.strip_prefix(uploads::REPOSITORY));
+    rest.is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// Reads until the client hangs up, or the registry is dropped.

@@ -11,7 +11,7 @@ use kiln_testkit::images::layout::{Descriptor, Layout};
 use kiln_testkit::{elf, process, tools};
 use serde_json::{Value, json};
 
-use crate::bootable::{booting, file_of};
+use crate::bootable::{booting, file_of, kiln};
 use crate::source::oci;
 use crate::stage::{KERNEL, LIMIT, Stage, assert_same_bytes, code, text};
 
@@ -182,6 +182,23 @@ fn qcow2_and_a_partition_become_the_image_that_is_in_them() -> Result<()> {
         let rootfs = rootfs.display().to_string();
         assert_same_bytes(&rootfs, &text(&got["rootfs"], "path")?).context(name)?;
         assert_eq!(got["kernel"]["name"], KERNEL, "{name}");
+        let format = if name == "parts" { "raw" } else { "qcow2" };
+        let mut disk = json!({ "format": format });
+        if name.starts_with("parts") {
+            disk["partition"] = json!(2);
+        }
+        assert_eq!(got["boot"]["disk"], disk, "{name}: {got}");
+        // Who pulls it again gets a copy, of which the same is told.
+        let params = json!({"ref": reference, "name": format!("{name}-2"), "kernel_ref": KERNEL});
+        let again = stage.call("image.pull", &params).context(name)?;
+        assert_eq!(again["boot"]["disk"], disk, "{name}: {again}");
+        let shown = kiln(&stage, &["image", "show", name])?;
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        let said = match disk["partition"].as_u64() {
+            Some(number) => format!("partition {number} of a {format} disk"),
+            None => format!("a {format} disk"),
+        };
+        assert!(shown.contains(&said), "{name}: {shown}");
     }
     // Nothing of the disks is kept.
     assert_eq!(stage.entries("cache/ingest")?, Vec::<String>::new());

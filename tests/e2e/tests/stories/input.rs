@@ -288,11 +288,39 @@ fn sources_that_are_not_what_their_name_says_are_refused() -> Result<()> {
         "source.invalid_platform",
         "plan9",
     )?;
-    let mut small = pull(&path("layout:1"), "bad");
-    small["size_bytes"] = json!(65_536);
-    assert_refused(&stage, "image.pull", &small, "rootfs.too_small", "needs")?;
     let unnamed = json!({"ref": path("___"), "kernel_ref": KERNEL});
     assert_refused(&stage, "image.pull", &unnamed, "image.name_invalid", "___")
+}
+
+#[test]
+fn sizes_that_no_image_has_are_refused_before_anything_is_fetched() -> Result<()> {
+    let stage = Stage::new()?;
+    // Nobody is there to be asked.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let sized = |size_bytes: u64| {
+        let mut params = pull(&format!("{nobody}/some/app:1"), "bad");
+        params["size_bytes"] = json!(size_bytes);
+        params
+    };
+    let most = 16_u64 << 40;
+    for (size_bytes, want, limit) in [
+        (0, "rootfs.too_small", "at least"),
+        (1, "rootfs.too_small", "at least"),
+        (65_536, "rootfs.too_small", "at least"),
+        (most + 1, "rootfs.cannot_hold", "17592186044416 bytes"),
+        (u64::MAX, "rootfs.cannot_hold", "17592186044416 bytes"),
+    ] {
+        assert_refused(&stage, "image.pull", &sized(size_bytes), want, limit)?;
+    }
+    // What this host's file system has no file for is told as early.
+    for size_bytes in [most, most - 4096] {
+        let file = File::create(stage.path("long"))?;
+        if file.set_len(size_bytes).is_err() {
+            let (want, noun) = ("rootfs.cannot_hold", "cannot make a file");
+            assert_refused(&stage, "image.pull", &sized(size_bytes), want, noun)?;
+        }
+    }
+    Ok(())
 }
 
 #[test]

@@ -607,7 +607,8 @@ fn a_copy_to_this_host_goes_where_a_pull_would() -> Result<()> {
     }
     // Lists are read where the image lies: at what was moved, and at no mirror.
     assert_eq!(run(&["tags", "moved.test/some/small", "-q"])?, "1");
-    let stranger = kiln(&stage, &["copy", "moved.test/some/small:1", "oci:x:1"], &[])?;
+    let place = format!("oci:{}:1", stage.path("stranger").display());
+    let stranger = kiln(&stage, &["copy", "moved.test/some/small:1", &place], &[])?;
     assert_eq!(stranger.status.code(), Some(4), "{stranger:?}");
     Ok(())
 }

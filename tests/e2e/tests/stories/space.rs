@@ -56,7 +56,7 @@ impl Drop for Disk {
 }
 
 impl Small {
-    fn new(mebibytes: u32) -> Result<Self> {
+    pub(crate) fn new(mebibytes: u32) -> Result<Self> {
         Self::with_config(mebibytes, "")
     }
 
@@ -136,7 +136,7 @@ impl Small {
 }
 
 /// Tells whether an error was foreseen, in the directory it names.
-fn is_foreseen(error: &RpcError, directory: &str) -> bool {
+pub(crate) fn is_foreseen(error: &RpcError, directory: &str) -> bool {
     let hint = error.data["hint"]["text"].as_str().unwrap_or_default();
     let says = |text: &str| error.message.contains(text);
     says("needs at least") && says("free") && says(directory) && hint.contains("MiB in /")

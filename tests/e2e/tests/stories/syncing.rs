@@ -1,6 +1,7 @@
 //! Copies by rule between two real registries.
 
 mod images;
+mod killed;
 
 use std::fs;
 use std::process::{Command, Output};
@@ -24,6 +25,14 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 fn sync(stage: &Stage, rules: &str, words: &[&str]) -> Result<Output> {
     let file = stage.path("rules.toml");
     fs::write(&file, rules)?;
+    let file = file.display().to_string();
+    let mut command = client(stage)?;
+    command.args(["sync", &file]).args(words);
+    command.output().context("cannot run kiln")
+}
+
+/// Prepares to run `kiln` as somebody without logins.
+fn client(stage: &Stage) -> Result<Command> {
     let host = format!("unix://{}", stage.daemon.socket().display());
     let mut command = Command::new(built("kiln")?);
     command
@@ -32,11 +41,8 @@ fn sync(stage: &Stage, rules: &str, words: &[&str]) -> Result<Output> {
         .env_remove("XDG_RUNTIME_DIR")
         .env_remove("XDG_CONFIG_HOME")
         .env_remove("DOCKER_CONFIG")
-        .env_remove("REGISTRY_AUTH_FILE")
-        .arg("sync")
-        .arg(&file)
-        .args(words);
-    command.output().context("cannot run kiln")
+        .env_remove("REGISTRY_AUTH_FILE");
+    Ok(command)
 }
 
 fn told(output: &Output) -> Result<Value> {

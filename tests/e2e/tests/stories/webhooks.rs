@@ -1,5 +1,8 @@
 //! "Push, and the host has the new bootable version."
 
+mod envelopes;
+mod lasting;
+
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
@@ -38,6 +41,11 @@ struct Pipeline {
 
 impl Pipeline {
     fn new(access: Access, action: &str) -> Result<Self> {
+        Self::with(access, action, true, "")
+    }
+
+    /// A pipeline whose registry may say nothing, and whose daemon has this configuration besides.
+    fn with(access: Access, action: &str, notifies: bool, others: &str) -> Result<Self> {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
             .local_addr()?
             .port();
@@ -47,7 +55,7 @@ impl Pipeline {
             "timeout": "5s", "threshold": 3, "backoff": "200ms",
         }]}});
         let extras = Extras {
-            members: notifications,
+            members: if notifies { notifications } else { Value::Null },
             ..Extras::default()
         };
         let registry = Registry::start_with(access, Transport::Http, &extras)?;
@@ -58,7 +66,7 @@ impl Pipeline {
         let config = format!(
             "[webhooks]\nlisten = \"127.0.0.1:{port}\"\nsecret_file = \"{}\"\n\
              [[webhooks.rule]]\nregistry = {:?}\nrepository = \"apps/*\"\ntag = \"v*\"\n\
-             action = {action:?}\n",
+             action = {action:?}\n{others}\n",
             secret.display(),
             registry.host()
         );
@@ -96,13 +104,18 @@ impl Pipeline {
 
     /// Posts what a registry would.
     fn notify(&self, authorization: &str, body: &Value) -> Result<Message> {
+        self.post(&[("authorization", authorization)], body)
+    }
+
+    /// Posts what a product would, with the fields that it sends.
+    fn post(&self, fields: &[(&str, &str)], body: &Value) -> Result<Message> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
         stream.set_read_timeout(Some(LIMIT))?;
         let body = body.to_string();
         let request = http::Request {
             method: "POST",
             target: "/webhooks",
-            fields: &[("authorization", authorization)],
+            fields,
             body: body.as_bytes(),
         };
         http::exchange(&mut stream, "localhost", request)
@@ -135,6 +148,11 @@ impl Pipeline {
     }
 }
 
+/// Tells what the name of an image has of a digest.
+fn short(digest: &str) -> String {
+    digest.trim_start_matches("sha256:")[..12].to_owned()
+}
+
 fn envelope(repository: &str, tag: &str, digest: &str) -> Value {
     json!({"events": [{"action": "push", "target": {
         "repository": repository, "tag": tag, "digest": digest,
@@ -156,7 +174,6 @@ fn a_push_is_a_new_bootable_image_and_the_next_one_takes_its_place() -> Result<(
     let second = pipeline.push("two", "apps/web:v1")?;
     let newer = pipeline.only_image(&second)?;
 
-    let short = |digest: &str| digest.trim_start_matches("sha256:")[..12].to_owned();
     assert_eq!(
         image["name"],
         json!(format!("apps-web-v1-{}", short(&first)))

@@ -156,32 +156,50 @@ impl BootableConfig {
         Ok(serde_json::to_vec(self)?)
     }
 
-    /// Texts are shown to people, and kept.
     fn check_texts(&self) -> Result<(), BootableError> {
-        let check = |noun, text: &str| {
-            if text.len() > MAX_TEXT_BYTES || text.chars().any(char::is_control) {
-                return Err(BootableError::Text { noun });
-            }
-            Ok(())
-        };
         let reference = self.source.as_ref();
         if let Some(reference) = reference.and_then(|source| source.reference.as_ref()) {
             check("the reference", reference)?;
         }
-        let Some(boot) = &self.boot else {
-            return Ok(());
-        };
-        if boot.monitors.len() > MAX_MONITORS {
+        self.boot.as_ref().map_or(Ok(()), BootWords::check)
+    }
+}
+
+/// Texts are shown to people, and kept.
+fn check(noun: &'static str, text: &str) -> Result<(), BootableError> {
+    if text.len() > MAX_TEXT_BYTES || text.chars().any(char::is_control) {
+        return Err(BootableError::Text { noun });
+    }
+    Ok(())
+}
+
+impl BootWords {
+    /// The label that holds them as JSON where an image is no bootable artifact.
+    pub const LABEL: &str = "dev.kiln.boot";
+
+    /// Reads the label's value; nothing where it is not to be shown to people.
+    pub fn of_label(value: &str) -> Option<Self> {
+        let words: Self = json::parse(value.as_bytes()).ok()?;
+        words.check().ok().map(|()| words)
+    }
+
+    /// Writes the label's value.
+    pub fn to_label(&self) -> Result<String, super::JsonError> {
+        Ok(serde_json::to_string(self)?)
+    }
+
+    fn check(&self) -> Result<(), BootableError> {
+        if self.monitors.len() > MAX_MONITORS {
             return Err(BootableError::Text {
                 noun: "the list of monitors",
             });
         }
-        for monitor in &boot.monitors {
+        for monitor in &self.monitors {
             check("a monitor", monitor)?;
         }
-        check("the init", boot.init_path.as_deref().unwrap_or_default())?;
-        check("why it boots as it does", &boot.reason)?;
-        check("how it boots", &boot.mode)?;
-        check("how it boots", &boot.choice)
+        check("the init", self.init_path.as_deref().unwrap_or_default())?;
+        check("why it boots as it does", &self.reason)?;
+        check("how it boots", &self.mode)?;
+        check("how it boots", &self.choice)
     }
 }

@@ -47,5 +47,14 @@ fn all_platforms_go_as_long_as_the_tag_still_names_them() -> Result<()> {
     let params = json!({"image": "local", "into": into, "all_platforms": true});
     let refused = stage.refused("image.push", &params)?;
     assert_eq!(code(&refused), "image.no_oci_source", "{refused}");
+    // Nor can be looked what refers to it: that none went along is not told as done.
+    let into = format!("{}/mine/local:1", other.host());
+    let params = json!({"image": "local", "into": into, "referrers": true});
+    let refused = stage.refused("image.push", &params)?;
+    assert_eq!(code(&refused), "image.no_oci_source", "{refused}");
+    let hint = refused.data["hint"]["text"].as_str().unwrap_or_default();
+    let copy = format!("kiln copy {} {into} --referrers", oci(&layout, "many"));
+    assert!(hint.contains(&copy), "{hint}");
+    told(&stage, &["push", "local", &into, "--json"])?;
     Ok(())
 }
