@@ -28,6 +28,14 @@ pub(crate) fn hangups() -> io::Result<Signal> {
     signal(SignalKind::hangup())
 }
 
+/// Takes the deadly part from SIGXFSZ: a file that must not grow (setrlimit(2)) is an error of the
+/// call that writes, and of no other.
+pub(crate) fn outlive_file_limits() -> io::Result<()> {
+    let exceeded = rustix::process::Signal::XFSZ.as_raw();
+    // The handler stays when the stream is dropped.
+    signal(SignalKind::from_raw(exceeded)).map(drop)
+}
+
 fn hear(tell: oneshot::Sender<io::Result<()>>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -142,7 +142,8 @@ impl<S> Door<S>
 where
     S: RpcServiceT<MethodResponse = MethodResponse> + Send + Sync + Clone + 'static,
 {
-    /// Learns who calls, lets in what the caller's role may call, and keeps what came of it.
+    /// Learns who calls, lets in what the caller's role may call and can be kept, and keeps what came
+    /// of it.
     async fn answer(&self, mut request: Request<'_>, request_id: String) -> MethodResponse {
         let id = request.id.clone().into_owned();
         let mut caller = Caller {
@@ -166,7 +167,12 @@ where
             let params = request.params.as_ref().map(|params| params.get());
             Entry::begin(&self.ledger, &identified, right, params, &caller.request_id)
         });
-        let response = match in_our_words.and_then(|()| admit(&mut request, &caller.actor, right)) {
+        let admitted = in_our_words.and_then(|()| admit(&mut request, &caller.actor, right));
+        let admitted = match (admitted, &entry) {
+            (Ok(()), Some(entry)) => entry.ready().await,
+            (admitted, _) => admitted,
+        };
+        let response = match admitted {
             Ok(()) => {
                 request.extensions.insert(caller.clone());
                 own_words(self.inner.call(request).await, id, &caller)

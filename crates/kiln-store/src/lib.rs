@@ -10,6 +10,7 @@ pub mod audit;
 mod columns;
 mod error;
 pub mod events;
+mod health;
 pub mod holders;
 pub mod images;
 pub mod instances;
