@@ -66,7 +66,7 @@ pub(crate) fn register_metadata(
     let both = Arc::new((metadata.clone(), pulls.clone()));
     table.method::<Scan, _, _, _>(&both, |both, caller, params| async move {
         let (metadata, pulls) = &*both;
-        kiln_service::scan(metadata, pulls, &caller.actor, params).await
+        Box::pin(kiln_service::scan(metadata, pulls, &caller.actor, params)).await
     })?;
     table.method::<Outdated, _, _, _>(metadata, |desk, caller, params| async move {
         desk.outdated(&caller.actor, params).await
