@@ -96,6 +96,16 @@ fn lines(info: &Info) -> String {
         ("cache", cell(&info.places.cache)),
         ("socket", cell(&info.places.socket)),
     ];
+    if let Some(failure) = &info.database.error {
+        let causes = failure.cause.iter().map(String::as_str);
+        let told: Vec<&str> = std::iter::once(failure.message.as_str())
+            .chain(causes)
+            .collect();
+        pairs.push((
+            "database",
+            format!("cannot be written: {}", cell(&told.join(": "))),
+        ));
+    }
     let found = [
         (recovered.interrupted_operations, "operations interrupted"),
         (recovered.removed_staging, "unfinished directories removed"),

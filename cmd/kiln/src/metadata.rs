@@ -155,7 +155,7 @@ fn setting(text: &str) -> Result<Setting, String> {
 impl OneArguments {
     fn params(self) -> ModifyParams {
         ModifyParams {
-            image: Some(self.image),
+            image: self.image,
             if_revision: self.if_revision,
             ..ModifyParams::default()
         }
@@ -260,7 +260,7 @@ pub(crate) async fn limits(
     if arguments.limits.is_empty() {
         let client = session.connect().await?;
         let params = OneImageParams {
-            image: Some(arguments.one.image),
+            image: arguments.one.image,
             ..OneImageParams::default()
         };
         let told = session.call::<GetLimits>(&client, &params).await?;
@@ -286,7 +286,7 @@ pub(crate) async fn clear_limits(
     let mut items = Vec::new();
     for image in arguments.images {
         let params = OneImageParams {
-            image: Some(image.clone()),
+            image: image.clone(),
             ..OneImageParams::default()
         };
         let cleared = session.call::<ClearLimits>(&client, &params).await;
@@ -302,16 +302,16 @@ pub(crate) async fn history(
     arguments: HistoryArguments,
     session: &Session,
 ) -> Result<(), CommandError> {
-    let client = session.connect().await?;
-    let entries = pages::collect(arguments.after, arguments.limit, async |after, limit| {
-        let params = HistoryParams {
-            image: Some(arguments.image.clone()),
-            image_id: None,
+    let entries = pages::listed::<GetHistory, _>(
+        session,
+        arguments.after,
+        arguments.limit,
+        |after, limit| HistoryParams {
+            image: arguments.image.clone(),
             after,
-            limit: Some(limit),
-        };
-        session.call::<GetHistory>(&client, &params).await
-    })
+            limit,
+        },
+    )
     .await?;
     session.output().list(
         &entries,

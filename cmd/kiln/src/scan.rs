@@ -1,12 +1,14 @@
 //! `kiln image scan` and `kiln image untag`: one image and the registry it came from.
 
 use clap::Args;
+use kiln_api::codes;
 use kiln_api::image::remote::{Scan, ScanParams, Scanned, Untag, UntagParams};
 use kiln_api::image::{Get, GetParams, Image};
 use kiln_client::Client;
-use kiln_domain::{Reference, RegistryName, TagName};
+use kiln_domain::{ImageName, KernelName, Reference, RegistryName, TagName};
 
 use crate::failure::CommandError;
+use crate::follow;
 use crate::output;
 use crate::reach::{Reach, ReachArguments};
 use crate::session::Session;
@@ -15,13 +17,26 @@ use crate::text::{cell, or_dash, size};
 /// Which image to ask about.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What was pulled stays what it is; what the registry says now is kept beside it.")]
+What was pulled stays what it is; what the registry says now is kept beside it. With --register it
+becomes an image of its own; nothing is made twice.")]
 pub(crate) struct ScanArguments {
     /// Id, name with an optional :TAG or :VERSION, or source reference
     image: String,
     /// One architecture of it; the host's when left out
     #[arg(long, value_name = "ARCH")]
     architecture: Option<String>,
+    /// Make an image of what the registry has now, where this host has none
+    #[arg(long)]
+    register: bool,
+    /// What to call it; the image's own name and digits of the manifest when left out
+    #[arg(long, requires = "register")]
+    name: Option<ImageName>,
+    /// Kernel of the catalogue to boot it with; the image's own when left out
+    #[arg(long, requires = "register", value_name = "KERNEL")]
+    kernel: Option<KernelName>,
+    /// Do not wait until it is made
+    #[arg(long, requires = "register")]
+    detach: bool,
     #[command(flatten)]
     reach: ReachArguments,
 }
@@ -76,13 +91,16 @@ fn reference(image: &Image) -> Option<Reference> {
 pub(crate) async fn scan(arguments: ScanArguments, session: &Session) -> Result<(), CommandError> {
     let caller = arguments.reach.caller(session)?;
     let client = session.connect().await?;
-    let image = get(
-        &arguments.image,
-        arguments.architecture.clone(),
-        &client,
-        session,
-    )
-    .await?;
+    let named = &arguments.image;
+    let image = match get(named, arguments.architecture.clone(), &client, session).await {
+        // An architecture that is to be registered is none of an image yet.
+        Err(CommandError::Failed(failure))
+            if arguments.register && failure.is(codes::image::NOT_FOUND) =>
+        {
+            get(named, None, &client, session).await?
+        }
+        found => found?,
+    };
     let reach = match reference(&image) {
         Some(reference) => {
             caller
@@ -93,26 +111,36 @@ pub(crate) async fn scan(arguments: ScanArguments, session: &Session) -> Result<
         None => Reach::nowhere(None),
     };
     let params = ScanParams {
-        image: Some(arguments.image),
-        image_id: None,
+        image: arguments.image,
         architecture: arguments.architecture,
         credentials: reach.credentials,
         mirror_credentials: reach.mirror_credentials,
         tls_verify: reach.tls_verify,
+        register: arguments.register,
+        name: arguments.name,
+        kernel_ref: arguments.kernel,
     };
     let scanned = session.call::<Scan>(&client, &params).await?;
-    let name = scanned.image.name.to_string();
-    session.output().one(&scanned, &name, shown)
+    let made = scanned.registered.as_ref();
+    if let Some(id) = made.and_then(|made| made.operation_id)
+        && !arguments.detach
+    {
+        follow::to_the_end(session, &client, id, follow::Interrupt::Cancels).await?;
+    }
+    let name = made.map_or(&scanned.image.name, |made| &made.name);
+    session.output().one(&scanned, name.as_str(), |scanned| {
+        shown(scanned, arguments.detach)
+    })
 }
 
-fn shown(scanned: &Scanned) -> String {
+fn shown(scanned: &Scanned, is_detached: bool) -> String {
     let remote = &scanned.remote;
     let state = if scanned.is_newer {
         "the registry has something newer than the image"
     } else {
         "the image is what the registry has"
     };
-    output::pairs(&[
+    let mut pairs = vec![
         ("name", cell(scanned.image.name.as_str())),
         ("source", cell(&remote.reference)),
         ("architecture", cell(&remote.architecture)),
@@ -121,7 +149,17 @@ fn shown(scanned: &Scanned) -> String {
         ("layers", remote.layers.len().to_string()),
         ("size", size(remote.size_bytes)),
         ("made", or_dash(remote.created.as_deref())),
-    ])
+    ];
+    if let Some(made) = &scanned.registered {
+        let name = cell(made.name.as_str());
+        let told = match made.operation_id {
+            None => format!("{name}, which was there"),
+            Some(id) if is_detached => format!("{name}, by operation {id}"),
+            Some(_) => name,
+        };
+        pairs.push(("registered", told));
+    }
+    output::pairs(&pairs)
 }
 
 /// Takes the tag off.
@@ -148,8 +186,7 @@ pub(crate) async fn untag(
         None => Reach::nowhere(None),
     };
     let params = UntagParams {
-        image: Some(arguments.image),
-        image_id: None,
+        image: arguments.image,
         architecture: arguments.architecture,
         registry: arguments.registry,
         tag: arguments.tag,

@@ -183,7 +183,11 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 fn start_log(config: &Config) -> Result<()> {
     let filter = EnvFilter::try_new(&config.log_level.value)
         .with_context(|| format!("log.level = {:?} is no filter", config.log_level.value))?;
-    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // A line that cannot be written is lost; told of where it cannot be written either, it would
+    // end the call that wrote it.
+    let log = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     let log = match config.log_format.value {
         LogFormat::Text => log.with_ansi(false).boxed(),
         LogFormat::Json => log.json().boxed(),

@@ -23,9 +23,19 @@ pub(crate) async fn wait(stop: watch::Sender<bool>) -> io::Result<()> {
     Ok(())
 }
 
-/// Begins to listen for SIGHUP, which asks for the configuration to be read anew.
-pub(crate) fn hangups() -> io::Result<Signal> {
+/// Sees to the signals that must not end the process, and begins to listen for SIGHUP, which asks for
+/// the configuration to be read anew.
+pub(crate) fn prepare() -> io::Result<Signal> {
+    outlive_file_limits()?;
     signal(SignalKind::hangup())
+}
+
+/// Takes the deadly part from SIGXFSZ: a file that must not grow (setrlimit(2)) is an error of the
+/// call that writes, and of no other.
+fn outlive_file_limits() -> io::Result<()> {
+    let exceeded = rustix::process::Signal::XFSZ.as_raw();
+    // The handler stays when the stream is dropped.
+    signal(SignalKind::from_raw(exceeded)).map(drop)
 }
 
 fn hear(tell: oneshot::Sender<io::Result<()>>) {

@@ -66,7 +66,7 @@ pub(crate) async fn serve(
         surroundings,
     } = loaded;
     // From the first moment: without a handler the signal would end the process.
-    let hangups = signals::hangups().context("cannot listen for signals")?;
+    let hangups = signals::prepare().context("cannot listen for signals")?;
     let mut settings = config.settings();
     settings.extend(surroundings.settings);
     for problem in &surroundings.problems {

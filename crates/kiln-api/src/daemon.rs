@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::failure::Failure;
 use crate::method::method;
 
 /// Major version of the API: clients refuse another.
@@ -42,6 +43,9 @@ pub struct Info {
     pub places: Places,
     /// How many things it keeps.
     pub counts: Counts,
+    /// Whether it can keep anything more.
+    #[serde(default)]
+    pub database: Database,
     /// What start-up found of an earlier run and put in order.
     pub recovered: Recovered,
     /// The user who asks, as the daemon sees them.
@@ -85,6 +89,15 @@ pub struct Counts {
     pub kernels: u64,
     /// Operations running now.
     pub running_operations: u64,
+}
+
+/// How the database stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Database {
+    /// Why it cannot be written, when it cannot: every call that changes something is refused with
+    /// this until it can be again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
 }
 
 /// What start-up found of an earlier run.

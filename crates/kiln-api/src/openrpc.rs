@@ -45,6 +45,7 @@ fn method(description: &Description) -> Value {
     let mut method = json!({
         "name": description.name,
         "summary": description.summary,
+        "x-right": description.right.as_str(),
         "paramStructure": "by-name",
         "params": params,
         "result": { "name": "result", "schema": description.result },

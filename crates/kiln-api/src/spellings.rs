@@ -2,7 +2,7 @@
 //!
 //! One table, from which the door rewrites calls and the documents are printed. A method that takes
 //! an image by any name calls it `image`; the rest is taken too, so that programs written for other
-//! services need no change.
+//! services need no change. A method that takes an id alone has a parameter of its own for it.
 
 /// A parameter of a method with what else it may be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,40 +15,20 @@ pub struct Spelling {
     pub others: &'static [&'static str],
 }
 
-/// What an image that is named in any way may be called.
-const ANY_IMAGE: &[&str] = &[
-    "reference",
-    "image_name",
-    "image_canonical",
-    "target",
-    "image_id",
-];
+/// Among other words, the one for an image's id: what it says must be one.
+pub const ID: &str = "image_id";
 
-/// The same, for a method that takes an id by a parameter of its own.
-const ANY_NAME: &[&str] = &["reference", "image_name", "image_canonical", "target"];
+/// What an image that is named in any way may be called.
+const ANY_IMAGE: &[&str] = &["reference", "image_name", "image_canonical", "target", ID];
 
 /// What an alias's target may be called.
-const ANY_TARGET: &[&str] = &[
-    "image_canonical",
-    "image_name",
-    "image",
-    "reference",
-    "image_id",
-];
+const ANY_TARGET: &[&str] = &["image_canonical", "image_name", "image", "reference", ID];
 
 const fn image(method: &'static str) -> Spelling {
     Spelling {
         method,
         parameter: "image",
         others: ANY_IMAGE,
-    }
-}
-
-const fn named(method: &'static str) -> Spelling {
-    Spelling {
-        method,
-        parameter: "image",
-        others: ANY_NAME,
     }
 }
 
@@ -60,12 +40,12 @@ pub const TABLE: &[Spelling] = &[
     image("image.forget"),
     image("image.restore"),
     image("image.lease"),
-    named("image.modify"),
-    named("image.limits"),
-    named("image.clear_limits"),
-    named("image.history"),
-    named("image.scan"),
-    named("image.untag"),
+    image("image.modify"),
+    image("image.limits"),
+    image("image.clear_limits"),
+    image("image.history"),
+    image("image.scan"),
+    image("image.untag"),
     image("alias.list"),
     image("instance.register"),
     Spelling {

@@ -128,6 +128,18 @@ impl Right {
         !matches!(self, Self::Read | Self::Oversee)
     }
 
+    /// Returns its name: what documents of the methods call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Make => "make",
+            Self::Change => "change",
+            Self::Lead => "lead",
+            Self::Oversee => "oversee",
+            Self::Administer => "administer",
+        }
+    }
+
     fn verb(self) -> &'static str {
         match self {
             Self::Read | Self::Oversee => "see",

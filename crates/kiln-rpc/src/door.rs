@@ -147,7 +147,8 @@ impl<S> Door<S>
 where
     S: RpcServiceT<MethodResponse = MethodResponse> + Send + Sync + Clone + 'static,
 {
-    /// Learns who calls, lets in what the caller's role may call, and keeps what came of it.
+    /// Learns who calls, lets in what the caller's role may call and can be kept, and keeps what came
+    /// of it.
     async fn answer(&self, mut request: Request<'_>, request_id: String) -> MethodResponse {
         let id = request.id.clone().into_owned();
         let mut caller = Caller {
@@ -174,6 +175,10 @@ where
         let admitted = in_our_words
             .and_then(|()| admit(&mut request, &caller.actor, right))
             .and_then(|()| self.count(&caller.actor, right));
+        let admitted = match (admitted, &entry) {
+            (Ok(()), Some(entry)) => entry.ready().await,
+            (admitted, _) => admitted,
+        };
         let response = match admitted {
             Ok(()) => {
                 request.extensions.insert(caller.clone());

@@ -49,6 +49,7 @@ pub(crate) fn register(
 pub(crate) fn register_metadata(
     table: &mut Table,
     metadata: &Arc<Metadata>,
+    pulls: &Arc<Pulls>,
 ) -> Result<(), RegisterMethodError> {
     table.method::<Modify, _, _, _>(metadata, |desk, caller, params| async move {
         desk.modify(&caller.actor, params).await
@@ -62,8 +63,10 @@ pub(crate) fn register_metadata(
     table.method::<GetHistory, _, _, _>(metadata, |desk, caller, params| async move {
         desk.history(&caller.actor, params).await
     })?;
-    table.method::<Scan, _, _, _>(metadata, |desk, caller, params| async move {
-        desk.scan(&caller.actor, params).await
+    let both = Arc::new((metadata.clone(), pulls.clone()));
+    table.method::<Scan, _, _, _>(&both, |both, caller, params| async move {
+        let (metadata, pulls) = &*both;
+        Box::pin(kiln_service::scan(metadata, pulls, &caller.actor, params)).await
     })?;
     table.method::<Outdated, _, _, _>(metadata, |desk, caller, params| async move {
         desk.outdated(&caller.actor, params).await

@@ -5,6 +5,7 @@
 //! `kiln_service::Audit`.
 
 use jsonrpsee::server::MethodResponse;
+use kiln_api::Failure;
 use kiln_domain::access::Right;
 use kiln_service::{Audit, Call, Ending, Followed, Identified, Roles};
 use serde_json::Value;
@@ -69,6 +70,14 @@ impl Entry {
     /// Makes the call; its first change is written with its line.
     pub(crate) async fn follow<F: Future>(&self, call: F) -> F::Output {
         self.followed.call(call).await
+    }
+
+    /// Refuses the call when it changes something and nothing can be kept of it.
+    pub(crate) async fn ready(&self) -> Result<(), Failure> {
+        match &self.call {
+            Some(call) if call.right.changes() && !call.is_dry_run => self.audit.ready().await,
+            _ => Ok(()),
+        }
     }
 
     /// Keeps how it ended. The line is written when this returns, and also when the caller has gone
@@ -183,7 +192,11 @@ fn object_id(told: &Value) -> Option<String> {
 
 /// The operation that an answer, or a failure, tells of.
 fn operation_id(told: &Value) -> Option<String> {
-    let places = [&told["operation_id"], &told["operation"]["id"]];
+    let places = [
+        &told["operation_id"],
+        &told["operation"]["id"],
+        &told["registered"]["operation_id"],
+    ];
     places.into_iter().find_map(text)
 }
 

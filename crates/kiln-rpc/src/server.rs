@@ -130,7 +130,7 @@ impl Desks {
         let mut table = Table::default();
         daemon::register(&mut table, &self.daemon)?;
         image::register(&mut table, &self.pulls, &self.images, &self.purges)?;
-        image::register_metadata(&mut table, &self.metadata)?;
+        image::register_metadata(&mut table, &self.metadata, &self.pulls)?;
         alias::register(&mut table, &self.aliases)?;
         lease::register(&mut table, &self.leases)?;
         instance::register(&mut table, &self.instances)?;

@@ -1,9 +1,11 @@
 //! Calls that use another service's words are put into Kiln's, before anything else reads them.
 //!
 //! Which words those are is [`kiln_api::spellings`]'s to say. What is not in that table stays, and is
-//! refused where parameters are decoded.
+//! refused where parameters are decoded. A word that says to be an id is held to it here, for behind
+//! the door it is one name among others.
 
-use kiln_api::{Failure, spellings};
+use kiln_api::{Failure, codes, spellings};
+use kiln_domain::ImageId;
 use serde_json::Value;
 
 use crate::claims::Members;
@@ -32,6 +34,9 @@ pub(crate) fn normalise(method: &str, params: &str) -> Result<Option<String>, Fa
             kept.push((key, value));
             continue;
         }
+        if key == spellings::ID {
+            check_id(&value)?;
+        }
         match &said {
             // Left out, in the way of clients that write every field.
             _ if value.is_null() && !is_own => {}
@@ -49,6 +54,14 @@ pub(crate) fn normalise(method: &str, params: &str) -> Result<Option<String>, Fa
         kept.push((spelling.parameter.to_owned(), value));
     }
     Members(kept).write().map(Some)
+}
+
+/// Refuses a text that is no id; what is no text is refused where it is decoded.
+fn check_id(value: &Value) -> Result<(), Failure> {
+    match value.as_str().map(str::parse::<ImageId>) {
+        Some(Err(error)) => Err(Failure::from_error(codes::request::INVALID_ID, &error)),
+        Some(Ok(_)) | None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -117,6 +130,19 @@ mod tests {
                 Err("reference and image_id are one parameter, and say two things".to_owned()),
             ),
             ("image.forget", r#"["target"]"#, Ok(None)),
+            (
+                "image.modify",
+                r#"{"image_id":"7e0a9bd2-4c11-4d7f-8f0e-2b8a6f1c9d34","name":"b"}"#,
+                rest(r#"{"name":"b","image":"7e0a9bd2-4c11-4d7f-8f0e-2b8a6f1c9d34"}"#),
+            ),
+            (
+                "image.alias",
+                r#"{"alias":"a","image_id":"web"}"#,
+                Err(
+                    "\"web\" is not a UUID such as 3f2b8c1e-5d0a-4c1f-9c57-0d3f0a6f2b11".to_owned(),
+                ),
+            ),
+            ("image.scan", r#"{"image_id":7}"#, rest(r#"{"image":7}"#)),
         ];
         for (method, params, want) in cases {
             assert_eq!(told(method, params), want, "{method} {params}");

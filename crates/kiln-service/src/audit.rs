@@ -27,11 +27,15 @@ use tokio::sync::watch;
 use self::flood::Floods;
 use crate::clock::Clock;
 use crate::events::{cursor, page_limit};
-use crate::failures::with_causes;
+use crate::failures::{store_failure, with_causes};
 use crate::users::{self, UserError};
 
 /// How often what was held back is written and what is old goes.
 const LOOK: Duration = Duration::from_secs(600);
+
+/// How long after a write the database is taken to be writable still: calls that follow each other
+/// must not each wait for the disk twice.
+const KNOWN_GOOD: Duration = Duration::from_secs(1);
 
 /// How many lines go in one transaction, so that no caller waits for a sweep.
 const BATCH: u32 = 5_000;
@@ -173,6 +177,14 @@ impl Audit {
         if !followed.0.as_ref().is_some_and(|line| line.abandon()) {
             self.record(call, Ending::Unknown).await;
         }
+    }
+
+    /// Refuses a call that changes something while the database cannot be written: no line could tell
+    /// of it, and its desk could not record it either. Nothing is begun then, also where the work
+    /// is elsewhere, as in a registry.
+    pub async fn ready(&self) -> Result<(), Failure> {
+        let ready = self.store.check_writable(KNOWN_GOOD).await;
+        ready.map_err(|error| store_failure(&error))
     }
 
     /// Tells of a call, if it is one to be told of, before its caller is answered.

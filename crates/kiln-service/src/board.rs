@@ -8,9 +8,10 @@ mod part;
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use kiln_api::Failure;
 use kiln_api::operation::{LayerProgress, LayerState, Progress, Stage};
 use kiln_domain::OperationId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
@@ -54,6 +55,8 @@ pub struct Running {
     progress: watch::Sender<Progress>,
     watchers: Arc<Watchers>,
     ended: CancellationToken,
+    /// How it failed, while that cannot be recorded.
+    unrecorded: OnceLock<Failure>,
     /// What its parts are at.
     lanes: Lanes,
     /// What it is a part of.
@@ -120,6 +123,7 @@ impl Board {
             progress: watch::Sender::new(Progress::default()),
             watchers: Arc::default(),
             ended: CancellationToken::new(),
+            unrecorded: OnceLock::new(),
             lanes: Lanes::default(),
             whole: None,
             needs: Mutex::default(),
@@ -141,6 +145,11 @@ impl Board {
     /// Finds a running operation.
     pub fn find(&self, id: OperationId) -> Option<Arc<Running>> {
         self.lock().get(&id).cloned()
+    }
+
+    /// Tells whether the daemon is going down.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
     }
 
     /// Counts running operations.
@@ -270,7 +279,19 @@ impl Running {
         &self.watchers
     }
 
-    /// Waits until it has ended and its end is in the store.
+    /// Tells those who wait that it has failed, and how, though the store does not know yet.
+    pub(crate) fn fail_unrecorded(&self, failure: Failure) {
+        // The first word on it stands: it has ended once.
+        self.unrecorded.get_or_init(|| failure);
+        self.ended.cancel();
+    }
+
+    /// Returns how it failed when the store does not know yet.
+    pub(crate) fn unrecorded(&self) -> Option<&Failure> {
+        self.unrecorded.get()
+    }
+
+    /// Waits until it has ended and its end is in the store, or cannot be recorded for now.
     pub async fn ended(&self) {
         self.ended.cancelled().await;
     }

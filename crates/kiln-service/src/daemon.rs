@@ -1,10 +1,11 @@
 //! The daemon itself: the desk that tells what it is and how it stands.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use kiln_api::Failure;
 use kiln_api::daemon::{
-    API_MAJOR, API_MINOR, ApiVersion, Caller, Counts, Info, Places, Recovered, Setting,
+    API_MAJOR, API_MINOR, ApiVersion, Caller, Counts, Database, Info, Places, Recovered, Setting,
 };
 use kiln_domain::access::{Actor, Role};
 use kiln_domain::{Architecture, Timestamp};
@@ -12,6 +13,10 @@ use kiln_store::{Store, StoreError, images, kernels};
 
 use crate::board::Board;
 use crate::failures::store_failure;
+
+/// How long after a write the database is taken to be writable still: whoever asks often is not to
+/// make the disk work.
+const KNOWN_GOOD: Duration = Duration::from_secs(30);
 
 /// What does not change while a daemon runs.
 #[derive(Clone, Debug)]
@@ -72,6 +77,7 @@ impl DaemonDesk {
             })
             .await;
         let (images, kernels) = counted.map_err(|error| store_failure(&error))?;
+        let writable = self.store.check_writable(KNOWN_GOOD).await;
         let identity = &*self.identity;
         Ok(Info {
             version: identity.version.to_owned(),
@@ -88,6 +94,9 @@ impl DaemonDesk {
                 images,
                 kernels,
                 running_operations: self.board.len() as u64,
+            },
+            database: Database {
+                error: writable.err().map(|error| store_failure(&error)),
             },
             recovered: identity.recovered.clone(),
             caller: Caller {

@@ -50,6 +50,13 @@ fn full_or_failed(is_no_space: bool) -> Code {
 
 pub(crate) fn store_failure(error: &StoreError) -> Failure {
     let code = match error {
+        StoreError::Replaced { .. } => {
+            return Failure::from_error(codes::storage::DATABASE_FAILED, error).with_hint(
+                "put that file back where it was, or start the daemon anew: it goes on from a \
+                 snapshot where there is no database",
+                None,
+            );
+        }
         StoreError::Full { .. } => codes::storage::FULL,
         StoreError::Closed => codes::daemon::STOPPING,
         StoreError::Busy { .. }

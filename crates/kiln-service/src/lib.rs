@@ -40,6 +40,7 @@ mod recovery;
 mod registries;
 mod remotes;
 mod roles;
+mod scans;
 mod seams;
 mod snapshots;
 mod space;
@@ -86,6 +87,7 @@ pub use recovery::{AdoptionError, RecoveryError, recover};
 pub use registries::{BlobFiles, Registries};
 pub use remotes::Remotes;
 pub use roles::{Identified, Roles};
+pub use scans::scan;
 pub use seams::{
     Bootable, BootableFiles, BootableParts, BootableTarget, BuildRootfs, DiskParts, FetchTree,
     Found, Resolved, SeamFuture, SourceBlob,

@@ -34,7 +34,7 @@ use crate::clock::Clock;
 use crate::events::{cursor, page_limit};
 use crate::failures::store_failure;
 use crate::find_image::{
-    FindImageError, Named, Naming, architecture, belongs, find_image, find_image_failure, image_id,
+    FindImageError, Named, Naming, architecture, belongs, find_image, find_image_failure,
 };
 use crate::remotes::Remotes;
 use crate::views;
@@ -81,22 +81,13 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// Takes the one way in which a call names an image; two that say the same are one.
-    fn read(image: Option<String>, id: Option<&str>, of: Option<&str>) -> Result<Self, Failure> {
+    fn read(image: String, of: Option<&str>) -> Result<Self, Failure> {
         let architecture = architecture(of)?;
-        let id = id.map(image_id).transpose()?;
-        let text = match (image, id.map(|id| id.to_string())) {
-            (Some(text), None) | (None, Some(text)) => text,
-            (Some(text), Some(id)) if text == id => text,
-            (Some(_), Some(_)) => return Err(invalid("image and image_id name two things")),
-            (None, None) => return Err(invalid("missing field `image` or `image_id`")),
-        };
-        Ok(Self { text, architecture })
+        Ok(Self {
+            text: image,
+            architecture,
+        })
     }
-}
-
-fn invalid(message: &str) -> Failure {
-    Failure::new(codes::request::INVALID_PARAMS, message)
 }
 
 impl Metadata {
@@ -123,11 +114,7 @@ impl Metadata {
 
     /// Changes what is said of an image, in one transaction: all that was asked for, or nothing.
     pub async fn modify(&self, actor: &Actor, params: ModifyParams) -> Result<Modified, Failure> {
-        let wanted = Wanted::read(
-            params.image.clone(),
-            params.image_id.as_deref(),
-            params.architecture.as_deref(),
-        )?;
+        let wanted = Wanted::read(params.image.clone(), params.architecture.as_deref())?;
         let if_revision = params.if_revision;
         let patch = Patch::read(params).map_err(|error| patch_failure(&error))?;
         self.change(actor, wanted, move |row| {
@@ -149,11 +136,7 @@ impl Metadata {
         actor: &Actor,
         params: OneImageParams,
     ) -> Result<Modified, Failure> {
-        let wanted = Wanted::read(
-            params.image,
-            params.image_id.as_deref(),
-            params.architecture.as_deref(),
-        )?;
+        let wanted = Wanted::read(params.image, params.architecture.as_deref())?;
         self.change(actor, wanted, |row| Ok(Patch::without_limits(row)))
             .await
     }
@@ -164,11 +147,7 @@ impl Metadata {
         actor: &Actor,
         params: OneImageParams,
     ) -> Result<EffectiveLimits, Failure> {
-        let wanted = Wanted::read(
-            params.image,
-            params.image_id.as_deref(),
-            params.architecture.as_deref(),
-        )?;
+        let wanted = Wanted::read(params.image, params.architecture.as_deref())?;
         let (desk, actor) = (self.clone(), *actor);
         let told = self
             .store
@@ -192,7 +171,7 @@ impl Metadata {
         actor: &Actor,
         params: HistoryParams,
     ) -> Result<Page<HistoryEntry>, Failure> {
-        let wanted = Wanted::read(params.image, params.image_id.as_deref(), None)?;
+        let wanted = Wanted::read(params.image, None)?;
         let (after, limit) = (cursor(params.after)?, page_limit(params.limit));
         let (desk, actor) = (self.clone(), *actor);
         let page = self

@@ -102,7 +102,15 @@ fn machine(architecture: &str) -> kiln_vmm::Architecture {
 }
 
 /// Shows an operation; `live` is its entry on the board when it is running in this process.
-pub(crate) fn operation(row: OperationRow, live: Option<&Running>) -> Operation {
+pub(crate) fn operation(mut row: OperationRow, live: Option<&Running>) -> Operation {
+    let unrecorded = live.and_then(Running::unrecorded).cloned();
+    if let Some(failure) = &unrecorded {
+        row.state = if failure.is(codes::operation::CANCELLED) {
+            OperationState::Cancelled
+        } else {
+            OperationState::Failed
+        };
+    }
     let stored = row
         .progress
         .and_then(|progress| serde_json::from_value(progress).ok());
@@ -134,7 +142,9 @@ pub(crate) fn operation(row: OperationRow, live: Option<&Running>) -> Operation 
         kernel,
         transfer,
         synced,
-        error: error.or_else(|| interruption(row.id, row.state)),
+        error: unrecorded
+            .or(error)
+            .or_else(|| interruption(row.id, row.state)),
         created_at: row.created_at.to_string(),
         updated_at: row.updated_at.to_string(),
         finished_at: row.finished_at.map(|at| at.to_string()),

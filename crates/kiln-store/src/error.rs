@@ -3,6 +3,8 @@
 //! Errors of one noun's rules, such as a taken name, are not here; they stand beside the function
 //! that returns them.
 
+use std::path::PathBuf;
+
 use rusqlite::ErrorCode;
 
 /// Why a read or a write failed. Nothing of a failed write stays.
@@ -31,6 +33,13 @@ pub enum StoreError {
         step: &'static str,
         /// What SQLite said.
         source: Box<rusqlite::Error>,
+    },
+    /// A file of the database is no longer where it was opened: it was removed, or another took its
+    /// place. Nothing is written until it is back, or the store is opened anew.
+    #[error("{} is not the file that was opened: it was removed or replaced", path.display())]
+    Replaced {
+        /// Where it was.
+        path: PathBuf,
     },
     /// The store was closed, or is being closed.
     #[error("the store is closed")]

@@ -12,6 +12,7 @@ mod columns;
 pub mod disk;
 mod error;
 pub mod events;
+mod health;
 pub mod holders;
 pub mod images;
 pub mod instances;

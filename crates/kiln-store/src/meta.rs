@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use crate::error::at;
 use crate::{ReadTransaction, StoreError, WriteTransaction};
 
+/// Key of a number that is counted up to see whether anything can be written.
+const PROBE: &str = "probe";
+
 /// Key of the [`Replacement`] that the directories have not been compared with yet.
 const RECONCILIATION: &str = "reconciliation";
 
@@ -85,6 +88,14 @@ pub fn foreign_events(tx: &ReadTransaction<'_>) -> Result<i64, StoreError> {
     let sql = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = ?1";
     let last = tx.value("read the last event of before", sql, [FOREIGN_EVENTS])?;
     Ok(last.unwrap_or(0))
+}
+
+/// Writes something that nobody reads. It must differ each time: what is as it was before is not
+/// written by SQLite.
+pub(crate) fn probe(tx: &WriteTransaction<'_>) -> Result<(), StoreError> {
+    let sql = "INSERT INTO meta (key, value) VALUES (?1, '1') ON CONFLICT (key) \
+               DO UPDATE SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT)";
+    tx.execute("write at all", sql, [PROBE]).map(drop)
 }
 
 /// Records that rows and directories agree again; tells whether it was owed.

@@ -163,6 +163,11 @@ pub(crate) fn open_reader(path: &Path, options: &StoreOptions) -> Result<Connect
         .map_err(at("open the database for reading"))
         .map_err(|error| opening(path, error))?;
     configure(&connection, options).map_err(|error| opening(path, error))?;
+    // SQLite opens the log with the first read: by its name, which may be gone by then.
+    connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+        .map_err(at("read the database's header"))
+        .map_err(|error| opening(path, error))?;
     Ok(connection)
 }
 

@@ -6,20 +6,24 @@
 //! ```
 //! What closures ask is in the modules named after nouns.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::TransactionBehavior;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task;
 
 use crate::error::at;
+use crate::health::Health;
 use crate::open::{Opened, open_reader, open_writer};
 use crate::readers::Readers;
 use crate::snapshot;
 use crate::writer::{self, Message};
 use crate::{
-    CallLine, OpenError, ReadTransaction, SnapshotError, StoreError, StoreOptions, WriteTransaction,
+    CallLine, OpenError, ReadTransaction, SnapshotError, StoreError, StoreOptions,
+    WriteTransaction, meta,
 };
 
 /// The database of one daemon; clones share it.
@@ -37,6 +41,7 @@ pub struct Store {
 struct Shared {
     path: PathBuf,
     opened: Opened,
+    health: Arc<Health>,
     writer: mpsc::Sender<Message>,
     readers: Readers,
 }
@@ -51,6 +56,11 @@ impl Store {
         let readers = (0..options.readers.get())
             .map(|_| open_reader(path, options))
             .collect::<Result<_, _>>()?;
+        let health = Health::of(path).map_err(|source| OpenError::File {
+            step: "look at",
+            path: path.to_owned(),
+            source,
+        })?;
         let writer = writer::start(connection).map_err(|source| OpenError::Thread {
             path: path.to_owned(),
             source,
@@ -58,6 +68,7 @@ impl Store {
         let shared = Shared {
             path: path.to_owned(),
             opened,
+            health: Arc::new(health),
             writer,
             readers: Readers::new(readers),
         };
@@ -116,9 +127,10 @@ impl Store {
         E: From<StoreError> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
+        let health = self.shared.health.clone();
         let line = CallLine::current();
         let job = Message::Run(Box::new(move |connection| {
-            let outcome = writer::in_transaction(connection, |tx| {
+            let outcome = writer::in_transaction(connection, &health, |tx| {
                 let value = work(tx)?;
                 if let Some(line) = &line {
                     line.ride(tx)?;
@@ -136,6 +148,15 @@ impl Store {
         answered
             .await
             .unwrap_or_else(|_| Err(StoreError::Closed.into()))
+    }
+
+    /// Fails when the database cannot be written now. Something that was written within `age`, with
+    /// no failure since, is proof enough that it can; else something is written that nobody reads.
+    pub async fn check_writable(&self, age: Duration) -> Result<(), StoreError> {
+        if self.shared.health.is_known_good(age) {
+            return Ok(());
+        }
+        self.write(meta::probe).await
     }
 
     /// Writes a compact copy of the database to `target`, mode 0600, replacing what was there.
@@ -156,8 +177,13 @@ impl Store {
     /// Waits for what is running, then closes the database with an empty log beside it.
     ///
     /// Every other use, also of clones, fails with [`StoreError::Closed`] from now on; so does
-    /// closing twice.
+    /// closing twice. A database whose file is gone leaves a snapshot, from which the next start
+    /// goes on.
     pub async fn close(&self) -> Result<(), StoreError> {
+        if !std::fs::exists(self.path()).unwrap_or(true) {
+            // What is open here is the last that anybody has of it. If this fails, nothing is left.
+            self.rotate_snapshots(NonZeroUsize::MAX).await.ok();
+        }
         self.shared.readers.close().await;
         let (answer, answered) = oneshot::channel();
         let sent = self.shared.writer.send(Message::Close(answer)).await;

@@ -13,6 +13,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::health::Health;
 use crate::images::{self, Custody, NewImage};
 use crate::instances::{NewInstance, ProcessRow};
 use crate::open::open_writer;
@@ -26,6 +27,7 @@ pub(crate) const OWNER: u32 = 1000;
 /// A migrated database and its one connection.
 pub(crate) struct Database {
     pub(crate) connection: Connection,
+    health: Health,
     pub(crate) path: PathBuf,
     _folder: TempDir,
 }
@@ -37,6 +39,7 @@ impl Database {
         let (connection, _) = open_writer(&path, &StoreOptions::default()).unwrap();
         Self {
             connection,
+            health: Health::of(&path).unwrap(),
             path,
             _folder: folder,
         }
@@ -60,7 +63,7 @@ impl Database {
         &mut self,
         work: impl FnOnce(&WriteTransaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        writer::in_transaction(&mut self.connection, work)
+        writer::in_transaction(&mut self.connection, &self.health, work)
     }
 
     /// Runs SQL the store itself never would, to damage rows.

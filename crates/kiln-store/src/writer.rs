@@ -12,6 +12,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::at;
+use crate::health::Health;
 use crate::{StoreError, WriteTransaction};
 
 /// Writes that may wait for their turn before callers wait to be queued.
@@ -37,29 +38,42 @@ pub(crate) fn start(connection: Connection) -> io::Result<mpsc::Sender<Message>>
     Ok(sender)
 }
 
-/// Runs `work` in an immediate transaction: committed when it returns `Ok`, undone otherwise.
-pub(crate) fn in_transaction<T, E, F>(connection: &mut Connection, work: F) -> Result<T, E>
+/// Runs `work` in an immediate transaction: committed when it returns `Ok`, undone otherwise. What
+/// the database made of it is noted in `health`.
+pub(crate) fn in_transaction<T, E, F>(
+    connection: &mut Connection,
+    health: &Health,
+    work: F,
+) -> Result<T, E>
 where
     E: From<StoreError>,
     F: FnOnce(&WriteTransaction<'_>) -> Result<T, E>,
 {
     // The connection is sound after a panic: unwinding rolled the transaction back.
-    catch_unwind(AssertUnwindSafe(|| transact(connection, work)))
+    catch_unwind(AssertUnwindSafe(|| transact(connection, health, work)))
         .unwrap_or_else(|payload| Err(StoreError::panicked(&*payload).into()))
 }
 
-fn transact<T, E, F>(connection: &mut Connection, work: F) -> Result<T, E>
+fn transact<T, E, F>(connection: &mut Connection, health: &Health, work: F) -> Result<T, E>
 where
     E: From<StoreError>,
     F: FnOnce(&WriteTransaction<'_>) -> Result<T, E>,
 {
+    health.check_files()?;
+    let changes = connection.total_changes();
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(at("begin a transaction"))?;
+        .map_err(at("begin a transaction"))
+        .inspect_err(|_| health.failed())?;
     let value = work(&WriteTransaction::over(&transaction))?;
     // A full disk makes SQLite roll back by itself; a closure that ignored that error must not
     // hear "done". Committing without a transaction is an error.
-    transaction.commit().map_err(at("commit"))?;
+    let committed = transaction.commit().map_err(at("commit"));
+    committed.inspect_err(|_| health.failed())?;
+    // A transaction that changed no row wrote nothing, and tells nothing.
+    if connection.total_changes() > changes {
+        health.written();
+    }
     Ok(value)
 }
 

@@ -48,6 +48,8 @@ pub enum Deletes {
     Manifests,
     /// Nothing.
     Nothing,
+    /// Nothing, for want of a working disk behind the registry.
+    Broken,
 }
 
 impl Default for Offers {
@@ -398,6 +400,10 @@ impl Repository {
         let is_digest = wanted.starts_with("sha256:");
         match deletes {
             Deletes::Nothing => return Reply::error(405, "UNSUPPORTED"),
+            Deletes::Broken => {
+                let error = json!({"code": "UNKNOWN", "message": "no disk behind the registry"});
+                return Reply::json(500, &json!({ "errors": [error] }));
+            }
             Deletes::Manifests if !is_digest => return Reply::error(400, "DIGEST_INVALID"),
             _ => {}
         }

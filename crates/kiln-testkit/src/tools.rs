@@ -37,6 +37,8 @@ pub const SKOPEO: Need = program("skopeo", "skopeo");
 pub const UMOCI: Need = program("umoci", "umoci");
 /// Makes real Debian trees.
 pub const MMDEBSTRAP: Need = program("mmdebstrap", "mmdebstrap");
+/// Makes files of an ext4 filesystem immutable.
+pub const CHATTR: Need = program("chattr", "e2fsprogs");
 /// Checks ext4 images.
 pub const E2FSCK: Need = program("e2fsck", "e2fsprogs");
 /// Reads ext4 images without mounting them.
@@ -72,6 +74,7 @@ pub const ALL: &[Need] = &[
     SKOPEO,
     UMOCI,
     MMDEBSTRAP,
+    CHATTR,
     E2FSCK,
     DEBUGFS,
     MKFS_EXT4,

@@ -45,7 +45,10 @@ pub(super) async fn check(session: &Session) -> Result<(Vec<Finding>, Option<Inf
     findings.push(rights("files socket", &host.files_socket()));
     let default = default.kernel.as_ref().map(|kernel| kernel.name.as_str());
     findings.push(kernels(info.counts.kernels, default));
-    findings.push(database(&info.recovered));
+    findings.push(match &info.database.error {
+        Some(failure) => Finding::from_failure("database", failure),
+        None => database(&info.recovered),
+    });
     Ok((findings, Some(info)))
 }
 

@@ -64,11 +64,7 @@ method! {
 #[serde(deny_unknown_fields)]
 pub struct ModifyParams {
     /// An id, a name with an optional tag or version, or a source reference.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
-    /// Its id, in place of `image`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image_id: Option<String>,
+    pub image: String,
     /// One architecture of it; the host's when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
@@ -162,11 +158,7 @@ fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
 #[serde(deny_unknown_fields)]
 pub struct OneImageParams {
     /// An id, a name with an optional tag or version, or a source reference.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
-    /// Its id, in place of `image`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image_id: Option<String>,
+    pub image: String,
     /// One architecture of it; the host's when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
@@ -226,11 +218,7 @@ pub struct EffectiveLimits {
 #[serde(deny_unknown_fields)]
 pub struct HistoryParams {
     /// An id, a name with an optional tag or version, or a source reference.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
-    /// Its id, in place of `image`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image_id: Option<String>,
+    pub image: String,
     /// The `next` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<u64>,

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_domain::{ImageId, RegistryName, TagName};
+use kiln_domain::{ImageId, ImageName, KernelName, OperationId, RegistryName, TagName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,9 @@ method! {
         codes::image::NO_REGISTRY, codes::source::INVALID_PLATFORM,
         codes::source::MALFORMED_MANIFEST, codes::source::UNSUPPORTED,
         codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH, codes::request::DENIED,
+        codes::image::ALREADY_EXISTS, codes::image::NAME_RESERVED, codes::image::NAME_INVALID,
+        codes::kernel::NOT_FOUND, codes::kernel::NO_DEFAULT, codes::kernel::UNRECOGNISED,
+        codes::daemon::BUSY,
     ] + codes::REACHING_A_REGISTRY
 }
 
@@ -52,11 +55,7 @@ method! {
 #[serde(deny_unknown_fields)]
 pub struct ScanParams {
     /// An id, a name with an optional tag or version, or a source reference.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
-    /// Its id, in place of `image`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image_id: Option<String>,
+    pub image: String,
     /// One architecture of it; the host's when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
@@ -70,6 +69,20 @@ pub struct ScanParams {
     /// do, and any certificate, for this call.
     #[serde(default = "registry::yes", skip_serializing_if = "registry::is_yes")]
     pub tls_verify: bool,
+    /// Make an image of what the registry has now, where this host has none that was made of it:
+    /// the tag moved, or another architecture was asked for. The image that was named stays.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub register: bool,
+    /// With `register`: what to call the new image; its own name with the first twelve digits of the
+    /// manifest behind it when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub name: Option<ImageName>,
+    /// With `register`: the kernel of the catalogue to boot it with; when left out the one the image
+    /// was made with, or the default where that was none of the catalogue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub kernel_ref: Option<KernelName>,
 }
 
 /// What a scan found.
@@ -84,6 +97,21 @@ pub struct Scanned {
     /// Whether the registry says something else than when it was last asked, or than what was
     /// pulled if it never was.
     pub has_changed: bool,
+    /// The image of what is newer, where one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registered: Option<Registered>,
+}
+
+/// An image of what a scan found to be newer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Registered {
+    /// Its name.
+    #[schemars(with = "String")]
+    pub name: ImageName,
+    /// The operation that makes it; none where this host has it already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub operation_id: Option<OperationId>,
 }
 
 /// What a registry says of an image for one architecture.
@@ -182,11 +210,7 @@ pub enum Freshness {
 #[serde(deny_unknown_fields)]
 pub struct UntagParams {
     /// An id, a name with an optional tag or version, or a source reference.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
-    /// Its id, in place of `image`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image_id: Option<String>,
+    pub image: String,
     /// One architecture of it; the host's when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,

@@ -3,7 +3,7 @@
 //! What they do is shown as one: the layers of those that are at work, one after the other. When a
 //! part is given up, what its threads still do is given up with it, and nothing else is.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kiln_api::operation::{LayerProgress, Progress};
 use tokio::sync::watch;
@@ -56,6 +56,7 @@ impl Running {
             progress: watch::Sender::new(Progress::default()),
             watchers: self.watchers.clone(),
             ended: self.ended.clone(),
+            unrecorded: OnceLock::new(),
             lanes: Lanes::default(),
             whole: Some(Whole {
                 running: self.clone(),

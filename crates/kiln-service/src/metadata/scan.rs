@@ -5,17 +5,18 @@
 
 use kiln_api::image::remote::{RemoteImage, RemoteLayer, ScanParams, Scanned};
 use kiln_api::{Failure, codes};
-use kiln_domain::access::{Actor, Grant, Write};
+use kiln_domain::access::{Actor, Grant, Read, Write, permit};
 use kiln_domain::oci::{self, Manifest};
-use kiln_domain::{Digest, ImageId, Platform, Source, Timestamp};
+use kiln_domain::{Digest, ImageId, ImageName, Platform, Source, Timestamp};
 use kiln_registry::{FetchError, ImageSource, find_manifest};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::remote_states::{self, RemoteStateRow};
-use kiln_store::{Object, StoreError, WriteTransaction};
+use kiln_store::{Object, StoreError, WriteTransaction, images, versions};
 use serde_json::json;
 
 use super::{Metadata, Sourced, Wanted};
 use crate::failures::{source_failure, store_failure};
+use crate::find_image::belongs;
 use crate::remotes;
 
 /// Longest config that is read, in bytes; the registry's transport takes no more either.
@@ -23,18 +24,33 @@ const MAX_CONFIG_BYTES: u64 = 4 << 20;
 
 impl Metadata {
     /// Asks the registry of an image what it has now. A forgotten image is asked about like others,
-    /// and stays forgotten.
+    /// and stays forgotten. Registering what it has is not done here: see [`crate::scan`].
     pub async fn scan(&self, actor: &Actor, params: ScanParams) -> Result<Scanned, Failure> {
-        let architecture = params.architecture.as_deref();
-        let wanted = Wanted::read(params.image, params.image_id.as_deref(), architecture)?;
+        let wanted = Wanted::read(params.image, params.architecture.as_deref())?;
+        let other = wanted.architecture.filter(|_| params.register);
+        let found = match self.find_source(actor, wanted.clone()).await {
+            // An architecture that nothing was made for yet is asked about by what there is.
+            Err(failure) if other.is_some() && failure.is(codes::image::NOT_FOUND) => {
+                let wanted = Wanted {
+                    architecture: None,
+                    ..wanted
+                };
+                self.find_source(actor, wanted).await
+            }
+            found => found,
+        };
         let Sourced {
             grant,
             image,
             reference,
             digests,
-        } = self.find_source(actor, wanted).await?;
-        let platform = image.architecture.parse().map(Platform::linux);
+        } = found?;
+        let platform = match other {
+            Some(other) => Ok(other),
+            None => image.architecture.parse(),
+        };
         let platform = platform
+            .map(Platform::linux)
             .map_err(|error| Failure::from_error(codes::source::INVALID_PLATFORM, &error))?;
         let tls = remotes::tls_verify(params.tls_verify);
         let whole = Source::Registry(reference.clone());
@@ -49,7 +65,7 @@ impl Metadata {
         let now = self.clock.now();
         let remote = RemoteImage {
             reference: reference.to_string(),
-            architecture: image.architecture.clone(),
+            architecture: platform.architecture().to_string(),
             manifest_digest: digest.to_string(),
             size_bytes: manifest.layers.iter().map(|layer| layer.size_bytes).sum(),
             layers: manifest.layers.iter().map(layer).collect(),
@@ -71,7 +87,32 @@ impl Metadata {
             has_changed,
             image,
             remote,
+            registered: None,
         })
+    }
+
+    /// Finds the active image that was made of what a scan found, among those the actor may see.
+    pub(crate) async fn made_of(
+        &self,
+        actor: &Actor,
+        remote: &RemoteImage,
+    ) -> Result<Option<ImageName>, Failure> {
+        let actor = *actor;
+        let (reference, digest) = (remote.reference.clone(), remote.manifest_digest.clone());
+        let found = self.store.read(move |tx| {
+            for version in versions::by_source_reference(tx, &reference)? {
+                let made_of = version.manifest_digest.map(|digest| digest.to_string());
+                let Some(row) = images::get(tx, version.image_id)? else {
+                    continue;
+                };
+                let is_shown = permit::<Read>(&actor, &belongs(tx, &actor, &row)?).is_ok();
+                if made_of.as_ref() == Some(&digest) && is_shown {
+                    return Ok(Some(row.name));
+                }
+            }
+            Ok::<_, StoreError>(None)
+        });
+        found.await.map_err(|error| store_failure(&error))
     }
 }
 
@@ -112,7 +153,7 @@ fn keep(
     let before = remote_states::get(tx, image_id, &remote.architecture)?;
     let before = before.map(|row| row.manifest_digest).or(built);
     // Whoever purged it meanwhile wanted nothing kept of it.
-    if kiln_store::images::get(tx, image_id)?.is_none() {
+    if images::get(tx, image_id)?.is_none() {
         return Ok(before != Some(digest));
     }
     let row = RemoteStateRow {

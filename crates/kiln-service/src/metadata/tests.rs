@@ -122,14 +122,14 @@ impl House {
 
 fn one() -> OneImageParams {
     OneImageParams {
-        image_id: Some(id_of(1).to_string()),
+        image: id_of(1).to_string(),
         ..OneImageParams::default()
     }
 }
 
 fn web() -> ModifyParams {
     ModifyParams {
-        image: Some("web".to_owned()),
+        image: "web".to_owned(),
         ..ModifyParams::default()
     }
 }
@@ -146,7 +146,7 @@ fn code(refused: Result<Modified, Failure>) -> String {
 async fn several_things_change_together_in_either_form_and_once() {
     let house = House::new().await;
     let params = read(json!({
-        "image_id": id_of(1), "if_revision": 1,
+        "image": id_of(1), "if_revision": 1,
         "modifier": {
             "name": "renamed", "labels": {"version": "2.0"}, "tags": ["gpu", "ml"],
             "resource_limits": {"cpu": 4, "memory": "8G"}, "size": 1_024_000_000_u64,
@@ -175,8 +175,7 @@ async fn several_things_change_together_in_either_form_and_once() {
 
     // The old name leads to it, and the same once more changes nothing.
     let again = ModifyParams {
-        image: Some("web".to_owned()),
-        image_id: None,
+        image: "web".to_owned(),
         if_revision: Some(2),
         ..params
     };
@@ -184,7 +183,7 @@ async fn several_things_change_together_in_either_form_and_once() {
     assert_eq!((again.changes, again.image.revision), (Vec::new(), 2));
 
     let history = HistoryParams {
-        image: Some("web".to_owned()),
+        image: "web".to_owned(),
         ..HistoryParams::default()
     };
     let history = house.desk.history(&actor(OWNER), history).await.unwrap();
@@ -231,7 +230,6 @@ async fn what_is_refused_changes_nothing_at_all() {
             "request.invalid_params",
         ),
         (json!({"declared_size_bytes": 1}), "request.denied"),
-        (json!({"image_id": id_of(2)}), "request.invalid_params"),
         (json!({"image": "none"}), "image.not_found"),
         (json!({"architecture": "vax"}), "source.invalid_platform"),
     ];

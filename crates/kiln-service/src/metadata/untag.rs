@@ -15,8 +15,7 @@ impl Metadata {
     /// Takes one tag off in a registry, when it names what the image was made from. The manifest,
     /// its other tags, and the image here stay.
     pub async fn untag(&self, actor: &Actor, params: UntagParams) -> Result<Untagged, Failure> {
-        let architecture = params.architecture.as_deref();
-        let wanted = Wanted::read(params.image, params.image_id.as_deref(), architecture)?;
+        let wanted = Wanted::read(params.image, params.architecture.as_deref())?;
         let Sourced {
             // Changing it there takes the right to change it here.
             grant: _,

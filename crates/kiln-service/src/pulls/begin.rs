@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use kiln_api::image::{Image, Outcome, Started};
@@ -19,9 +20,12 @@ use serde_json::Value;
 
 use super::{Pulls, Records, new_operation_id};
 use crate::board::{Admission, Running};
-use crate::failures::store_failure;
+use crate::failures::{store_failure, with_causes};
 use crate::operations::Operations;
 use crate::watchers::ConnectionId;
+
+/// How long after a failure to record a job's end it is tried again.
+const RECORD_AGAIN: Duration = Duration::from_secs(1);
 
 /// Whether a caller waits for a job's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,19 +142,40 @@ impl Records {
         })
     }
 
+    /// Records that a job came to nothing, as soon as the database lets it. Until then those who
+    /// wait are told, and the name stays reserved.
+    async fn record_end(&self, id: OperationId, actor: Actor, failure: Failure, running: &Running) {
+        let failure = failure.with_operation(id);
+        while let Err(error) = self.record_failure(id, actor, &failure, running).await {
+            let is_first = running.unrecorded().is_none();
+            if is_first {
+                let error = with_causes(&error);
+                tracing::error!(operation = %id, error, "cannot record that the operation failed");
+                running.fail_unrecorded(failure.clone());
+            }
+            if matches!(error, StoreError::Closed) || self.board.is_stopping() {
+                // The next start finds the row running and marks it interrupted.
+                return;
+            }
+            tokio::time::sleep(RECORD_AGAIN).await;
+        }
+        if running.unrecorded().is_some() {
+            tracing::info!(operation = %id, "the operation's end is recorded now");
+        }
+    }
+
     /// Records that a job came to nothing and gives its name back.
     async fn record_failure(
         &self,
         id: OperationId,
         actor: Actor,
-        failure: Failure,
+        failure: &Failure,
         running: &Running,
-    ) {
+    ) -> Result<(), StoreError> {
         let now = self.clock.now();
         let progress = running.progress();
-        let failure = failure.with_operation(id);
-        let recorded = self
-            .store
+        let failure = failure.clone();
+        self.store
             .write(move |tx| {
                 let cancelled = failure.is(codes::operation::CANCELLED);
                 let error = serde_json::to_value(&failure).unwrap_or(Value::Null);
@@ -176,11 +201,7 @@ impl Records {
                 events::append(tx, &event)?;
                 Ok::<_, StoreError>(())
             })
-            .await;
-        if let Err(error) = recorded {
-            // The next start finds the row running and marks it interrupted.
-            tracing::error!(operation = %id, %error, "cannot record that the operation failed");
-        }
+            .await
     }
 }
 
@@ -290,7 +311,7 @@ impl Records {
                         tracing::warn!(operation = %id, code = failure.code, cause, "{failure}");
                         // Whoever reads the end, or takes the name, finds nothing half made.
                         running.threads_ended().await;
-                        records.record_failure(id, actor, failure, &running).await;
+                        records.record_end(id, actor, failure, &running).await;
                     }
                 }
             }

@@ -3,6 +3,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::events::{EventActor, NewEvent};
+use crate::health::Health;
 use crate::migrations::newest;
 use crate::open::open_writer;
 use crate::testing::{Database, image_id, operation, time, version_id};
@@ -285,7 +286,9 @@ fn an_operation_of_the_snapshot_tells_nothing_of_directories() {
         operations::left_behind(&ReadTransaction::over(connection), &object).unwrap()
     };
     assert!(!left_behind(&connection));
-    let later = writer::in_transaction(&mut connection, |tx| operations::insert(tx, &at_work(2)));
+    let health = Health::of(&path).unwrap();
+    let insert = |tx: &crate::WriteTransaction<'_>| operations::insert(tx, &at_work(2));
+    let later = writer::in_transaction(&mut connection, &health, insert);
     later.unwrap();
     assert!(left_behind(&connection), "its own operations do tell");
 }

@@ -437,3 +437,65 @@ async fn a_caller_that_leaves_does_not_tear_its_write() {
     // Both of the abandoned write, and the one that settling adds.
     assert_eq!(count_users(&store).await, 3);
 }
+
+#[tokio::test]
+async fn files_that_are_gone_or_replaced_are_not_written_until_they_are_back() {
+    let (folder, store) = opened();
+    see(&store, 7).await.unwrap();
+    for name in ["kiln.db", "kiln.db-wal"] {
+        let (file, away) = (folder.path().join(name), folder.path().join("away"));
+        for stands_in in [false, true] {
+            std::fs::rename(&file, &away).unwrap();
+            if stands_in {
+                std::fs::copy(&away, &file).unwrap();
+            }
+            let refused = see(&store, 8).await.unwrap_err();
+            assert!(matches!(&refused, StoreError::Replaced { path } if *path == file));
+            // What is open can be read all the same.
+            assert_eq!(count_users(&store).await, 1);
+            std::fs::rename(&away, &file).unwrap();
+            store.check_writable(Duration::MAX).await.unwrap();
+        }
+    }
+    see(&store, 8).await.unwrap();
+    assert_eq!(count_users(&store).await, 2);
+}
+
+#[tokio::test]
+async fn a_removed_database_leaves_a_snapshot_of_all_it_was() {
+    let (folder, store) = opened();
+    see(&store, 7).await.unwrap();
+    let path = folder.path().join("kiln.db");
+    for end in ["", "-wal", "-shm"] {
+        std::fs::remove_file(folder.path().join(format!("kiln.db{end}"))).unwrap();
+    }
+    see(&store, 8).await.unwrap_err();
+
+    store.close().await.ok();
+    crate::recovery::replace(&path, meta::Cause::Lost).unwrap();
+
+    let again = Store::open(&path, &options()).unwrap();
+    assert_eq!(count_users(&again).await, 1);
+}
+
+#[tokio::test]
+async fn writability_is_known_from_the_last_write_or_found_out_by_one() {
+    let (_folder, store) = opened();
+    let probes = async || {
+        let sql = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'probe'";
+        let count = store.read(|tx| tx.value("count probes", sql, []));
+        count.await.unwrap().unwrap_or(0_i64)
+    };
+
+    store.check_writable(Duration::MAX).await.unwrap();
+    assert_eq!(probes().await, 1, "nothing was written before");
+    store.check_writable(Duration::MAX).await.unwrap();
+    assert_eq!(probes().await, 1, "a probe is a write too");
+    store.check_writable(Duration::ZERO).await.unwrap();
+    assert_eq!(probes().await, 2);
+
+    // After a failure nothing is known, whatever was written before it.
+    store.shared.health.failed();
+    store.check_writable(Duration::MAX).await.unwrap();
+    assert_eq!(probes().await, 3);
+}

@@ -1,9 +1,10 @@
-//! Other names of images: cases 8.1 to 9.3, and scenario 2.
+//! Other names of images: the cases 8.x and 9.x of the image service and its scenario 2.
 
 use anyhow::{Context as _, Result};
 use kiln_testkit::tools;
 use serde_json::{Value, json};
 
+use crate::browsing::printed;
 use crate::descriptors::{NEEDS, NOBODY, as_user, open_stage};
 use crate::source::{self, oci};
 use crate::stage::{Stage, code, text};
@@ -72,39 +73,42 @@ fn case_8_1_an_alias_is_another_name_of_an_image() -> Result<()> {
 }
 
 #[test]
-fn cases_8_2_to_8_4_what_cannot_be_an_alias_is_refused_in_order() -> Result<()> {
+fn case_8_2_an_alias_that_exists_is_refused_and_stays_what_it_is() -> Result<()> {
     let stage = stage_with_images(&["web", "other"])?;
+    alias(&stage, "existing", "web")?;
+
+    // The taken name is told before the missing target.
+    for target in ["other", "nothing", "web"] {
+        let told = refusal(&stage, "existing", target)?;
+        assert_eq!(told, "alias.already_exists", "{target}");
+    }
+    // Images and aliases share their names.
+    assert_eq!(refusal(&stage, "other", "web")?, "image.already_exists");
+    let layout = source::small(&stage.path("again"))?;
+    let taken = crate::stage::pull(&oci(&layout, "1"), "existing");
+    let taken = stage.refused("image.pull", &taken)?;
+    assert_eq!(code(&taken), "image.already_exists");
+    assert_eq!(id_of(&stage, "existing")?, id_of(&stage, "web")?);
+    Ok(())
+}
+
+#[test]
+fn case_8_3_no_alias_leads_in_a_circle_nor_on_and_on() -> Result<()> {
+    let stage = stage_with_images(&["web"])?;
     alias(&stage, "b", "web")?;
     alias(&stage, "a", "b")?;
 
-    // 8.3: the circle is told before the taken name and the missing target.
-    assert_eq!(refusal(&stage, "b", "a")?, "alias.circular");
-    assert_eq!(refusal(&stage, "b", "a:latest")?, "alias.circular");
-    assert_eq!(refusal(&stage, "new", "new")?, "alias.circular");
-    // 8.2: the taken name before the missing target.
-    assert_eq!(refusal(&stage, "a", "other")?, "alias.already_exists");
-    assert_eq!(refusal(&stage, "a", "nothing")?, "alias.already_exists");
-    assert_eq!(refusal(&stage, "other", "web")?, "image.already_exists");
-    // 8.4
-    assert_eq!(refusal(&stage, "new", "nothing")?, "alias.target_not_found");
-    assert_eq!(
-        refusal(&stage, "new", "web:no-tag")?,
-        "alias.target_not_found"
-    );
-    stage.call("image.forget", &json!({"image": "other"}))?;
-    assert_eq!(refusal(&stage, "new", "other")?, "alias.target_not_found");
-    let arm = json!({"alias": "new", "target": "web", "architecture": "arm64"});
-    let arm = stage.refused("image.alias", &arm)?;
-    assert_eq!(code(&arm), "alias.target_not_found");
+    // The circle is told before the taken name and the missing target.
+    for (name, target) in [("b", "a"), ("b", "a:latest"), ("new", "new")] {
+        assert_eq!(refusal(&stage, name, target)?, "alias.circular", "{name}");
+    }
     // A chain has an end: sixteen may follow each other.
     let mut last = "a".to_owned();
     let mut refused = None;
     for n in 0..20 {
         let name = format!("link-{n}");
-        match stage
-            .daemon
-            .call("image.alias", &json!({"alias": name, "target": last}))
-        {
+        let link = json!({"alias": name, "target": last});
+        match stage.daemon.call("image.alias", &link) {
             Ok(_) => assert_eq!(id_of(&stage, &name)?, id_of(&stage, "web")?),
             Err(error) => {
                 refused = Some(kiln_testkit::daemon::CallError::refused(error)?);
@@ -115,66 +119,125 @@ fn cases_8_2_to_8_4_what_cannot_be_an_alias_is_refused_in_order() -> Result<()> 
     }
     let refused = refused.context("a chain without an end")?;
     assert_eq!(code(&refused), "alias.circular");
-    // An image cannot take an alias's name either.
-    let layout = source::small(&stage.path("again"))?;
-    let taken = crate::stage::pull(&oci(&layout, "1"), "a");
-    assert_eq!(
-        code(&stage.refused("image.pull", &taken)?),
-        "image.already_exists"
-    );
     Ok(())
 }
 
 #[test]
-fn cases_9_1_to_9_3_an_alias_goes_alone_and_others_lead_on() -> Result<()> {
+fn case_8_4_an_alias_of_nothing_is_refused() -> Result<()> {
+    let stage = stage_with_images(&["web", "other"])?;
+    stage.call("image.forget", &json!({"image": "other"}))?;
+
+    for target in ["non-existent:latest", "nothing", "web:no-tag", "other"] {
+        let told = refusal(&stage, "new-alias", target)?;
+        assert_eq!(told, "alias.target_not_found", "{target}");
+    }
+    let arm = json!({"alias": "new-alias", "target": "web", "architecture": "arm64"});
+    let arm = stage.refused("image.alias", &arm)?;
+    assert_eq!(code(&arm), "alias.target_not_found");
+    assert_eq!(listed(&stage, &json!({}))?, Vec::<String>::new());
+    Ok(())
+}
+
+fn dealias(stage: &Stage, alias: &str) -> Result<Value> {
+    stage.call("image.dealias", &json!({"alias": alias}))
+}
+
+#[test]
+fn case_9_1_an_alias_goes_and_what_led_through_it_leads_on() -> Result<()> {
     let stage = stage_with_images(&["web"])?;
     let id = id_of(&stage, "web")?;
-    for (name, target) in [("b", "web"), ("a", "b"), ("a-1", "b:v1.0.0"), ("c", "web")] {
+    for (name, target) in [("b", "web"), ("a", "b"), ("a-1", "b:v1.0.0")] {
         alias(&stage, name, target)?;
     }
-    let dealias = |name: &str| stage.call("image.dealias", &json!({"alias": name}));
 
-    // 9.2, and a name that is an image's.
-    for name in ["none", "web"] {
-        let refused = stage.refused("image.dealias", &json!({"alias": name}))?;
-        assert_eq!(code(&refused), "alias.not_found", "{name}");
-    }
-    // 9.1 and 9.3
-    let removed = dealias("b")?;
-    assert_eq!(removed["retargeted"], json!(["a", "a-1"]));
+    let removed = dealias(&stage, "b")?;
+
+    assert_eq!(removed["alias"]["alias"], "b");
     assert_eq!(removed["alias"]["target"], "web");
-    assert_eq!(
-        listed(&stage, &json!({}))?,
-        ["a web", "a-1 web:v1.0.0", "c web"]
-    );
-    for name in ["a", "a-1", "c"] {
+    assert_eq!(removed["retargeted"], json!(["a", "a-1"]));
+    assert_eq!(listed(&stage, &json!({}))?, ["a web", "a-1 web:v1.0.0"]);
+    for name in ["a", "a-1"] {
         assert_eq!(id_of(&stage, name)?, id, "{name}");
     }
     let refused = stage.refused("image.get", &json!({"image": "b"}))?;
     assert_eq!(code(&refused), "image.not_found");
-    dealias("c")?;
-    assert_eq!(listed(&stage, &json!({}))?.len(), 2);
+    Ok(())
+}
+
+#[test]
+fn case_9_2_an_alias_that_is_not_there_is_said_to_be_missing() -> Result<()> {
+    let stage = stage_with_images(&["web"])?;
+
+    // A name that is an image's is no alias.
+    for name in ["non-existent-alias", "web"] {
+        let refused = stage.refused("image.dealias", &json!({"alias": name}))?;
+        assert_eq!(code(&refused), "alias.not_found", "{name}");
+    }
+    id_of(&stage, "web")?;
+    Ok(())
+}
+
+#[test]
+fn case_9_3_one_of_several_aliases_goes_and_the_rest_stay() -> Result<()> {
+    let stage = stage_with_images(&["web"])?;
+    for name in ["a", "b", "c"] {
+        alias(&stage, name, "web")?;
+    }
+
+    dealias(&stage, "b")?;
+
+    assert_eq!(listed(&stage, &json!({}))?, ["a web", "c web"]);
+    let shown = stage.call("image.get", &json!({"image": "web"}))?;
+    assert_eq!(shown["aliases"], json!(["a", "c"]));
     Ok(())
 }
 
 #[test]
 fn scenario_2_a_friendly_name_works_wherever_the_long_one_does() -> Result<()> {
     let stage = stage_with_images(&["nvidia/tensorflow"])?;
-    alias(&stage, "tensorflow-gpu", "nvidia/tensorflow")?;
+    let long = "nvidia/tensorflow:latest";
+    let run = |words: &[&str]| printed(&stage, words);
+    run(&["alias", "add", "tensorflow-gpu", long])?;
 
+    // Every command that only looks prints the same by either name.
+    for words in [
+        &["image", "show"][..],
+        &["image", "limits"],
+        &["image", "history"],
+        &["image", "forget", "--dry-run"],
+    ] {
+        let by = |name| run(&[words, &[name]].concat());
+        assert_eq!(by("tensorflow-gpu")?, by(long)?, "{words:?}");
+    }
+    run(&["image", "label", "tensorflow-gpu", "tier=gold"])?;
     let opened = stage.call("image.open", &json!({"image": "tensorflow-gpu"}))?;
-    assert_eq!(opened["image"]["name"], "nvidia/tensorflow");
-    let leased = json!({"image": "tensorflow-gpu", "purpose": "training"});
-    let lease = stage.call("image.lease", &leased)?;
-    stage.call("image.release", &json!({"lease_id": lease["id"]}))?;
-    // 1.2: forgotten by an alias; the alias then means the forgotten image.
-    let forget = json!({"reference": "tensorflow-gpu", "architecture": null});
-    let forgotten = stage.call("image.forget", &forget)?;
-    assert_eq!(forgotten["image"]["is_active"], false);
-    let again = stage.call("image.forget", &forget)?;
-    assert_eq!(again["already_forgotten"], true);
-    let restored = stage.call("image.restore", &json!({"image": "tensorflow-gpu"}))?;
-    assert_eq!(restored["image"]["name"], "nvidia/tensorflow");
+    assert_eq!(opened["image"]["labels"], json!({"tier": "gold"}));
+    let leased = run(&[
+        "image",
+        "lease",
+        "tensorflow-gpu",
+        "--purpose",
+        "training",
+        "-q",
+    ])?;
+    run(&["image", "release", leased.trim()])?;
+    let copy = stage.path("copy").display().to_string();
+    run(&["checkout", "tensorflow-gpu", &copy])?;
+    assert_eq!(
+        run(&["alias", "ls", "tensorflow-gpu", "-q"])?,
+        "tensorflow-gpu\n"
+    );
+
+    // Forgotten by the alias, which then means the forgotten image.
+    run(&["forget", "tensorflow-gpu"])?;
+    let shown = stage.call("image.get", &json!({"image": "tensorflow-gpu"}))?;
+    assert_eq!(shown["is_active"], false);
+    run(&["restore", "tensorflow-gpu"])?;
+    let restored = stage.call("image.get", &json!({"image": long}))?;
+    assert_eq!(
+        (&restored["is_active"], &restored["name"]),
+        (&json!(true), &json!("nvidia/tensorflow"))
+    );
     Ok(())
 }
 

@@ -198,23 +198,64 @@ fn case_6_4_several_things_change_together_or_none_does() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn case_7_1_and_7_2_clearing_limits_brings_the_defaults_back_once_and_again() -> Result<()> {
-    // Scenario 3: set on compute-heavy, then clear.
+/// A stage whose daemon has limits of its own, with an image of that name.
+fn with_limits(name: &str) -> Result<Stage> {
     let stage = Stage::with_config("[images.limits]\ncpu = 2\ngpu = 0\n")?;
     let layout = source::small(&stage.path("layout"))?;
-    stage.pull(&oci(&layout, "1"), "compute-heavy")?;
-    let defaults = ["cpu=2 daemon", "gpu=0 daemon", "memory=536870912 built-in"];
-    assert_eq!(limits(&stage, "compute-heavy:latest")?, defaults);
+    stage.pull(&oci(&layout, "1"), name)?;
+    Ok(stage)
+}
 
-    let set = [
+/// What holds on such a stage unless somebody says otherwise.
+const DEFAULTS: [&str; 3] = ["cpu=2 daemon", "gpu=0 daemon", "memory=536870912 built-in"];
+
+#[test]
+fn case_7_1_cleared_limits_let_the_defaults_hold_again() -> Result<()> {
+    let stage = with_limits("compute-heavy")?;
+    assert_eq!(limits(&stage, "compute-heavy:latest")?, DEFAULTS);
+    let set = json!({"image": "compute-heavy", "limits": {"cpu": 8, "memory": "32G"}});
+    stage.call("image.modify", &set)?;
+
+    let clear = json!({"image_canonical": "compute-heavy:latest", "architecture": "x86_64"});
+    let cleared = stage.call("image.clear_limits", &clear)?;
+
+    assert_eq!(cleared["changes"].as_array().map(Vec::len), Some(2));
+    assert_eq!(limits(&stage, "compute-heavy")?, DEFAULTS);
+    // Labels win over what was built in, and what is custom over them.
+    let label = [
         "image",
-        "limits",
+        "label",
         "compute-heavy",
-        "cpu=8",
-        "memory=32G",
-        "gpu=2",
+        "dev.kiln.limits.memory=1G",
     ];
+    printed(&stage, &label)?;
+    let want = ["cpu=2 daemon", "gpu=0 daemon", "memory=1073741824 label"];
+    assert_eq!(limits(&stage, "compute-heavy")?, want);
+    Ok(())
+}
+
+#[test]
+fn case_7_2_clearing_no_limits_is_fine_and_changes_nothing() -> Result<()> {
+    let stage = with_limits("plain")?;
+    let before = stage.call("image.get", &json!({"image": "plain"}))?;
+
+    for _ in 0..2 {
+        let cleared = stage.call("image.clear_limits", &json!({"image": "plain"}))?;
+        assert_eq!(cleared["changes"], json!([]));
+    }
+
+    assert_eq!(stage.call("image.get", &json!({"image": "plain"}))?, before);
+    let said = printed(&stage, &["image", "clear-limits", "plain"])?;
+    assert_eq!(said, "plain: nothing to change\n");
+    Ok(())
+}
+
+#[test]
+fn scenario_3_limits_are_set_and_cleared_by_the_client() -> Result<()> {
+    let stage = with_limits("compute-heavy")?;
+    let name = "compute-heavy:latest";
+
+    let set = ["image", "limits", name, "cpu=8", "memory=32G", "gpu=2"];
     let said = printed(&stage, &set)?;
     assert_eq!(
         said,
@@ -222,27 +263,10 @@ fn case_7_1_and_7_2_clearing_limits_brings_the_defaults_back_once_and_again() ->
          compute-heavy: limits.memory - -> 34359738368\n"
     );
     let want = ["cpu=8 custom", "gpu=2 custom", "memory=34359738368 custom"];
-    assert_eq!(limits(&stage, "compute-heavy")?, want);
+    assert_eq!(limits(&stage, name)?, want);
 
-    let clear = json!({"image_canonical": "compute-heavy:latest", "architecture": "x86_64"});
-    let cleared = stage.call("image.clear_limits", &clear)?;
-    assert_eq!(cleared["changes"].as_array().map(Vec::len), Some(3));
-    assert_eq!(limits(&stage, "compute-heavy")?, defaults);
-    let said = printed(&stage, &["image", "clear-limits", "compute-heavy"])?;
-    assert_eq!(said, "compute-heavy: nothing to change\n");
-
-    // What is called the limits of a machine wins over what was built in, and labels over that.
-    printed(
-        &stage,
-        &[
-            "image",
-            "label",
-            "compute-heavy",
-            "dev.kiln.limits.memory=1G",
-        ],
-    )?;
-    let want = ["cpu=2 daemon", "gpu=0 daemon", "memory=1073741824 label"];
-    assert_eq!(limits(&stage, "compute-heavy")?, want);
+    printed(&stage, &["image", "clear-limits", name])?;
+    assert_eq!(limits(&stage, name)?, DEFAULTS);
     Ok(())
 }
 

@@ -291,7 +291,13 @@ fn other_services_words_are_taken_and_contradictions_refused() -> Result<()> {
                 .as_object_mut()
                 .context("no object")?
                 .remove(placed.parameter);
-            params[word] = json!("web");
+            // The word for an id takes no other name.
+            let says = if word == "image_id" {
+                &image["id"]
+            } else {
+                &json!("web")
+            };
+            params[word] = says.clone();
             let both = {
                 let mut both = params.clone();
                 both[placed.parameter] = json!("other");

@@ -16,69 +16,12 @@ use kiln_testkit::registry::{Access, Registry, Transport};
 use kiln_testkit::tools;
 
 use crate::newcomer::Newcomer;
+use crate::transcript::{all_fit, blocks};
 
 /// What the README pulls, as it is typed and as it is spelled out.
 const TYPED: &str = "debian:bookworm";
 const HUB: &str = "docker.io";
 const REPOSITORY: &str = "library/debian:bookworm";
-
-/// What stands for anything.
-const ANYTHING: char = '…';
-
-/// A command of the block.
-#[derive(Debug, PartialEq, Eq)]
-struct Step {
-    command: String,
-    /// The lines it prints.
-    prints: Vec<String>,
-}
-
-/// Reads the first console block of a page.
-fn steps(page: &str) -> Result<Vec<Step>> {
-    let (_, block) = page
-        .split_once("```console\n")
-        .context("no console block")?;
-    let (block, _) = block.split_once("```").context("a block without an end")?;
-    let mut steps: Vec<Step> = Vec::new();
-    for line in block.lines() {
-        match (line.strip_prefix("$ "), steps.last_mut()) {
-            (Some(command), _) => steps.push(Step {
-                command: command.to_owned(),
-                prints: Vec::new(),
-            }),
-            (None, Some(step)) => step.prints.push(line.to_owned()),
-            (None, None) => anyhow::bail!("output before the first command: {line}"),
-        }
-    }
-    Ok(steps)
-}
-
-/// Tells whether a line is as promised.
-fn fits(line: &str, pattern: &str) -> bool {
-    let Some((head, rest)) = pattern.split_once(ANYTHING) else {
-        return line == pattern;
-    };
-    let Some(line) = line.strip_prefix(head) else {
-        return false;
-    };
-    line.char_indices()
-        .map(|(at, _)| at)
-        .chain([line.len()])
-        .any(|at| line.get(at..).is_some_and(|line| fits(line, rest)))
-}
-
-/// Tells whether lines are as promised.
-fn all_fit(lines: &[&str], patterns: &[String]) -> bool {
-    match patterns.split_first() {
-        None => lines.is_empty(),
-        Some((pattern, rest)) if pattern.chars().eq([ANYTHING]) => {
-            (0..=lines.len()).any(|skipped| all_fit(lines.get(skipped..).unwrap_or(&[]), rest))
-        }
-        Some((pattern, rest)) => lines
-            .split_first()
-            .is_some_and(|(line, lines)| fits(line, pattern) && all_fit(lines, rest)),
-    }
-}
 
 fn printed(output: &Output, registry: &str) -> String {
     let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
@@ -93,7 +36,8 @@ fn the_readmes_quickstart_prints_what_it_promises() -> Result<()> {
         return Ok(());
     };
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
-    let steps = steps(&fs::read_to_string(page)?)?;
+    let blocks = blocks(&fs::read_to_string(page)?)?;
+    let steps = blocks.into_iter().next().context("no console block")?;
     let image = debian::official(&newcomer.fixtures)?;
     let registry = Registry::start(Access::Anonymous, Transport::Http)?;
     registry.push(&image.source(), REPOSITORY)?;
@@ -120,21 +64,4 @@ fn the_readmes_quickstart_prints_what_it_promises() -> Result<()> {
         );
     }
     Ok(())
-}
-
-#[test]
-fn an_ellipsis_stands_for_anything_and_nothing_else_does() {
-    let fit = |lines: &[&str], patterns: &[&str]| {
-        let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
-        all_fit(lines, &patterns)
-    };
-
-    assert!(fit(&["id  1f", "end"], &["id  …", "end"]));
-    assert!(fit(&["took 1.2 s, 5 MiB"], &["took … s, …"]));
-    assert!(fit(&["a", "b", "c"], &["a", "…", "c"]));
-    assert!(fit(&["a", "c"], &["a", "…", "c"]));
-    assert!(!fit(&["id  1f", "end"], &["id  …"]));
-    assert!(!fit(&["id  1f"], &["id  …", "end"]));
-    assert!(!fit(&["took 1.2 h"], &["took … s"]));
-    assert!(!fit(&["a.b"], &["a?b"]));
 }

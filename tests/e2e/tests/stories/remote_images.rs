@@ -7,15 +7,16 @@ use anyhow::{Context as _, Result};
 use kiln_testkit::elf;
 use kiln_testkit::images::entry::Entry;
 use kiln_testkit::images::layout::{Compression, Descriptor, Layout, Platform};
-use kiln_testkit::registry::{Access, PASSWORD, Registry, Transport, USER};
+use kiln_testkit::oci_registry::{Deletes, OciRegistry, Offers};
+use kiln_testkit::registry::{Access, PASSWORD, READER, Registry, Transport, USER};
 use kiln_testkit::tools::{self, Need};
 use serde_json::{Value, json};
 
 use crate::browsing::{kiln, printed};
 use crate::source::{self, oci};
-use crate::stage::{Stage, code, pull};
+use crate::stage::{Stage, code, pull, text};
 
-const NEEDS: &[Need] = &[tools::DOCKER_REGISTRY, tools::SKOPEO, tools::HTPASSWD];
+pub(crate) const NEEDS: &[Need] = &[tools::DOCKER_REGISTRY, tools::SKOPEO, tools::HTPASSWD];
 
 /// Adds an image of one layer for an architecture.
 fn image(layout: &Layout, word: &str, architecture: &str) -> Result<Descriptor> {
@@ -156,59 +157,244 @@ fn case_5_2_only_the_architecture_that_is_named_is_asked_about() -> Result<()> {
     Ok(())
 }
 
+/// Starts a registry with one image, pulls that under a name, and returns the registry.
+fn pulled_from(stage: &Stage, access: Access, name: &str) -> Result<Registry> {
+    let layout = source::small(&stage.path(name))?;
+    let registry = Registry::start(access, Transport::Http)?;
+    let reference = registry.push(&oci(&layout, "1"), &format!("private/{name}:latest"))?;
+    let mut params = pull(&reference, name);
+    if access != Access::Anonymous {
+        params["credentials"] = login(USER, PASSWORD);
+    }
+    stage.call("image.pull", &params)?;
+    Ok(registry)
+}
+
+fn login(user: &str, secret: &str) -> Value {
+    json!({"username": user, "secret": secret})
+}
+
 #[test]
-fn case_5_3_and_5_4_a_registry_that_is_off_wants_a_login_or_has_it_no_more() -> Result<()> {
-    if tools::must_skip("case_5_3_and_5_4", NEEDS)? {
+fn case_5_3_a_registry_that_is_off_is_told_from_an_image_that_is_gone() -> Result<()> {
+    if tools::must_skip("case_5_3_a_registry_that_is_off", NEEDS)? {
         return Ok(());
     }
     let stage = Stage::new()?;
+    let mut registry = pulled_from(&stage, Access::Anonymous, "open")?;
     let layout = source::small(&stage.path("layout"))?;
-    let mut open = Registry::start(Access::Anonymous, Transport::Http)?;
-    let reference = open.push(&oci(&layout, "1"), "image:tag")?;
-    stage.pull(&reference, "open")?;
-    let secure = Registry::start(Access::Basic, Transport::Http)?;
-    let reference = secure.push(&oci(&layout, "1"), "secure-image:latest")?;
-    let mut params = pull(&reference, "secure");
-    params["credentials"] = json!({"username": USER, "secret": PASSWORD});
-    stage.call("image.pull", &params)?;
     stage.pull(&oci(&layout, "1"), "local")?;
 
-    // 5.4: nobody, the right one, a wrong one.
-    let error = stage.refused("image.scan", &json!({"image": "secure"}))?;
-    assert_eq!(code(&error), "registry.auth_required");
-    let mut scan = json!({"image": "secure", "credentials": params["credentials"]});
-    assert_eq!(stage.call("image.scan", &scan)?["is_newer"], false);
-    scan["credentials"]["secret"] = json!("wrong");
-    let error = stage.refused("image.scan", &scan)?;
-    assert_eq!(code(&error), "registry.auth_failed");
-    // 10.2: who may not write takes nothing off.
-    let error = stage.refused("image.untag", &json!({"image": "secure"}))?;
-    assert_eq!(code(&error), "registry.auth_required");
-
-    // What is gone is told from what cannot be asked.
-    let open_host = open.host();
+    let host = registry.host();
     printed(&stage, &["image", "untag", "open"])?;
     let error = stage.refused("image.scan", &json!({"image": "open"}))?;
     assert_eq!(code(&error), "image.source_gone");
-    assert_eq!(
-        tags(&stage, &format!("{open_host}/image"))?,
-        Vec::<String>::new()
-    );
+    let left = tags(&stage, &format!("{host}/private/open"))?;
+    assert_eq!(left, Vec::<String>::new());
 
-    // 5.3 and 10.3.
-    open.stop()?;
+    registry.stop()?;
     for method in ["image.scan", "image.untag"] {
         let error = stage.refused(method, &json!({"image": "open"}))?;
         assert_eq!(code(&error), "registry.unreachable", "{method}: {error}");
+        assert_eq!(error.data["retryable"], true, "{method}");
         let error = stage.refused(method, &json!({"image": "local"}))?;
         assert_eq!(code(&error), "image.no_registry", "{method}");
     }
     let standing = stage.call("image.outdated", &json!({}))?;
-    let states: Vec<&Value> = (0..2).map(|n| &standing["items"][n]["state"]).collect();
-    assert_eq!(states, ["unknown", "unknown"]);
-    let why = [0, 1].map(|n| standing["items"][n]["error"]["code"].clone());
-    assert_eq!(why, ["registry.unreachable", "registry.auth_required"]);
-    assert_eq!(printed(&stage, &["outdated"])?.lines().count(), 3);
+    assert_eq!(standing["items"][0]["state"], "unknown");
+    assert_eq!(
+        standing["items"][0]["error"]["code"],
+        "registry.unreachable"
+    );
+    Ok(())
+}
+
+#[test]
+fn case_5_4_a_registry_that_wants_a_login_says_so() -> Result<()> {
+    if tools::must_skip("case_5_4_a_registry_that_wants_a_login", NEEDS)? {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let registry = pulled_from(&stage, Access::Basic, "secure-image")?;
+
+    // Nobody, the right one, a wrong one.
+    let mut scan = json!({"image": "secure-image"});
+    let error = stage.refused("image.scan", &scan)?;
+    assert_eq!(code(&error), "registry.auth_required");
+    scan["credentials"] = login(USER, PASSWORD);
+    assert_eq!(stage.call("image.scan", &scan)?["is_newer"], false);
+    scan["credentials"] = login(USER, "wrong");
+    let error = stage.refused("image.scan", &scan)?;
+    assert_eq!(code(&error), "registry.auth_failed");
+
+    let standing = stage.call("image.outdated", &json!({}))?;
+    let why = &standing["items"][0]["error"]["code"];
+    assert_eq!(why, "registry.auth_required");
+    assert_eq!(printed(&stage, &["outdated"])?.lines().count(), 2);
+    drop(registry);
+    Ok(())
+}
+
+#[test]
+fn what_a_scan_finds_is_registered_once_and_only_on_request() -> Result<()> {
+    if tools::must_skip("what_a_scan_finds_is_registered_once", NEEDS)? {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let mut layout = source::small(&stage.path("layout"))?;
+    let second = image(&layout, "second", "amd64")?;
+    layout.tag("2", &second)?;
+    let registry = Registry::start(Access::Anonymous, Transport::Http)?;
+    let reference = registry.push(&oci(&layout, "1"), "cuda:base")?;
+    let first = stage.pull(&reference, "cuda")?;
+
+    // Nothing is newer: nothing is made.
+    let register = json!({"image": "cuda", "register": true});
+    let same = stage.call("image.scan", &register)?;
+    assert_eq!(
+        (&same["is_newer"], &same["registered"]),
+        (&json!(false), &Value::Null)
+    );
+
+    registry.push(&oci(&layout, "2"), "cuda:base")?;
+    let looked = stage.call("image.scan", &json!({"image": "cuda"}))?;
+    assert_eq!(looked["registered"], Value::Null);
+    let said = printed(&stage, &["image", "scan", "cuda", "--register", "--json"])?;
+    let made: Value = serde_json::from_str(&said)?;
+    let digest = made["remote"]["manifest_digest"]
+        .as_str()
+        .context("no digest")?;
+    let digits: String = digest.chars().skip("sha256:".len()).take(12).collect();
+    let name = format!("cuda-{digits}");
+    assert_eq!(made["registered"]["name"], name.as_str());
+
+    // It is there, boots with the same kernel, and the first stays what it is.
+    let now = stage.call("image.get", &json!({"image": name}))?;
+    assert_eq!(now["source"]["manifest_digest"], digest);
+    assert_eq!(now["kernel"]["name"], first["kernel"]["name"]);
+    let before = stage.call("image.get", &json!({"image": "cuda"}))?;
+    assert_eq!(before["version"], first["version"]);
+    // The audit tells which operation it was.
+    let operation = &made["registered"]["operation_id"];
+    let lines = stage.call("audit.list", &json!({"method": "image.scan"}))?;
+    let line = lines["items"].as_array().and_then(|lines| lines.last());
+    assert_eq!(&line.context("no line")?["operation_id"], operation);
+
+    // Twice makes one, whoever asks under which name.
+    let again = json!({"image": "cuda", "register": true, "name": "other"});
+    let again = stage.call("image.scan", &again)?;
+    assert_eq!(again["registered"], json!({"name": name}));
+    let said = printed(&stage, &["image", "scan", "cuda", "--register"])?;
+    assert!(said.contains(&format!("{name}, which was there")), "{said}");
+    Ok(())
+}
+
+#[test]
+fn another_architecture_is_registered_with_a_kernel_for_it() -> Result<()> {
+    if tools::must_skip("another_architecture_is_registered", NEEDS)? {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    fs::write(stage.path("vmlinux-arm"), elf::smallest(elf::AARCH64))?;
+    let kernel = json!({"name": "arm", "kernel_path": stage.path("vmlinux-arm")});
+    stage.call("kernel.import", &kernel)?;
+    let mut layout = Layout::create(stage.path("layout"))?;
+    let images = [
+        image(&layout, "amd", "amd64")?,
+        image(&layout, "arm", "arm64")?,
+    ];
+    let index = layout.add_index(&images)?;
+    layout.tag("1", &index)?;
+    let registry = Registry::start(Access::Anonymous, Transport::Http)?;
+    let reference = registry.push(&oci(&layout, "1"), "alpine:latest")?;
+    let mut amd = pull(&reference, "alpine");
+    amd["boot"] = json!("none");
+    stage.call("image.pull", &amd)?;
+
+    let arm = json!({"image": "alpine", "architecture": "arm64"});
+    let missing = stage.refused("image.scan", &arm)?;
+    assert_eq!(code(&missing), "image.not_found");
+    let mut arm = json!({"image": "alpine", "architecture": "arm64", "register": true,
+        "name": "alpine-arm", "kernel_ref": "none-such"});
+    let refused = stage.refused("image.scan", &arm)?;
+    assert_eq!(code(&refused), "kernel.not_found");
+    arm["kernel_ref"] = json!("arm");
+    let made = stage.call("image.scan", &arm)?;
+
+    assert_eq!(made["remote"]["architecture"], "arm64");
+    assert_eq!(made["registered"]["name"], "alpine-arm");
+    let id = text(&made["registered"], "operation_id")?;
+    let ended = stage.call("operation.wait", &json!({"operation_id": id}))?;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    let shown = stage.call("image.get", &json!({"image": "alpine-arm"}))?;
+    assert_eq!(shown["architecture"], "arm64");
+    // It boots as the first does.
+    assert_eq!(shown["boot"]["choice"], "none");
+    let alone = stage.call("image.get", &json!({"image": "alpine"}))?;
+    assert_eq!(alone["architecture"], "amd64");
+    Ok(())
+}
+
+#[test]
+fn case_10_2_who_may_only_read_takes_no_tag_off() -> Result<()> {
+    let needs = [NEEDS, &[tools::OPENSSL]].concat();
+    if tools::must_skip("case_10_2_who_may_only_read", &needs)? {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let registry = pulled_from(&stage, Access::Bearer, "app")?;
+    let untag = |credentials: Option<Value>| {
+        let mut params = json!({"image": "app"});
+        params["credentials"] = credentials.unwrap_or_default();
+        stage.refused("image.untag", &params)
+    };
+
+    // A login that is right and may read, none, and one that is wrong.
+    let reader = untag(Some(login(READER, PASSWORD)))?;
+    assert_eq!(code(&reader), "registry.denied", "{reader}");
+    assert_eq!(code(&untag(None)?), "registry.auth_required");
+    let wrong = untag(Some(login(READER, "wrong")))?;
+    assert_eq!(code(&wrong), "registry.auth_failed");
+
+    // The reader reads, the tag is there, and who may write takes it off.
+    let app = format!("{}/private/app", registry.host());
+    let read = json!({"ref": app, "credentials": login(READER, PASSWORD)});
+    let listed = stage.call("registry.tags", &read)?;
+    assert_eq!(listed["items"], json!(["latest"]));
+    let writer = json!({"image": "app", "credentials": login(USER, PASSWORD)});
+    stage.call("image.untag", &writer)?;
+    let gone = stage.call("registry.tags", &read)?;
+    assert_eq!(gone["items"], json!([]));
+    Ok(())
+}
+
+#[test]
+fn case_10_3_a_registry_that_breaks_is_quoted_and_keeps_the_tag() -> Result<()> {
+    if tools::must_skip("case_10_3_a_registry_that_breaks", NEEDS)? {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let layout = source::small(&stage.path("layout"))?;
+    let registry = OciRegistry::start(Offers {
+        deletes: Deletes::Broken,
+        ..Offers::default()
+    })?;
+    let reference = format!("{}/app:v1", registry.host());
+    let source = oci(&layout, "1");
+    printed(&stage, &["copy", &source, &format!("docker://{reference}")])?;
+    let image = stage.pull(&reference, "app")?;
+    let before = registry.tags("app");
+
+    let error = stage.refused("image.untag", &json!({"image_id": image["id"]}))?;
+
+    assert_eq!(code(&error), "registry.server_error", "{error}");
+    assert!(
+        error.message.contains("no disk behind the registry"),
+        "{error}"
+    );
+    assert!(error.message.contains("500"), "{error}");
+    assert_eq!(registry.tags("app"), before);
+    let kept = stage.call("image.get", &json!({"image": "app"}))?;
+    assert_eq!(kept["version"], image["version"]);
     Ok(())
 }
 

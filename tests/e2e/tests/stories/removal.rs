@@ -1,4 +1,5 @@
-//! How images go and come back: cases 1.1 to 3.3 through the socket and the client.
+//! How images go and come back: the cases 1.x to 3.x of the image service, through the socket and the
+//! client.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -43,59 +44,174 @@ fn kiln(stage: &Stage, words: &[&str]) -> Result<(Option<i32>, String, String)> 
     ))
 }
 
+/// What the cases 1.1, 1.3 and 1.4 say of an image.
+fn forgetting(reference: &str) -> Value {
+    json!({"reference": reference, "architecture": "x86_64"})
+}
+
 #[test]
-fn cases_1_1_to_1_4_forgetting_is_logical_and_twice_is_fine() -> Result<()> {
+fn case_1_1_forgetting_makes_an_image_inactive_and_keeps_it() -> Result<()> {
     let (stage, image) = stage_with("web")?;
 
-    let forget = json!({"reference": "web:latest", "architecture": "x86_64"});
-    let first = stage.call("image.forget", &forget)?;
-    let second = stage.call("image.forget", &forget)?;
-    let missing = json!({"reference": "non-existent:latest", "architecture": "x86_64"});
-    let missing = stage.refused("image.forget", &missing)?;
+    let forgotten = stage.call("image.forget", &forgetting("web:latest"))?;
 
-    assert_eq!(first["image"]["is_active"], false);
-    assert_eq!(first["already_forgotten"], false);
-    assert_eq!(second["already_forgotten"], true);
-    assert_eq!(second["image"]["deleted_at"], first["image"]["deleted_at"]);
-    assert_eq!(code(&missing), "image.not_found");
+    assert_eq!(forgotten["image"]["is_active"], false);
+    assert_eq!(forgotten["already_forgotten"], false);
     assert!(fs::exists(text(&image["rootfs"], "path")?)?);
+    let shown = stage.call("image.get", &json!({"image": image["id"]}))?;
+    assert_eq!(shown["state"], "deleted");
+    let listed = stage.call("image.list", &json!({}))?;
+    assert_eq!(listed["items"], json!([]));
     Ok(())
 }
 
 #[test]
-fn cases_2_1_and_2_2_an_id_is_one_or_is_told_to_be_none() -> Result<()> {
+fn case_1_2_forgetting_by_an_alias_means_the_image_behind_it() -> Result<()> {
+    let (stage, image) = stage_with("ubuntu")?;
+    let alias = json!({"alias": "my-ubuntu", "target": "ubuntu"});
+    stage.call("image.alias", &alias)?;
+
+    let named = json!({"reference": "my-ubuntu", "architecture": null});
+    let forgotten = stage.call("image.forget", &named)?;
+
+    assert_eq!(forgotten["image"]["id"], image["id"]);
+    assert_eq!(forgotten["image"]["is_active"], false);
+    Ok(())
+}
+
+#[test]
+fn case_1_3_forgetting_what_is_not_there_is_said_to_be_missing() -> Result<()> {
+    let (stage, _image) = stage_with("web")?;
+
+    let missing = stage.refused("image.forget", &forgetting("non-existent:latest"))?;
+
+    assert_eq!(code(&missing), "image.not_found");
+    Ok(())
+}
+
+#[test]
+fn case_1_4_forgetting_twice_is_fine_and_changes_nothing_more() -> Result<()> {
+    let (stage, _image) = stage_with("web")?;
+    let first = stage.call("image.forget", &forgetting("web:latest"))?;
+
+    let second = stage.call("image.forget", &forgetting("web:latest"))?;
+
+    assert_eq!(second["already_forgotten"], true);
+    assert_eq!(second["image"]["is_active"], false);
+    assert_eq!(second["image"]["deleted_at"], first["image"]["deleted_at"]);
+    Ok(())
+}
+
+#[test]
+fn case_2_1_an_image_is_forgotten_by_its_id_alone() -> Result<()> {
     let (stage, image) = stage_with("web")?;
-    let methods = ["image.forget_by_id", "image.purge_by_id"];
-    for method in methods {
-        for text in ["invalid-uuid-format", "", "web", "'; DROP TABLE images; --"] {
-            let refused = stage.refused(method, &json!({"image_id": text}))?;
-            assert_eq!(code(&refused), "request.invalid_id", "{method} {text:?}");
-        }
-        // A version's id is none of an image.
-        for id in [
-            "0b8f2c34-5f2e-4d0a-9a44-3a1c55d2a7e1",
-            &text(&image["version"], "id")?,
-        ] {
-            let refused = stage.refused(method, &json!({"image_id": id}))?;
-            assert_eq!(code(&refused), "image.not_found", "{method} {id}");
-        }
-    }
+    let layout = source::small(&stage.path("other"))?;
+    stage.pull(&oci(&layout, "1"), "other")?;
     let by_id = json!({"image_id": image["id"]});
+
     let forgotten = stage.call("image.forget_by_id", &by_id)?;
+
     assert_eq!(forgotten["image"]["is_active"], false);
     let again = stage.call("image.forget_by_id", &by_id)?;
     assert_eq!(again["already_forgotten"], true);
+    let other = stage.call("image.get", &json!({"image": "other"}))?;
+    assert_eq!(other["is_active"], true);
     Ok(())
 }
 
 #[test]
-fn cases_3_1_and_3_2_a_purge_takes_everything_and_tells_what_it_freed() -> Result<()> {
+fn case_2_2_a_text_that_is_no_id_is_told_from_an_id_that_is_not_there() -> Result<()> {
+    let (stage, image) = stage_with("web")?;
+    let document = stage.call("rpc.discover", &json!({}))?;
+    let methods = document["methods"].as_array().context("no methods")?;
+    // Every method that takes an image by its id, whatever it calls the parameter.
+    let taken = |param: &Value| {
+        let others = param["x-also"].as_array();
+        param["name"] == "image_id"
+            || others.is_some_and(|others| others.contains(&json!("image_id")))
+    };
+    let mut asked = 0;
+    for method in methods {
+        let params = method["params"].as_array().context("no parameters")?;
+        if !params.iter().any(taken) {
+            continue;
+        }
+        asked += 1;
+        let name = text(method, "name")?;
+        let mut params = rest_of(&name);
+        for word in [
+            "invalid-uuid-format",
+            "",
+            "web",
+            "'; DROP TABLE images; --",
+            "0b8f2c345f2e4d0a9a443a1c55d2a7e1",
+            "{0b8f2c34-5f2e-4d0a-9a44-3a1c55d2a7e1}",
+        ] {
+            params["image_id"] = json!(word);
+            let refused = stage.refused(&name, &params)?;
+            assert_eq!(code(&refused), "request.invalid_id", "{name} {word:?}");
+        }
+        // A version's id is none of an image. Where any name is taken, it leads to one.
+        let mut missing = vec!["0b8f2c34-5f2e-4d0a-9a44-3a1c55d2a7e1".to_owned()];
+        if ["image.forget_by_id", "image.purge_by_id"].contains(&name.as_str()) {
+            missing.push(text(&image["version"], "id")?);
+        }
+        for id in missing {
+            params["image_id"] = json!(id);
+            let refused = stage.refused(&name, &params)?;
+            let want = if name == "image.alias" {
+                "alias.target_not_found"
+            } else {
+                "image.not_found"
+            };
+            assert_eq!(code(&refused), want, "{name} {id}");
+        }
+    }
+    assert!(asked >= 16, "only {asked} methods take an id");
+    let shown = stage.call("image.get", &json!({"image_id": image["id"]}))?;
+    assert_eq!(shown["name"], "web");
+    Ok(())
+}
+
+/// What a call of a method needs besides the image.
+fn rest_of(method: &str) -> Value {
+    match method {
+        "image.alias" => json!({"alias": "made"}),
+        "image.lease" => json!({"purpose": "test"}),
+        "image.push" => json!({"into": "127.0.0.1:1/a:1"}),
+        "instance.register" => json!({
+            "instance_id": "7e0a9bd2-4c11-4d7f-8f0e-2b8a6f1c9d34", "name": "machine",
+            "directory": "/tmp", "console_path": "/tmp/console.log", "cpus": 1,
+            "memory_bytes": 256 << 20, "ports": [],
+        }),
+        _ => json!({}),
+    }
+}
+
+/// Checks what is left of a purged image: nothing, and a line that tells of it.
+fn assert_purged(stage: &Stage, image: &Value, names: &[&str]) -> Result<()> {
+    let id = text(image, "id")?;
+    assert_eq!(stage.entries("images")?, Vec::<String>::new());
+    for named in names.iter().copied().chain([id.as_str()]) {
+        let refused = stage.refused("image.get", &json!({"image": named}))?;
+        assert_eq!(code(&refused), "image.not_found", "{named}");
+    }
+    // C-02: what was purged is not found any more.
+    let by_id = json!({"image_id": id});
+    let refused = stage.refused("image.purge_by_id", &by_id)?;
+    assert_eq!(code(&refused), "image.not_found");
+    let events = stage.call("event.list", &json!({"object_id": id}))?;
+    let events = events["items"].as_array().context("no items")?;
+    let last = events.last().context("no event")?;
+    assert_eq!(last["kind"], "image.purged");
+    Ok(())
+}
+
+#[test]
+fn case_3_1_a_purge_takes_everything_and_tells_what_it_freed() -> Result<()> {
     for forgotten_before in [false, true] {
         let (stage, image) = stage_with("web")?;
         let by_id = json!({"image_id": image["id"]});
-        for (alias, target) in [("www", "web"), ("front", "www")] {
-            stage.call("image.alias", &json!({"alias": alias, "target": target}))?;
-        }
         if forgotten_before {
             stage.call("image.forget_by_id", &by_id)?;
         }
@@ -109,28 +225,30 @@ fn cases_3_1_and_3_2_a_purge_takes_everything_and_tells_what_it_freed() -> Resul
 
         for told in [&foretold, &purged] {
             assert_eq!(told["freed_bytes"], want, "{told}");
-            assert_eq!(told["aliases"], json!(["www", "front"]));
             assert_eq!(told["versions"], 1);
             assert_eq!(told["confirm_token"], Value::Null);
         }
-        assert_eq!(stage.entries("images")?, Vec::<String>::new());
-        for named in ["web", "www", "front", &text(&image, "id")?] {
-            let refused = stage.refused("image.get", &json!({"image": named}))?;
-            assert_eq!(code(&refused), "image.not_found", "{named}");
-        }
-        // C-02: what was purged is not found any more.
-        let refused = stage.refused("image.purge_by_id", &by_id)?;
-        assert_eq!(code(&refused), "image.not_found");
-        let listed = stage.call("alias.list", &json!({}))?;
-        assert_eq!(listed["items"], json!([]));
-        let events = stage.call("event.list", &json!({"object_id": image["id"]}))?;
-        let events = events["items"].as_array().context("no items")?;
-        let last = events.last().context("no event")?;
-        assert_eq!(last["kind"], "image.purged");
+        assert_purged(&stage, &image, &["web"])?;
         // The name serves anew.
         let layout = source::small(&stage.path("again"))?;
         stage.pull(&oci(&layout, "1"), "web")?;
     }
+    Ok(())
+}
+
+#[test]
+fn case_3_2_every_alias_goes_with_a_purged_image() -> Result<()> {
+    let (stage, image) = stage_with("web")?;
+    for (alias, target) in [("www", "web"), ("front", "www")] {
+        stage.call("image.alias", &json!({"alias": alias, "target": target}))?;
+    }
+
+    let purged = stage.call("image.purge_by_id", &json!({"image_id": image["id"]}))?;
+
+    assert_eq!(purged["aliases"], json!(["www", "front"]));
+    assert_purged(&stage, &image, &["web", "www", "front"])?;
+    let listed = stage.call("alias.list", &json!({}))?;
+    assert_eq!(listed["items"], json!([]));
     Ok(())
 }
 

@@ -46,10 +46,6 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
         "said by the runner; the stories of runs see its words and its exit code",
     ),
     ("storage.failed", "needs a disk that fails; tested per tool"),
-    (
-        "storage.database_failed",
-        "needs a disk that fails; tested in kiln-store",
-    ),
 ];
 
 /// Reads every story but this one.
