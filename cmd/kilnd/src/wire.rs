@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use kiln_agents::Ways;
 use kiln_api::Description;
 use kiln_api::daemon::{Places, Recovered, Setting};
 use kiln_artifacts::Artifacts;
@@ -18,7 +19,7 @@ use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_registry::routes::Network;
 use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Ledger, Limits, Server, bind};
 use kiln_service::{
-    Aliases, Audit, BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher,
+    Agents, Aliases, Audit, BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher,
     GuestInitrds, HostFiles, Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources,
     Kernels, Leases, Metadata, Naming, Operations, Orgs, Partials, Pool, Pulls, PurgeFiles, Purges,
     Records, Registries, Remotes, Retention, Roles, RootfsDigests, SnapshotSchedule, Snapshots,
@@ -192,6 +193,7 @@ struct Opened {
     catalogue: Catalogue,
     cache: Cache,
     bases: BaseInitrds,
+    ways: Ways,
 }
 
 fn open(config: &Config) -> Result<Opened> {
@@ -207,6 +209,7 @@ fn open(config: &Config) -> Result<Opened> {
         catalogue: Catalogue::open(&state.join("kernels")).context("cannot open the kernels")?,
         cache: Cache::open(&config.cache_dir.value).context("cannot open the cache")?,
         bases: open_bases(&config.cache_dir.value.join("initrds"))?,
+        ways: Ways::open(&agents_folder(config)).context("cannot prepare the way to agents")?,
     })
 }
 
@@ -300,6 +303,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         catalogue,
         cache,
         bases,
+        ways,
     } = opened;
     let state = &config.state_dir.value;
     let images = state.join("images");
@@ -342,6 +346,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             host_files.clone(),
         )),
         metadata: metadata(config, &store, &clock, &remotes, naming),
+        agents: Arc::new(Agents::new(records.clone(), Arc::new(ways))),
         images: existing(
             config,
             &store,
@@ -352,12 +357,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         aliases: Arc::new(Aliases::new(store.clone(), clock.clone(), naming)),
         leases: Arc::new(Leases::new(store.clone(), clock.clone(), naming)),
         purges: purges(&store, &clock, naming, artifacts, images),
-        instances: Arc::new(Instances::new(
-            store.clone(),
-            clock.clone(),
-            machines,
-            naming,
-        )),
+        instances: instances(&store, &clock, machines, naming),
         transfers: Arc::new(Transfers::new(
             records.clone(),
             fetcher.clone(),
@@ -427,6 +427,16 @@ fn naming(config: &Config) -> Naming {
         architecture: host_architecture(),
         conceals_private: config.conceal_private.value,
     }
+}
+
+fn instances(
+    store: &Store,
+    clock: &Arc<dyn Clock>,
+    machines: InstanceWatch,
+    naming: Naming,
+) -> Arc<Instances> {
+    let (store, clock) = (store.clone(), clock.clone());
+    Arc::new(Instances::new(store, clock, machines, naming))
 }
 
 fn purges(
@@ -527,6 +537,11 @@ fn places(config: &Config) -> Places {
 
 fn files_socket_path(config: &Config) -> PathBuf {
     config.socket.value.with_file_name("kiln-files.sock")
+}
+
+/// Sockets towards other hosts stand beside the daemon's own, whose path is short enough.
+fn agents_folder(config: &Config) -> PathBuf {
+    config.socket.value.with_file_name("agents")
 }
 
 fn bind_sockets(config: &Config) -> Result<(BoundSocket, FilesSocket)> {

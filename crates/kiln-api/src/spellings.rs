@@ -52,6 +52,14 @@ const fn named(method: &'static str) -> Spelling {
     }
 }
 
+const fn agent(method: &'static str) -> Spelling {
+    Spelling {
+        method,
+        parameter: "agent",
+        others: &["agent_id"],
+    }
+}
+
 /// Every method with a parameter that may be called otherwise.
 pub const TABLE: &[Spelling] = &[
     image("image.get"),
@@ -68,6 +76,9 @@ pub const TABLE: &[Spelling] = &[
     named("image.untag"),
     image("alias.list"),
     image("instance.register"),
+    agent("agent.get"),
+    agent("agent.remove"),
+    agent("agent.ping"),
     Spelling {
         method: "image.alias",
         parameter: "target",

@@ -219,16 +219,7 @@ impl FromStr for InstanceName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const NOUN: &str = "instance name";
-        check_length(NOUN, text, INSTANCE_NAME_MAX)?;
-        if is_path_component(text) {
-            return Ok(Self(text.to_owned()));
-        }
-        Err(NameError::Grammar {
-            noun: NOUN,
-            text: text.to_owned(),
-            grammar: COMPONENT_GRAMMAR,
-        })
+        component("instance name", text, INSTANCE_NAME_MAX).map(Self)
     }
 }
 
@@ -249,16 +240,7 @@ impl FromStr for OrgName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const NOUN: &str = "organisation name";
-        check_length(NOUN, text, ORG_NAME_MAX)?;
-        if is_path_component(text) {
-            return Ok(Self(text.to_owned()));
-        }
-        Err(NameError::Grammar {
-            noun: NOUN,
-            text: text.to_owned(),
-            grammar: COMPONENT_GRAMMAR,
-        })
+        component("organisation name", text, ORG_NAME_MAX).map(Self)
     }
 }
 
@@ -297,6 +279,19 @@ impl FromStr for UserName {
             grammar,
         })
     }
+}
+
+/// Reads a name that is one component of the image-name grammar.
+pub(crate) fn component(noun: &'static str, text: &str, limit: usize) -> Result<String, NameError> {
+    check_length(noun, text, limit)?;
+    if is_path_component(text) {
+        return Ok(text.to_owned());
+    }
+    Err(NameError::Grammar {
+        noun,
+        text: text.to_owned(),
+        grammar: COMPONENT_GRAMMAR,
+    })
 }
 
 /// Cuts a component of the grammar to `limit` bytes; what is left follows the grammar too.

@@ -110,7 +110,8 @@ pub(crate) fn operation(row: OperationRow, live: Option<&Running>) -> Operation 
         .error
         .and_then(|error| serde_json::from_value::<Failure>(error).ok());
     // A result or error that an older daemon wrote differently is left out, not made up.
-    let (mut result, mut kernel, mut transfer, mut synced) = (None, None, None, None);
+    let (mut result, mut kernel, mut transfer, mut synced, mut purged) =
+        (None, None, None, None, None);
     match (row.kind, row.result) {
         (_, None) => {}
         (OperationKind::KernelPull, Some(value)) => kernel = serde_json::from_value(value).ok(),
@@ -121,6 +122,7 @@ pub(crate) fn operation(row: OperationRow, live: Option<&Running>) -> Operation 
             transfer = serde_json::from_value(value).ok();
         }
         (OperationKind::RegistrySync, Some(value)) => synced = serde_json::from_value(value).ok(),
+        (OperationKind::ImagePurge, Some(value)) => purged = serde_json::from_value(value).ok(),
     }
     Operation {
         id: row.id,
@@ -134,6 +136,7 @@ pub(crate) fn operation(row: OperationRow, live: Option<&Running>) -> Operation 
         kernel,
         transfer,
         synced,
+        purged,
         error: error.or_else(|| interruption(row.id, row.state)),
         created_at: row.created_at.to_string(),
         updated_at: row.updated_at.to_string(),

@@ -24,6 +24,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0006_people.sql"),
     include_str!("migrations/0007_lifecycle.sql"),
     include_str!("migrations/0008_metadata.sql"),
+    include_str!("migrations/0009_agents.sql"),
 ];
 
 /// Returns the number of the newest schema this build knows.
