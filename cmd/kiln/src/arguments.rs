@@ -14,9 +14,9 @@ use crate::session::Session;
 use crate::surroundings::Surroundings;
 use crate::time_span::TimeSpan;
 use crate::{
-    alias, audit, checkout, copy, daemon, demo, doctor, event, export, image, import, instance,
-    kernel, logs, operation, org, outdated, pull, push, reference, register, registry, removal,
-    rpc, run, stop, storage, sync, user,
+    agent, alias, audit, checkout, copy, daemon, demo, doctor, event, export, image, import,
+    instance, kernel, logs, operation, org, outdated, pull, push, reference, register, registry,
+    removal, rpc, run, stop, storage, sync, user,
 };
 
 /// Turns OCI images into bootable microVM images and looks after them.
@@ -187,6 +187,9 @@ pub(crate) enum Command {
     /// Look after organisations and who is in them
     #[command(subcommand, aliases = ["orgs", "organization", "organisation"])]
     Org(org::Command),
+    /// Look after other daemons, on which images can be removed from here
+    #[command(subcommand, alias = "agents")]
+    Agent(agent::Command),
     /// List and export what callers changed and were refused
     #[command(subcommand)]
     Audit(audit::Command),
@@ -252,6 +255,7 @@ impl Command {
             Self::Whoami => user::whoami(session).await,
             Self::User(command) => command.run(session).await,
             Self::Org(command) => command.run(session).await,
+            Self::Agent(command) => command.run(session).await,
             Self::Audit(command) => command.run(session).await,
             Self::Info(arguments) | Self::Daemon(daemon::Command::Info(arguments)) => {
                 daemon::info(arguments, session).await
@@ -299,6 +303,12 @@ mod tests {
             image::removal::ForgetById::NAME,
             image::removal::Restore::NAME,
             image::removal::PurgeById::NAME,
+            image::purge::Purge::NAME,
+            kiln_api::agent::Add::NAME,
+            kiln_api::agent::Get::NAME,
+            kiln_api::agent::List::NAME,
+            kiln_api::agent::Ping::NAME,
+            kiln_api::agent::Remove::NAME,
             kiln_api::alias::Add::NAME,
             kiln_api::alias::Remove::NAME,
             kiln_api::alias::List::NAME,
@@ -444,6 +454,10 @@ mod tests {
             "org rm",
             "org add-member",
             "org rm-member",
+            "agent ls",
+            "agent show",
+            "agent rm",
+            "agents ls",
             "audit ls",
             "audit export",
         ] {

@@ -2,6 +2,8 @@
 //!
 //! What the words mean is decided by the daemon; how to reach it by `kiln-client`.
 
+mod agent;
+mod agent_purge;
 mod alias;
 mod arguments;
 mod audit;

@@ -126,6 +126,7 @@ fn amount(progress: &Progress) -> String {
     let noun = match progress.stage {
         Stage::Resolve | Stage::Fetch => "layers",
         Stage::Send => "blobs",
+        Stage::Purge => "agents",
         Stage::Merge | Stage::Build => "entries",
         Stage::Stage | Stage::Publish => "files",
     };
@@ -154,6 +155,7 @@ fn stage_words(stage: Stage) -> &'static str {
         Stage::Resolve => "resolving",
         Stage::Fetch => "fetching",
         Stage::Send => "sending",
+        Stage::Purge => "purging",
         Stage::Merge => "merging",
         Stage::Build => "building",
         Stage::Stage => "staging",
@@ -210,6 +212,7 @@ pub(crate) mod testing {
                 layer("a", LayerState::Fetching),
                 layer("b", LayerState::Waiting),
             ],
+            agents: Vec::new(),
         }
     }
 }

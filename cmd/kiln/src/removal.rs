@@ -1,4 +1,6 @@
 //! `kiln restore`, `kiln purge` and the same below `kiln image`, by name or by id.
+//!
+//! Removing images on agents is in `agent_purge`.
 
 use clap::Args;
 use kiln_api::image::removal::{
@@ -8,6 +10,7 @@ use kiln_api::image::removal::{
 use kiln_api::image::{Get, GetParams};
 use kiln_client::Client;
 
+use crate::agent_purge;
 use crate::batch::{self, Item};
 use crate::failure::CommandError;
 use crate::image::forgotten_line;
@@ -48,11 +51,19 @@ pub(crate) struct RestoreArguments {
 /// Which images to remove for good.
 #[derive(Debug, Args)]
 pub(crate) struct PurgeArguments {
-    /// Id, name or source reference
-    #[arg(value_name = "IMAGE", required = true)]
+    #[arg(
+        value_name = "IMAGE",
+        required = true,
+        help = "Id, name or source reference; with --agent also a pattern such as '*:old-*'"
+    )]
     images: Vec<String>,
+    /// One architecture of them; the host's when left out
+    #[arg(long, value_name = "ARCH")]
+    architecture: Option<String>,
     #[command(flatten)]
     how: How,
+    #[command(flatten)]
+    there: agent_purge::There,
 }
 
 /// Which images to remove for good, by id.
@@ -67,13 +78,13 @@ pub(crate) struct PurgeByIdArguments {
 
 /// How to remove them.
 #[derive(Clone, Copy, Debug, Args)]
-struct How {
+pub(crate) struct How {
     /// Only tell what would happen
     #[arg(long)]
-    dry_run: bool,
+    pub(crate) dry_run: bool,
     /// Also while machines run the image or leases keep it
     #[arg(long)]
-    force: bool,
+    pub(crate) force: bool,
 }
 
 /// Forgets images by their ids, one after the other.
@@ -125,10 +136,20 @@ pub(crate) async fn purge(
     arguments: PurgeArguments,
     session: &Session,
 ) -> Result<(), CommandError> {
+    if arguments.there.is_meant() {
+        let PurgeArguments {
+            images,
+            architecture,
+            how,
+            there,
+        } = arguments;
+        return agent_purge::run((images, architecture), how, there, session).await;
+    }
     let client = session.connect().await?;
     let mut items = Vec::new();
     for image in arguments.images {
-        let result = purge_named(&client, session, &image, arguments.how).await;
+        let architecture = arguments.architecture.clone();
+        let result = purge_named(&client, session, (&image, architecture), arguments.how).await;
         items.push(Item::new(image, result)?);
     }
     batch::report(session, &items, purged_line)
@@ -151,12 +172,12 @@ pub(crate) async fn purge_by_id(
 async fn purge_named(
     client: &Client,
     session: &Session,
-    image: &str,
+    (image, architecture): (&str, Option<String>),
     how: How,
 ) -> Result<Purged, CommandError> {
     let params = GetParams {
         image: image.to_owned(),
-        architecture: None,
+        architecture,
     };
     let found = session.call::<Get>(client, &params).await?;
     purge_one(client, session, &found.id.to_string(), how).await

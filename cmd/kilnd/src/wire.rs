@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use kiln_agents::Ways;
 use kiln_api::Description;
 use kiln_api::daemon::{Places, Recovered, Setting};
 use kiln_artifacts::Artifacts;
@@ -18,7 +19,7 @@ use kiln_kernel::{BaseInitrds, Catalogue};
 use kiln_registry::routes::Network;
 use kiln_rpc::{BoundSocket, Closing, Desks, FilesSocket, Ledger, Limits, Rates, Server, bind};
 use kiln_service::{
-    Aliases, Audit, BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher,
+    Agents, Aliases, Audit, BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher,
     GuestInitrds, HostFiles, Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources,
     Kernels, Leases, Metadata, Naming, Operations, Orgs, Partials, Pool, Pulls, PurgeFiles, Purges,
     Records, Registries, Remotes, Retention, Roles, RootfsDigests, SnapshotSchedule, Snapshots,
@@ -200,6 +201,7 @@ struct Opened {
     catalogue: Catalogue,
     cache: Cache,
     bases: BaseInitrds,
+    ways: Ways,
 }
 
 fn open(config: &Config) -> Result<Opened> {
@@ -215,6 +217,7 @@ fn open(config: &Config) -> Result<Opened> {
         catalogue: Catalogue::open(&state.join("kernels")).context("cannot open the kernels")?,
         cache: Cache::open(&config.cache_dir.value).context("cannot open the cache")?,
         bases: open_bases(&config.cache_dir.value.join("initrds"))?,
+        ways: Ways::open(&agents_folder(config)).context("cannot prepare the way to agents")?,
     })
 }
 
@@ -309,6 +312,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         catalogue,
         cache,
         bases,
+        ways,
     } = opened;
     let images = config.state_dir.value.join("images");
     let initrds = GuestInitrds::new(config.guest_init.value.clone(), bases);
@@ -346,6 +350,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
             host_files.clone(),
         )),
         metadata: metadata(config, &store, &clock, &remotes, naming),
+        agents: Arc::new(Agents::new(records.clone(), Arc::new(ways))),
         images: existing(
             config,
             &store,
@@ -357,12 +362,7 @@ fn desks(config: &Config, opened: Opened, shared: Shared, recovered: Recovered) 
         leases: Arc::new(Leases::new(store.clone(), clock.clone(), naming)),
         storage: storage(&store, &clock, naming, on_disk, &fetcher, &purged),
         purges: Arc::new(Purges::new(store.clone(), clock.clone(), naming, purged)),
-        instances: Arc::new(Instances::new(
-            store.clone(),
-            clock.clone(),
-            machines,
-            naming,
-        )),
+        instances: instances(&store, &clock, machines, naming),
         transfers: Arc::new(Transfers::new(
             records.clone(),
             fetcher.clone(),
@@ -473,6 +473,16 @@ fn storage_files(config: &Config, opened: &Opened) -> StorageFiles {
     }
 }
 
+fn instances(
+    store: &Store,
+    clock: &Arc<dyn Clock>,
+    machines: InstanceWatch,
+    naming: Naming,
+) -> Arc<Instances> {
+    let (store, clock) = (store.clone(), clock.clone());
+    Arc::new(Instances::new(store, clock, machines, naming))
+}
+
 /// Says what does not change while the daemon runs.
 fn identity(
     config: &Config,
@@ -560,6 +570,11 @@ fn places(config: &Config) -> Places {
 
 fn files_socket_path(config: &Config) -> PathBuf {
     config.socket.value.with_file_name("kiln-files.sock")
+}
+
+/// Sockets towards other hosts stand beside the daemon's own, whose path is short enough.
+fn agents_folder(config: &Config) -> PathBuf {
+    config.socket.value.with_file_name("agents")
 }
 
 fn bind_sockets(config: &Config) -> Result<(BoundSocket, FilesSocket)> {

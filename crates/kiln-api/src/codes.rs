@@ -340,6 +340,23 @@ codes! {
         ALREADY_FINISHED = "operation.already_finished", Conflict, never,
             "The operation had ended before it could be cancelled.", "Look at its result with `kiln op show`.";
     }
+    /// Other daemons.
+    agent {
+        NOT_FOUND = "agent.not_found", NotFound, never,
+            "There is no agent of that name.", "List them with `kiln agent ls`.";
+        ALREADY_EXISTS = "agent.already_exists", Conflict, never,
+            "There is an agent of that name.", "Choose another name, or remove the other one with `kiln agent rm`.";
+        TOO_MANY = "agent.too_many", Conflict, never,
+            "There are as many agents as one daemon may have.", "Remove one with `kiln agent rm`.";
+        UNREACHABLE = "agent.unreachable", Network, later,
+            "The agent could not be reached, did not answer in its time, or went away before its answer.", "Look at the agent's host and daemon, then call again: what is done stays done.";
+        UNTRUSTED = "agent.untrusted", Auth, never,
+            "The host key of the agent's SSH server is not known here, or is another one than is known.", "Compare the key with its host's, and put it into the file of known hosts.";
+        AUTH_FAILED = "agent.auth_failed", Auth, never,
+            "The agent's SSH server does not accept who this daemon is.", "Name a key with --identity that the user there has in authorized_keys.";
+        INCOMPATIBLE = "agent.incompatible", Conflict, never,
+            "What answers there is a daemon with another major version of the API, or no daemon of Kiln.", "Use releases of the same major version on both hosts.";
+    }
     /// The disk and the database.
     storage {
         FULL = "storage.full", Unavailable, later,
@@ -366,6 +383,14 @@ pub const REACHING_A_REGISTRY: &[Code] = &[
     registry::SERVER_ERROR,
     registry::UNEXPECTED_ANSWER,
     registry::BLOCKED,
+];
+
+/// What any call may fail with that reaches an agent.
+pub const REACHING_AN_AGENT: &[Code] = &[
+    agent::UNREACHABLE,
+    agent::UNTRUSTED,
+    agent::AUTH_FAILED,
+    agent::INCOMPATIBLE,
 ];
 
 /// What any call may fail with, beside those, that sends content to a registry.

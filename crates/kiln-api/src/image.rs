@@ -1,6 +1,7 @@
 //! Images: `image.*`.
 
 pub mod modify;
+pub mod purge;
 pub mod push;
 pub mod remote;
 pub mod removal;

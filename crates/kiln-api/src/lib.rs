@@ -3,6 +3,7 @@
 //! One description of each method registers its handler, checks the client and prints the
 //! OpenRPC document, so they cannot disagree. Not here: sockets, JSON-RPC framing, behaviour.
 
+pub mod agent;
 pub mod alias;
 pub mod audit;
 mod bootable;

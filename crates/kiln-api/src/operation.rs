@@ -1,12 +1,13 @@
 //! Long work that the daemon owns: `operation.*`.
 
-use kiln_domain::{OperationId, OperationKind, OperationState};
+use kiln_domain::{AgentName, OperationId, OperationKind, OperationState};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::codes;
 use crate::failure::Failure;
 use crate::image::Image;
+use crate::image::purge::PurgedOnAgents;
 use crate::kernel::Kernel;
 use crate::method::{Subscription, method};
 use crate::page::Page;
@@ -139,6 +140,9 @@ pub struct Operation {
     /// What came of it, when it copied by rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub synced: Option<Box<Synced>>,
+    /// What came of it, when it removed images on other daemons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purged: Option<Box<PurgedOnAgents>>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
@@ -151,7 +155,7 @@ pub struct Operation {
     pub finished_at: Option<String>,
 }
 
-/// The steps of a pull, a registration or a push, in their order.
+/// The steps of a pull, a registration, a push or a purge on agents, in their order.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -164,6 +168,8 @@ pub enum Stage {
     Fetch,
     /// Sending blobs to a registry, and fetching those that are not at hand.
     Send,
+    /// Removing images on other daemons.
+    Purge,
     /// Merging the layers into one tree.
     Merge,
     /// Writing the root filesystem.
@@ -181,6 +187,7 @@ impl Stage {
             Self::Resolve => "resolve",
             Self::Fetch => "fetch",
             Self::Send => "send",
+            Self::Purge => "purge",
             Self::Merge => "merge",
             Self::Build => "build",
             Self::Stage => "stage",
@@ -200,7 +207,7 @@ pub struct Progress {
     /// Bytes of this step in all, when known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_total: Option<u64>,
-    /// Items done in this step: layers while fetching, files while building.
+    /// Items done in this step: layers while fetching, files while building, agents while purging.
     pub items_done: u64,
     /// Items of this step in all, when known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -213,6 +220,40 @@ pub struct Progress {
     /// The layers, bottom first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerProgress>,
+    /// The agents, in the order of the call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agents: Vec<AgentProgress>,
+}
+
+/// How far the work on one agent is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AgentProgress {
+    /// The agent's name.
+    #[schemars(with = "String")]
+    pub agent_id: AgentName,
+    /// Where it stands.
+    pub state: AgentWork,
+    /// Images that are dealt with, well or not.
+    pub items_done: u64,
+    /// Images in all, when known: a pattern is looked up first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items_total: Option<u64>,
+}
+
+/// Where the work on one agent stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentWork {
+    /// Its turn has not come.
+    Waiting,
+    /// It is being reached.
+    Reaching,
+    /// Images are being looked up and removed.
+    Purging,
+    /// All of it went well.
+    Done,
+    /// Some of it did not, or the agent was not reached.
+    Failed,
 }
 
 #[expect(

@@ -32,6 +32,14 @@ const fn image(method: &'static str) -> Spelling {
     }
 }
 
+const fn agent(method: &'static str) -> Spelling {
+    Spelling {
+        method,
+        parameter: "agent",
+        others: &["agent_id"],
+    }
+}
+
 /// Every method with a parameter that may be called otherwise.
 pub const TABLE: &[Spelling] = &[
     image("image.get"),
@@ -48,6 +56,9 @@ pub const TABLE: &[Spelling] = &[
     image("image.untag"),
     image("alias.list"),
     image("instance.register"),
+    agent("agent.get"),
+    agent("agent.remove"),
+    agent("agent.ping"),
     Spelling {
         method: "image.alias",
         parameter: "target",

@@ -3,10 +3,12 @@
 //! Not here: I/O, clocks, random numbers, and anything that knows where a value came from.
 
 pub mod access;
+mod agent;
 mod credentials;
 mod derivation;
 mod digest;
 mod id;
+mod image_pattern;
 mod keywords;
 pub mod limits;
 mod login_scope;
@@ -26,13 +28,17 @@ mod text;
 mod timestamp;
 mod version;
 
+pub use agent::{AgentAddress, AgentAddressError, PlainPath, PlainPathError, SshPlace};
 pub use credentials::{Credentials, Secret};
 pub use derivation::Derivation;
 pub use digest::{Digest, DigestError};
 pub use id::{IdError, ImageId, InstanceId, LeaseId, OperationId, OrgId, VersionId};
+pub use image_pattern::{ImagePattern, ImagePatternError};
 pub use keywords::{Description, Keyword, LabelKey, LabelValue, WordingError};
 pub use login_scope::LoginScope;
-pub use name::{ImageName, InstanceName, KernelName, NameError, OrgName, TagName, UserName};
+pub use name::{
+    AgentName, ImageName, InstanceName, KernelName, NameError, OrgName, TagName, UserName,
+};
 pub use platform::{Architecture, Platform, PlatformError};
 pub use process::{ProcessStart, ProcessStartError};
 pub use push_rule::{NameTemplate, PathPattern, PushAction, PushRule, PushRuleError, Pushed};

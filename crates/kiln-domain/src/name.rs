@@ -28,6 +28,9 @@ const INSTANCE_NAME_MAX: usize = 63;
 /// Longest name of an organisation, in bytes: it fits beside an image's name in any list.
 const ORG_NAME_MAX: usize = 64;
 
+/// Longest name of an agent, in bytes: it fits beside an image's name in any list.
+const AGENT_NAME_MAX: usize = 63;
+
 /// Longest name of a user, in bytes: useradd(8) takes 32, directories of other systems more.
 const USER_NAME_MAX: usize = 64;
 
@@ -123,6 +126,10 @@ names! {
     ///
     /// Invariant: one component of the image-name grammar, at most 64 bytes.
     OrgName = "organisation name", ORG_NAME_MAX, is_path_component, COMPONENT_GRAMMAR;
+    /// What another daemon is called here, such as `agent-1`, unique on this host.
+    ///
+    /// Invariant: one component of the image-name grammar, at most 63 bytes.
+    AgentName = "agent name", AGENT_NAME_MAX, is_path_component, COMPONENT_GRAMMAR;
     /// What to call a user, such as `alice`, unique on this host.
     ///
     /// Invariant: a letter or underscore, then letters, digits, `_`, `.`, `-` and `@`; at most 64

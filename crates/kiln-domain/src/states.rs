@@ -124,6 +124,8 @@ words! {
         KernelPull = "kernel.pull",
         /// Sends an image to a registry.
         ImagePush = "image.push",
+        /// Removes images for good on other daemons.
+        ImagePurge = "image.purge",
         /// Copies an image from one place to a registry.
         RegistryCopy = "registry.copy",
         /// Copies by rule from registries to registries.

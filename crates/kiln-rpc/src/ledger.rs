@@ -137,6 +137,10 @@ struct Named {
 
 impl Named {
     fn of(method: &str, params: &Value) -> Self {
+        if method == "image.purge" {
+            let name = on_agents(params);
+            return Self { name, id: None };
+        }
         let name = keys(method).iter().find_map(|key| text(&params[key]));
         let name = match (name, text(&params["user"])) {
             // A membership is of two.
@@ -156,12 +160,32 @@ fn keys(method: &str) -> &'static [&'static str] {
         "instance" => &["instance", "name", "image"],
         "kernel" => &["name"],
         "registry" => &["into", "ref", "registry"],
+        "agent" => &["agent", "name"],
         "user" => &["user", "uid"],
         "org" => &["org", "name"],
         "operation" => &["operation_id"],
         "audit" => &["user"],
         _ => &[],
     }
+}
+
+/// Names the images of a purge with their agents: `app:old, cache:old on agent-1; …`.
+fn on_agents(params: &Value) -> Option<String> {
+    let joined = |list: &Value, key: Option<&str>| {
+        let words = list.as_array()?.iter();
+        let words = words.filter_map(|word| key.map_or(word, |key| &word[key]).as_str());
+        Some(words.collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty())
+    };
+    let keys = params["keys"].as_array().map_or(&[][..], Vec::as_slice);
+    let long = keys.iter().filter_map(|key| {
+        let images = joined(&key["images"], Some("name"))?;
+        Some(format!("{images} on {}", key["agent_id"].as_str()?))
+    });
+    let images = joined(&params["image_names"], None);
+    let short = images.zip(joined(&params["agent_ids"], None));
+    let short = short.map(|(images, agents)| format!("{images} on {agents}"));
+    let all: Vec<String> = long.chain(short).collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 fn noun(method: &'_ str) -> &'_ str {
@@ -213,6 +237,15 @@ mod tests {
             id: id.map(str::to_owned),
         };
         let cases = [
+            (
+                "image.purge",
+                json!({
+                    "keys": [{"agent_id": "a", "images": [{"name": "x"}, {"name": "y"}]}],
+                    "image_names": ["z"], "agent_ids": ["b", "c"],
+                }),
+                named(Some("x, y on a; z on b, c"), None),
+            ),
+            ("image.purge", json!({}), named(None, None)),
             (
                 "image.pull",
                 json!({"ref": "debian:12", "name": "web", "credentials": {"secret": "s"}}),

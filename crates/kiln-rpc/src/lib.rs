@@ -4,6 +4,7 @@
 //! refused. No decision about
 //! images is made here, and nothing else in Kiln knows JSON-RPC.
 
+mod agent;
 mod alias;
 mod audit;
 mod claims;

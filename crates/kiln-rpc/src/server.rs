@@ -14,8 +14,8 @@ use jsonrpsee::server::{
 };
 use kiln_domain::access::Actor;
 use kiln_service::{
-    Aliases, Audit, ConnectionId, DaemonDesk, Events, Images, Instances, Kernels, Leases, Metadata,
-    Operations, Orgs, Pulls, Purges, Registries, Storage, Transfers, Users,
+    Agents, Aliases, Audit, ConnectionId, DaemonDesk, Events, Images, Instances, Kernels, Leases,
+    Metadata, Operations, Orgs, Pulls, Purges, Registries, Storage, Transfers, Users,
 };
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -32,7 +32,7 @@ use crate::socket::BoundSocket;
 use crate::table::Table;
 use crate::upload::{Appetite, Fate, Upload};
 use crate::{
-    alias, audit, connection, daemon, event, image, instance, kernel, lease, operation, org,
+    agent, alias, audit, connection, daemon, event, image, instance, kernel, lease, operation, org,
     refusal, registry, storage, transfer, user,
 };
 
@@ -90,6 +90,8 @@ pub struct Desks {
     pub images: Arc<Images>,
     /// What is said of images.
     pub metadata: Arc<Metadata>,
+    /// Other daemons.
+    pub agents: Arc<Agents>,
     /// Other names of images.
     pub aliases: Arc<Aliases>,
     /// What keeps images.
@@ -131,6 +133,7 @@ impl Desks {
         daemon::register(&mut table, &self.daemon)?;
         image::register(&mut table, &self.pulls, &self.images, &self.purges)?;
         image::register_metadata(&mut table, &self.metadata, &self.pulls)?;
+        agent::register(&mut table, &self.agents)?;
         alias::register(&mut table, &self.aliases)?;
         lease::register(&mut table, &self.leases)?;
         instance::register(&mut table, &self.instances)?;

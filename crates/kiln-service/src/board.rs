@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use kiln_api::Failure;
-use kiln_api::operation::{LayerProgress, LayerState, Progress, Stage};
+use kiln_api::operation::{AgentProgress, AgentWork, LayerProgress, LayerState, Progress, Stage};
 use kiln_domain::OperationId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
 use tokio_util::sync::CancellationToken;
@@ -330,6 +330,27 @@ impl Running {
         self.progress.send_modify(|progress| {
             progress.items_done = done;
             progress.items_total = Some(total);
+        });
+    }
+
+    /// Lists the agents before any of them is asked.
+    pub fn agents(&self, agents: Vec<AgentProgress>) {
+        self.progress.send_modify(|progress| {
+            progress.items_total = u64::try_from(agents.len()).ok();
+            progress.agents = agents;
+        });
+    }
+
+    /// Tells where one agent stands.
+    pub fn agent(&self, index: usize, change: impl FnOnce(&mut AgentProgress)) {
+        self.progress.send_modify(|progress| {
+            let Some(agent) = progress.agents.get_mut(index) else {
+                return;
+            };
+            change(agent);
+            let is_over =
+                |agent: &&AgentProgress| matches!(agent.state, AgentWork::Done | AgentWork::Failed);
+            progress.items_done = progress.agents.iter().filter(is_over).count() as u64;
         });
     }
 

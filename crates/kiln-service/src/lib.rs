@@ -4,6 +4,7 @@
 //! functions of `kiln-domain`; rows, rights and events change in one transaction. Not here:
 //! sockets, JSON-RPC, configuration.
 
+mod agents;
 mod aliases;
 mod audit;
 mod blocking;
@@ -54,6 +55,7 @@ mod views;
 mod watchers;
 mod webhooks;
 
+pub use agents::{Agent, AgentError, AgentPlace, Agents, ReachAgents};
 pub use aliases::Aliases;
 pub use audit::{Audit, AuditRetention, Call, Ending, Followed};
 pub use blocking::{Pool, PoolError};

@@ -27,6 +27,7 @@ use kiln_domain::access::Actor;
 use kiln_domain::{Credentials, OperationState, Reference};
 use kiln_registry::Registry;
 
+pub(crate) use self::finish::{Ending, Happened};
 use self::whereabouts::{Whereabouts, Writer};
 use crate::failures::source_failure;
 use crate::fetch::Fetcher;

@@ -118,7 +118,8 @@ pub(crate) fn operation(mut row: OperationRow, live: Option<&Running>) -> Operat
         .error
         .and_then(|error| serde_json::from_value::<Failure>(error).ok());
     // A result or error that an older daemon wrote differently is left out, not made up.
-    let (mut result, mut kernel, mut transfer, mut synced) = (None, None, None, None);
+    let (mut result, mut kernel, mut transfer, mut synced, mut purged) =
+        (None, None, None, None, None);
     match (row.kind, row.result) {
         (_, None) => {}
         (OperationKind::KernelPull, Some(value)) => kernel = serde_json::from_value(value).ok(),
@@ -129,6 +130,7 @@ pub(crate) fn operation(mut row: OperationRow, live: Option<&Running>) -> Operat
             transfer = serde_json::from_value(value).ok();
         }
         (OperationKind::RegistrySync, Some(value)) => synced = serde_json::from_value(value).ok(),
+        (OperationKind::ImagePurge, Some(value)) => purged = serde_json::from_value(value).ok(),
     }
     Operation {
         id: row.id,
@@ -142,6 +144,7 @@ pub(crate) fn operation(mut row: OperationRow, live: Option<&Running>) -> Operat
         kernel,
         transfer,
         synced,
+        purged,
         error: unrecorded
             .or(error)
             .or_else(|| interruption(row.id, row.state)),

@@ -5,6 +5,7 @@
 //! and its event commit together or not at all. Not here: rules about who may do what, the
 //! clock, random ids, and the network.
 
+pub mod agents;
 pub mod aliases;
 pub mod audit;
 mod call_line;

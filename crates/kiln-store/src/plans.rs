@@ -14,8 +14,8 @@ use crate::testing::{
     version, version_id,
 };
 use crate::{
-    Object, StoreError, WriteTransaction, audit, disk, events, holders, images, instances, jobs,
-    kernels, names, operations, orgs, outbox, resolve, tags, users, version_blobs, versions,
+    Object, StoreError, WriteTransaction, agents, audit, disk, events, holders, images, instances,
+    jobs, kernels, names, operations, orgs, outbox, resolve, tags, users, version_blobs, versions,
 };
 
 const TABLES: &[&str] = &[
@@ -36,6 +36,7 @@ const TABLES: &[&str] = &[
     "orgs",
     "org_members",
     "audit",
+    "agents",
 ];
 
 /// A database with 100,000 images of two owners, a version each, and as many events and
@@ -217,6 +218,7 @@ fn no_page_of_audit_lines_or_organisations_scans_or_sorts() {
             assert!(plan.contains(range), "{statistics} {plan}");
         }
         check_page(&mut db, |tx| orgs::page(tx, 500, 100, None));
+        check_page(&mut db, |tx| agents::page(tx, 0, 100));
         check(&mut db, |tx| orgs::page(tx, 0, 100, Some(1)));
         check(&mut db, |tx| audit::prune(tx, time(1), 1_000_000, 10));
     }
@@ -355,6 +357,7 @@ fn no_lookup_scans() {
             orgs::memberships(tx, 1)?;
             orgs::administers_any(tx, 1)?;
             kernels::get(tx, &"debian".parse().unwrap())?;
+            agents::named(tx, &"agent-1".parse().unwrap())?;
             Ok::<_, StoreError>(())
         });
         check(&mut db, |tx| {

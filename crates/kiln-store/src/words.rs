@@ -80,6 +80,8 @@ words! {
         Daemon = "daemon",
         /// A login to a registry, by where it counts.
         Login = "login",
+        /// Another daemon, by its name.
+        Agent = "agent",
     }
 }
 

@@ -53,6 +53,12 @@ pub const QEMU_IMG: Need = program("qemu-img", "qemu-utils");
 pub const HTPASSWD: Need = program("htpasswd", "apache2-utils");
 /// Makes keys, certificates and signatures.
 pub const OPENSSL: Need = program("openssl", "openssl");
+/// Lets other hosts in.
+pub const SSHD: Need = program("sshd", "openssh-server");
+/// Goes to other hosts.
+pub const SSH: Need = program("ssh", "openssh-client");
+/// Makes keys for both.
+pub const SSH_KEYGEN: Need = program("ssh-keygen", "openssh-client");
 /// Measures a command's processor time and peak memory.
 pub const TIME: Need = program("time", "time");
 /// Ties the life of a child to that of its parent.
@@ -82,6 +88,9 @@ pub const ALL: &[Need] = &[
     QEMU_IMG,
     HTPASSWD,
     OPENSSL,
+    SSHD,
+    SSH,
+    SSH_KEYGEN,
     TIME,
     CURL,
     SETPRIV,

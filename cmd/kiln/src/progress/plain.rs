@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use kiln_api::operation::{LayerState, Operation, Progress, Stage};
+use kiln_api::operation::{AgentWork, LayerState, Operation, Progress, Stage};
 use kiln_domain::OperationKind;
 
 use super::{sentence, short};
@@ -18,6 +18,7 @@ pub(crate) struct Lines {
     is_introduced: bool,
     stage: Option<Stage>,
     finished_layers: HashSet<String>,
+    finished_agents: HashSet<String>,
     latest: Option<Progress>,
     said_at: Duration,
 }
@@ -48,6 +49,17 @@ impl Lines {
                 };
                 if self.finished_layers.insert(layer.digest.clone()) {
                     lines.push(format!("layer {} {how}\n", short(&layer.digest)));
+                }
+            }
+            for agent in &progress.agents {
+                let how = match agent.state {
+                    AgentWork::Done => "done",
+                    AgentWork::Failed => "failed",
+                    AgentWork::Waiting | AgentWork::Reaching | AgentWork::Purging => continue,
+                };
+                let name = cell(agent.agent_id.as_str());
+                if self.finished_agents.insert(name.clone()) {
+                    lines.push(format!("agent {name} {how}\n"));
                 }
             }
             if self.stage != Some(progress.stage) {

@@ -1,4 +1,5 @@
-//! The good end of a transfer: its result, its event, and the operation's end in one transaction.
+//! The good end of work beyond this host: its result, its event, and the operation's end in one
+//! transaction.
 
 use std::sync::Arc;
 
@@ -12,21 +13,21 @@ use kiln_store::{Object, StoreError, operations};
 use super::Transfers;
 use crate::board::Running;
 use crate::failures::store_failure;
-use crate::pulls::{cancelled, record_progress};
+use crate::pulls::{Records, cancelled, record_progress};
 
 /// Whose work has ended.
-pub(super) struct Ending {
-    pub(super) id: OperationId,
-    pub(super) actor: Actor,
-    pub(super) running: Arc<Running>,
+pub(crate) struct Ending {
+    pub(crate) id: OperationId,
+    pub(crate) actor: Actor,
+    pub(crate) running: Arc<Running>,
 }
 
 /// What happened, as an event tells it.
-pub(super) struct Happened {
-    pub(super) kind: &'static str,
+pub(crate) struct Happened {
+    pub(crate) kind: &'static str,
     /// What it happened to; the operation where it is nothing of this host's.
-    pub(super) object: Option<Object>,
-    pub(super) data: serde_json::Value,
+    pub(crate) object: Option<Object>,
+    pub(crate) data: serde_json::Value,
 }
 
 /// Why an end could not be recorded.
@@ -65,9 +66,20 @@ impl Transfers {
         result: serde_json::Value,
         happened: Happened,
     ) -> Result<(), Failure> {
-        let now = self.records.clock.now();
+        self.records.finish(ending, result, happened).await
+    }
+}
+
+impl Records {
+    /// Records that work has succeeded, unless it was cancelled up to now.
+    pub(crate) async fn finish(
+        &self,
+        ending: Ending,
+        result: serde_json::Value,
+        happened: Happened,
+    ) -> Result<(), Failure> {
+        let now = self.clock.now();
         let recorded = self
-            .records
             .store
             .write(move |tx| {
                 if ending.running.is_cancelled() {

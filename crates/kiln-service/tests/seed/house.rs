@@ -33,6 +33,7 @@ pub(crate) struct House {
     pub(crate) operations: Operations,
     pub(crate) board: Arc<Board>,
     pub(crate) store: Store,
+    pub(crate) records: Records,
     images: PathBuf,
     artifacts: Artifacts,
     folder: TempDir,
@@ -104,7 +105,7 @@ impl House {
         let initrds = GuestInitrds::new(vec![folder.path().join("init")], bases);
         let artifacts = Artifacts::open(&images)?;
         let pulls = Pulls::new(
-            records,
+            records.clone(),
             fetch,
             build,
             Catalogue::open(&folder.path().join("kernels"))?,
@@ -118,6 +119,7 @@ impl House {
             operations,
             board,
             store,
+            records,
             images,
             artifacts,
             folder,

@@ -4,6 +4,7 @@
 //! replaced: the step that fetches, and here and there the one that builds. What the daemon adds
 //! around the desk is tested in `tests/e2e`.
 
+mod agents;
 mod booting;
 mod endings;
 mod house;

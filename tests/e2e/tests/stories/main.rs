@@ -4,6 +4,7 @@
 //! tests (`cargo build -p kilnd` first). A story that needs a packaged program the machine lacks
 //! says so and is skipped; with `KILN_REQUIRE_TOOLS` set it fails instead.
 
+mod agents;
 mod aliases;
 mod archives;
 mod audit;

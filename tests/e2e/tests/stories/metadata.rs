@@ -329,6 +329,7 @@ fn every_error_name_of_the_page_has_a_code_that_exists() -> Result<()> {
         "RegistryAuthorizationError",
         "RegistryAPIError",
         "DatabaseConnectionError",
+        "AgentConnectionError",
     ] {
         assert!(names.contains(&name), "{name}");
     }

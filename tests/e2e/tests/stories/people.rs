@@ -101,11 +101,15 @@ fn rights() -> BTreeMap<&'static str, &'static str> {
              operation.cancel registry.delete registry.untag",
         ),
         ("lead", "org.add_member org.remove_member"),
-        ("oversee", "user.list registry.logins"),
+        (
+            "oversee",
+            "user.list registry.logins agent.list agent.get agent.ping",
+        ),
         (
             "administer",
             "kernel.set_default registry.login registry.logout user.add user.set_role \
-             user.rename user.remove org.add org.remove storage.prune",
+             user.rename user.remove org.add org.remove storage.prune agent.add \
+             agent.remove image.purge",
         ),
     ];
     let rows = table.iter();
