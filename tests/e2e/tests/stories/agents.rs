@@ -338,6 +338,26 @@ fn case_4_3_an_agent_that_is_off_is_told_apart_and_not_waited_for() -> Result<()
 }
 
 #[test]
+fn case_ce_2_an_agent_that_cannot_be_reached_is_a_connection_error() -> Result<()> {
+    if tools::must_skip("case_ce_2_an_agent_that_cannot_be_reached", NEEDS)? {
+        return Ok(());
+    }
+    let fleet = Fleet::start(&[])?;
+    let nobody = fleet.main.path("nobody.sock");
+    enter(&fleet.main, "offline-agent", &nobody)?;
+
+    let purged = fleet.purge(&short(&["*:old-*"], &["offline-agent"]))?;
+
+    assert_eq!(went(&purged)?, map(&[]));
+    assert_eq!(errors(&purged)?, ["offline-agent - agent.unreachable"]);
+    assert_eq!(purged["errors"][0]["error"]["retryable"], true);
+    let words = ["purge", "*:old-*", "--agent", "offline-agent"];
+    let output = kiln(&fleet.main, &words)?;
+    assert_eq!(output.status.code(), Some(9), "{output:?}");
+    Ok(())
+}
+
+#[test]
 fn case_4_4_a_pattern_chooses_by_name_and_tag_of_what_is_visible() -> Result<()> {
     if tools::must_skip("case_4_4_a_pattern_chooses", NEEDS)? {
         return Ok(());

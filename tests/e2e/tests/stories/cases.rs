@@ -1,7 +1,6 @@
 //! The numbered cases of the image service and its common errors: each has a story of its name.
 //!
 //! `case_6_3_…` is the case 6.3, `case_ce_1_…` the common error CE1, `scenario_2_…` the scenario 2.
-//! Those about agents are named with the agents' own stories.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,6 +20,10 @@ const CASES: &[&str] = &[
     "case_3_1",
     "case_3_2",
     "case_3_3",
+    "case_4_1",
+    "case_4_2",
+    "case_4_3",
+    "case_4_4",
     "case_5_1",
     "case_5_2",
     "case_5_3",
@@ -42,10 +45,13 @@ const CASES: &[&str] = &[
     "case_10_2",
     "case_10_3",
     "case_ce_1",
+    "case_ce_2",
     "case_ce_3",
     "case_ce_4",
+    "scenario_1",
     "scenario_2",
     "scenario_3",
+    "scenario_4",
 ];
 
 /// Lists the stories by what they are named after.

@@ -27,9 +27,14 @@ const HUB: &str = "docker.io";
 /// What the page pulls from it, and what comes in its place.
 const REPOSITORY: &str = "acme/web:1.0";
 
+/// Where the page's agent listens.
+const AGENT: &str = "/run/agent-1/kiln.sock";
+
 /// The session of the page.
 struct Session {
     stage: Stage,
+    /// Another daemon, which the page calls an agent.
+    agent: Stage,
     registry: Registry,
     layout: Layout,
 }
@@ -47,6 +52,7 @@ impl Session {
         let registry = Registry::start(Access::Anonymous, Transport::Http)?;
         let session = Self {
             stage,
+            agent: Stage::new()?,
             registry,
             layout,
         };
@@ -65,6 +71,10 @@ impl Session {
     fn meanwhile(&self, said: &str) -> Result<()> {
         match said {
             "somebody pushes another docker.io/acme/web:1.0" => self.push("2", REPOSITORY),
+            "another daemon, agent-1, has pulled docker.io/acme/web:1.0 as web" => {
+                let reference = format!("{}/{REPOSITORY}", self.registry.host());
+                self.agent.pull(&reference, "web").map(|_| ())
+            }
             other => bail!("nobody knows how {other:?} is done"),
         }
     }
@@ -78,6 +88,7 @@ impl Session {
         let folders = [programs.to_owned()].into_iter();
         let folders = folders.chain(std::env::split_paths(&path));
         let socket = self.stage.daemon.socket();
+        let agent = self.agent.daemon.socket().display().to_string();
         let mut shell = Command::new("/bin/sh");
         shell
             .env("PATH", std::env::join_paths(folders)?)
@@ -86,10 +97,10 @@ impl Session {
             .current_dir(self.stage.path("."))
             .stdin(Stdio::null())
             .arg("-c")
-            .arg(format!("{} 2>&1", line.replace(HUB, &host)));
+            .arg(format!("{} 2>&1", line.replace(HUB, &host).replace(AGENT, &agent)));
         let output = shell.output().context("cannot run a shell")?;
         let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
-        Ok(text.replace(&host, HUB))
+        Ok(text.replace(&host, HUB).replace(&agent, AGENT))
     }
 
     /// Plays a step; returns what it printed where that is not what the page promises.
