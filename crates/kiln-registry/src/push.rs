@@ -31,6 +31,11 @@ const IMMUTABLE_WORDS: &[&str] = &[
     "cannot be overwritten",
 ];
 
+/// What is waited for, in messages.
+const OF_BLOB: &str = "an answer about a blob";
+const OF_MANIFEST: &str = "an answer about a manifest";
+const TO_MANIFEST: &str = "an answer to a manifest";
+
 /// What a manifest says about what it belongs to.
 #[derive(Deserialize)]
 struct WithSubject {
@@ -108,7 +113,8 @@ impl Registry {
         let path = format!("{}/blobs/{digest}", reference.repository());
         let mut attempts = Attempts::default();
         loop {
-            match self.blob_presence_once(scope, &path).await {
+            let asking = self.blob_presence_once(scope, &path);
+            match attempts.attempt(self.transport(), OF_BLOB, asking).await {
                 Ok(found) => return Ok(found),
                 Err(error) => attempts.wait_after(error, self.config()).await?,
             }
@@ -120,7 +126,7 @@ impl Registry {
         scope: Scope<'_>,
         path: &str,
     ) -> Result<Presence, FetchError> {
-        let ask = Ask::with(&Method::HEAD, "an answer about a blob");
+        let ask = Ask::with(&Method::HEAD, OF_BLOB);
         let answer = self.ask(scope, path, ask).await?;
         let status = answer.response.status();
         if status == StatusCode::NOT_FOUND {
@@ -145,7 +151,11 @@ impl Registry {
     ) -> Result<Option<Digest>, FetchError> {
         let mut attempts = Attempts::default();
         loop {
-            match self.manifest_digest_once(reference).await {
+            let asking = self.manifest_digest_once(reference);
+            match attempts
+                .attempt(self.transport(), OF_MANIFEST, asking)
+                .await
+            {
                 Ok(digest) => return Ok(digest),
                 Err(error) => attempts.wait_after(error, self.config()).await?,
             }
@@ -159,7 +169,7 @@ impl Registry {
         let accept = kiln_domain::oci::document_media_types().join(", ");
         let ask = Ask {
             accept: Some(&accept),
-            ..Ask::with(&Method::HEAD, "an answer about a manifest")
+            ..Ask::with(&Method::HEAD, OF_MANIFEST)
         };
         let scope = Scope::Pull(reference.repository());
         let answer = self.ask(scope, &manifest_path(reference), ask).await?;
@@ -213,7 +223,11 @@ impl Registry {
         check_digest(reference, reference.digest().copied(), digest)?;
         let mut attempts = Attempts::default();
         loop {
-            match self.put_once(reference, media_type, bytes).await {
+            let asking = self.put_once(reference, media_type, bytes);
+            match attempts
+                .attempt(self.transport(), TO_MANIFEST, asking)
+                .await
+            {
                 Ok(headers) => {
                     check_digest(reference, content_digest(&headers), digest)?;
                     return Ok((digest, headers.contains_key(OCI_SUBJECT)));
@@ -231,7 +245,7 @@ impl Registry {
     ) -> Result<HeaderMap, FetchError> {
         let ask = Ask {
             body: Some(Body { media_type, bytes }),
-            ..Ask::with(&Method::PUT, "an answer to a manifest")
+            ..Ask::with(&Method::PUT, TO_MANIFEST)
         };
         let scope = Scope::Push(reference.repository());
         let answer = self.ask(scope, &manifest_path(reference), ask).await?;

@@ -279,14 +279,18 @@ impl Upload<'_> {
     async fn post(&self, scope: Scope<'_>, path: &str) -> Result<Answer, FetchError> {
         let mut attempts = Attempts::default();
         loop {
-            let ask = Ask::with(&Method::POST, WHAT);
-            let asked = match self.registry.ask(scope, path, ask).await {
-                Ok(answer) if is_passing(answer.response.status()) => {
-                    Err(self.refusal(answer).await)
+            let asking = async {
+                let ask = Ask::with(&Method::POST, WHAT);
+                let answer = self.registry.ask(scope, path, ask).await?;
+                if is_passing(answer.response.status()) {
+                    return Err(self.refusal(answer).await);
                 }
-                other => other,
+                Ok(answer)
             };
-            match asked {
+            match attempts
+                .attempt(self.registry.transport(), WHAT, asking)
+                .await
+            {
                 Ok(answer) => return Ok(answer),
                 Err(error) => attempts.wait_after(error, self.registry.config()).await?,
             }
