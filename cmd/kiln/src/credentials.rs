@@ -24,7 +24,8 @@ pub(crate) const IDENTITY_TOKEN: &str = "<token>";
 /// The flags.
 #[derive(Debug, Args)]
 pub(crate) struct CredentialsArguments {
-    /// User name and password for the registry; the password is asked for when left out
+    /// User name and password for the registry; left out, the password is asked for, or read from
+    /// standard input, and no other user of this host sees it
     #[arg(long, value_name = "USER[:PASSWORD]", conflicts_with = "authfile")]
     creds: Option<String>,
     /// Auth file of docker, podman or skopeo, in place of the usual ones
@@ -145,6 +146,14 @@ pub(crate) fn broken(error: &CredentialsError) -> Failure {
         | CredentialsError::Entry { .. }
         | CredentialsError::Helper { .. } => codes::request::INVALID_PARAMS,
     };
+    let is_text = matches!(
+        error,
+        CredentialsError::Malformed { .. } | CredentialsError::Entry { .. }
+    );
+    if !is_text && !matches!(error, CredentialsError::Helper { .. }) {
+        return Failure::from_error(code, error)
+            .with_hint("put a file in its place that you may read", None);
+    }
     Failure::from_error(code, error).with_hint(
         "repair it, or remove it and log in anew:",
         Some("kiln login REGISTRY".to_owned()),

@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     let surroundings = Surroundings::read();
     let cli = match Cli::read(&surroundings) {
         Ok(cli) => cli,
-        Err(error) => return mistakes::report(&error, &surroundings),
+        Err(error) => return mistakes::report(error, &surroundings),
     };
     let session = Session::new(cli.globals, surroundings);
     session.warn_of_relative_paths();

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use kiln_api::{Failure, codes};
+use kiln_domain::without_user_info;
 
 use crate::colour::{Colour, Paint};
 use crate::failure::{self, Detail};
@@ -100,14 +101,23 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
 ];
 
 /// Answers a command line that could not be read, and one that asked for help.
-pub(crate) fn report(error: &clap::Error, surroundings: &Surroundings) -> ExitCode {
+pub(crate) fn report(mut error: clap::Error, surroundings: &Surroundings) -> ExitCode {
     let paint = Colour::Auto.paint(surroundings);
-    match unknown_word(error).and_then(|word| answer(word, paint)) {
+    mask(&mut error);
+    match unknown_word(&error).and_then(|word| answer(word, paint)) {
         Some(text) => output::note(&text),
         // The error knows its stream; when that is gone, nobody is left to tell.
         None => drop(error.print()),
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// Takes passwords out of a value that is quoted because it could not be read.
+fn mask(error: &mut clap::Error) {
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) {
+        let shown = ContextValue::String(without_user_info(value));
+        error.insert(ContextKind::InvalidValue, shown);
+    }
 }
 
 fn unknown_word(error: &clap::Error) -> Option<&str> {
@@ -139,7 +149,8 @@ mod tests {
     use crate::arguments::Cli;
 
     fn said(line: &str) -> String {
-        let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+        let mut error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+        mask(&mut error);
         assert_eq!(error.exit_code(), 2, "{line}");
         let own = unknown_word(&error).and_then(|word| answer(word, Paint::Plain));
         own.unwrap_or_else(|| error.to_string())
@@ -156,6 +167,20 @@ mod tests {
         assert!(said("kiln exec web").contains("kiln run IMAGE -- COMMAND"));
         assert!(said("kiln hello").contains("kiln demo"));
         assert!(said("kiln image rm web").contains("kiln forget IMAGE"));
+    }
+
+    #[test]
+    fn a_password_in_a_name_is_not_said_again() {
+        for line in ["login", "registry ping", "registry catalog", "logout"] {
+            for name in ["ada:s3cr3t@host", "https://ada:s3cr3t@host:5000/v2/"] {
+                let said = said(&format!("kiln {line} {name}"));
+                assert!(!said.contains("s3cr3t"), "{said}");
+                assert!(
+                    said.contains("***@host") && said.contains("kiln login"),
+                    "{said}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -100,6 +100,11 @@ impl Renderer {
         }
     }
 
+    /// Says whether nothing of the progress is wanted.
+    pub(crate) fn is_silent(&self) -> bool {
+        matches!(self, Self::Silent)
+    }
+
     /// Takes bars off the screen.
     pub(crate) fn close(self) {
         if let Self::Terminal(bars) = self {

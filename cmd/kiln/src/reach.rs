@@ -19,7 +19,7 @@ use kiln_api::image::Credentials;
 use kiln_api::registry::{Explain, ExplainParams, Explanation, RegistryCredentials};
 use kiln_api::{Failure, codes, destination};
 use kiln_client::Client;
-use kiln_domain::{Reference, RegistryName};
+use kiln_domain::{Reference, ReferenceError, RegistryName, without_user_info};
 
 use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
@@ -141,7 +141,9 @@ fn is_insecure(registry: &RegistryName, session: &Session) -> Result<bool, Comma
         "1" | "true" | "yes" => true,
         _ => {
             let text = format!("REGISTRY_INSECURE is {word:?}, which is neither true nor false");
-            return Err(Failure::new(codes::request::INVALID_PARAMS, text).into());
+            return Err(Failure::new(codes::request::INVALID_PARAMS, text)
+                .with_hint("set it to true or false", None)
+                .into());
         }
     };
     Ok(is_insecure && of_environment(session)?.as_ref() == Some(registry))
@@ -153,8 +155,15 @@ pub(crate) fn of_environment(session: &Session) -> Result<Option<RegistryName>, 
         return Ok(None);
     };
     text.parse().map(Some).map_err(|error| {
-        let text = format!("REGISTRY_URL is {text:?}: {error}");
-        Failure::new(codes::request::INVALID_PARAMS, text).into()
+        let next = match &error {
+            ReferenceError::UserInfo => "take the password out of it, and log in with kiln login",
+            _ => "name a host in it, such as http://localhost:5000",
+        };
+        let shown = without_user_info(text);
+        let text = format!("REGISTRY_URL is {shown:?}: {error}");
+        Failure::new(codes::request::INVALID_PARAMS, text)
+            .with_hint(next, None)
+            .into()
     })
 }
 

@@ -88,6 +88,13 @@ impl Session {
         Renderer::new(style, &self.surroundings)
     }
 
+    /// Says whether somebody who waits at a terminal wants to be told so.
+    pub(crate) fn shows_waiting(&self) -> bool {
+        self.surroundings.stderr_is_terminal
+            && !self.globals.quiet
+            && self.globals.progress != Style::None
+    }
+
     /// Returns the environment.
     pub(crate) fn surroundings(&self) -> &Surroundings {
         &self.surroundings

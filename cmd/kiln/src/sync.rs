@@ -17,6 +17,7 @@
 //! into = "mirror.example/hosts"
 //! ```
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -168,6 +169,10 @@ fn read(path: &Path) -> Result<Rules, CommandError> {
     let text = kiln_files::read_kept_text(path, MAX_FILE_BYTES).map_err(|error| {
         let code = match &error {
             KeptError::TooLarge { .. } => codes::file::TOO_LARGE,
+            KeptError::NotRegular | KeptError::NotText => codes::file::WRONG_KIND,
+            KeptError::Io(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                codes::file::WRONG_KIND
+            }
             error if error.is_not_found() => codes::file::NOT_FOUND,
             _ => codes::file::UNREADABLE,
         };
@@ -218,6 +223,13 @@ fn print(session: &Session, synced: Synced) -> Result<(), CommandError> {
             }
         }
         _ => output.value(&synced)?,
+    }
+    for rule in &synced.unmatched {
+        let label = session.paint().doubtful("warning:");
+        output::note(&format!(
+            "{label} nothing matched the rule for {}\n",
+            cell(rule)
+        ));
     }
     let items: Vec<Item<()>> = synced.items.into_iter().map(item).collect();
     batch::verdict(session, &items)
@@ -286,6 +298,7 @@ mod tests {
                 done("b.example/app:1", false),
                 done("b.example/app:2", true),
             ],
+            unmatched: Vec::new(),
             copied: 1,
             up_to_date: 1,
             failed: 1,

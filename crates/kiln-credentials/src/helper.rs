@@ -232,7 +232,9 @@ impl Helpers<'_> {
             return Ok(Said::Nothing);
         }
         let complaint = String::from_utf8_lossy(&complaint);
-        let words = [said, complaint.trim()].map(quoted);
+        // Helpers complain on either stream. What looks like an answer may hold a password.
+        let shown = [said, complaint.trim()].map(|said| if said.contains('{') { "" } else { said });
+        let words = shown.map(quoted);
         let words: Vec<String> = words.into_iter().filter(|said| !said.is_empty()).collect();
         Err(HelperError::Failed {
             program: program.to_owned(),
@@ -469,6 +471,14 @@ mod tests {
                 r"docker-credential-test failed: boom \u{1b}",
             ),
             ("exit 3", "docker-credential-test failed: exit status: 3"),
+            (
+                r#"echo '{"Username":"ada","Secret":"s3cr3t"}'; echo 'no way' >&2; exit 1"#,
+                "docker-credential-test failed: no way",
+            ),
+            (
+                r#"echo '{"Username":"ada","Secret":"s3cr3t"}' | tee /dev/stderr; exit 1"#,
+                "docker-credential-test failed: exit status: 1",
+            ),
             (
                 r#"echo '{"Username":"ada","Secret":17}'"#,
                 "docker-credential-test did not answer with credentials",

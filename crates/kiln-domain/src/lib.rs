@@ -42,7 +42,7 @@ pub use name::{
 pub use platform::{Architecture, Platform, PlatformError};
 pub use process::{ProcessStart, ProcessStartError};
 pub use push_rule::{NameTemplate, PathPattern, PushAction, PushRule, PushRuleError, Pushed};
-pub use reference::{Reference, ReferenceError};
+pub use reference::{Reference, ReferenceError, without_user_info};
 pub use registry_name::RegistryName;
 pub use size::{ByteSize, ByteSizeError};
 pub use source::{Source, SourceError};

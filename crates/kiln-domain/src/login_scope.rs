@@ -74,6 +74,9 @@ impl FromStr for LoginScope {
 
     /// Reads a name, also in the forms of URLs that [`RegistryName`] takes.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.contains('@') {
+            return Err(ReferenceError::UserInfo);
+        }
         let scheme = ["https://", "http://"]
             .into_iter()
             .find(|scheme| text.starts_with(scheme))

@@ -16,6 +16,10 @@ const MAX_PATTERN_LEN: usize = 255;
 /// Longest image name, in bytes.
 const MAX_NAME_LEN: usize = 128;
 
+/// Hexadecimal digits that tell apart what was cut: two of ten thousand collide once in eighty
+/// thousand registries, and the digest is in the name besides.
+const MARK_LEN: usize = 8;
+
 /// A manifest that was pushed under a tag.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pushed {
@@ -45,7 +49,7 @@ pub enum PushAction {
 
 /// How images are named: text with `{repository}`, `{tag}`, `{short}`.
 ///
-/// Invariant: what it makes is a name, whatever is put in, unless it grows too long.
+/// Invariant: what it makes of a push that passes [`Pushed::check`] is a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameTemplate(String);
 
@@ -139,15 +143,31 @@ impl PathPattern {
 }
 
 impl NameTemplate {
-    /// Makes the name of an image. What is too long loses the end of its repository.
+    /// Makes the name of an image. Where it would be too long, or none, the longer of repository
+    /// and tag is cut until it fits, and a mark of both in full stands at its end: two that were
+    /// cut to the same text keep two names.
     pub fn name(&self, pushed: &Pushed) -> Result<ImageName, NameError> {
-        let fixed = self.filled("", &pushed.tag, &pushed.digest.to_short_hex());
-        let room = MAX_NAME_LEN.saturating_sub(fixed.len());
-        let mut repository = reference::hyphenated(&pushed.repository);
-        repository.truncate(room);
-        let repository = repository.trim_end_matches('-');
-        self.filled(repository, &pushed.tag, &pushed.digest.to_short_hex())
-            .parse()
+        let short = pushed.digest.to_short_hex();
+        let repository = reference::hyphenated(&pushed.repository);
+        let tag = reference::hyphenated(&pushed.tag);
+        if let Ok(name) = self.filled(&repository, &tag, &short).parse() {
+            return Ok(name);
+        }
+        let whole = format!("{}:{}", pushed.repository, pushed.tag);
+        let mut mark = Digest::of(whole.as_bytes()).to_hex();
+        mark.truncate(MARK_LEN);
+        let (mut repository, mut tag) = (Part::of(&repository), Part::of(&tag));
+        loop {
+            let text = format!("{}-{mark}", self.filled(repository.0, tag.0, &short));
+            let longer = if repository.0.len() > tag.0.len() {
+                &mut repository
+            } else {
+                &mut tag
+            };
+            if text.len() <= MAX_NAME_LEN || !longer.shorten() {
+                return text.parse();
+            }
+        }
     }
 
     /// Says whether a name is one that this makes of any push of a repository and tag.
@@ -190,6 +210,30 @@ impl NameTemplate {
             .replace("{tag}", &reference::hyphenated(tag))
             .replace("{short}", short)
             .replace("{repository}", repository)
+    }
+}
+
+/// What stands for a repository or a tag: with a letter or digit at both ends.
+struct Part<'a>(&'a str);
+
+impl<'a> Part<'a> {
+    fn of(text: &'a str) -> Self {
+        match text.trim_matches('-') {
+            // A tag may be a single underscore.
+            "" => Self("x"),
+            text => Self(text),
+        }
+    }
+
+    /// Takes the last letter away; says whether there was one to spare.
+    fn shorten(&mut self) -> bool {
+        let shorter = self.0.get(..self.0.len() - 1).unwrap_or_default();
+        let shorter = shorter.trim_end_matches('-');
+        if shorter.is_empty() {
+            return false;
+        }
+        self.0 = shorter;
+        true
     }
 }
 
@@ -249,9 +293,10 @@ impl FromStr for NameTemplate {
                 text: text.to_owned(),
             });
         }
+        // As long as they come: what can be named then can be named always.
         let sample = Pushed {
-            repository: "a".to_owned(),
-            tag: "a".to_owned(),
+            repository: "a".repeat(MAX_PATTERN_LEN),
+            tag: "a".repeat(MAX_NAME_LEN),
             digest: Digest::from_bytes([0; 32]),
         };
         template
@@ -337,8 +382,52 @@ mod tests {
         assert!(!template.is_of(&name, &pushed("team/web", "V1_2", 0xcd)));
         assert!(!template.is_of(&"ci-other".parse().unwrap(), &first));
         let long = template.name(&pushed(&"a".repeat(250), "1", 1)).unwrap();
-        assert!(long.as_str().ends_with("-1-010000000000"), "{long}");
+        assert!(long.as_str().contains("-1-010000000000-"), "{long}");
+        assert_eq!(long.as_str().len(), 128);
         assert!(template.is_of(&long, &pushed(&"a".repeat(250), "1", 2)));
+    }
+
+    #[test]
+    fn whatever_is_pushed_has_a_name_of_its_own() {
+        let templates = [
+            "{repository}-{tag}-{short}",
+            "{tag}/{short}-{repository}",
+            "{short}-{tag}",
+            "{repository}-{short}",
+            "{tag}-{tag}-{tag}-{short}",
+        ];
+        let repositories = ["a", &"b".repeat(255), &"c/d-".repeat(50)];
+        let tags = [
+            "_",
+            "v1-",
+            &"t".repeat(109),
+            &"t".repeat(126),
+            &"-_.".repeat(42),
+        ];
+        for text in templates {
+            let template: NameTemplate = text.parse().unwrap();
+            for repository in repositories {
+                for tag in tags {
+                    let first = pushed(repository, tag, 1);
+                    let name = template.name(&first);
+                    let name = name.unwrap_or_else(|error| panic!("{text} {tag}: {error}"));
+                    let other = template.name(&pushed(repository, tag, 2)).unwrap();
+                    assert_ne!(name, other);
+                    assert!(template.is_of(&other, &first), "{other}");
+                }
+            }
+        }
+        let template: NameTemplate = "{repository}-{tag}-{short}".parse().unwrap();
+        let long = |end: &str| pushed("apps/web", &format!("v{}{end}", "b".repeat(125)), 1);
+        let (one, other) = (template.name(&long("1")), template.name(&long("2")));
+        let one = one.unwrap().to_string();
+        assert!(one.starts_with("apps-web-vbbbb"), "{one}");
+        assert_eq!(one.len(), 128);
+        assert_ne!(one, other.unwrap().to_string());
+        let fair = pushed(&"r".repeat(200), &"t".repeat(120), 1);
+        let fair = template.name(&fair).unwrap().to_string();
+        let [repository, tag] = ['r', 't'].map(|letter| fair.matches(letter).count());
+        assert!(repository.abs_diff(tag) <= 1, "{fair}");
     }
 
     #[test]
@@ -348,6 +437,7 @@ mod tests {
             "{short}-{digest}",
             "{short}-{tag",
             "Web-{short}",
+            &format!("{}-{{repository}}-{{short}}", "a".repeat(110)),
             "",
         ] {
             let refused = text.parse::<NameTemplate>().ok();

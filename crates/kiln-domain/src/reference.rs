@@ -60,6 +60,11 @@ pub enum ReferenceError {
         /// The text, cut to 80 characters.
         text: String,
     },
+    /// There is a user name in it, and perhaps a password, so nothing of it is shown.
+    #[error(
+        "names of registries and images carry no user name and no password; `kiln login` keeps them"
+    )]
+    UserInfo,
     /// The part in front of the first slash is no host with an optional port.
     #[error("{registry:?} is not a registry host with an optional port")]
     Registry {
@@ -275,6 +280,9 @@ impl FromStr for Reference {
         if text.is_empty() {
             return Err(ReferenceError::Empty);
         }
+        if has_user_info(text) {
+            return Err(ReferenceError::UserInfo);
+        }
         if text.contains("://") {
             return Err(ReferenceError::Url { text: shown(text) });
         }
@@ -295,6 +303,26 @@ impl FromStr for Reference {
             digest,
         })
     }
+}
+
+/// Says whether a text begins as URLs with a user name do, `ada:secret@host`; what stands behind the
+/// one `@` of a reference is a digest.
+pub(crate) fn has_user_info(text: &str) -> bool {
+    text.split_once('@').is_some_and(|(before, behind)| {
+        let is_place = behind.contains(['/', '@']) || !behind.contains(':');
+        before.contains("://") || (before.contains(':') && is_place)
+    })
+}
+
+/// Returns what may be shown of a text that should have named a registry or an image: the user name
+/// and the password in front of a host are not.
+pub fn without_user_info(text: &str) -> String {
+    let Some(at) = text.rfind('@').filter(|_| has_user_info(text)) else {
+        return text.to_owned();
+    };
+    let scheme = text.find("://").filter(|end| *end < at);
+    let scheme = scheme.map_or("", |end| text.get(..end + 3).unwrap_or_default());
+    format!("{scheme}***{}", text.get(at..).unwrap_or_default())
 }
 
 /// Splits at the colon of the tag: one behind the last slash. A colon before it is a port's.

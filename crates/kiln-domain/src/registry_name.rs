@@ -52,6 +52,9 @@ impl FromStr for RegistryName {
     /// Reads a name, also in the form of a URL such as `http://localhost:5000/v2/`: people copy
     /// what their other tools take. The scheme says nothing here.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.contains('@') {
+            return Err(ReferenceError::UserInfo);
+        }
         let schemes = ["https://", "http://"];
         let rest = schemes
             .iter()
@@ -115,6 +118,7 @@ mod tests {
             ("a b", None),
             ("a:0", None),
             ("a:99999", None),
+            ("http://ada:s3cr3t@a", None),
         ];
         for (text, want) in cases {
             let got = text.parse::<RegistryName>().ok();

@@ -60,6 +60,7 @@ impl Archive {
             file: &file,
             path,
             offset: 0,
+            end: 0,
             entries: BTreeMap::new(),
             extensions: Extensions::default(),
         };
@@ -131,6 +132,8 @@ struct Scan<'a> {
     file: &'a File,
     path: &'a Path,
     offset: u64,
+    /// Where the body of the last entry ends.
+    end: u64,
     entries: BTreeMap<String, Place>,
     extensions: Extensions,
 }
@@ -154,6 +157,7 @@ impl Scan<'_> {
         let count =
             read_some_at(self.file, &mut block, self.offset).map_err(|error| self.io(error))?;
         match count {
+            0 if self.is_cut()? => return Err(self.malformed("it is cut short")),
             0 => return Ok(false),
             512 => {}
             _ => return Err(self.malformed("a header is cut off")),
@@ -177,11 +181,18 @@ impl Scan<'_> {
             EntryType::GNUSparse => return Err(self.malformed("it has a sparse file")),
             _ => self.add(header, kind, body, header_size)?,
         };
+        self.end = body.saturating_add(size_bytes);
         self.offset = size_bytes
             .checked_next_multiple_of(BLOCK)
             .and_then(|padded| body.checked_add(padded))
             .ok_or_else(|| self.malformed("the size is absurd"))?;
         Ok(true)
+    }
+
+    /// Says whether the file ends within an entry.
+    fn is_cut(&self) -> Result<bool, FetchError> {
+        let found = self.file.metadata().map_err(|error| self.io(error))?;
+        Ok(found.len() < self.end)
     }
 
     fn check_sum(&self, header: &Header, block: &[u8; 512]) -> Result<(), FetchError> {

@@ -196,7 +196,7 @@ pub enum FetchError {
         message: ServerText,
     },
     /// The demand for credentials cannot be understood.
-    #[error("{host} demands credentials in a way that is not understood: {challenge}")]
+    #[error("{host} demands credentials {}", demanded(challenge))]
     ChallengeMalformed {
         /// The registry.
         host: String,
@@ -212,7 +212,7 @@ pub enum FetchError {
         problem: &'static str,
     },
     /// The registry wants credentials sent to a place that is none of its own.
-    #[error("{host} names the token realm {realm}, which is refused: {reason}")]
+    #[error("{host} names {}, which is refused: {reason}", named(realm))]
     RealmRefused {
         /// The registry.
         host: String,
@@ -432,6 +432,20 @@ fn wish(retry_after: Option<Duration>) -> String {
     retry_after.map_or_else(String::new, |wait| {
         format!(", and asks to wait {} seconds", wait.as_secs())
     })
+}
+
+fn demanded(challenge: &ServerText) -> String {
+    if challenge.is_empty() {
+        return "and says not which (it has no WWW-Authenticate header)".to_owned();
+    }
+    format!("in a way that is not understood: {challenge}")
+}
+
+fn named(realm: &ServerText) -> String {
+    if realm.is_empty() {
+        return "no token realm".to_owned();
+    }
+    format!("the token realm {realm}")
 }
 
 /// Appends what a server said, when it said anything.

@@ -340,7 +340,8 @@ pub(crate) fn check_size(range: &FileRange, descriptor: &Descriptor) -> Result<(
 fn open_file(path: &Path) -> io::Result<FileRange> {
     // Looked at before it is opened: opening a pipe would wait for a writer.
     if !fs::metadata(path)?.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
+        let text = "it is not a regular file";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     whole_file(Arc::new(File::open(path)?))
 }

@@ -14,6 +14,7 @@ mod error;
 mod flat;
 mod layout;
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -160,6 +161,14 @@ impl<'a> Checked<'a> {
         }
     }
 
+    /// Lets a file be read only until the work is cancelled.
+    fn watched(&self, file: File) -> Watched<'a> {
+        Watched {
+            file,
+            cancelled: self.cancelled,
+        }
+    }
+
     /// Moves all of it, and checks it before anything is made of what was moved.
     fn pour(&mut self, path: &Path, into: &mut dyn Write) -> Result<(), OutgoingError> {
         let mut buffer = vec![0; BUFFER_BYTES];
@@ -201,6 +210,35 @@ impl<'a> Checked<'a> {
             return Err(OutgoingError::DigestMismatch { expected, found });
         }
         Ok(())
+    }
+}
+
+/// A file that can no longer be read once the work is cancelled.
+struct Watched<'a> {
+    file: File,
+    cancelled: &'a AtomicBool,
+}
+
+impl Watched<'_> {
+    /// Tells that it was cancelled, if it was.
+    fn cancelled(&self) -> Option<OutgoingError> {
+        let is_cancelled = self.cancelled.load(Ordering::Relaxed);
+        is_cancelled.then_some(OutgoingError::Cancelled)
+    }
+
+    /// Says why reading a blob out of it failed.
+    fn failed(&self, digest: Digest, source: io::Error) -> OutgoingError {
+        let cancelled = self.cancelled();
+        cancelled.unwrap_or(OutgoingError::Body { digest, source })
+    }
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.cancelled() {
+            Some(cancelled) => Err(io::Error::other(cancelled)),
+            None => self.file.read(buffer),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! take: rules ──▶ one job per rule, repository, tag and digest, and an event   (one transaction)
+//!        └── of no use: event
 //! run:  job ──▶ the daemon's login ──▶ image.pull ──▶ job gone, event
 //!        └── failed: again later, or for good: job gone, event
 //! ```
@@ -66,6 +67,9 @@ pub struct Taken {
     pub accepted: usize,
     /// How many no rule is about.
     pub ignored: usize,
+    /// How many a rule is about that nothing can be made of. They are told by an event, and not
+    /// refused: a registry sends again what is refused, before anything else.
+    pub failed: usize,
 }
 
 /// Takes pushes and pulls by rule.
@@ -132,19 +136,25 @@ impl Webhooks {
     /// Takes pushes that a registry told of: what a rule is about is remembered, durably, and pulled
     /// soon. The first rule that matches counts.
     pub async fn take(&self, pushes: Vec<Pushed>) -> Result<Taken, Failure> {
-        let mut orders = Vec::new();
+        let (mut orders, mut failed) = (Vec::new(), Vec::new());
         let mut taken = Taken::default();
         for pushed in pushes {
             let rules = self.shared.rules.iter();
             match rules.clone().find(|rule| rule.matches(&pushed)) {
-                Some(rule) => {
-                    orders.push(order(rule, &pushed)?);
-                    taken.accepted += 1;
-                }
+                Some(rule) => match order(rule, &pushed) {
+                    Ok(order) => {
+                        orders.push(order);
+                        taken.accepted += 1;
+                    }
+                    Err(failure) => {
+                        failed.push(given_up(rule, &pushed, &failure));
+                        taken.failed += 1;
+                    }
+                },
                 None => taken.ignored += 1,
             }
         }
-        if orders.is_empty() {
+        if orders.is_empty() && failed.is_empty() {
             return Ok(taken);
         }
         let now = self.shared.clock.now();
@@ -171,6 +181,9 @@ impl Webhooks {
                 }
                 let data = json!({"reference": order.reference, "name": order.name});
                 append(tx, now, "webhook.accepted", data)?;
+            }
+            for data in failed {
+                append(tx, now, "webhook.failed", data)?;
             }
             Ok::<_, StoreError>(true)
         });
@@ -434,6 +447,18 @@ fn order(rule: &PushRule, pushed: &Pushed) -> Result<Order, Failure> {
             PushAction::Refresh => Some(rule.name.to_string()),
         },
     })
+}
+
+/// Says in the log, and for an event, that nothing can be made of a push.
+fn given_up(rule: &PushRule, pushed: &Pushed, failure: &Failure) -> Value {
+    let Pushed {
+        repository,
+        tag,
+        digest,
+    } = pushed;
+    let reference = format!("{}/{repository}:{tag}@{digest}", rule.registry);
+    tracing::warn!(%reference, code = failure.code, "a push is given up: {failure}");
+    json!({"reference": reference, "code": failure.code, "message": failure.message})
 }
 
 fn reference_of(order: &Order) -> Result<Reference, Failure> {

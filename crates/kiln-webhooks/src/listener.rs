@@ -244,6 +244,7 @@ where
         Ok(taken) => {
             let counts = json!({
                 "accepted": taken.accepted, "ignored": taken.ignored + notified.others,
+                "failed": taken.failed,
             });
             respond(StatusCode::ACCEPTED, &counts)
         }

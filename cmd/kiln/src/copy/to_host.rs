@@ -152,11 +152,10 @@ async fn copy(
         }
     }
     outgoing = blobs::bring(outgoing, missing, &from, session, writing).await?;
-    let finishing = move || outgoing.finish(&content.root, &content.below, &content.referrers);
-    let finished = tokio::task::spawn_blocking(finishing).await;
-    finished
-        .map_err(std::io::Error::other)?
-        .map_err(|error| outcome::failure(&error))?;
+    let complete = move |outgoing: Outgoing| {
+        outgoing.finish(&content.root, &content.below, &content.referrers)
+    };
+    writing.finish(outgoing, complete).await?;
     Ok(copied)
 }
 

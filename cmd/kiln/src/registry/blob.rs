@@ -13,9 +13,11 @@ use kiln_api::registry::{Blob, BlobParams, OpenedBlob};
 use kiln_api::{Failure, codes};
 use kiln_files::{Existing, FileError, NewFile};
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::checkout::file_failure;
 use crate::failure::CommandError;
+use crate::interruptible::{self, Leaves};
 use crate::output;
 use crate::reach::ReachArguments;
 use crate::session::Session;
@@ -61,6 +63,45 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         .as_deref()
         .map(|path| NewFile::create(path, existing).map(|new| (path, new)));
     let new = new.transpose().map_err(|error| file_failure(&error))?;
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut terminations = signal(SignalKind::terminate())?;
+    let (file, opened) = tokio::select! {
+        fetched = fetch(&arguments, session) => fetched?,
+        // The file that was begun goes with this function.
+        _ = interrupts.recv() => return Err(stopped()),
+        _ = terminations.recv() => return Err(stopped()),
+    };
+    match new {
+        Some((path, new)) => {
+            let path = path.to_owned();
+            let name = opened.digest.clone();
+            let write =
+                move |cancelled: &AtomicBool| written(&file, &opened, &path, new, cancelled);
+            let written = interruptible::run(session, Leaves::Files, write).await?;
+            session.output().one(&written, &name, |written| {
+                let path = cell(&written.path);
+                format!("wrote {} to {path}\n", size(written.size_bytes))
+            })
+        }
+        None if session.surroundings().stdout_is_terminal => show(file, &opened),
+        None => {
+            let mut file = file;
+            output::write_from(&mut file)
+        }
+    }
+}
+
+fn stopped() -> CommandError {
+    Failure::new(codes::operation::CANCELLED, "it was stopped half way")
+        .with_hint("nothing was kept", None)
+        .into()
+}
+
+/// Has the daemon fetch and check it.
+async fn fetch(
+    arguments: &Arguments,
+    session: &Session,
+) -> Result<(File, OpenedBlob), CommandError> {
     let caller = arguments.reach.caller(session)?;
     let client = session.connect().await?;
     let (reference, reach) = caller.for_fetching(&arguments.reference, &client).await?;
@@ -77,20 +118,7 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         let text = "the daemon gave no descriptor of the blob";
         return Err(CommandError::new(codes::daemon::INTERNAL, text));
     };
-    match new {
-        Some((path, new)) => {
-            let written = written(&file, &opened, path, new)?;
-            session.output().one(&written, &opened.digest, |written| {
-                let path = cell(&written.path);
-                format!("wrote {} to {path}\n", size(written.size_bytes))
-            })
-        }
-        None if session.surroundings().stdout_is_terminal => show(file, &opened),
-        None => {
-            let mut file = file;
-            output::write_from(&mut file)
-        }
-    }
+    Ok((file, opened))
 }
 
 fn written(
@@ -98,10 +126,9 @@ fn written(
     opened: &OpenedBlob,
     path: &Path,
     new: NewFile,
-) -> Result<Written, CommandError> {
-    let placed = new
-        .copy_from(file, &AtomicBool::new(false))
-        .and_then(|_| new.place());
+    cancelled: &AtomicBool,
+) -> Result<Written, Failure> {
+    let placed = new.copy_from(file, cancelled).and_then(|_| new.place());
     placed.map_err(|error: FileError| file_failure(&error))?;
     Ok(Written {
         digest: opened.digest.clone(),

@@ -1,6 +1,7 @@
 //! Lists of a registry: repositories, tags, referrers; and its limits.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use kiln_api::page::MAX_LIMIT;
@@ -25,13 +26,19 @@ const USUAL_LIMIT: usize = 1_000;
 /// be without end.
 const MAX_PAGES: usize = 10_000;
 
+/// Most entries that `--all` shows, as many as a sync reads: a list may be made up as it is read.
+const MAX_ALL: usize = 100_000;
+
+/// How often somebody who waits for a long list is told how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
 /// How much of a list.
 #[derive(Debug, Args)]
 pub(crate) struct Amount {
     /// Most entries to show; 1000 when left out
     #[arg(long, value_name = "N", conflicts_with = "all")]
     limit: Option<usize>,
-    /// Show them all
+    /// Show them all, up to 100,000
     #[arg(long)]
     all: bool,
 }
@@ -109,12 +116,15 @@ pub(crate) async fn catalog(
         let page = session.call::<Catalog>(&client, &params).await?;
         Ok(page.into())
     };
-    let listed = arguments.amount.collect(fetch).await?;
+    let listed = arguments.amount.collect(fetch, telling(session)).await?;
     names(listed, "REPOSITORY", session)
 }
 
 /// Lists tags.
 pub(crate) async fn tags(arguments: TagsArguments, session: &Session) -> Result<(), CommandError> {
+    if is_registry_alone(&arguments.reference) {
+        return Err(names_a_registry(&arguments.reference).into());
+    }
     let caller = arguments.reach.caller(session)?;
     let client = session.connect().await?;
     let (reference, reach) = caller.for_fetching(&arguments.reference, &client).await?;
@@ -130,8 +140,25 @@ pub(crate) async fn tags(arguments: TagsArguments, session: &Session) -> Result<
         let page = session.call::<Tags>(&client, &params).await?;
         Ok(page.into())
     };
-    let listed = arguments.amount.collect(fetch).await?;
+    let listed = arguments.amount.collect(fetch, telling(session)).await?;
     names(listed, "TAG", session)
+}
+
+/// Says whether a text is a host with a port. As a reference it would be an image of the Docker Hub
+/// whose tag is the port.
+fn is_registry_alone(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(host, port)| {
+        let is_host = host == "localhost" || host.contains('.');
+        is_host && port.parse::<u16>().is_ok()
+    })
+}
+
+fn names_a_registry(text: &str) -> Failure {
+    let message = format!("{text} is a registry, and no repository of it is named");
+    Failure::new(codes::source::INVALID_REFERENCE, message).with_hint(
+        "list its repositories:",
+        Some(format!("kiln registry catalog {text}")),
+    )
 }
 
 /// Lists what refers to an image.
@@ -164,7 +191,7 @@ pub(crate) async fn referrers(
             next: page.next,
         })
     };
-    let listed = arguments.amount.collect(fetch).await?;
+    let listed = arguments.amount.collect(fetch, telling(session)).await?;
     let columns = Columns::<Pointer> {
         header: &["ARTIFACT TYPE", "DIGEST", "SIZE"],
         row: &|referrer| {
@@ -300,6 +327,7 @@ impl Amount {
     async fn collect<T>(
         &self,
         mut fetch: impl AsyncFnMut(Option<String>, u32) -> Result<Fetched<T>, CommandError>,
+        mut tell: impl FnMut(usize),
     ) -> Result<Listed<T>, CommandError> {
         let limit = match (self.all, self.limit) {
             (true, _) => usize::MAX,
@@ -309,10 +337,14 @@ impl Amount {
         let mut seen = HashSet::new();
         let mut after = None;
         while items.len() < limit {
+            if self.all && items.len() > MAX_ALL {
+                return Err(too_many().into());
+            }
             let missing = u32::try_from(limit - items.len()).unwrap_or(MAX_LIMIT);
             let page = fetch(after, missing.min(MAX_LIMIT)).await?;
             items.extend(page.items);
             after = page.next;
+            tell(items.len());
             match &after {
                 None => break,
                 Some(next) if seen.len() < MAX_PAGES && seen.insert(next.clone()) => {}
@@ -323,6 +355,24 @@ impl Amount {
         items.truncate(limit);
         Ok(Listed { items, has_more })
     }
+}
+
+/// Says how many entries there are so far, now and then, where a person waits for them.
+fn telling(session: &Session) -> impl FnMut(usize) + use<> {
+    let is_wanted = session.shows_waiting();
+    let mut said_at = Instant::now();
+    move |count| {
+        if is_wanted && said_at.elapsed() >= TELL_EVERY {
+            said_at = Instant::now();
+            output::note(&format!("{count} entries so far\n"));
+        }
+    }
+}
+
+fn too_many() -> Failure {
+    let text = "the registry's list has more than 100,000 entries";
+    Failure::new(codes::source::UNSUPPORTED, text)
+        .with_hint("ask for its beginning with --limit", None)
 }
 
 fn endless() -> Failure {
@@ -340,14 +390,15 @@ mod tests {
         next: impl Fn(usize) -> Option<String>,
     ) -> Result<(usize, bool, usize), String> {
         let mut pages = 0;
-        let listed = amount.collect(async |_, limit| {
+        let fetch = async |_, limit: u32| {
             pages += 1;
             let items = vec![(); usize::try_from(limit.min(400)).unwrap()];
             Ok(Fetched {
                 items,
                 next: next(pages),
             })
-        });
+        };
+        let listed = amount.collect(fetch, drop);
         match listed.await {
             Ok(listed) => Ok((listed.items.len(), listed.has_more, pages)),
             Err(CommandError::Failed(failure)) => Err(failure.code),
@@ -382,8 +433,27 @@ mod tests {
         let again = collect(ALL, |_| Some("same".to_owned())).await;
         let turns = collect(ALL, |page| Some((page % 3).to_string())).await;
 
+        let grows = collect(ALL, |page| Some(page.to_string())).await;
+
         assert_eq!(again, endless);
         assert_eq!(turns, endless);
+        assert_eq!(grows, Err("source.unsupported".to_owned()));
+        let asked = collect(limited(Some(200_000)), |page| Some(page.to_string()));
+        assert_eq!(asked.await, Ok((200_000, true, 500)));
+    }
+
+    #[test]
+    fn a_registry_is_told_from_an_image_with_a_tag() {
+        let cases = [
+            ("localhost:5000", true),
+            ("reg.lan:5000", true),
+            ("debian:12", false),
+            ("localhost:latest", false),
+            ("localhost:5000/x", false),
+        ];
+        for (text, want) in cases {
+            assert_eq!(is_registry_alone(text), want, "{text}");
+        }
     }
 
     #[test]

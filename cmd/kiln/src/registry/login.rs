@@ -254,6 +254,7 @@ pub(super) fn not_kept(error: &KeepError, scope: &LoginScope) -> Failure {
             codes::request::INVALID_PARAMS
         }
         KeepError::Busy { .. } => codes::storage::FAILED,
+        KeepError::Io { source, .. } if kiln_files::is_no_space(source) => codes::storage::FULL,
         KeepError::Io { .. } => codes::file::UNREADABLE,
     };
     let failure = Failure::from_error(code, error);
@@ -263,6 +264,7 @@ pub(super) fn not_kept(error: &KeepError, scope: &LoginScope) -> Failure {
             Some(format!("kiln login {host}")),
         ),
         KeepError::Busy { .. } => failure.with_hint("try again", None),
+        _ if failure.is(codes::storage::FULL) => failure.with_hint("free some space", None),
         _ => failure.with_hint(
             "keep it in a file of your choice:",
             Some(format!("kiln login {scope} --authfile FILE")),

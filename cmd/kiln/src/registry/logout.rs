@@ -127,7 +127,17 @@ fn trouble(error: &kiln_credentials::KeepError, scope: Option<&LoginScope>) -> F
     }
     let failure = match scope {
         Some(scope) => not_kept(error, scope),
-        None => Failure::from_error(codes::file::UNREADABLE, error),
+        None => {
+            let code = match error {
+                kiln_credentials::KeepError::Io { source, .. }
+                    if kiln_files::is_no_space(source) =>
+                {
+                    codes::storage::FULL
+                }
+                _ => codes::file::UNREADABLE,
+            };
+            Failure::from_error(code, error)
+        }
     };
     failure.with_hint(
         "see what is still there:",

@@ -101,6 +101,9 @@ pub struct SyncRule {
 pub struct Synced {
     /// What the rules chose, or which rule chose nothing because it failed.
     pub items: Vec<SyncItem>,
+    /// Rules that nothing matched, by what they choose from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unmatched: Vec<String>,
     /// How many were copied, or would be.
     pub copied: u64,
     /// How many were there.

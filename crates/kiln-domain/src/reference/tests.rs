@@ -206,3 +206,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_shown_of_a_name_has_no_password() {
+    let secret = "s3cr3t";
+    for text in [
+        "http://ada:s3cr3t@127.0.0.1:5001",
+        "https://ada:s3cr3t@host/x",
+        "ada:s3cr3t@host/x",
+        "ada:s3cr3t@host",
+        "ada:s3cr3t/@host/x:1",
+        "ada:p@s3cr3t@host:1",
+    ] {
+        let error = text.parse::<Reference>().unwrap_err().to_string();
+        assert_eq!(error, ReferenceError::UserInfo.to_string(), "{text}");
+        for error in [
+            text.parse::<crate::RegistryName>().unwrap_err(),
+            text.parse::<crate::LoginScope>().unwrap_err(),
+        ] {
+            assert_eq!(error, ReferenceError::UserInfo);
+        }
+        let shown = without_user_info(text);
+        assert!(!shown.contains(secret) && shown.contains("***@"), "{shown}");
+    }
+    let digest = format!("host:5000/x:1@sha256:{}", "0".repeat(64));
+    for text in ["host:5000/x", digest.as_str(), "x@sha256:00", "a@b"] {
+        assert_eq!(without_user_info(text), text);
+    }
+}

@@ -129,7 +129,8 @@ impl Registry {
     ) -> Result<Page<String>, FetchError> {
         let mut attempts = Attempts::default();
         loop {
-            match self.names_once(list, limit, after).await {
+            let asking = self.names_once(list, limit, after);
+            match attempts.attempt(self.transport(), list.what, asking).await {
                 Ok(page) => return Ok(page),
                 Err(error) => attempts.wait_after(error, self.config()).await?,
             }

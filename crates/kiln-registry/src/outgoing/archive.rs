@@ -1,6 +1,5 @@
 //! An OCI image layout in a tar archive, written front to back.
 
-use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -97,7 +96,7 @@ impl Tar {
         &self,
         name: &str,
         size_bytes: u64,
-        file: &mut File,
+        file: &mut impl io::Read,
     ) -> Result<(), OutgoingError> {
         self.head(name, size_bytes)?;
         let copied = io::copy(&mut io::Read::take(file, size_bytes), &mut self.new.file());

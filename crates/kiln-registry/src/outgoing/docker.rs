@@ -79,10 +79,8 @@ impl NewDockerArchive {
             None => (blob.digest, blob.size_bytes, packed),
             Some("gzip") => {
                 let plain = folder.create_unnamed()?;
-                unpack(&mut packed, plain).map_err(|source| OutgoingError::Body {
-                    digest: blob.digest,
-                    source,
-                })?
+                let mut packed = checked.watched(packed);
+                unpack(&mut packed, plain).map_err(|source| packed.failed(blob.digest, source))?
             }
             Some(with) => {
                 let digest = blob.digest;
@@ -92,7 +90,10 @@ impl NewDockerArchive {
         if !self.layers.values().any(|known| *known == diff_id) {
             plain.rewind().map_err(at("read back"))?;
             let name = format!("{}.tar", diff_id.to_hex());
-            self.tar.put_file(&name, size_bytes, &mut plain)?;
+            let mut plain = checked.watched(plain);
+            self.tar
+                .put_file(&name, size_bytes, &mut plain)
+                .map_err(|error| plain.cancelled().unwrap_or(error))?;
         }
         self.layers.insert(blob.digest, diff_id);
         Ok(())
@@ -147,7 +148,7 @@ impl NewDockerArchive {
 }
 
 /// Unpacks gzip, and tells what it unpacks to.
-fn unpack(packed: &mut File, plain: File) -> io::Result<(Digest, u64, File)> {
+fn unpack(packed: &mut impl io::Read, plain: File) -> io::Result<(Digest, u64, File)> {
     let mut decoder = MultiGzDecoder::new(Hashed {
         inner: plain,
         hasher: sha2::Sha256::new(),

@@ -22,6 +22,25 @@ use crate::client::MAX_DOCUMENT_BYTES;
 pub(super) struct NewLayout {
     path: PathBuf,
     tag: Option<String>,
+    /// Whether the directory was made here.
+    is_new: bool,
+}
+
+impl Drop for NewLayout {
+    /// Removes a directory that was made for a copy of which nothing came. With one blob in it, it
+    /// stays for the next try.
+    fn drop(&mut self) {
+        let path = &self.path;
+        if !self.is_new || path.join("index.json").exists() {
+            return;
+        }
+        // What cannot be removed is not empty, or the user's to look at.
+        if std::fs::remove_dir(path.join("blobs/sha256")).is_ok() {
+            drop(std::fs::remove_dir(path.join("blobs")));
+            drop(std::fs::remove_file(path.join("oci-layout")));
+            drop(std::fs::remove_dir(path));
+        }
+    }
 }
 
 impl NewLayout {
@@ -34,14 +53,20 @@ impl NewLayout {
                 expected: "an OCI image layout",
             });
         }
+        let layout = Self {
+            path: path.to_owned(),
+            tag: tag.map(str::to_owned),
+            is_new: !path.exists(),
+        };
+        if is_layout {
+            // What could not be added to at the end is known before anything is fetched.
+            layout.read_index(&path.join("index.json"))?;
+        }
         make_directory(&path.join("blobs/sha256"))?;
         if !path.join("oci-layout").exists() {
             put_bytes(&path.join("oci-layout"), &layout_marker())?;
         }
-        Ok(Self {
-            path: path.to_owned(),
-            tag: tag.map(str::to_owned),
-        })
+        Ok(layout)
     }
 
     pub(super) fn blob_path(&self, digest: &Digest) -> PathBuf {

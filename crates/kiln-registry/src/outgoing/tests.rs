@@ -216,3 +216,34 @@ fn a_docker_archive_takes_no_index_and_unpacks_what_it_can() {
 
     assert!(!path.exists());
 }
+
+/// A copy whose source does not exist comes no further than this.
+#[test]
+fn a_layout_that_nothing_came_to_is_not_left_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = at(&folder, "layout");
+    let (content, root) = image("one");
+
+    drop(Outgoing::layout(&path, Some("v1")).unwrap());
+    assert!(!path.exists());
+    let mut outgoing = Outgoing::layout(&path, Some("v1")).unwrap();
+    let bytes = content.get(&root.digest).unwrap();
+    outgoing.put(&root, &mut bytes.as_slice(), &GOING).unwrap();
+    drop(outgoing);
+    assert!(path.join("oci-layout").exists(), "the next copy goes on");
+    fs::create_dir(at(&folder, "empty")).unwrap();
+    drop(Outgoing::layout(&at(&folder, "empty"), None).unwrap());
+    assert!(at(&folder, "empty").exists(), "it is the user's");
+}
+
+#[test]
+fn an_index_that_is_none_is_known_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = at(&folder, "layout");
+    fs::create_dir_all(path.join("index.json")).unwrap();
+
+    let error = Outgoing::layout(&path, Some("v1")).unwrap_err();
+
+    assert!(matches!(error, OutgoingError::Occupied { .. }), "{error}");
+    assert!(!path.join("blobs").exists());
+}

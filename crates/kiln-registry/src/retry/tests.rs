@@ -134,6 +134,49 @@ async fn one_pull_loses_two_minutes_at_most() {
     }
 }
 
+/// The last attempt has what is left, also where lists are read and questions asked.
+#[tokio::test]
+async fn a_silent_registry_takes_no_longer_than_patience() {
+    // Connections wait in its backlog, and nobody answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let reference = format!("{}/x:1", silent.local_addr().unwrap());
+    let reference: kiln_domain::Reference = reference.parse().unwrap();
+    let config = Arc::new(Config {
+        attempts: 10,
+        backoff: Duration::from_millis(1),
+        stall_timeout: Duration::from_secs(4),
+        patience: Duration::from_secs(5),
+        ..Config::default()
+    });
+    let digest = Digest::of(b"");
+    let registry = || Registry::new(&reference, None, config.clone()).unwrap();
+    let timed = async |asking: std::pin::Pin<Box<dyn Future<Output = bool> + '_>>| {
+        let began = Instant::now();
+        assert!(asking.await, "it answered");
+        began.elapsed()
+    };
+    let [tags, catalog, blob, manifest] = [(); 4].map(|()| registry());
+
+    let took = tokio::join!(
+        timed(Box::pin(async {
+            tags.tags(&reference, None, None).await.is_err()
+        })),
+        timed(Box::pin(async {
+            catalog.catalog(None, None).await.is_err()
+        })),
+        timed(Box::pin(async {
+            blob.has_blob(&reference, &digest).await.is_err()
+        })),
+        timed(Box::pin(async {
+            manifest.manifest_digest(&reference).await.is_err()
+        })),
+    );
+
+    for took in <[Duration; 4]>::from(took) {
+        assert!(took < Duration::from_secs(7), "{took:?}");
+    }
+}
+
 /// Wrong bytes once are a disturbance on the way; twice they are what the registry has.
 #[tokio::test]
 async fn a_wrong_manifest_is_fetched_once_more_past_the_caches() {

@@ -155,6 +155,14 @@ pub enum RulesError {
         /// What is wrong.
         problem: &'static str,
     },
+    /// A header is one of credentials or of the transport.
+    #[error("the registry in {origin} sets the header {name:?}, which may not be set here")]
+    Header {
+        /// `FILE:LINE`.
+        origin: String,
+        /// The name.
+        name: String,
+    },
     /// An alias breaks the grammar.
     #[error("the alias {name:?} in {origin} {problem}")]
     Alias {
@@ -453,7 +461,10 @@ fn ways_of(written: written::WrittenWays, origin: &str) -> Result<Ways, RulesErr
     let headers: Headers = written.headers.into_iter().collect();
     for (name, value) in headers.iter() {
         if RESERVED_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
-            return Err(refused("sets a header that may not be set here"));
+            return Err(RulesError::Header {
+                origin: origin.to_owned(),
+                name: name.to_owned(),
+            });
         }
         let is_header = reqwest::header::HeaderName::from_bytes(name.as_bytes()).is_ok()
             && reqwest::header::HeaderValue::from_str(value).is_ok();

@@ -131,7 +131,8 @@ impl Transfers {
         synced: &mut Synced,
     ) -> Result<(), Failure> {
         running.enter(Stage::Resolve);
-        let chosen = self.choose(job).await?;
+        let chosen;
+        (chosen, synced.unmatched) = self.choose(job).await?;
         let total = chosen.len() as u64;
         running.enter(Stage::Send);
         running.items(0, total);

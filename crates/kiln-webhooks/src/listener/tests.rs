@@ -38,6 +38,7 @@ impl House {
                 Ok(Taken {
                     accepted,
                     ignored: 0,
+                    failed: 0,
                 })
             }
         };
@@ -118,7 +119,7 @@ async fn a_notification_with_the_secret_is_taken_and_one_without_is_not() -> Res
         let answer = house.post(&[("authorization", right)], &body()).await?;
         assert_eq!(answer.status()?, 202);
         let counts: Value = serde_json::from_slice(&answer.body)?;
-        assert_eq!(counts, json!({"accepted": 1, "ignored": 1}));
+        assert_eq!(counts, json!({"accepted": 1, "ignored": 1, "failed": 0}));
     }
     assert_eq!(house.taken.lock().unwrap()[0].repository, "a/b");
 

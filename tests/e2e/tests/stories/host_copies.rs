@@ -250,11 +250,13 @@ fn a_copy_that_is_interrupted_leaves_nothing_half_made() -> Result<()> {
     let blobs = stage.path("lay/blobs/sha256");
     fs::create_dir(stage.path("out"))?;
     let cases = [
-        ("oci-archive:out/a.tar", stage.path("out")),
-        ("oci:lay:1", blobs.clone()),
+        ("oci-archive:out/a.tar", stage.path("out"), 1 << 20),
+        // Its layers are unpacked beside it, in files without names, before it grows.
+        ("docker-archive:out/a.tar", stage.path("out"), 0),
+        ("oci:lay:1", blobs.clone(), 1 << 20),
     ];
 
-    for (place, folder) in cases {
+    for (place, folder, least) in cases {
         for signal in [Signal::INT, Signal::TERM] {
             let mut command = process::command(built("kiln")?);
             let host = format!("unix://{}", stage.daemon.socket().display());
@@ -266,7 +268,7 @@ fn a_copy_that_is_interrupted_leaves_nothing_half_made() -> Result<()> {
             let mut copying = process::start(command, "kiln copy")?;
             wait::until("a blob that is written", LIMIT, || {
                 let lengths = partials(&folder)?.into_iter().map(|(_, length)| length);
-                Ok(lengths.max().filter(|length| *length > 1 << 20))
+                Ok(lengths.max().filter(|length| *length >= least))
             })?;
             let pid = i32::try_from(copying.id()).ok().and_then(Pid::from_raw);
             kill_process(pid.context("no process id")?, signal)?;

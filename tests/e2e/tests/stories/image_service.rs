@@ -97,7 +97,10 @@ impl Session {
             .current_dir(self.stage.path("."))
             .stdin(Stdio::null())
             .arg("-c")
-            .arg(format!("{} 2>&1", line.replace(HUB, &host).replace(AGENT, &agent)));
+            .arg(format!(
+                "{} 2>&1",
+                line.replace(HUB, &host).replace(AGENT, &agent)
+            ));
         let output = shell.output().context("cannot run a shell")?;
         let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
         Ok(text.replace(&host, HUB).replace(&agent, AGENT))

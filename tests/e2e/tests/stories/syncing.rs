@@ -143,6 +143,8 @@ fn a_second_sync_of_thirty_tags_asks_for_digests_only() -> Result<()> {
     let all = told(&sync(&stage, &rules(""), &["--json"])?)?;
     let (here, there) = (one.asked()?.len(), two.asked()?.len());
     let again = told(&sync(&stage, &rules(""), &["--json"])?)?;
+    let missing = rules("").replace("/team/*", "/zzz/*");
+    let missing = sync(&stage, &format!("{}{missing}", rules("")), &["--json"])?;
 
     assert_eq!(dry["copied"], 10, "{dry}");
     assert!(dry["sent_bytes"].as_u64() > Some(0), "{dry}");
@@ -157,6 +159,15 @@ fn a_second_sync_of_thirty_tags_asks_for_digests_only() -> Result<()> {
     assert_eq!(all["sent_bytes"], 0, "the three images were there: {all}");
     assert_eq!(again["up_to_date"], 30, "{again}");
     assert_eq!(again["copied"], 0, "{again}");
+    assert!(again["unmatched"].is_null(), "{again}");
+    let warning = format!("nothing matched the rule for {}/zzz/*", one.host());
+    let said = String::from_utf8_lossy(&missing.stderr);
+    assert!(
+        missing.status.success() && said.contains(&warning),
+        "{said}"
+    );
+    let unmatched = json!([format!("{}/zzz/*", one.host())]);
+    assert_eq!(told(&missing)?["unmatched"], unmatched);
     assert_eq!(
         kinds(&one.asked()?, here),
         ["GET catalog", "GET root", "GET tags", "HEAD manifest"]

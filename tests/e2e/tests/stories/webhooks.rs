@@ -247,6 +247,11 @@ fn strangers_and_failures_are_told_apart() -> Result<()> {
         Ok(pipeline.events("webhook.failed")?.first().cloned())
     })?;
 
+    // A tag as long as they come: what is refused would be sent again, before anything else.
+    let long = format!("v{}", "b".repeat(127));
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let long = pipeline.notify(SECRET, &envelope("apps/web", &long, &digest))?;
+    assert_eq!(long.status()?, 202);
     assert_eq!(stranger.status()?, 401);
     assert_eq!(nonsense.status()?, 400);
     // The daemon has no login there.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
 use kiln_api::operation::{LayerProgress, LayerState, Progress, Stage};
 use kiln_domain::oci::Descriptor;
-use kiln_registry::Outgoing;
+use kiln_registry::{Outgoing, OutgoingError};
 use tokio::sync::Semaphore;
 
 use super::content::{Body, Origin};
@@ -84,17 +84,43 @@ impl Writing {
         Ok(outgoing)
     }
 
+    /// Makes the place complete, unless it is to stop already.
+    pub(super) async fn finish(
+        &self,
+        outgoing: Outgoing,
+        complete: impl FnOnce(Outgoing) -> Result<(), OutgoingError> + Send + 'static,
+    ) -> Result<(), CommandError> {
+        let at_work = self.at_work.clone().acquire_owned().await;
+        let cancelled = self.cancelled.clone();
+        let thread = move || {
+            let done = if cancelled.load(Ordering::Relaxed) {
+                drop(outgoing);
+                Err(OutgoingError::Cancelled)
+            } else {
+                complete(outgoing)
+            };
+            drop(at_work);
+            done
+        };
+        let done = tokio::task::spawn_blocking(thread).await;
+        let done = done.map_err(io::Error::other)?;
+        done.map_err(|error| outcome::failure(&error).into())
+    }
+
     async fn work<T: Send + 'static>(
         &self,
         mut outgoing: Outgoing,
-        work: impl FnOnce(&mut Outgoing, &AtomicBool) -> Result<T, kiln_registry::OutgoingError>
-        + Send
-        + 'static,
+        work: impl FnOnce(&mut Outgoing, &AtomicBool) -> Result<T, OutgoingError> + Send + 'static,
     ) -> Result<(Outgoing, T), CommandError> {
         let at_work = self.at_work.clone().acquire_owned().await;
         let cancelled = self.cancelled.clone();
         let thread = move || {
             let done = work(&mut outgoing, &cancelled).map(|done| (outgoing, done));
+            // Nobody takes what comes now, and it would be removed later than the process ends.
+            let done = match done {
+                Ok(_) if cancelled.load(Ordering::Relaxed) => Err(OutgoingError::Cancelled),
+                done => done,
+            };
             // Behind it nothing is left of what failed: the place went with the closure.
             drop(at_work);
             done
@@ -217,7 +243,7 @@ impl Shown {
         self.writes = None;
         self.progress.items_done += 1;
         self.renderer.show(&self.progress);
-        if session.output().amount == Amount::Everything {
+        if session.output().amount == Amount::Everything && !self.renderer.is_silent() {
             let digest = blob.digest.to_short_hex();
             let line = format!("{digest}  {}\n", size(blob.size_bytes));
             self.renderer.note(&line);

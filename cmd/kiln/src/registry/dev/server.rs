@@ -20,14 +20,16 @@ use std::time::{Duration, Instant};
 use kiln_api::{Failure, codes};
 use kiln_domain::ProcessStart;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::place::{Place, Record, Started};
 use super::ports;
 use crate::failure::CommandError;
+use crate::output;
 use crate::surroundings::Surroundings;
+use crate::text::cell;
 
 /// How the distribution project's registry is called: by Debian, and by itself.
 const NAMES: &[&str] = &["docker-registry", "registry"];
@@ -75,7 +77,17 @@ pub(super) fn find_program(surroundings: &Surroundings) -> Option<PathBuf> {
     NAMES
         .iter()
         .flat_map(|name| folders.iter().map(move |folder| folder.join(name)))
-        .find(|program| program.is_file() && is_distribution(program))
+        .filter(|program| program.is_file())
+        .find(|program| {
+            let is_it = is_distribution(program);
+            if !is_it {
+                output::note(&format!(
+                    "{} is passed over: it does not say that it is the distribution project's registry\n",
+                    cell(&program.display().to_string())
+                ));
+            }
+            is_it
+        })
 }
 
 /// Other things are called `registry` too, and may do anything when they are asked.
@@ -85,12 +97,18 @@ fn is_distribution(program: &Path) -> bool {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
+        // What it starts ends with it.
+        .process_group(0)
         .spawn();
     let Ok(mut child) = asked else {
         return false;
     };
     let said = child.stdout.take().map(|mut output| said(&mut output));
     // It has ended, or has had its time.
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        // It may have ended already.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
     drop(child.kill());
     drop(child.wait());
     said.is_some_and(|said| String::from_utf8_lossy(&said).contains(VERSION_MARK))

@@ -204,7 +204,7 @@ fn our_own_keys_are_checked() {
         ("ca='c.pem'", "not absolute"),
         (
             "headers={Authorization='Basic x'}",
-            "a header that may not be set",
+            "the header \"Authorization\", which may not be set",
         ),
         ("headers={'a b'='c'}", "a header that is none"),
         ("concurrency=0", "outside of 1 to 1024"),

@@ -83,6 +83,8 @@ type Names<'a> = Pin<Box<dyn Future<Output = Result<Vec<String>, Failure>> + Sen
 struct Choice<'a> {
     chosen: Vec<Chosen<'a>>,
     targets: HashMap<String, String>,
+    /// Whether anything was chosen since this was last false, also what another rule chose before.
+    has_met: bool,
 }
 
 impl<'a> Choice<'a> {
@@ -99,6 +101,7 @@ impl<'a> Choice<'a> {
         target: &Reference,
         what: What<'a>,
     ) -> Result<(), Failure> {
+        self.has_met = true;
         let (target, origin) = (target.to_string(), format!("{item} {way}"));
         match self.targets.get(&target) {
             // Rules may overlap.
@@ -117,6 +120,7 @@ impl<'a> Choice<'a> {
     }
 
     fn put(&mut self, chosen: Chosen<'a>) -> Result<(), Failure> {
+        self.has_met = true;
         if self.chosen.len() >= MAX_ITEMS {
             let message = format!("the rules choose more than {MAX_ITEMS} tags");
             return Err(Failure::new(codes::request::INVALID_PARAMS, message)
@@ -128,10 +132,14 @@ impl<'a> Choice<'a> {
 }
 
 impl Transfers {
-    /// Chooses by all rules, in their order.
-    pub(super) async fn choose<'a>(&self, job: &'a Job) -> Result<Vec<Chosen<'a>>, Failure> {
-        let mut choice = Choice::default();
+    /// Chooses by all rules, in their order; what rules choose from that nothing matched comes beside.
+    pub(super) async fn choose<'a>(
+        &self,
+        job: &'a Job,
+    ) -> Result<(Vec<Chosen<'a>>, Vec<String>), Failure> {
+        let (mut choice, mut unmatched) = (Choice::default(), Vec::new());
         for rule in &job.rules {
+            choice.has_met = false;
             let chosen = match &rule.from {
                 Origin::Registry {
                     end,
@@ -151,8 +159,11 @@ impl Transfers {
             if let Err(failure) = chosen {
                 choice.fail(rule.from_text.clone(), failure)?;
             }
+            if !choice.has_met {
+                unmatched.push(rule.from_text.clone());
+            }
         }
-        Ok(choice.chosen)
+        Ok((choice.chosen, unmatched))
     }
 
     /// Finds the repositories that a rule means.
@@ -326,7 +337,8 @@ fn all_names<'a>(registry: &'a Registry, list: List<'a>) -> Names<'a> {
             }
             if names.len() > MAX_NAMES {
                 let message = format!("a registry's list has more than {MAX_NAMES} names");
-                return Err(Failure::new(codes::source::UNSUPPORTED, message));
+                let next = "name the repository, or its tags, without patterns";
+                return Err(Failure::new(codes::source::UNSUPPORTED, message).with_hint(next, None));
             }
         }
     })

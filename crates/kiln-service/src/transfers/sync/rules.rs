@@ -73,7 +73,10 @@ pub(super) fn understand(rule: &SyncRule, remotes: &Remotes) -> Result<Rule, Fai
         let mut failure = Failure::from_error(codes::request::INVALID_PARAMS, error);
         failure.cause.insert(0, failure.message);
         failure.message = kiln_api::failure::printable(&message);
-        failure
+        failure.with_hint(
+            "mend it in the file of rules; `kiln help sync` shows one",
+            None,
+        )
     };
     let pattern = |text: &String| {
         text.parse::<TagPattern>()
