@@ -174,7 +174,7 @@ fn read(path: &Path) -> Result<Rules, CommandError> {
                 codes::file::WRONG_KIND
             }
             error if error.is_not_found() => codes::file::NOT_FOUND,
-            _ => codes::file::UNREADABLE,
+            KeptError::Io(_) => codes::file::UNREADABLE,
         };
         let mut failure = Failure::new(code, format!("cannot read the rules in {shown}"));
         failure.cause.push(error.to_string());

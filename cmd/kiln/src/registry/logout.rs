@@ -125,19 +125,16 @@ fn trouble(error: &kiln_credentials::KeepError, scope: Option<&LoginScope>) -> F
     if let kiln_credentials::KeepError::Read(source) = error {
         return broken(source);
     }
-    let failure = match scope {
-        Some(scope) => not_kept(error, scope),
-        None => {
-            let code = match error {
-                kiln_credentials::KeepError::Io { source, .. }
-                    if kiln_files::is_no_space(source) =>
-                {
-                    codes::storage::FULL
-                }
-                _ => codes::file::UNREADABLE,
-            };
-            Failure::from_error(code, error)
-        }
+    let failure = if let Some(scope) = scope {
+        not_kept(error, scope)
+    } else {
+        let code = match error {
+            kiln_credentials::KeepError::Io { source, .. } if kiln_files::is_no_space(source) => {
+                codes::storage::FULL
+            }
+            _ => codes::file::UNREADABLE,
+        };
+        Failure::from_error(code, error)
     };
     failure.with_hint(
         "see what is still there:",

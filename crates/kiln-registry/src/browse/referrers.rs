@@ -61,7 +61,7 @@ impl Registry {
         };
         let mut attempts = Attempts::default();
         loop {
-            let asking = self.referrers_once(&search, limit, after);
+            let asking = Box::pin(self.referrers_once(&search, limit, after));
             match attempts.attempt(self.transport(), WHAT, asking).await {
                 Ok(referrers) => return Ok(referrers),
                 Err(error) => attempts.wait_after(error, self.config()).await?,
