@@ -353,7 +353,7 @@ fn case_ce_2_an_agent_that_cannot_be_reached_is_a_connection_error() -> Result<(
     assert_eq!(purged["errors"][0]["error"]["retryable"], true);
     let words = ["purge", "*:old-*", "--agent", "offline-agent"];
     let output = kiln(&fleet.main, &words)?;
-    assert_eq!(output.status.code(), Some(9), "{output:?}");
+    assert_eq!(output.status.code(), Some(8), "{output:?}");
     Ok(())
 }
 

@@ -187,6 +187,7 @@ fn every_action_has_a_transcript() -> Result<()> {
         ("A1", "kiln forget "),
         ("A2", "kiln image forget-by-id "),
         ("A3", "kiln purge "),
+        ("A4", "kiln purge web --agent "),
         ("A5", "kiln image scan "),
         ("A6", "kiln image modify "),
         ("A7", "kiln image clear-limits "),
