@@ -26,6 +26,11 @@ const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 /// How a registry says what it has stored.
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
+/// What is waited for, in messages.
+const OF_BLOB: &str = "an answer about a blob";
+const OF_MANIFEST: &str = "an answer about a manifest";
+const TO_MANIFEST: &str = "an answer to a manifest";
+
 /// Words by which registries say that a tag may not move: ECR's, Harbor's, Azure's, GitLab's.
 const IMMUTABLE_WORDS: &[&str] = &[
     "immutable",
@@ -117,7 +122,8 @@ impl Registry {
         let mut attempts = Attempts::sharing(patience);
         loop {
             let left = attempts.patience_left(self.config());
-            match self.blob_presence_once(scope, &path, left).await {
+            let asking = self.blob_presence_once(scope, &path, left);
+            match attempts.attempt(self.transport(), OF_BLOB, asking).await {
                 Ok(found) => return Ok(found),
                 Err(error) => attempts.wait_after(error, self.config()).await?,
             }
@@ -132,7 +138,7 @@ impl Registry {
     ) -> Result<Presence, FetchError> {
         let ask = Ask {
             patience_left,
-            ..Ask::with(&Method::HEAD, "an answer about a blob")
+            ..Ask::with(&Method::HEAD, OF_BLOB)
         };
         let answer = self.ask(scope, path, ask).await?;
         let status = answer.response.status();
@@ -159,7 +165,9 @@ impl Registry {
         let mut attempts = Attempts::default();
         loop {
             let left = attempts.patience_left(self.config());
-            match self.manifest_digest_once(reference, left).await {
+            let asking = self.manifest_digest_once(reference, left);
+            let asked = attempts.attempt(self.transport(), OF_MANIFEST, asking);
+            match asked.await {
                 Ok(digest) => return Ok(digest),
                 Err(error) => attempts.wait_after(error, self.config()).await?,
             }
@@ -175,7 +183,7 @@ impl Registry {
         let ask = Ask {
             accept: Some(&accept),
             patience_left,
-            ..Ask::with(&Method::HEAD, "an answer about a manifest")
+            ..Ask::with(&Method::HEAD, OF_MANIFEST)
         };
         let scope = Scope::Pull(reference.repository());
         let answer = self.ask(scope, &manifest_path(reference), ask).await?;
@@ -230,7 +238,9 @@ impl Registry {
         let mut attempts = Attempts::default();
         loop {
             let left = attempts.patience_left(self.config());
-            match self.put_once(reference, media_type, bytes, left).await {
+            let putting = self.put_once(reference, media_type, bytes, left);
+            let put = attempts.attempt(self.transport(), TO_MANIFEST, putting);
+            match put.await {
                 Ok((status, headers)) => {
                     let told = content_digest(&headers);
                     check_digest(reference, told, digest)?;
@@ -254,7 +264,7 @@ impl Registry {
         let ask = Ask {
             body: Some(Body { media_type, bytes }),
             patience_left,
-            ..Ask::with(&Method::PUT, "an answer to a manifest")
+            ..Ask::with(&Method::PUT, TO_MANIFEST)
         };
         let scope = Scope::Push(reference.repository());
         let answer = self.ask(scope, &manifest_path(reference), ask).await?;

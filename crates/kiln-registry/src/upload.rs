@@ -295,13 +295,15 @@ impl Upload<'_> {
                 patience_left: attempts.patience_left(self.registry.config()),
                 ..Ask::with(&Method::POST, WHAT)
             };
-            let asked = match self.registry.ask(scope, path, ask).await {
-                Ok(answer) if is_passing(answer.response.status()) => {
-                    Err(self.refusal(answer).await)
+            let asking = async {
+                let answer = self.registry.ask(scope, path, ask).await?;
+                if is_passing(answer.response.status()) {
+                    return Err(self.refusal(answer).await);
                 }
-                other => other,
+                Ok(answer)
             };
-            match asked {
+            let asked = attempts.attempt(self.registry.transport(), WHAT, asking);
+            match asked.await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => attempts.wait_after(error, self.registry.config()).await?,
             }
