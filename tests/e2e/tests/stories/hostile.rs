@@ -69,6 +69,9 @@ fn harmless(name: &str, host: &str) -> Option<Value> {
         "memory_bytes" => json!(256 << 20),
         "credentials" => json!({"username": "u", "secret": "s"}),
         "rules" => json!([]),
+        "agent" => json!("nobody"),
+        "address" => json!("unix:///nonexistent/kiln.sock"),
+        "object" => json!("web"),
         _ => return None,
     })
 }
