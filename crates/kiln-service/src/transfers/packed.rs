@@ -107,7 +107,7 @@ impl Transfers {
                 opening,
                 Attendance::of(params.detach),
                 move |id, running| async move {
-                    let done = desk.run_packed(id, job, form, running.clone()).await;
+                    let done = Box::pin(desk.run_packed(id, job, form, running.clone())).await;
                     done.map_err(|failure| unless_cancelled(&running, failure))
                 },
             )

@@ -167,7 +167,7 @@ impl Transfers {
         let part = running.part();
         let done = match chosen.what {
             What::Tag { pair, tag } => self.bring_tag(job, &pair, &tag, part.running()).await,
-            What::Image(image) => self.bring_image(job, &image, part.running()).await,
+            What::Image(image) => Box::pin(self.bring_image(job, &image, part.running())).await,
             What::Nothing(failure) => Err(failure),
         };
         (chosen.item, done)

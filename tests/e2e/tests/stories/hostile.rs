@@ -49,7 +49,7 @@ fn hostile() -> Vec<String> {
 /// destroys nothing.
 fn harmless(name: &str, host: &str) -> Option<Value> {
     Some(match name {
-        "image" | "target" => json!("web"),
+        "image" | "target" | "object" => json!("web"),
         "image_id" | "lease_id" | "operation_id" | "instance_id" => json!(NOBODY),
         "instance" | "name" | "alias" => json!("made"),
         "org" => json!("team"),
@@ -71,7 +71,6 @@ fn harmless(name: &str, host: &str) -> Option<Value> {
         "rules" => json!([]),
         "agent" => json!("nobody"),
         "address" => json!("unix:///nonexistent/kiln.sock"),
-        "object" => json!("web"),
         _ => return None,
     })
 }

@@ -1,5 +1,6 @@
 //! Copies by rule between two real registries.
 
+mod dam;
 mod images;
 mod killed;
 

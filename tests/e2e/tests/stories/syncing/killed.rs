@@ -9,9 +9,10 @@ use anyhow::{Context as _, Result, ensure};
 use kiln_testkit::images::entry::Entry;
 use kiln_testkit::images::layout::{Compression, Layer, Layout, Platform};
 use kiln_testkit::registry::{Access, Registry, Transport};
-use kiln_testkit::{process, tools, wait};
+use kiln_testkit::{process, tools};
 use serde_json::{Value, json};
 
+use super::dam::Dam;
 use super::{NEEDS, client, exchange};
 use crate::source::{noise, oci};
 use crate::stage::{LIMIT, Stage};
@@ -22,8 +23,9 @@ const IMAGES: u64 = 6;
 /// Bytes of one layer: it goes in parts.
 const LAYER_BYTES: usize = 5 << 20;
 
-/// How many blobs have arrived when the daemon is killed.
-const ARRIVED: usize = 3;
+/// How many bytes have been sent when the daemon is killed: some layers, however many go side by
+/// side, and not all seven.
+const SENT_BYTES: usize = 5 * LAYER_BYTES;
 
 /// Puts images into a repository, `v0` to `v5`: all have one layer in common and one of their own, and
 /// `all` has every layer.
@@ -94,7 +96,7 @@ fn whole_tags(registry: &Registry, repository: &str) -> Result<BTreeSet<String>>
 /// Runs a command, kills the daemon in the middle of what it has it do, and runs it again.
 fn killed_and_run_again(
     stage: &mut Stage,
-    two: &Registry,
+    (two, dam): (&Registry, &Dam),
     repository: &str,
     (words, wanted): (&[&str], usize),
 ) -> Result<()> {
@@ -103,18 +105,17 @@ fn killed_and_run_again(
         command.args(words);
         Ok(command)
     };
-    let before = arrived(two)?.len();
     let mut copying = process::start(command(stage)?, "kiln")?;
-    let sent = wait::until("some blobs", LIMIT, || {
-        let sent = arrived(two)?.split_off(before);
-        Ok((sent.len() >= ARRIVED).then_some(sent))
-    })?;
+    dam.wait_until_full()?;
+    let sent = arrived(two)?;
     stage.daemon.kill()?;
     let ended = copying.wait(LIMIT)?;
 
     ensure!(!ended.success(), "it was done before the daemon was killed");
+    ensure!(!sent.is_empty(), "nothing had arrived");
     let seen = whole_tags(two, repository)?;
     ensure!(seen.len() < wanted, "everything had arrived: {seen:?}");
+    dam.open();
     stage.daemon.start_again()?;
     let operation = stage.last_operation()?;
     assert_eq!(operation["state"], "interrupted", "{operation}");
@@ -149,8 +150,9 @@ fn a_daemon_that_is_killed_in_a_sync_or_a_copy_leaves_nothing_half_made() -> Res
     let mut stage = Stage::new()?;
     let one = Registry::start(Access::Anonymous, Transport::Http)?;
     let two = Registry::start(Access::Anonymous, Transport::Http)?;
+    let dam = Dam::start(two.address(), SENT_BYTES)?;
     fill(&one, &stage)?;
-    let (from, into) = (one.host(), two.host());
+    let (from, into) = (one.host(), dam.host());
     let rules = stage.path("rules.toml");
     fs::write(
         &rules,
@@ -160,13 +162,14 @@ fn a_daemon_that_is_killed_in_a_sync_or_a_copy_leaves_nothing_half_made() -> Res
 
     let tags = usize::try_from(IMAGES)?;
     let sync = ["sync", rules.as_str()];
-    killed_and_run_again(&mut stage, &two, "mirror/app", (&sync, tags))?;
+    killed_and_run_again(&mut stage, (&two, &dam), "mirror/app", (&sync, tags))?;
     // Another registry: what the sync brought to the first one would only be mounted.
     let three = Registry::start(Access::Anonymous, Transport::Http)?;
+    let dam = Dam::start(three.address(), SENT_BYTES)?;
     let from = format!("{from}/team/whole:all");
-    let into = format!("{}/other/whole:all", three.host());
+    let into = format!("{}/other/whole:all", dam.host());
     let copy = ["copy", from.as_str(), into.as_str()];
-    killed_and_run_again(&mut stage, &three, "other/whole", (&copy, 1))?;
+    killed_and_run_again(&mut stage, (&three, &dam), "other/whole", (&copy, 1))?;
     let told = stage.call("daemon.info", &json!({}))?;
     assert_eq!(told["counts"]["running_operations"], 0);
     Ok(())
