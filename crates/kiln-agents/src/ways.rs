@@ -110,6 +110,11 @@ impl Reached {
 pub(crate) fn connect_error(error: &ClientError) -> AgentError {
     match error {
         ClientError::Failed(failure) => AgentError::Refused(failure.clone()),
+        ClientError::Unreachable { source, .. } if source.kind() == io::ErrorKind::InvalidData => {
+            AgentError::Incompatible {
+                why: innermost(error),
+            }
+        }
         ClientError::Unreachable { .. } | ClientError::Disconnected { .. } => {
             AgentError::Unreachable {
                 why: innermost(error),

@@ -43,21 +43,27 @@ const OPENINGS: usize = 4;
 /// What one place gave is found by those alone who ask that place: whoever knows a digest, and may
 /// not have the blob, could otherwise have a registry of their own send its last byte.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct PartialName(String);
+pub struct PartialName(Digest);
 
 impl PartialName {
     /// Names what came of a blob from anywhere.
     pub fn of_blob(digest: &Digest) -> Self {
-        Self(digest.to_hex())
+        Self(*digest)
     }
 
     /// Names what came of a blob from `place`.
     pub fn of_blob_from(place: &str, digest: &Digest) -> Self {
-        Self(Digest::of(format!("{digest} from {place}").as_bytes()).to_hex())
+        Self(Digest::of(format!("{digest} from {place}").as_bytes()))
+    }
+
+    /// Returns what it is known by where the cache is looked through: see
+    /// [`EntryKind::Partial`](crate::EntryKind::Partial).
+    pub fn digest(&self) -> Digest {
+        self.0
     }
 
     pub(crate) fn file_name(&self) -> String {
-        format!("{}.{EXTENSION}", self.0)
+        format!("{}.{EXTENSION}", self.0.to_hex())
     }
 }
 

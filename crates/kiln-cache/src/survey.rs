@@ -25,8 +25,8 @@ pub enum EntryKind {
     Pack(Digest),
     /// The note of what a blob unpacks to.
     Link(Digest),
-    /// What came of a blob before its download ended. The digest is the blob's, unless the partial is
-    /// of what one place alone gave.
+    /// What came of a blob before its download ended. The digest is its name's
+    /// ([`PartialName::digest`](crate::PartialName::digest)).
     Partial(Option<Digest>),
     /// Something on its way in, which goes by itself.
     Incoming,

@@ -245,7 +245,7 @@ fn refused(error: WsHandshakeError) -> Result<ClientError, io::Error> {
         )))),
         WsHandshakeError::Io(error) => Err(error),
         WsHandshakeError::Timeout(_) => Err(silent()),
-        error => Err(io::Error::other(error)),
+        error => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }
 }
 

@@ -21,7 +21,8 @@ pub enum ClientError {
     /// The daemon answered with an error.
     #[error(transparent)]
     Failed(Box<Failure>),
-    /// There is no daemon behind the socket, or it may not be opened.
+    /// There is no daemon behind the socket, or it may not be opened. What listens there and is no
+    /// daemon of ours gives `InvalidData`.
     #[error("cannot reach the kiln daemon at {}", path.display())]
     Unreachable {
         /// The socket.
@@ -116,6 +117,10 @@ impl ClientError {
             io::ErrorKind::PermissionDenied => failure.with_hint(
                 "call as the user it belongs to, or run a daemon of your own:",
                 Some("kilnd --root DIR".to_owned()),
+            ),
+            io::ErrorKind::InvalidData => failure.with_hint(
+                "what listens there is no kiln daemon: name the socket of one with --host or KILN_HOST",
+                None,
             ),
             io::ErrorKind::TimedOut => failure.with_hint(
                 "something listens there and does not answer: look at its process and its log",

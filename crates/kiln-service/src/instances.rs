@@ -41,6 +41,7 @@ use crate::find_image::{
 };
 use crate::host_process::ProcessError;
 use crate::views;
+use crate::wholly::wholly;
 
 /// How many digits of its id tell a machine from others that were named after the same image: four
 /// do nearly always, and all of them always.
@@ -103,13 +104,9 @@ impl Instances {
         let asked = architecture(params.architecture.as_deref())?;
         let (desk, actor) = (self.clone(), *actor);
         // A caller that hangs up must not leave a machine that nobody watches.
-        let task = tokio::spawn(async move { desk.register_wholly(actor, params, asked).await });
-        match task.await {
-            Ok(registered) => registered
-                .map(views::instance)
-                .map_err(|error| failure(&error)),
-            Err(error) => Err(Failure::from_error(codes::daemon::INTERNAL, &error)),
-        }
+        let registered = wholly(async move { desk.register_wholly(actor, params, asked).await });
+        let registered = registered.await?.map_err(|error| failure(&error))?;
+        Ok(views::instance(registered))
     }
 
     async fn register_wholly(

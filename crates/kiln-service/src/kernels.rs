@@ -28,6 +28,7 @@ use crate::host_files::{Claim, HostFileError, HostFiles};
 use crate::keyed_lock::KeyedLock;
 use crate::pulls::{ClaimedKernel, DEFAULT, KernelWords, cancelled, record_progress};
 use crate::views;
+use crate::wholly::wholly;
 
 pub use pull::KernelSources;
 
@@ -114,9 +115,7 @@ impl Kernels {
         let desk = self.clone();
         let actor = *actor;
         // A caller that hangs up must not leave a catalogue directory without its row.
-        let task = tokio::spawn(async move { desk.import_claimed(actor, name, import).await });
-        task.await
-            .unwrap_or_else(|error| Err(Failure::from_error(codes::daemon::INTERNAL, &error)))
+        wholly(async move { desk.import_claimed(actor, name, import).await }).await?
     }
 
     async fn import_claimed(
@@ -338,9 +337,7 @@ impl Kernels {
     pub async fn remove(&self, actor: &Actor, name: &KernelName) -> Result<Kernel, Failure> {
         let (desk, actor, name) = (self.clone(), *actor, name.clone());
         // A caller that hangs up must not leave a directory whose name nobody can use again.
-        let task = tokio::spawn(async move { desk.remove_wholly(&actor, &name).await });
-        task.await
-            .unwrap_or_else(|error| Err(Failure::from_error(codes::daemon::INTERNAL, &error)))
+        wholly(async move { desk.remove_wholly(&actor, &name).await }).await?
     }
 
     async fn remove_wholly(&self, actor: &Actor, name: &KernelName) -> Result<Kernel, Failure> {

@@ -54,6 +54,7 @@ mod users;
 mod views;
 mod watchers;
 mod webhooks;
+mod wholly;
 
 pub use agents::{Agent, AgentError, AgentPlace, Agents, ReachAgents};
 pub use aliases::Aliases;

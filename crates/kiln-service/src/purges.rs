@@ -36,6 +36,7 @@ use crate::find_image::{
 };
 use crate::images::{ImageInUse, refuse_in_use};
 use crate::views;
+use crate::wholly::wholly;
 
 /// The directories of images, and the threads that remove them.
 #[derive(Clone, Debug)]
@@ -156,11 +157,8 @@ impl Purges {
             return foreseen.map_err(|error| failure(&error));
         }
         // A caller that hangs up must not leave files for the next start.
-        let task = tokio::spawn(async move { desk.purge(actor, id, params).await });
-        match task.await {
-            Ok(purged) => purged.map_err(|error| failure(&error)),
-            Err(error) => Err(Failure::from_error(codes::daemon::INTERNAL, &error)),
-        }
+        let purged = wholly(async move { desk.purge(actor, id, params).await });
+        purged.await?.map_err(|error| failure(&error))
     }
 
     async fn foresee(&self, actor: Actor, id: ImageId, force: bool) -> Result<Purged, PurgeError> {

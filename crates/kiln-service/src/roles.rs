@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kiln_api::{Failure, codes};
+use kiln_api::Failure;
 use kiln_domain::Timestamp;
 use kiln_domain::access::{Actor, Role};
 use kiln_store::events::{self, EventActor, NewEvent};
@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::failures::store_failure;
+use crate::wholly::wholly;
 
 /// Most users whose role is kept in memory; behind it all are looked up anew. A host has fewer.
 const KEPT_MAX: usize = 10_000;
@@ -113,15 +114,12 @@ impl Roles {
         };
         let roles = self.clone();
         // A caller that hangs up must not leave a role in memory that the store no longer has.
-        let task = tokio::spawn(async move {
+        let done = wholly(async move {
             let done = roles.store.write(move |tx| work(tx, change)).await;
             roles.forget();
             done
         });
-        let done = task
-            .await
-            .map_err(|error| Failure::from_error(codes::daemon::INTERNAL, &error))?;
-        done.map_err(|error| failure(&error))
+        done.await?.map_err(|error| failure(&error))
     }
 
     async fn look_up(&self, uid: u32, generation: u64) -> Result<Known, StoreError> {

@@ -7,8 +7,8 @@
 //!    │  └─────────────────────────────┘
 //!    └──the call is given up──▶ abandoned: whoever gave it up writes the line
 //! ```
-//! A call is followed through its task: what it hands to another task writes without it. Which calls
-//! have a line is not decided here.
+//! A call is followed through its task; what it hands to another one takes the line along where it is
+//! [`CallLine::carried`]. Which calls have a line is not decided here.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,6 +58,17 @@ impl CallLine {
     /// line, unless it begins or ends an operation, which says itself how it went.
     pub async fn follow<F: Future>(self: Arc<Self>, call: F) -> F::Output {
         CURRENT.scope(self, call).await
+    }
+
+    /// Follows what the call of this task hands to another one, as the call itself is followed.
+    pub fn carried<F: Future>(work: F) -> impl Future<Output = F::Output> {
+        let line = Self::current();
+        async move {
+            match line {
+                Some(line) => line.follow(work).await,
+                None => work.await,
+            }
+        }
     }
 
     /// Returns the line when a change has taken it along.
@@ -189,6 +200,28 @@ mod tests {
         let id = image_id(1).to_string();
         assert_eq!(found[0].line.object.id.as_deref(), Some(id.as_str()));
         assert!(line.abandon());
+    }
+
+    #[tokio::test]
+    async fn another_task_takes_it_along_where_it_is_carried() {
+        for is_carried in [true, false] {
+            let (_folder, store) = store();
+            let (line, own) = (line(), store.clone());
+            let work = async move { change(&own, Object::image(image_id(1))).await };
+            let call = async {
+                let task = if is_carried {
+                    tokio::spawn(CallLine::carried(work))
+                } else {
+                    tokio::spawn(work)
+                };
+                task.await.unwrap().unwrap();
+            };
+
+            line.clone().follow(call).await;
+
+            assert_eq!(line.written().is_some(), is_carried);
+            assert_eq!(lines(&store).await.len(), usize::from(is_carried));
+        }
     }
 
     #[tokio::test]

@@ -29,6 +29,7 @@ use super::chunk;
 use super::error::FetchError;
 use super::{FetchRequest, Fetcher, MAX_FILE_BYTES, needs, place, source_kind};
 use crate::board::Running;
+use crate::needs::Needed;
 use crate::seams::{Bootable, BootableFiles, BootableParts, BootableTarget, DiskParts, SourceBlob};
 use crate::space::FetchNeeds;
 use crate::spare::Spare;
@@ -104,6 +105,15 @@ impl Fetcher {
         let described = described.chain(target.files.iter().map(|(layer, _)| layer));
         running.layers(described.map(waiting).collect());
         let source = &bootable.source;
+        // Before anybody looks what the cache has of them.
+        let from = place(source);
+        let kept = chunks
+            .iter()
+            .map(|chunk| PartialName::of_blob_from(&from, &chunk.descriptor.digest));
+        running.hold(
+            &self.needs,
+            kept.map(|partial| Needed::Content(partial.digest())),
+        );
         let disk_state = Arc::default();
         let jobs = target.rootfs.iter().flat_map(|rootfs| {
             let jobs = chunks.iter().enumerate();

@@ -23,6 +23,7 @@ use crate::board::{Admission, Running};
 use crate::failures::{store_failure, with_causes};
 use crate::operations::Operations;
 use crate::watchers::ConnectionId;
+use crate::wholly::wholly;
 
 /// How long after a failure to record a job's end it is tried again.
 const RECORD_AGAIN: Duration = Duration::from_secs(1);
@@ -246,15 +247,13 @@ impl Records {
         let records = self.clone();
         // A task of its own: a caller that hangs up between the record and the start must not
         // leave an operation that never runs.
-        let started = tokio::spawn(async move {
+        let started = wholly(async move {
             let subject = opening.subject.clone();
             records.open(id, opening).await?;
             records.start((id, subject), actor, admission, job);
             Ok(())
         });
-        started
-            .await
-            .unwrap_or_else(|error| Err(Failure::from_error(codes::daemon::INTERNAL, &error)))?;
+        started.await??;
         match attendance {
             Attendance::Detached => {
                 let operation = self.operations().get(&actor, id).await?;

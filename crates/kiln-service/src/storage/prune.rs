@@ -28,6 +28,7 @@ use super::{Storage, StorageError, failure};
 use crate::failures::{file_failure, store_failure};
 use crate::needs::{Needed, Pruning};
 use crate::purges::{OnBehalfOf, PurgeError, failure as purge_failure};
+use crate::wholly::wholly;
 
 /// Microseconds of a second.
 const SECOND_MICROS: i64 = 1_000_000;
@@ -63,17 +64,14 @@ impl Storage {
         let scope = scope_of(&params, now)?;
         let (desk, actor) = (self.clone(), *actor);
         // A caller that hangs up ends its waiting, not the work.
-        let task = tokio::spawn(async move {
+        let pruned = wholly(async move {
             if params.dry_run {
                 desk.foresee(scope, now).await
             } else {
                 desk.carry_out(grant, &actor, scope, now).await
             }
         });
-        match task.await {
-            Ok(pruned) => pruned.map_err(|error| failure(&error)),
-            Err(error) => Err(Failure::from_error(codes::daemon::INTERNAL, &error)),
-        }
+        pruned.await?.map_err(|error| failure(&error))
     }
 
     async fn foresee(&self, scope: PruneScope, now: Timestamp) -> Result<Pruned, StorageError> {

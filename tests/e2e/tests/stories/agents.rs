@@ -6,8 +6,10 @@ mod ssh;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -354,6 +356,45 @@ fn case_ce_2_an_agent_that_cannot_be_reached_is_a_connection_error() -> Result<(
     let words = ["purge", "*:old-*", "--agent", "offline-agent"];
     let output = kiln(&fleet.main, &words)?;
     assert_eq!(output.status.code(), Some(8), "{output:?}");
+    Ok(())
+}
+
+/// Answers everybody who comes to a socket with the same words, and hangs up.
+fn stranger(socket: &Path, words: &'static [u8]) -> Result<()> {
+    let listener = UnixListener::bind(socket)?;
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut asked = [0; 4096];
+            // Who hangs up early has nothing to be told.
+            drop(stream.read(&mut asked));
+            drop(stream.write_all(words));
+        }
+    });
+    Ok(())
+}
+
+#[test]
+fn what_answers_and_is_no_daemon_is_told_from_an_agent_that_is_off() -> Result<()> {
+    let main = Stage::new()?;
+    let words: [(&str, &[u8]); 2] = [
+        (
+            "web",
+            b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
+        ),
+        ("other", b"SSH-2.0-OpenSSH_9.2\r\n"),
+    ];
+    for (name, words) in words {
+        let socket = main.path(&format!("{name}.sock"));
+        stranger(&socket, words)?;
+        enter(&main, name, &socket)?;
+
+        let pinged = main.refused("agent.ping", &json!({"agent": name}))?;
+        let purged = main.call("image.purge", &short(&["*:old-*"], &[name]))?;
+
+        assert_eq!(code(&pinged), "agent.incompatible", "{pinged}");
+        let want = format!("{name} - agent.incompatible");
+        assert_eq!(errors(&purged)?, [want]);
+    }
     Ok(())
 }
 

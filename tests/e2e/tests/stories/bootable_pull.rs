@@ -305,6 +305,28 @@ fn a_cancelled_pull_of_an_artifact_leaves_nothing_but_its_chunks() -> Result<()>
     assert_arrived(&stage, &image, &artifact)
 }
 
+#[test]
+fn a_running_pull_of_an_artifact_keeps_its_chunks() -> Result<()> {
+    let artifact = Artifact::of_two_chunks()?;
+    let registry = artifact.stalling()?;
+    let stage = Stage::new()?;
+    let id = stage.start(params(&registry, "image"))?;
+    wait_for_the_stall(&stage.root(), &artifact)?;
+
+    let pruned = stage.call("storage.prune", &json!({"cache": true}))?;
+
+    let kinds = pruned["kinds"].as_array().context("no kinds")?;
+    assert!(
+        kinds.iter().all(|kind| kind["kind"] != "partial"),
+        "{pruned}"
+    );
+    registry.mend();
+    let wait = json!({"operation_id": id, "timeout_ms": 60_000});
+    let ended = stage.call("operation.wait", &wait)?;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    assert_nothing_came_twice(&registry, &artifact)
+}
+
 /// Bytes that a power cut has damaged cost one fetch of that chunk.
 #[test]
 fn a_chunk_that_was_left_and_is_wrong_costs_one_fetch() -> Result<()> {

@@ -45,10 +45,6 @@ const NOT_PROVOKED: &[(&str, &str)] = &[
         "instance.monitor_failed",
         "said by the runner; the stories of runs see its words and its exit code",
     ),
-    (
-        "agent.incompatible",
-        "said of daemons of other releases; the client's tests speak to one",
-    ),
     ("storage.failed", "needs a disk that fails; tested per tool"),
 ];
 
