@@ -61,7 +61,7 @@ method! {
 method! {
     /// See [`Kernel`].
     Remove = "kernel.remove",
-    "Removes a kernel from the catalogue; images keep their own copies.",
+    "Removes a kernel from the catalogue; images keep what they have of it.",
     (KernelParams) -> Kernel, Change, [codes::kernel::NOT_FOUND, codes::request::DENIED]
 }
 

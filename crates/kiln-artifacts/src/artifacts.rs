@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_files::{Counted, Directory, FileError, Usage};
+use kiln_files::{Counted, Directory, FileError, Going, Usage};
 use rustix::fs::FileType;
 
 use crate::error::ArtifactError;
@@ -143,11 +143,11 @@ impl Artifacts {
         Ok(true)
     }
 
-    /// Tells how many bytes a published directory takes on the disk, in whole blocks; none where there
-    /// is none.
-    pub fn disk_bytes(&self, id: &str) -> Result<u64, ArtifactError> {
+    /// Tells how many bytes of the disk a published directory frees when it goes, in whole blocks, after
+    /// what is in `going` already; none where there is no such directory.
+    pub fn freed_bytes(&self, id: &str, going: &mut Going) -> Result<u64, ArtifactError> {
         check_id(id)?;
-        Ok(self.images.disk_bytes(id.as_ref())?)
+        Ok(self.images.freed_bytes(id.as_ref(), going)?)
     }
 
     /// Tells what everything here takes, in the order of names. What `counted` has seen under another

@@ -185,6 +185,19 @@ impl Directory {
         Ok((target, copied))
     }
 
+    /// Gives a regular file of `from` a second name here, so that both are one file: for files that
+    /// nobody changes any more. Says whether it did; where files cannot have names in both places, or
+    /// no more of them, nothing is done.
+    pub fn share_in(&self, from: &Self, name: &OsStr, new_name: &OsStr) -> Result<bool, FileError> {
+        let path = self.child_path(new_name);
+        match rustix::fs::linkat(&from.fd, name, &self.fd, new_name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::XDEV | Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP) => Ok(false),
+            Err(Errno::EXIST) => Err(FileError::AlreadyExists { path }),
+            Err(errno) => Err(at("link", path)(errno)),
+        }
+    }
+
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -345,32 +358,6 @@ impl Directory {
         self.remove_at(name, 0)
     }
 
-    /// Tells how many bytes a name and everything below it take on the disk, in whole blocks; none
-    /// where the name is not there. What has several names counts for each.
-    pub fn disk_bytes(&self, name: &OsStr) -> Result<u64, FileError> {
-        self.disk_bytes_at(name, 0)
-    }
-
-    fn disk_bytes_at(&self, name: &OsStr, depth: usize) -> Result<u64, FileError> {
-        self.check_depth(depth)?;
-        let stat = match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            Err(Errno::NOENT) => return Ok(0),
-            Err(error) => return Err(at("look at", self.child_path(name))(error)),
-        };
-        // stat(2) counts in units of 512 bytes whatever the file system's blocks are.
-        let mut bytes = u64::try_from(stat.st_blocks)
-            .unwrap_or(0)
-            .saturating_mul(512);
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            let child = self.open_child(name)?;
-            for inner in child.names()? {
-                bytes = bytes.saturating_add(child.disk_bytes_at(&inner, depth + 1)?);
-            }
-        }
-        Ok(bytes)
-    }
-
     fn remove_at(&self, name: &OsStr, depth: usize) -> Result<(), FileError> {
         self.check_depth(depth)?;
         let flags = match self.kind_of(name)? {
@@ -387,7 +374,7 @@ impl Directory {
         rustix::fs::unlinkat(&self.fd, name, flags).map_err(at("remove", self.child_path(name)))
     }
 
-    fn check_depth(&self, depth: usize) -> Result<(), FileError> {
+    pub(crate) fn check_depth(&self, depth: usize) -> Result<(), FileError> {
         if depth > MAX_DEPTH {
             return Err(at("descend into", &self.path)(Errno::LOOP));
         }

@@ -26,4 +26,4 @@ pub use error::{FileError, at, is_no_space};
 pub use kept::{KeptError, open_kept, read_kept, read_kept_text};
 pub use new_file::{Existing, NewFile};
 pub use passing::{Passing, kernel_copies_pay};
-pub use usage::{Counted, Usage};
+pub use usage::{Counted, Going, Usage};

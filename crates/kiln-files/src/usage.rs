@@ -1,6 +1,6 @@
 //! What files take on the disk, told from their inodes alone: nothing is opened but directories.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 
 use rustix::fs::{AtFlags, FileType, Stat};
@@ -51,14 +51,66 @@ impl Counted {
         Usage {
             files: u64::from(is_file),
             apparent_bytes: if is_file { apparent_bytes } else { 0 },
-            disk_bytes: u64::try_from(stat.st_blocks)
-                .unwrap_or(0)
-                .saturating_mul(STAT_BLOCK_BYTES),
+            disk_bytes: disk_bytes(stat),
         }
     }
 }
 
+/// Names that are to go, one after the other: what has several goes with the last of them.
+#[derive(Clone, Debug, Default)]
+pub struct Going(HashMap<(u64, u64), u64>);
+
+impl Going {
+    /// Tells how many bytes go with one name more.
+    fn freed_by(&mut self, stat: &Stat) -> u64 {
+        let bytes = disk_bytes(stat);
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        if is_directory || stat.st_nlink <= 1 {
+            return bytes;
+        }
+        let gone = self.0.entry((stat.st_dev, stat.st_ino)).or_default();
+        *gone += 1;
+        if *gone >= u64::from(stat.st_nlink) {
+            bytes
+        } else {
+            0
+        }
+    }
+}
+
+fn disk_bytes(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_blocks)
+        .unwrap_or(0)
+        .saturating_mul(STAT_BLOCK_BYTES)
+}
+
 impl Directory {
+    /// Tells how many bytes of the disk a name and everything below it free when they go, in whole
+    /// blocks, after what is in `going` already; none where the name is not there.
+    pub fn freed_bytes(&self, name: &OsStr, going: &mut Going) -> Result<u64, FileError> {
+        self.freed_bytes_at(name, going, 0)
+    }
+
+    fn freed_bytes_at(
+        &self,
+        name: &OsStr,
+        going: &mut Going,
+        depth: usize,
+    ) -> Result<u64, FileError> {
+        self.check_depth(depth)?;
+        let Some(stat) = self.stat(name)? else {
+            return Ok(0);
+        };
+        let mut bytes = going.freed_by(&stat);
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let child = self.open_child(name)?;
+            for inner in child.names()? {
+                bytes = bytes.saturating_add(child.freed_bytes_at(&inner, going, depth + 1)?);
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Returns what is known of a name without opening it or following it; `None` when there is
     /// nothing.
     pub fn stat(&self, name: &OsStr) -> Result<Option<Stat>, FileError> {
@@ -99,6 +151,7 @@ impl Directory {
 mod tests {
     use std::fs::{self, File};
     use std::os::unix::fs::MetadataExt as _;
+    use std::path::Path;
 
     use rustix::fs::{CWD, Mode, mknodat};
 
@@ -130,6 +183,53 @@ mod tests {
         assert_eq!(usage.apparent_bytes, (1 << 30) + 10_000);
         assert_eq!(usage.disk_bytes, want);
         assert_eq!(again.files, 1, "a file with two names is not counted again");
+    }
+
+    #[test]
+    fn what_has_several_names_goes_with_the_last() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["kernel", "one", "other"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let module = folder.path().join("kernel/module");
+        fs::write(&module, vec![1; 10_000]).unwrap();
+        let directory = Directory::open(folder.path()).unwrap();
+        let child = |name: &str| directory.open_child(name.as_ref()).unwrap();
+        for name in ["one", "other"] {
+            let shared = child(name).share_in(&child("kernel"), "module".as_ref(), "m".as_ref());
+            assert!(shared.unwrap());
+        }
+        let blocks = |path: &Path| fs::symlink_metadata(path).unwrap().blocks() * 512;
+        let own = blocks(&folder.path().join("one"));
+        let content = blocks(&module);
+        let frees = |names: &[&str]| {
+            let mut going = Going::default();
+            let bytes = names
+                .iter()
+                .map(|name| directory.freed_bytes(name.as_ref(), &mut going).unwrap());
+            bytes.collect::<Vec<u64>>()
+        };
+
+        assert_eq!(frees(&["one", "other"]), [own, own]);
+        assert_eq!(frees(&["nothing"]), [0]);
+        fs::remove_file(module).unwrap();
+        assert_eq!(frees(&["one", "other"]), [own, own + content]);
+        assert_eq!(frees(&["other"]), [own]);
+    }
+
+    #[test]
+    fn where_files_cannot_be_shared_nothing_is_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(folder.path()).unwrap();
+        fs::write(folder.path().join("module"), b"m").unwrap();
+        let elsewhere = Directory::open(Path::new("/proc/sys/kernel")).unwrap();
+
+        let shared = directory.share_in(&elsewhere, "ostype".as_ref(), "new".as_ref());
+        let taken = directory.share_in(&directory, "module".as_ref(), "module".as_ref());
+
+        assert!(!shared.unwrap());
+        assert!(matches!(taken, Err(FileError::AlreadyExists { .. })));
+        assert_eq!(directory.names().unwrap(), ["module"]);
     }
 
     #[test]

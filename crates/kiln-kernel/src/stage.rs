@@ -22,8 +22,8 @@ use crate::error::KernelError;
 use crate::facts::KernelFacts;
 use crate::inspect::inspect;
 use crate::modules::{
-    ModulesEntry, ModulesError, ModulesLimits, ModulesStaged, stage_modules_from_dir,
-    stage_modules_from_entries, stage_modules_from_tar,
+    ModulesEntry, ModulesError, ModulesLimits, ModulesStaged, share_modules,
+    stage_modules_from_dir, stage_modules_from_entries, stage_modules_from_tar,
 };
 use crate::name::{INITRD, KERNEL, MODULES, VMLINUX};
 use crate::pump::{Hasher, pump};
@@ -192,7 +192,8 @@ pub fn stage_files(
 }
 
 /// Copies a kernel of the catalogue into the existing directory `into`, cloned where the file
-/// system can, and compares the copies with what was imported.
+/// system can, and compares the copies with what was imported. Its modules are shared with the
+/// catalogue: each is one file with a name in both places.
 pub fn stage(
     kernel: &Kernel,
     form: KernelForm,
@@ -214,8 +215,12 @@ pub fn stage(
     }
     let modules = match kernel.modules {
         Some(_) => {
-            let source = ModulesSource::Directory(from.child_path(MODULES));
-            Some(stage_modules(source, &into, cancelled)?)
+            let (source, target) = (
+                from.open_child(MODULES.as_ref())?,
+                into.create_child(MODULES)?,
+            );
+            let limits = ModulesLimits::default();
+            Some(share_modules(&source, target.path(), limits, cancelled)?)
         }
         None => None,
     };

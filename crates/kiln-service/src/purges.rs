@@ -173,7 +173,7 @@ impl Purges {
         let bytes = self
             .files
             .pool
-            .run(move || files::disk_bytes(&artifacts, &ids))
+            .run(move || files::freed_bytes(&artifacts, &ids))
             .await??;
         let seen = Seen {
             uid: actor.uid,

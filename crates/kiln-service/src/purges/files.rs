@@ -9,6 +9,7 @@
 
 use kiln_artifacts::{ArtifactError, Artifacts, Removal};
 use kiln_domain::{Timestamp, VersionId};
+use kiln_files::Going;
 use kiln_store::{Store, StoreError, WriteTransaction, outbox};
 use serde::{Deserialize, Serialize};
 
@@ -34,14 +35,14 @@ pub(super) fn note(
     outbox::put(tx, EFFECT, &payload, at)
 }
 
-/// Tells how many bytes directories take on the disk.
-pub(super) fn disk_bytes(
+/// Tells how many bytes of the disk directories free when they go.
+pub(super) fn freed_bytes(
     artifacts: &Artifacts,
     versions: &[VersionId],
 ) -> Result<u64, ArtifactError> {
-    let mut bytes = 0_u64;
+    let (mut bytes, mut going) = (0_u64, Going::default());
     for version in versions {
-        bytes = bytes.saturating_add(artifacts.disk_bytes(&version.to_string())?);
+        bytes = bytes.saturating_add(artifacts.freed_bytes(&version.to_string(), &mut going)?);
     }
     Ok(bytes)
 }
@@ -52,7 +53,8 @@ pub(super) fn remove(artifacts: &Artifacts, versions: &[VersionId]) -> (u64, boo
     let (mut freed, mut all) = (0_u64, true);
     for version in versions {
         let id = version.to_string();
-        let bytes = artifacts.disk_bytes(&id).unwrap_or(0);
+        let bytes = artifacts.freed_bytes(&id, &mut Going::default());
+        let bytes = bytes.unwrap_or(0);
         match artifacts.remove(&id) {
             Ok(Removal::Removed) => freed = freed.saturating_add(bytes),
             Ok(Removal::Absent) => {}

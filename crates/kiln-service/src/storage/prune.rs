@@ -10,20 +10,20 @@
 //! (`purges/files.rs`), and a file of the cache is one name.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use kiln_api::storage::{Freed, ITEMS_MAX, PruneParams, Pruned, PrunedItem, PrunedKind};
 use kiln_api::{Failure, codes};
 use kiln_cache::Gone;
 use kiln_domain::access::{Actor, Administer, Belongs, Grant, permit};
 use kiln_domain::storage::{PruneScope, StorageKind};
-use kiln_domain::{ImageName, Timestamp, VersionId};
+use kiln_domain::{ImageName, Timestamp};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::images::ImageRow;
 use kiln_store::{Object, ObjectKind, WriteTransaction, versions};
 
 use super::known::{GoingImage, Known};
-use super::survey::{CacheFile, StorageFiles, Thing, What};
+use super::survey::{CacheFile, StorageFiles, SurveyError, Thing, What};
 use super::{Storage, StorageError, failure};
 use crate::failures::{file_failure, store_failure};
 use crate::needs::{Needed, Pruning};
@@ -76,7 +76,7 @@ impl Storage {
 
     async fn foresee(&self, scope: PruneScope, now: Timestamp) -> Result<Pruned, StorageError> {
         let (things, known) = self.look(scope, now).await?;
-        let plan = self.plan(things, &known);
+        let plan = self.plan(things, &known).await?;
         let mut report = Report::default();
         for planned in plan.images {
             let row = planned.image.row;
@@ -104,7 +104,7 @@ impl Storage {
         let _turn = self.turn.lock().await;
         let pruning = self.needs.prune();
         let (things, known) = self.look(scope, now).await?;
-        let plan = self.plan(things, &known);
+        let plan = self.plan(things, &known).await?;
         let mut report = Report::default();
         let all_images = self.purge_all(actor, plan.images, now, &mut report).await;
         let cached = if all_images {
@@ -134,12 +134,10 @@ impl Storage {
         Ok(pruned)
     }
 
-    fn plan(&self, things: Vec<Thing>, known: &Known) -> Plan {
-        let mut directories: HashMap<VersionId, u64> = HashMap::new();
+    async fn plan(&self, things: Vec<Thing>, known: &Known) -> Result<Plan, StorageError> {
         let mut cached = Vec::new();
         for thing in things {
-            if let What::Version(id) = thing.what {
-                directories.insert(id, thing.frees_bytes);
+            if matches!(thing.what, What::Version(_)) {
                 continue;
             }
             let (kind, fate) = known.judge(&thing, &self.needs);
@@ -147,17 +145,25 @@ impl Storage {
                 cached.push((kind, thing));
             }
         }
-        let images = known.going().into_iter().map(|image| {
-            let frees = image.versions.iter().filter_map(|id| directories.get(id));
-            PlannedImage {
-                frees_bytes: frees.sum(),
-                image,
-            }
+        let (files, going) = (self.files.clone(), known.going());
+        let foreseen = self.files.pool.run(move || {
+            let versions = going
+                .iter()
+                .flat_map(|image| image.versions.iter().copied());
+            let freed = files.freed_by(versions)?;
+            let images = going.into_iter().map(|image| {
+                let frees = image.versions.iter().filter_map(|id| freed.get(id));
+                PlannedImage {
+                    frees_bytes: frees.sum(),
+                    image,
+                }
+            });
+            Ok::<_, SurveyError>(images.collect())
         });
-        Plan {
-            images: images.collect(),
+        Ok(Plan {
+            images: foreseen.await??,
             cached,
-        }
+        })
     }
 
     /// Purges images, and tells whether all of them went.

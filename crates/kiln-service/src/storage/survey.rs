@@ -2,12 +2,13 @@
 //!
 //! Files come and go meanwhile, which is no error; what keeps a thing is not asked here.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use kiln_artifacts::{ArtifactError, Artifacts, StandingKind};
 use kiln_cache::{Cache, Entry, EntryKind};
 use kiln_domain::{Digest, Timestamp, VersionId};
-use kiln_files::{Counted, Directory, Usage};
+use kiln_files::{Counted, Directory, Going, Usage};
 use kiln_kernel::{BaseInitrds, Catalogue, CatalogueError, FileError};
 
 use crate::blocking::Pool;
@@ -39,7 +40,7 @@ pub(super) struct Thing {
     /// What it is called.
     pub(super) item: String,
     pub(super) usage: Usage,
-    /// How many bytes go with it.
+    /// How many bytes go with it; for a version see [`StorageFiles::freed_by`].
     pub(super) frees_bytes: u64,
 }
 
@@ -84,15 +85,7 @@ impl StorageFiles {
     pub(super) fn survey(&self, now: Timestamp) -> Result<Vec<Thing>, SurveyError> {
         let mut counted = Counted::default();
         let mut things = Vec::new();
-        for standing in self.artifacts.survey(&mut counted)? {
-            let what = match standing.kind {
-                StandingKind::Complete(id) => id.parse().map_or(What::Foreign, What::Version),
-                StandingKind::Unfinished => What::Unfinished,
-                StandingKind::Foreign => What::Foreign,
-            };
-            let item = standing.name.to_string_lossy().into_owned();
-            things.push(Thing::new(what, item, standing.usage));
-        }
+        // Modules that images share with a kernel count for the kernel.
         for standing in self.catalogue.survey(&mut counted)? {
             let item = standing.name.to_string_lossy().into_owned();
             let what = match (standing.is_kernel, item.starts_with('.')) {
@@ -102,6 +95,15 @@ impl StorageFiles {
             };
             things.push(Thing::new(what, item, standing.usage));
         }
+        for standing in self.artifacts.survey(&mut counted)? {
+            let what = match standing.kind {
+                StandingKind::Complete(id) => id.parse().map_or(What::Foreign, What::Version),
+                StandingKind::Unfinished => What::Unfinished,
+                StandingKind::Foreign => What::Foreign,
+            };
+            let item = standing.name.to_string_lossy().into_owned();
+            things.push(Thing::new(what, item, standing.usage));
+        }
         for (item, usage) in self.bases.survey()? {
             things.push(Thing::new(What::Base, item, usage));
         }
@@ -109,6 +111,20 @@ impl StorageFiles {
         things.extend(entries.map(|entry| self.cached(entry, now)));
         self.add_database(&mut things, &mut counted)?;
         Ok(things)
+    }
+
+    /// Tells how many bytes go with each of these directories when they go one after the other: what
+    /// several of them have goes with the last.
+    pub(super) fn freed_by(
+        &self,
+        versions: impl IntoIterator<Item = VersionId>,
+    ) -> Result<HashMap<VersionId, u64>, SurveyError> {
+        let mut going = Going::default();
+        let freed = versions.into_iter().map(|id| {
+            let bytes = self.artifacts.freed_bytes(&id.to_string(), &mut going)?;
+            Ok((id, bytes))
+        });
+        freed.collect()
     }
 
     /// Looks at a file of the cache.

@@ -8,7 +8,8 @@ use kiln_api::storage::{ITEMS_MAX, KindUsage, Usage, UsageItem, UsageParams};
 use kiln_domain::access::{Actor, Role};
 use kiln_domain::storage::{PruneScope, StorageKind};
 
-use super::{Storage, failure};
+use super::survey::What;
+use super::{Storage, StorageError, failure};
 
 /// What stands for all kinds.
 const TOTAL: &str = "total";
@@ -23,7 +24,7 @@ impl Storage {
             .look(scope, now)
             .await
             .map_err(|error| failure(&error))?;
-        let (needs, actor) = (self.needs.clone(), *actor);
+        let (needs, files, actor) = (self.needs.clone(), self.files.clone(), *actor);
         // A million files are a second of work.
         let summed = self.files.pool.run(move || {
             let mut kinds: BTreeMap<StorageKind, KindUsage> = StorageKind::ALL
@@ -32,15 +33,21 @@ impl Storage {
                 .collect();
             let mut total = named(TOTAL);
             let mut items = Vec::new();
+            let going = known.going().into_iter();
+            let freed = files.freed_by(going.flat_map(|image| image.versions))?;
             for thing in &things {
                 let (kind, fate) = known.judge(thing, &needs);
+                let frees_bytes = match &thing.what {
+                    What::Version(id) => freed.get(id).copied().unwrap_or(0),
+                    _ => thing.frees_bytes,
+                };
                 for sum in [kinds.entry(kind).or_default(), &mut total] {
                     sum.count += 1;
                     sum.apparent_bytes += thing.usage.apparent_bytes;
                     sum.disk_bytes += thing.usage.disk_bytes;
                     if fate.goes() {
                         sum.reclaimable_count += 1;
-                        sum.reclaimable_bytes += thing.frees_bytes;
+                        sum.reclaimable_bytes += frees_bytes;
                     }
                 }
                 let owner = known.owner_of(thing);
@@ -59,16 +66,17 @@ impl Storage {
             items.sort_by_key(|item| Reverse(item.disk_bytes));
             let items_left_out = items.len().saturating_sub(ITEMS_MAX) as u64;
             items.truncate(ITEMS_MAX);
-            Usage {
+            Ok::<_, StorageError>(Usage {
                 kinds: kinds.into_values().collect(),
                 total,
                 items,
                 items_left_out,
-            }
+            })
         });
+        let summed = summed.await.map_err(StorageError::Pool);
         summed
-            .await
-            .map_err(|error| crate::failures::pool_failure(&error))
+            .and_then(|summed| summed)
+            .map_err(|error| failure(&error))
     }
 }
 

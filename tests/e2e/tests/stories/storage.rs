@@ -1,8 +1,9 @@
 //! What lies on the disk, and why: counted, explained, and removed without harm to what is in use.
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
@@ -39,12 +40,18 @@ fn of_kind(told: &Value, kind: &str, field: &str) -> u64 {
 /// Counts the blocks below a folder, in bytes, each inode once, without the folder's own.
 fn blocks_below(folder: &Path) -> Result<u64> {
     let mut bytes = 0;
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let metadata = fs::symlink_metadata(&path)?;
-        bytes += metadata.blocks() * 512;
-        if metadata.is_dir() {
-            bytes += blocks_below(&path)?;
+    let mut seen = HashSet::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let metadata = fs::symlink_metadata(&path)?;
+            if seen.insert(metadata.ino()) {
+                bytes += metadata.blocks() * 512;
+            }
+            if metadata.is_dir() {
+                folders.push(path);
+            }
         }
     }
     Ok(bytes)
@@ -142,6 +149,58 @@ fn what_is_on_the_disk_is_counted_by_kind_each_inode_once() -> Result<()> {
     assert_eq!(
         (&web["kind"], &web["kept_by"]),
         (&json!("image"), &json!("image"))
+    );
+    Ok(())
+}
+
+/// The modules of a kernel are one file each, however many images have them, and go with the last.
+#[test]
+fn modules_are_shared_with_the_kernel_and_outlive_it() -> Result<()> {
+    let stage = Stage::new()?;
+    let modules = stage.path("modules");
+    fs::create_dir_all(modules.join("kernel"))?;
+    fs::write(modules.join("kernel/a.ko"), noise(7, 100_000))?;
+    let kernel = json!({
+        "name": "modular", "kernel_path": stage.path("vmlinux"), "modules_dir": modules,
+    });
+    stage.call("kernel.import", &kernel)?;
+    let layout = source::small(&stage.path("layout"))?;
+    let mut folders = Vec::new();
+    for name in ["one", "two"] {
+        let mut params = pull(&oci(&layout, "1"), name);
+        params["kernel_ref"] = json!("modular");
+        params["boot"] = json!("none");
+        let image = stage.call("image.pull", &params)?;
+        folders.push(PathBuf::from(text(&image, "artifact_dir")?));
+    }
+    let module = |folder: &Path| folder.join("modules/kernel/a.ko");
+    let found = |path: PathBuf| -> Result<(u64, u64, u32)> {
+        let metadata = fs::metadata(path)?;
+        Ok((metadata.ino(), metadata.nlink(), metadata.mode() & 0o777))
+    };
+    let kept = found(module(&stage.root().join("kernels/modular")))?;
+    assert_eq!((kept.1, kept.2), (3, 0o400));
+    assert_eq!(found(module(&folders[0]))?, kept);
+    let told = usage(&stage)?;
+    assert!(of_kind(&told, "kernel", "disk_bytes") > 100_000, "{told}");
+    let sum = of_kind(&told, "image", "disk_bytes");
+    for name in ["one", "two"] {
+        stage.call("image.forget", &json!({"image": name}))?;
+    }
+    let told = usage(&stage)?;
+    assert_eq!(of_kind(&told, "forgotten_image", "disk_bytes"), sum);
+    assert_eq!(of_kind(&told, "forgotten_image", "reclaimable_bytes"), sum);
+
+    stage.call("kernel.remove", &json!({"name": "modular"}))?;
+    assert_eq!(fs::read(module(&folders[1]))?, noise(7, 100_000));
+    let told = usage(&stage)?;
+    let reclaimable = of_kind(&told, "forgotten_image", "reclaimable_bytes");
+    assert!(reclaimable > sum + 100_000, "{told}");
+    let pruned = prune_as_foretold(&stage, json!({"images_older_than_seconds": 0}))?;
+
+    assert_eq!(
+        of_kind(&pruned, "forgotten_image", "freed_bytes"),
+        reclaimable
     );
     Ok(())
 }
