@@ -9,7 +9,7 @@ use crate::output::{self, Amount, Format};
 use crate::session::Session;
 
 /// The exit code when some of a batch failed and some did not.
-const EXIT_PARTIAL: u8 = 9;
+pub(crate) const EXIT_PARTIAL: u8 = 9;
 
 /// What came of one thing.
 #[derive(Debug, Serialize)]

@@ -116,6 +116,9 @@ pub(crate) struct ImagesArguments {
     images: Vec<String>,
 }
 
+/// Most characters of the changes of one entry that the table shows.
+const CHANGES_MAX: usize = 200;
+
 /// Whose history.
 #[derive(Debug, Args)]
 pub(crate) struct HistoryArguments {
@@ -324,12 +327,20 @@ pub(crate) async fn history(
                     time(&entry.at),
                     cell(&entry.actor),
                     cell(&entry.kind),
-                    changes.join("; "),
+                    shortened(&changes.join("; ")),
                 ]
             },
             name: &|entry: &HistoryEntry| entry.seq.to_string(),
         },
     )
+}
+
+/// Cuts what would be longer than anybody reads in a table; `--json` has all of it.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(CHANGES_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 async fn change(params: ModifyParams, session: &Session) -> Result<(), CommandError> {

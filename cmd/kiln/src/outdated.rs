@@ -10,6 +10,7 @@ use kiln_api::registry::RegistryCredentials;
 use kiln_client::Client;
 use kiln_domain::{Reference, RegistryName};
 
+use crate::batch::EXIT_PARTIAL;
 use crate::credentials::CredentialsArguments;
 use crate::failure::CommandError;
 use crate::output::Columns;
@@ -26,8 +27,8 @@ const PER_CALL: u32 = 50;
 /// Which images.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Nothing is pulled. Exit code 10 says that something is newer; what could not be asked is listed as
-unknown, with the reason.")]
+Nothing is pulled. Exit code 10 says that something is newer; 9 that nothing is, as far as it could
+be told: what could not be asked is listed as unknown, and what its registry no longer has as gone.")]
 pub(crate) struct Arguments {
     /// All images that you see, not yours alone
     #[arg(short, long)]
@@ -54,9 +55,9 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         session.call::<Outdated>(&client, &params).await
     })
     .await?;
-    let has_newer = found
-        .iter()
-        .any(|standing| standing.state == Freshness::Outdated);
+    let has = |state| found.iter().any(|standing| standing.state == state);
+    let has_newer = has(Freshness::Outdated);
+    let is_unsure = has(Freshness::Unknown) || has(Freshness::Gone);
     found.retain(|standing| arguments.current || standing.state != Freshness::Current);
     session.output().list(
         &found,
@@ -68,6 +69,9 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
     )?;
     if has_newer {
         return Err(CommandError::Reported(EXIT_OUTDATED));
+    }
+    if is_unsure {
+        return Err(CommandError::Reported(EXIT_PARTIAL));
     }
     Ok(())
 }

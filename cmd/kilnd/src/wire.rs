@@ -22,8 +22,8 @@ use kiln_service::{
     Agents, Aliases, Audit, BlobFiles, Board, Clock, DaemonDesk, Events, Ext4Builder, Fetcher,
     GuestInitrds, HostFiles, Identity, ImageFiles, Images, InstanceWatch, Instances, KernelSources,
     Kernels, Leases, Metadata, Naming, Operations, Orgs, Partials, Pool, Pulls, PurgeFiles, Purges,
-    Records, Registries, Remotes, Retention, Roles, RootfsDigests, SnapshotSchedule, Snapshots,
-    Spare, Storage, StorageFiles, SystemClock, SystemLogins, Transfers, Users, Webhooks,
+    Records, Registries, Remotes, Reserve, Retention, Roles, RootfsDigests, SnapshotSchedule,
+    Snapshots, Spare, Storage, StorageFiles, SystemClock, SystemLogins, Transfers, Users, Webhooks,
     open_database, recover,
 };
 use kiln_store::{Store, StoreOptions};
@@ -243,7 +243,8 @@ struct Shared {
 fn ledger(config: &Config, store: &Store, clock: &Arc<dyn Clock>) -> Ledger {
     Ledger {
         roles: Roles::new(store.clone(), clock.clone()),
-        audit: Audit::new(store.clone(), clock.clone(), config.audit.retention()),
+        audit: Audit::new(store.clone(), clock.clone(), config.audit.retention())
+            .with_reserve(Reserve::beside(store.path())),
     }
 }
 

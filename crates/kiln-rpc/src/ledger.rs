@@ -75,7 +75,7 @@ impl Entry {
     /// Refuses the call when it changes something and nothing can be kept of it.
     pub(crate) async fn ready(&self) -> Result<(), Failure> {
         match &self.call {
-            Some(call) if call.right.changes() && !call.is_dry_run => self.audit.ready().await,
+            Some(call) if call.right.changes() && !call.is_dry_run => self.audit.ready(call).await,
             _ => Ok(()),
         }
     }
@@ -100,6 +100,9 @@ impl Entry {
             &answer["error"]["data"]
         };
         call.object_id = call.object_id.or_else(|| object_id(told));
+        // Who reads the line later finds the image by its name, and it may be gone by then.
+        let name = &told["image"]["name"];
+        call.object_name = call.object_name.or_else(|| text(name));
         call.operation_id = operation_id(told);
         let ending = if response.is_success() {
             Ending::Well

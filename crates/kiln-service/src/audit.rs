@@ -28,10 +28,21 @@ use self::flood::Floods;
 use crate::clock::Clock;
 use crate::events::{cursor, page_limit};
 use crate::failures::{store_failure, with_causes};
+use crate::reserve::Reserve;
 use crate::users::{self, UserError};
 
 /// How often what was held back is written and what is old goes.
 const LOOK: Duration = Duration::from_secs(600);
+
+/// Methods that free room on the disk, and what has to come before them.
+const FREEING: &[&str] = &[
+    "image.forget",
+    "image.forget_by_id",
+    "image.purge_by_id",
+    "kernel.remove",
+    "operation.cancel",
+    "storage.prune",
+];
 
 /// How long after a write the database is taken to be writable still: calls that follow each other
 /// must not each wait for the disk twice.
@@ -117,6 +128,7 @@ pub struct Audit {
     clock: Arc<dyn Clock>,
     retention: AuditRetention,
     floods: Arc<Mutex<Floods>>,
+    reserve: Option<Reserve>,
 }
 
 impl Audit {
@@ -127,6 +139,15 @@ impl Audit {
             clock,
             retention,
             floods: Arc::default(),
+            reserve: None,
+        }
+    }
+
+    /// Keeps room back for calls that free some.
+    pub fn with_reserve(self, reserve: Reserve) -> Self {
+        Self {
+            reserve: Some(reserve),
+            ..self
         }
     }
 
@@ -147,6 +168,14 @@ impl Audit {
     /// Tells of a call that was followed, before its caller is answered: only what its line does not
     /// say yet.
     pub async fn end(&self, followed: &Followed, call: Call, ending: Ending) {
+        let has_freed = FREEING.contains(&call.method) && !call.is_dry_run;
+        self.end_line(followed, call, ending).await;
+        if has_freed {
+            self.keep_reserve().await;
+        }
+    }
+
+    async fn end_line(&self, followed: &Followed, call: Call, ending: Ending) {
         let Some(row) = followed.0.as_ref().and_then(|line| line.written()) else {
             return self.record(call, ending).await;
         };
@@ -181,10 +210,39 @@ impl Audit {
 
     /// Refuses a call that changes something while the database cannot be written: no line could tell
     /// of it, and its desk could not record it either. Nothing is begun then, also where the work
-    /// is elsewhere, as in a registry.
-    pub async fn ready(&self) -> Result<(), Failure> {
-        let ready = self.store.check_writable(KNOWN_GOOD).await;
+    /// is elsewhere, as in a registry. A full disk is no reason to refuse what frees some of it, as long
+    /// as the room that was kept back for it lasts.
+    pub async fn ready(&self, call: &Call) -> Result<(), Failure> {
+        let mut ready = self.store.check_writable(KNOWN_GOOD).await;
+        if matches!(ready, Err(StoreError::Full { .. }))
+            && FREEING.contains(&call.method)
+            && self.give_reserve_back().await
+        {
+            ready = self.store.check_writable(KNOWN_GOOD).await;
+        }
         ready.map_err(|error| store_failure(&error))
+    }
+
+    async fn give_reserve_back(&self) -> bool {
+        let Some(reserve) = self.reserve.clone() else {
+            return false;
+        };
+        let given = tokio::task::spawn_blocking(move || reserve.give_back()).await;
+        let had_some = matches!(given, Ok(Ok(true)));
+        if had_some {
+            tracing::warn!("the disk is full: the room kept back for freeing it is in use");
+        }
+        had_some
+    }
+
+    async fn keep_reserve(&self) {
+        let Some(reserve) = self.reserve.clone() else {
+            return;
+        };
+        let kept = tokio::task::spawn_blocking(move || reserve.keep()).await;
+        if let Ok(Err(error)) = kept {
+            tracing::warn!(%error, "no room is kept back for a full disk");
+        }
     }
 
     /// Tells of a call, if it is one to be told of, before its caller is answered.
@@ -263,6 +321,7 @@ impl Audit {
     }
 
     async fn work_once(&self) {
+        self.keep_reserve().await;
         self.write_held().await;
         match self.sweep().await {
             Ok(0) => {}

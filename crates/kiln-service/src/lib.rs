@@ -40,6 +40,7 @@ mod purges;
 mod recovery;
 mod registries;
 mod remotes;
+mod reserve;
 mod roles;
 mod scans;
 mod seams;
@@ -89,6 +90,7 @@ pub use purges::{PurgeError, PurgeFiles, Purges, Retention, RetentionSwept};
 pub use recovery::{AdoptionError, RecoveryError, recover};
 pub use registries::{BlobFiles, Registries};
 pub use remotes::Remotes;
+pub use reserve::Reserve;
 pub use roles::{Identified, Roles};
 pub use scans::scan;
 pub use seams::{

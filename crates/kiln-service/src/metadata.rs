@@ -406,7 +406,9 @@ fn patch_failure(error: &PatchError) -> Failure {
     let code = match error {
         PatchError::TwoWays { .. } | PatchError::Size { .. } => codes::request::INVALID_PARAMS,
         PatchError::Name(_) | PatchError::Tag { .. } => codes::image::NAME_INVALID,
-        PatchError::Wording(_) | PatchError::TooManyWords { .. } => codes::image::LABEL_INVALID,
+        PatchError::Wording(_)
+        | PatchError::TooManyWords { .. }
+        | PatchError::LabelBytes { .. } => codes::image::LABEL_INVALID,
         PatchError::Limit(_) | PatchError::Quantity { .. } | PatchError::TooManySlots => {
             codes::image::LIMIT_INVALID
         }

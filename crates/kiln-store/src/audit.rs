@@ -3,8 +3,8 @@
 //! Which calls get a line is decided at the door. Unlike [`crate::events`], which tell how things
 //! came to be as they are, lines tell of calls, of those that changed nothing too.
 
-use kiln_domain::Timestamp;
 use kiln_domain::access::Role;
+use kiln_domain::{OperationId, Timestamp};
 use rusqlite::Row;
 
 use crate::columns::{Columns, Micros, Text};
@@ -30,7 +30,7 @@ pub struct NewLine {
     pub method: String,
     /// What the call was about.
     pub object: LineObject,
-    /// [`OK`], or the code of the failure.
+    /// [`OK`], or the code of the failure: the call's, or that of the operation which it began.
     pub result: String,
     /// The call's number in the log.
     pub request_id: String,
@@ -108,7 +108,9 @@ pub fn append(tx: &WriteTransaction<'_>, line: &NewLine) -> Result<i64, StoreErr
         i64::try_from(line.unwritten).unwrap_or(i64::MAX),
     );
     tx.execute("write an audit line", sql, params)?;
-    Ok(tx.last_seq())
+    let seq = tx.last_seq();
+    settle(tx, seq, line)?;
+    Ok(seq)
 }
 
 /// Puts what is known of a call at its end in the place of what was written with its change; its place
@@ -127,7 +129,36 @@ pub fn amend(tx: &WriteTransaction<'_>, row: &LineRow) -> Result<(), StoreError>
         &line.operation_id,
         i64::try_from(line.unwritten).unwrap_or(i64::MAX),
     );
-    tx.execute("amend an audit line", sql, params).map(|_| ())
+    tx.execute("amend an audit line", sql, params)?;
+    settle(tx, row.seq, line)
+}
+
+/// Calls about an operation, unlike those that began it, ended as they say themselves.
+const BEGAN_IT: &str = "result = 'ok' AND substr(method, 1, 10) <> 'operation.'";
+
+/// Tells in the lines of the call that began an operation that this did not succeed.
+pub(crate) fn operation_failed(
+    tx: &WriteTransaction<'_>,
+    id: OperationId,
+    code: &str,
+) -> Result<(), StoreError> {
+    let sql = format!("UPDATE audit SET result = ?2 WHERE operation_id = ?1 AND {BEGAN_IT}");
+    tx.execute("amend an audit line", &sql, (Text(id), code))
+        .map(|_| ())
+}
+
+/// The same for a line that is written when the operation has ended already.
+fn settle(tx: &WriteTransaction<'_>, seq: i64, line: &NewLine) -> Result<(), StoreError> {
+    let Some(id) = &line.operation_id else {
+        return Ok(());
+    };
+    let sql = format!(
+        "UPDATE audit SET result = (SELECT coalesce(json_extract(error, '$.code'), 'operation.' || state) \
+         FROM operations WHERE id = ?2) WHERE seq = ?1 AND {BEGAN_IT} AND EXISTS \
+         (SELECT 1 FROM operations WHERE id = ?2 AND state NOT IN ('running', 'succeeded'))"
+    );
+    tx.execute("amend an audit line", &sql, (seq, id))
+        .map(|_| ())
 }
 
 /// Returns the lines behind `after`, oldest first, at most `limit` of them.

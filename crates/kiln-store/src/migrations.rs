@@ -26,6 +26,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0008_metadata.sql"),
     include_str!("migrations/0009_disk.sql"),
     include_str!("migrations/0010_agents.sql"),
+    include_str!("migrations/0011_ends.sql"),
 ];
 
 /// Returns the number of the newest schema this build knows.

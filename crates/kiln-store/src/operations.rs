@@ -12,6 +12,7 @@ use kiln_domain::{OperationId, OperationKind, OperationState, Timestamp};
 use rusqlite::Row;
 use serde_json::Value;
 
+use crate::audit;
 use crate::columns::{Columns, Micros, Text};
 use crate::meta::FOREIGN_OPERATIONS;
 use crate::page::{Conditions, probe_limit};
@@ -236,7 +237,12 @@ pub fn finish(
         error,
         Micros(at),
     );
-    Ok(tx.execute("finish an operation", sql, params)? == 1)
+    let was_running = tx.execute("finish an operation", sql, params)? == 1;
+    if was_running && let Outcome::Failed { error } | Outcome::Cancelled { error } = outcome {
+        let code = error["code"].as_str();
+        audit::operation_failed(tx, id, code.unwrap_or("operation.failed"))?;
+    }
+    Ok(was_running)
 }
 
 /// Marks every running operation as interrupted and returns them, oldest first: at start-up
@@ -253,6 +259,9 @@ pub fn interrupt_running(
     let sql = "UPDATE operations SET state = 'interrupted', updated_at = ?1, finished_at = ?1 \
                WHERE state = 'running'";
     tx.execute(STEP, sql, [Micros(at)])?;
+    for id in &found {
+        audit::operation_failed(tx, *id, "operation.interrupted")?;
+    }
     Ok(found)
 }
 

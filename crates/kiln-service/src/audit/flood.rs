@@ -1,5 +1,5 @@
-//! Keeps failed calls from filling the disk: so many lines of a user at once, then one in a while;
-//! the rest is counted.
+//! Keeps failed calls from filling the disk: so many lines of a user and a method at once, then one in
+//! a while; the rest is counted. By method, so that nobody hides a refusal behind a thousand others.
 //!
 //! Calls that end well are always written: each has changed something that takes more room than its
 //! line.
@@ -9,19 +9,19 @@ use std::collections::HashMap;
 use kiln_domain::Timestamp;
 use kiln_store::audit::{NewLine, OK};
 
-/// How many failed calls of one user get a line each before they are counted.
+/// How many failed calls of a method by one user get a line each before they are counted.
 pub(super) const BURST: u32 = 100;
 
 /// After how long one more of them gets a line, in microseconds: 8,640 lines a day at most.
 pub(super) const REFILL_MICROS: i64 = 10_000_000;
 
-/// Users that are remembered although they have nothing held back.
+/// Users and methods that are remembered although they have nothing held back.
 const IDLE_MAX: usize = 4_096;
 
-/// How much each user has left.
+/// How much each user has left for each method.
 #[derive(Debug, Default)]
 pub(super) struct Floods {
-    users: HashMap<u32, Allowance>,
+    by: HashMap<(u32, String), Allowance>,
 }
 
 #[derive(Debug)]
@@ -36,11 +36,11 @@ impl Floods {
     /// Decides what becomes of a line of a user: it is returned to be written, and tells how many
     /// were not, or is only counted.
     pub(super) fn pass(&mut self, uid: u32, line: NewLine) -> Option<NewLine> {
-        if self.users.len() >= IDLE_MAX {
-            self.users
-                .retain(|_, allowance| !allowance.is_idle(line.at));
+        if self.by.len() >= IDLE_MAX {
+            self.by.retain(|_, allowance| !allowance.is_idle(line.at));
         }
-        let allowance = self.users.entry(uid).or_insert(Allowance {
+        let key = (uid, line.method.clone());
+        let allowance = self.by.entry(key).or_insert(Allowance {
             lines: BURST,
             refilled_at: line.at,
             held: None,
@@ -60,7 +60,7 @@ impl Floods {
 
     /// Takes the newest of the calls that got no line, of each user; it tells of those before it.
     pub(super) fn take_held(&mut self) -> Vec<NewLine> {
-        let held = self.users.values_mut().filter_map(|user| user.held.take());
+        let held = self.by.values_mut().filter_map(|one| one.held.take());
         held.map(|(line, unwritten)| NewLine { unwritten, ..line })
             .collect()
     }

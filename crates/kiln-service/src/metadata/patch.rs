@@ -21,6 +21,10 @@ use serde_json::{Value, json};
 /// Most labels of one image. Images come with dozens at most.
 const LABELS_MAX: usize = 256;
 
+/// Most bytes of labels that one call changes, keys and values together: each change is kept for good in
+/// the history.
+const LABELS_BYTES_MAX: usize = 16 << 10;
+
 /// Most keywords of one image: who needs more is not finding anything by them.
 const KEYWORDS_MAX: usize = 64;
 
@@ -56,6 +60,8 @@ pub(super) enum PatchError {
     TooManyWords { nouns: &'static str, limit: usize },
     #[error(transparent)]
     Limit(#[from] LimitError),
+    #[error("a call changes labels of at most {LABELS_BYTES_MAX} bytes, and these have {bytes}")]
+    LabelBytes { bytes: usize },
     #[error("the limit of {slot} is neither a number nor a text")]
     Quantity { slot: SlotName },
     #[error("an image limits at most {SLOTS_MAX} slots")]
@@ -287,7 +293,7 @@ fn read_labels(
         .into_iter()
         .map(|(key, value)| (key, Some(value)));
     let unset = changes.unset.into_iter().map(|key| (key, None));
-    let mut read = BTreeMap::new();
+    let mut read: BTreeMap<LabelKey, Option<LabelValue>> = BTreeMap::new();
     for (key, value) in set.chain(unset).chain(also) {
         let value = value.map(|value| value.parse::<LabelValue>()).transpose()?;
         let key: LabelKey = key.parse()?;
@@ -301,6 +307,13 @@ fn read_labels(
     }
     if read.len() > LABELS_MAX {
         return Err(too_many("labels", LABELS_MAX));
+    }
+    let lengths = read.iter().map(|(key, value)| {
+        key.as_str().len() + value.as_ref().map_or(0, |value| value.as_str().len())
+    });
+    let bytes = lengths.sum();
+    if bytes > LABELS_BYTES_MAX {
+        return Err(PatchError::LabelBytes { bytes });
     }
     Ok(read)
 }

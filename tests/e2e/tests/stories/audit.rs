@@ -96,6 +96,71 @@ fn a_refused_call_and_a_change_are_on_record_and_a_look_is_not() -> Result<()> {
 }
 
 #[test]
+fn the_line_of_a_call_tells_how_its_operation_ended() -> Result<()> {
+    let stage = Stage::new()?;
+    let layout = source::small(&stage.path("layout"))?;
+    let image = stage.call("image.pull", &pull(&oci(&layout, "1"), "web"))?;
+    let missing = oci(&layout, "nothing");
+    stage.refused("image.pull", &pull(&missing, "attended"))?;
+    let mut detached = pull(&missing, "detached");
+    detached["detach"] = json!(true);
+    let started = stage.call("image.pull", &detached)?;
+    let wait = json!({"operation_id": started["operation_id"], "timeout_ms": 30_000});
+    let ended = stage.call("operation.wait", &wait)?;
+    let code = ended["error"]["code"].as_str().context("no code")?;
+    let id = json!({"image_id": image["id"]});
+    stage.call("image.forget", &json!({"image": "web"}))?;
+    stage.call("image.purge_by_id", &id)?;
+
+    let told: Vec<String> = lines(&stage, &json!({"method": "image."}))?
+        .iter()
+        .map(|line| {
+            let word = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
+            format!(
+                "{} {} {}",
+                word("method"),
+                word("object_name"),
+                word("result")
+            )
+        })
+        .collect();
+
+    assert_eq!(
+        told,
+        [
+            "image.pull web ok".to_owned(),
+            format!("image.pull attended {code}"),
+            format!("image.pull detached {code}"),
+            "image.forget web ok".to_owned(),
+            "image.purge_by_id web ok".to_owned(),
+        ]
+    );
+    let failed = lines(&stage, &json!({"result": "failed"}))?;
+    assert_eq!(failed.len(), 2);
+    Ok(())
+}
+
+#[test]
+fn nobody_hides_a_refusal_behind_many_failures() -> Result<()> {
+    if tools::must_skip("nobody_hides_a_refusal_behind_many_failures", NEEDS)? {
+        return Ok(());
+    }
+    let stage = open_stage()?;
+    as_user(NOBODY, || {
+        for _ in 0..150 {
+            stage.refused("image.forget", &json!({"image": "nothing"}))?;
+        }
+        stage.refused("kernel.remove", &json!({"name": "tiny"}))
+    })?;
+
+    let denied = lines(&stage, &json!({"result": "request.denied"}))?;
+
+    assert_eq!(denied.len(), 1, "{denied:?}");
+    assert_eq!(denied[0]["method"], "kernel.remove");
+    Ok(())
+}
+
+#[test]
 fn lines_are_filtered_paged_and_exported() -> Result<()> {
     let stage = Stage::new()?;
     let org = stage.call("org.add", &json!({"name": "web"}))?;

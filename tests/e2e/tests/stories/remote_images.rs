@@ -229,7 +229,9 @@ fn case_5_4_a_registry_that_wants_a_login_says_so() -> Result<()> {
     let standing = stage.call("image.outdated", &json!({}))?;
     let why = &standing["items"][0]["error"]["code"];
     assert_eq!(why, "registry.auth_required");
-    assert_eq!(printed(&stage, &["outdated"])?.lines().count(), 2);
+    let listed = kiln(&stage, &["outdated"])?;
+    assert_eq!(listed.status.code(), Some(9), "nobody knows: {listed:?}");
+    assert_eq!(String::from_utf8(listed.stdout)?.lines().count(), 2);
     drop(registry);
     Ok(())
 }

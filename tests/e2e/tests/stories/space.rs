@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use kiln_testkit::daemon::{Daemon, RpcError, Start};
 use kiln_testkit::images::entry::Entry;
 use kiln_testkit::images::layout::{Compression, Layout};
@@ -226,5 +226,53 @@ fn a_layer_that_is_being_fetched_is_not_counted_twice() -> Result<()> {
     tap.open();
     drop(small.daemon);
     drop(small.disk);
+    Ok(())
+}
+
+/// Calls that free a disk need a little of it themselves: room is kept back for them.
+#[test]
+fn a_disk_that_is_full_is_freed_with_what_was_kept_back() -> Result<()> {
+    if tools::must_skip("a_disk_that_is_full_is_freed", NEEDS)? {
+        return Ok(());
+    }
+    let small = Small::new(200)?;
+    let reserve = small.daemon.root().join("kiln.db.reserve");
+    wait::until("room that is kept back", LIMIT, || {
+        Ok(reserve.exists().then_some(()))
+    })?;
+    let layout = small.noise(1, 20, Compression::Gzip)?;
+    small.pull(&layout, "web")?;
+    let other = small.noise(2, 1, Compression::Gzip)?;
+    let gone = small.pull(&other, "gone")?;
+    small
+        .daemon
+        .call("image.forget", &json!({"image": "gone"}))?;
+    small.fill_up_to(0)?;
+    // Until the log's own room is full, too.
+    let modify = |n: u64| {
+        let labels = json!({"set": {"large": format!("{n:04000}")}});
+        let params = json!({"image": "web", "labels": labels});
+        small.daemon.call("image.modify", &params)
+    };
+    let mut refused = None;
+    for n in 0..10_000 {
+        if let Err(error) = modify(n) {
+            refused = Some(error.refused()?);
+            break;
+        }
+    }
+    let refused = refused.context("the disk was never full")?;
+    assert_eq!(code(&refused), "storage.full", "{refused}");
+    ensure!(reserve.exists(), "what frees nothing took it");
+
+    let id = json!({"image_id": gone["id"]});
+    let purged = small.daemon.call("image.purge_by_id", &id)?;
+    let pruned = small
+        .daemon
+        .call("storage.prune", &json!({"cache": true}))?;
+
+    assert!(purged["freed_bytes"].as_u64() > Some(1 << 20), "{purged}");
+    assert!(pruned["freed_bytes"].as_u64() > Some(20 << 20), "{pruned}");
+    modify(1)?;
     Ok(())
 }
