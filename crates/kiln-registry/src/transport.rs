@@ -62,6 +62,8 @@ pub(crate) struct Ask<'a> {
     /// How much longer than usual the answer may take.
     pub(crate) extra_time: Duration,
     /// The longest silence that there is patience left for; less than usual where it is shorter.
+    /// For requests that take as long as their bytes do: what is short as a whole ends with the
+    /// patience of [`Attempts::attempt`](crate::retry::Attempts::attempt).
     pub(crate) patience_left: Duration,
     /// What is waited for: for messages.
     pub(crate) what: &'static str,
