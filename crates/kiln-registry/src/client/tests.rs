@@ -632,6 +632,33 @@ async fn a_loopback_server_that_speaks_tls_is_spoken_to_in_tls() {
     assert_eq!(server.targets(), Vec::<String>::new());
 }
 
+#[tokio::test]
+async fn a_demand_without_a_word_of_how_is_told_as_such() {
+    let no_word = "demands credentials and says not which (it has no WWW-Authenticate header)";
+    let no_realm = "names no token realm, which is refused: it is not a URL";
+    let cases = [
+        (Reply::status(401), "ChallengeMalformed", no_word),
+        (
+            Reply::demand(r#"Bearer realm="""#),
+            "RealmRefused",
+            no_realm,
+        ),
+        (
+            Reply::demand("Negotiate"),
+            "ChallengeMalformed",
+            "demands credentials in a way that is not understood: Negotiate",
+        ),
+    ];
+    for (reply, name, text) in cases {
+        let (found, error) = failure_of(Some(ada()), move |_, _| reply.clone()).await;
+
+        assert_eq!(found, name, "{error}");
+        let told = error.to_string();
+        assert!(told.starts_with("127.0.0.1:"), "{told}");
+        assert!(told.ends_with(text), "{told}");
+    }
+}
+
 /// What a server does that knows no TLS: it answers in HTTP, or waits for the rest of the line.
 #[tokio::test]
 async fn a_plain_registry_on_this_host_hears_no_http_where_that_is_forbidden() {
