@@ -58,7 +58,7 @@ impl Counted {
 
 /// Names that are to go, one after the other: what has several goes with the last of them.
 #[derive(Clone, Debug, Default)]
-pub struct Going(HashMap<(u64, u64), u64>);
+pub struct Going(HashMap<(u64, u64), u128>);
 
 impl Going {
     /// Tells how many bytes go with one name more.
@@ -70,7 +70,7 @@ impl Going {
         }
         let gone = self.0.entry((stat.st_dev, stat.st_ino)).or_default();
         *gone += 1;
-        if *gone >= u64::from(stat.st_nlink) {
+        if *gone >= u128::from(stat.st_nlink) {
             bytes
         } else {
             0

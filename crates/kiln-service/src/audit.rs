@@ -144,6 +144,7 @@ impl Audit {
     }
 
     /// Keeps room back for calls that free some.
+    #[must_use]
     pub fn with_reserve(self, reserve: Reserve) -> Self {
         Self {
             reserve: Some(reserve),

@@ -146,13 +146,13 @@ impl Storage {
             }
         }
         let (files, going) = (self.files.clone(), known.going());
-        let foreseen = self.files.pool.run(move || {
+        let planned = self.files.pool.run(move || {
             let versions = going
                 .iter()
                 .flat_map(|image| image.versions.iter().copied());
-            let freed = files.freed_by(versions)?;
+            let bytes = files.freed_by(versions)?;
             let images = going.into_iter().map(|image| {
-                let frees = image.versions.iter().filter_map(|id| freed.get(id));
+                let frees = image.versions.iter().filter_map(|id| bytes.get(id));
                 PlannedImage {
                     frees_bytes: frees.sum(),
                     image,
@@ -161,7 +161,7 @@ impl Storage {
             Ok::<_, SurveyError>(images.collect())
         });
         Ok(Plan {
-            images: foreseen.await??,
+            images: planned.await??,
             cached,
         })
     }
