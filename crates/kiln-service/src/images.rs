@@ -335,8 +335,8 @@ impl Images {
         let mut versions = versions::standing_for(tx, &ids, &TagName::latest(), architecture)?;
         let version_ids: Vec<VersionId> = versions.values().map(|version| version.id).collect();
         let mut tags: HashMap<VersionId, Vec<TagName>> = HashMap::new();
-        for tag in tags::of_versions(tx, &version_ids)? {
-            tags.entry(tag.version_id).or_default().push(tag.tag);
+        for (version_id, tag) in tags::of_versions(tx, &version_ids)? {
+            tags.entry(version_id).or_default().push(tag);
         }
         let mut images = Vec::with_capacity(rows.len());
         for row in rows {

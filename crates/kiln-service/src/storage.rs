@@ -14,11 +14,12 @@ mod survey;
 mod usage;
 mod why;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use kiln_api::Failure;
-use kiln_domain::Timestamp;
 use kiln_domain::storage::PruneScope;
+use kiln_domain::{Digest, Timestamp};
 use kiln_store::{Store, StoreError};
 use tokio::sync::Mutex;
 
@@ -93,14 +94,21 @@ impl Storage {
     ) -> Result<(Vec<Thing>, Known), StorageError> {
         let files = self.files.clone();
         let things = self.files.pool.run(move || files.survey(now)).await??;
-        Ok((things, self.known(scope, now).await?))
+        let known = self.known(scope, now, &things).await?;
+        Ok((things, known))
     }
 
-    async fn known(&self, scope: PruneScope, now: Timestamp) -> Result<Known, StoreError> {
+    async fn known<'t>(
+        &self,
+        scope: PruneScope,
+        now: Timestamp,
+        things: impl IntoIterator<Item = &'t Thing>,
+    ) -> Result<Known, StoreError> {
+        let cached: HashSet<Digest> = things.into_iter().filter_map(Thing::digest).collect();
         let needs = self.needs.clone();
         let read = self
             .store
-            .read(move |tx| Known::read(tx, scope, &needs, now));
+            .read(move |tx| Known::read(tx, scope, &needs, &cached, now));
         read.await
     }
 }

@@ -1,7 +1,7 @@
 //! What the store knows of what lies on the disk: whose directories there are, and what images were
 //! made of.
 //!
-//! These look at whole tables, so they are for who asks about the whole disk; what of it may go is not
+//! Some look at whole tables, so they are for who asks about the whole disk; what of it may go is not
 //! decided here.
 
 use std::collections::{HashMap, HashSet};
@@ -69,7 +69,7 @@ pub fn held_images(
     Ok(held.into_iter().collect())
 }
 
-/// How many versions were made of each blob, and of each decoded layer.
+/// How many versions were made of each of some blobs and decoded layers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Uses {
     /// By the blob's digest.
@@ -78,25 +78,24 @@ pub struct Uses {
     pub layers: HashMap<Digest, u64>,
 }
 
-/// Counts the versions that were made of each blob and layer, those of forgotten images too.
-pub fn uses(tx: &ReadTransaction<'_>) -> Result<Uses, StoreError> {
-    let counted = |sql: &str| {
-        let rows = tx.all("count who uses what", sql, [], |row| {
-            let columns = Columns::of("version_blobs", "digest", row);
-            Ok((columns.parsed("digest")?, columns.integer("versions")?))
-        })?;
-        Ok::<_, StoreError>(rows.into_iter().collect())
-    };
-    Ok(Uses {
-        blobs: counted(
-            "SELECT digest, count(DISTINCT version_id) AS versions FROM version_blobs \
-             GROUP BY digest",
-        )?,
-        layers: counted(
-            "SELECT diff_id AS digest, count(DISTINCT version_id) AS versions \
-             FROM version_blobs WHERE diff_id IS NOT NULL GROUP BY diff_id",
-        )?,
-    })
+/// Counts the versions that were made of each of these blobs or layers, those of forgotten images
+/// too. What is asked about is what lies on the disk: far less than all that images were made of.
+pub fn uses(tx: &ReadTransaction<'_>, digests: &HashSet<Digest>) -> Result<Uses, StoreError> {
+    const STEP: &str = "count who uses what";
+    const OF_BLOB: &str = "SELECT count(DISTINCT version_id) FROM version_blobs WHERE digest = ?1";
+    const OF_LAYER: &str =
+        "SELECT count(DISTINCT version_id) FROM version_blobs WHERE diff_id = ?1";
+    let mut uses = Uses::default();
+    for digest in digests {
+        for (counts, sql) in [(&mut uses.blobs, OF_BLOB), (&mut uses.layers, OF_LAYER)] {
+            let count: Option<i64> = tx.value(STEP, sql, [Text(digest)])?;
+            let count = count.and_then(|count| u64::try_from(count).ok());
+            if let Some(count) = count.filter(|count| *count > 0) {
+                counts.insert(*digest, count);
+            }
+        }
+    }
+    Ok(uses)
 }
 
 impl Uses {
@@ -224,10 +223,11 @@ mod tests {
         let [a, b] = ["a", "b"].map(|content| Digest::of(content.as_bytes()));
         let unpacked = Digest::of(b"b unpacked");
 
-        let mut found = db.read(uses).unwrap();
+        let asked = HashSet::from([a, b, unpacked, Digest::of(b"unknown")]);
+        let mut found = db.read(|tx| uses(tx, &asked)).unwrap();
 
         assert_eq!(found.blobs, HashMap::from([(a, 2), (b, 1)]));
-        assert_eq!(found.layers.get(&unpacked), Some(&1));
+        assert_eq!(found.layers, HashMap::from([(unpacked, 1)]));
         db.read(|tx| found.without(tx, version_id(2))).unwrap();
         assert!(found.has_blob(&a) && !found.has_blob(&b) && !found.has_layer(&unpacked));
     }

@@ -398,13 +398,6 @@ fn page_sql(conditions: &Conditions, filter: &ImageFilter, organisations: u32) -
 
 fn read(row: &Row<'_>) -> Result<ImageRow, StoreError> {
     let columns = Columns::of("images", "id", row);
-    let labels: String = columns.raw("labels")?;
-    let keywords: String = columns.raw("keywords")?;
-    let custody = if columns.raw("managed")? {
-        Custody::Managed
-    } else {
-        Custody::Unmanaged
-    };
     Ok(ImageRow {
         seq: columns.raw("seq")?,
         id: columns.parsed("id")?,
@@ -415,10 +408,11 @@ fn read(row: &Row<'_>) -> Result<ImageRow, StoreError> {
         revision: columns.integer("revision")?,
         kind: columns.parsed("kind")?,
         state: columns.parsed("state")?,
-        custody,
-        labels: serde_json::from_str(&labels).map_err(|error| columns.invalid("labels", error))?,
-        keywords: serde_json::from_str(&keywords)
-            .map_err(|error| columns.invalid("keywords", error))?,
+        custody: if columns.raw("managed")? {
+            Custody::Managed
+        } else {
+            Custody::Unmanaged
+        },
         limits: columns.json_option("limits")?,
         description: columns.raw("description")?,
         declared_size_bytes: columns
@@ -430,6 +424,10 @@ fn read(row: &Row<'_>) -> Result<ImageRow, StoreError> {
         updated_at: columns.time("updated_at")?,
         deleted_at: columns.time_option("deleted_at")?,
         purge_after: columns.time_option("purge_after")?,
+        labels: serde_json::from_str(&columns.raw::<String>("labels")?)
+            .map_err(|error| columns.invalid("labels", error))?,
+        keywords: serde_json::from_str(&columns.raw::<String>("keywords")?)
+            .map_err(|error| columns.invalid("keywords", error))?,
     })
 }
 

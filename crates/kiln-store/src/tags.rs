@@ -50,17 +50,20 @@ pub fn of_image(tx: &ReadTransaction<'_>, image_id: ImageId) -> Result<Vec<TagRo
     tx.all("list tags", sql, [Text(image_id)], read)
 }
 
-/// Returns the tags that point at any of these versions, by name and architecture: one query for a
-/// whole page.
+/// Returns the tags that point at any of these versions with the version each points at, by name and
+/// architecture: one query for a whole page, out of one index.
 pub fn of_versions(
     tx: &ReadTransaction<'_>,
     versions: &[VersionId],
-) -> Result<Vec<TagRow>, StoreError> {
-    let sql = "SELECT image_id, tag, architecture, version_id, moved_at \
-               FROM json_each(?1) AS wanted CROSS JOIN tags ON tags.version_id = wanted.value \
+) -> Result<Vec<(VersionId, TagName)>, StoreError> {
+    let sql = "SELECT version_id, tag FROM json_each(?1) AS wanted \
+               CROSS JOIN tags ON tags.version_id = wanted.value \
                ORDER BY tag, architecture";
     let wanted = serde_json::json!(versions).to_string();
-    tx.all("list tags of versions", sql, [wanted], read)
+    tx.all("list tags of versions", sql, [wanted], |row| {
+        let columns = Columns::of("tags", "tag", row);
+        Ok((columns.parsed("version_id")?, columns.parsed("tag")?))
+    })
 }
 
 /// Returns the version a tag points at for an architecture.

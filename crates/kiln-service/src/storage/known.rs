@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use kiln_cache::EntryKind;
 use kiln_domain::storage::{CacheFacts, Fate, ImageFacts, KeptBy, PruneScope, StorageKind};
-use kiln_domain::{ImageId, ImageState, Timestamp, VersionId};
+use kiln_domain::{Digest, ImageId, ImageState, Timestamp, VersionId};
 use kiln_store::disk::{self, DirectoryRow, Uses};
 use kiln_store::images::Custody;
 use kiln_store::{ReadTransaction, StoreError};
@@ -18,7 +18,7 @@ pub(super) struct Known {
     scope: PruneScope,
     directories: HashMap<VersionId, DirectoryRow>,
     fates: HashMap<ImageId, Fate>,
-    /// What was made of blobs and layers, without the images that go.
+    /// What was made of the blobs and layers that were asked about, without the images that go.
     uses: Uses,
 }
 
@@ -30,11 +30,13 @@ pub(super) struct GoingImage {
 }
 
 impl Known {
-    /// Asks the store, and decides about images.
+    /// Asks the store, and decides about images. `cached` is what the files of the cache hold that
+    /// will be judged.
     pub(super) fn read(
         tx: &ReadTransaction<'_>,
         scope: PruneScope,
         needs: &Needs,
+        cached: &HashSet<Digest>,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
         let held = disk::held_images(tx, now)?;
@@ -57,7 +59,7 @@ impl Known {
                 (row.image_id, facts.fate(scope))
             })
             .collect();
-        let mut uses = disk::uses(tx)?;
+        let mut uses = disk::uses(tx, cached)?;
         for row in &rows {
             if fates.get(&row.image_id).is_some_and(|fate| fate.goes()) {
                 uses.without(tx, row.version_id)?;

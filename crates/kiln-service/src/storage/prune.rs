@@ -115,7 +115,9 @@ impl Storage {
                 images_forgotten_by: None,
                 ..scope
             };
-            let known = self.known(cache_alone, now).await?;
+            let known = self
+                .known(cache_alone, now, plan.cached.iter().map(|(_, thing)| thing))
+                .await?;
             let (still, others): (Vec<_>, Vec<_>) = plan
                 .cached
                 .into_iter()

@@ -177,6 +177,14 @@ impl Thing {
             frees_bytes: usage.disk_bytes,
         }
     }
+
+    /// What the store knows a file of the cache by.
+    pub(super) fn digest(&self) -> Option<Digest> {
+        match &self.what {
+            What::Entry(file) => file.digest(),
+            _ => None,
+        }
+    }
 }
 
 impl CacheFile {

@@ -284,6 +284,6 @@ fn a_page_of_images_has_the_versions_that_stand_for_them() {
     assert_eq!(found[&image_id(1)].image_config, None);
     assert_eq!(found[&image_id(1)].boot, first.boot);
     assert_eq!(found[&image_id(2)].id, foreign.id);
-    let names: Vec<_> = tagged.iter().map(|row| row.tag.as_str()).collect();
+    let names: Vec<_> = tagged.iter().map(|(_, tag)| tag.as_str()).collect();
     assert_eq!(names, ["latest", "old"]);
 }
