@@ -80,7 +80,10 @@ pub struct Uses {
 
 /// Counts the versions that were made of each of these blobs or layers, those of forgotten images
 /// too. What is asked about is what lies on the disk: far less than all that images were made of.
-pub fn uses(tx: &ReadTransaction<'_>, digests: &HashSet<Digest>) -> Result<Uses, StoreError> {
+pub fn uses<'d>(
+    tx: &ReadTransaction<'_>,
+    digests: impl IntoIterator<Item = &'d Digest>,
+) -> Result<Uses, StoreError> {
     const STEP: &str = "count who uses what";
     const OF_BLOB: &str = "SELECT count(DISTINCT version_id) FROM version_blobs WHERE digest = ?1";
     const OF_LAYER: &str =
