@@ -395,6 +395,7 @@ fn is_about_the_host(error: &FetchError) -> bool {
             | FetchError::NotHttp { .. }
             | FetchError::Timeout { .. }
             | FetchError::Tls { .. }
+            | FetchError::ClientCertificateWanted { .. }
             | FetchError::RateLimited { .. }
     )
 }
