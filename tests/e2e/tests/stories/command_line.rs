@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result};
 use kiln_testkit::daemon::built;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::stage::Stage;
 
