@@ -3,7 +3,9 @@
 //! A method's name with its dot turned into a space is always a command; a test holds that. What
 //! a command does stands in the module of its noun.
 
-use clap::builder::Resettable;
+use std::ffi::OsString;
+
+use clap::builder::{Resettable, Styles};
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::colour::Colour;
@@ -15,8 +17,8 @@ use crate::surroundings::Surroundings;
 use crate::time_span::TimeSpan;
 use crate::{
     agent, alias, audit, checkout, copy, daemon, demo, doctor, event, export, image, import,
-    instance, kernel, logs, operation, org, outdated, pull, push, reference, register, registry,
-    removal, rpc, run, stop, storage, sync, user,
+    instance, kernel, logs, mistakes, operation, org, outdated, pull, push, reference, register,
+    registry, removal, rpc, run, stop, storage, sync, user,
 };
 
 /// Turns OCI images into bootable microVM images and looks after them.
@@ -38,10 +40,19 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
-    /// Reads the command line. A variable that is set to nothing counts as not set.
-    pub(crate) fn read(surroundings: &Surroundings) -> Result<Self, clap::Error> {
-        let matches = without_empty_variables(Self::command(), surroundings).try_get_matches()?;
-        Self::from_arg_matches(&matches)
+    /// Reads a command line. A variable that is set to nothing counts as not set.
+    ///
+    /// What is said about a [doubtful](mistakes::is_doubtful) one has no escape sequences but those in
+    /// its own words.
+    pub(crate) fn read(
+        words: &[OsString],
+        surroundings: &Surroundings,
+    ) -> Result<Self, clap::Error> {
+        let mut command = without_empty_variables(Self::command(), surroundings);
+        if mistakes::is_doubtful(words) {
+            command = command.styles(Styles::plain());
+        }
+        Self::from_arg_matches(&command.try_get_matches_from(words)?)
     }
 }
 

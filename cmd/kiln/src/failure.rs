@@ -8,6 +8,7 @@ use kiln_api::{Failure, codes};
 use kiln_client::{ClientError, HostError};
 
 use crate::colour::Paint;
+use crate::output::harmless;
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -127,6 +128,13 @@ pub(crate) fn describe(failure: &Failure, paint: Paint, detail: Detail) -> Strin
     text
 }
 
+/// Writes a failure for programs: the error object of the wire, in one line.
+pub(crate) fn document(failure: &Failure) -> String {
+    // It is made of texts, numbers and truth values, which all have a form in JSON.
+    let text = serde_json::to_string(failure).unwrap_or_default();
+    harmless(&text) + "\n"
+}
+
 /// Escapes what could command a terminal; further lines are indented under the first.
 fn inline(text: &str) -> String {
     printable(text.trim_end()).replace('\n', "\n         ")
@@ -156,6 +164,23 @@ mod tests {
             debug.ends_with("  code: image.already_exists\n  request: 42\n"),
             "{debug}"
         );
+    }
+
+    #[test]
+    fn programs_get_the_object_of_the_wire_in_one_line() {
+        let failure = Failure::new(codes::registry::RATE_LIMITED, "slow\n\u{9b}2J");
+        let failure = Failure {
+            retry_after_seconds: Some(30),
+            ..failure
+        };
+
+        let text = document(&failure);
+
+        assert_eq!(text.matches('\n').count(), 1, "{text}");
+        assert!(!text.trim_end().contains(kiln_api::failure::is_hostile));
+        let back: Failure = serde_json::from_str(&text).unwrap();
+        assert_eq!(back, failure);
+        assert!(back.retryable && text.contains("\"exit_code\":8"), "{text}");
     }
 
     #[test]

@@ -22,7 +22,8 @@ use crate::session::Session;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The image boots with the kernel in the file. Name another with --kernel, and its initial ramdisk is
-made for that one. What was exported for another architecture needs --platform.")]
+made for that one. What was exported for another architecture needs --platform.
+The whole file is read and compared with its digests, also where its bytes are here already.")]
 pub(crate) struct Arguments {
     /// File that `kiln export` made, or - for the standard input
     file: PathBuf,

@@ -60,6 +60,7 @@ mod text;
 mod time_span;
 mod user;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use crate::arguments::Cli;
@@ -69,9 +70,10 @@ use crate::surroundings::Surroundings;
 
 fn main() -> ExitCode {
     let surroundings = Surroundings::read();
-    let cli = match Cli::read(&surroundings) {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::read(&words, &surroundings) {
         Ok(cli) => cli,
-        Err(error) => return mistakes::report(error, &surroundings),
+        Err(error) => return mistakes::report(&error, &words, &surroundings),
     };
     let session = Session::new(cli.globals, surroundings);
     session.warn_of_relative_paths();

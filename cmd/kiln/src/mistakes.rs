@@ -2,13 +2,15 @@
 //!
 //! The nearest real word comes from clap; the words other tools use come from here.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use kiln_api::failure::{is_hostile, printable};
 use kiln_api::{Failure, codes};
 use kiln_domain::without_user_info;
 
-use crate::colour::{Colour, Paint};
+use crate::colour::Colour;
 use crate::failure::{self, Detail};
 use crate::output;
 use crate::surroundings::Surroundings;
@@ -101,22 +103,62 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
 ];
 
 /// Answers a command line that could not be read, and one that asked for help.
-pub(crate) fn report(mut error: clap::Error, surroundings: &Surroundings) -> ExitCode {
+pub(crate) fn report(
+    error: &clap::Error,
+    words: &[OsString],
+    surroundings: &Surroundings,
+) -> ExitCode {
     let paint = Colour::Auto.paint(surroundings);
-    mask(&mut error);
-    match unknown_word(&error).and_then(|word| answer(word, paint)) {
-        Some(text) => output::note(&text),
+    if error.use_stderr() && wants_json(words) {
+        output::note(&failure::document(&as_failure(error, words)));
+        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+    }
+    match unknown_word(error).and_then(answer) {
+        Some(failure) => output::note(&failure::describe(&failure, paint, Detail::Usual)),
+        None if is_doubtful(words) && error.use_stderr() => output::note(&harmless(error, words)),
         // The error knows its stream; when that is gone, nobody is left to tell.
         None => drop(error.print()),
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
-/// Takes passwords out of a value that is quoted because it could not be read.
-fn mask(error: &mut clap::Error) {
-    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) {
-        let shown = ContextValue::String(without_user_info(value));
-        error.insert(ContextKind::InvalidValue, shown);
+/// Says whether a command line has words that may not be said again as they are: with a password in
+/// front of a host, or with characters that command a terminal.
+pub(crate) fn is_doubtful(words: &[OsString]) -> bool {
+    words.iter().any(|word| {
+        let word = word.to_string_lossy();
+        word.contains(is_hostile) || shown(&word) != word
+    })
+}
+
+/// Writes an error without the passwords and the commands in the words it is about, wherever it quotes
+/// them: values, what a value's own grammar says of it, and advice.
+fn harmless(error: &clap::Error, words: &[OsString]) -> String {
+    // Its own plain form drops escape sequences with all that stands in them, and not all commands.
+    let mut text = error.render().ansi().to_string();
+    for word in words {
+        let word = word.to_string_lossy();
+        // Of `--option=value` the value may stand alone.
+        let value = word.split_once('=').map_or("", |(_, value)| value);
+        for secret in [&*word, value] {
+            let shown = shown(secret);
+            if shown != secret {
+                text = text.replace(secret, &shown);
+                // Messages of values quote them so.
+                text = text.replace(&format!("{secret:?}"), &format!("{shown:?}"));
+            }
+        }
+    }
+    printable(&text)
+}
+
+/// Returns a word without a password; an option's name in front of its value stays.
+fn shown(word: &str) -> String {
+    match word.split_once('=') {
+        Some((option, value)) if option.starts_with('-') => {
+            format!("{option}={}", without_user_info(value))
+        }
+        _ => without_user_info(word),
     }
 }
 
@@ -130,30 +172,70 @@ fn unknown_word(error: &clap::Error) -> Option<&str> {
     }
 }
 
-fn answer(word: &str, paint: Paint) -> Option<String> {
+/// Says whether a command line that could not be read asks for JSON: then a program reads what is said.
+fn wants_json(words: &[OsString]) -> bool {
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    let ours = words.iter().position(|word| word == "--");
+    let ours = words.get(..ours.unwrap_or(words.len())).unwrap_or_default();
+    let is_json = |format: &str| matches!(format, "json" | "ndjson");
+    let apart = ours.windows(2);
+    ours.iter().any(|word| word == "--json")
+        || ours
+            .iter()
+            .any(|word| word.strip_prefix("--format=").is_some_and(is_json))
+        || apart
+            .into_iter()
+            .any(|pair| pair[0] == "--format" && is_json(&pair[1]))
+}
+
+/// Puts an error of the command line into the form of all others: its first line is what happened, the
+/// rest is advice.
+fn as_failure(error: &clap::Error, words: &[OsString]) -> Failure {
+    if let Some(failure) = unknown_word(error).and_then(answer) {
+        return failure;
+    }
+    let text = match is_doubtful(words) {
+        true => harmless(error, words),
+        false => error.render().to_string(),
+    };
+    let text = text.trim();
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let (message, advice) = text.split_once("\n\n").unwrap_or((text, ""));
+    let failure = Failure::new(codes::request::INVALID_PARAMS, message);
+    match advice {
+        "" => failure,
+        advice => failure.with_hint(advice, None),
+    }
+}
+
+fn answer(word: &str) -> Option<Failure> {
     let lower = word.to_lowercase();
     let (_, text, command) = FOREIGN
         .iter()
         .find(|(words, ..)| words.contains(&lower.as_str()))?;
     let message = format!("there is no command {word:?} here");
-    let failure = Failure::new(codes::request::INVALID_PARAMS, message)
-        .with_hint(*text, Some((*command).to_owned()));
-    Some(failure::describe(&failure, paint, Detail::Usual))
+    let failure = Failure::new(codes::request::INVALID_PARAMS, message);
+    Some(failure.with_hint(*text, Some((*command).to_owned())))
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory as _, Parser as _};
+    use clap::CommandFactory as _;
 
     use super::*;
     use crate::arguments::Cli;
+    use crate::colour::Paint;
 
     fn said(line: &str) -> String {
-        let mut error = Cli::try_parse_from(line.split(' ')).unwrap_err();
-        mask(&mut error);
+        let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        let error = Cli::read(&words, &Surroundings::default()).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{line}");
-        let own = unknown_word(&error).and_then(|word| answer(word, Paint::Plain));
-        own.unwrap_or_else(|| error.to_string())
+        let own = unknown_word(&error).and_then(answer);
+        let own = own.map(|failure| failure::describe(&failure, Paint::Plain, Detail::Usual));
+        own.unwrap_or_else(|| match is_doubtful(&words) {
+            true => harmless(&error, &words),
+            false => error.to_string(),
+        })
     }
 
     #[test]
@@ -172,15 +254,75 @@ mod tests {
     #[test]
     fn a_password_in_a_name_is_not_said_again() {
         for line in ["login", "registry ping", "registry catalog", "logout"] {
-            for name in ["ada:s3cr3t@host", "https://ada:s3cr3t@host:5000/v2/"] {
+            for name in [
+                "ada:s3cr3t@host",
+                "ada:s3cr3t@localhost:5613",
+                "https://ada:s3cr3t@host:5000/v2/",
+            ] {
                 let said = said(&format!("kiln {line} {name}"));
                 assert!(!said.contains("s3cr3t"), "{said}");
                 assert!(
-                    said.contains("***@host") && said.contains("kiln login"),
+                    said.contains("***@") && said.contains("kiln login"),
                     "{said}"
                 );
             }
         }
+    }
+
+    #[test]
+    fn no_error_says_a_password_again_or_commands_a_terminal() {
+        for line in [
+            "kiln agent add x http://ada:s3cr3t@h",
+            "kiln agent add x ssh://ada:s3cr3t@h",
+            "kiln images https://ada:s3cr3t@h:5/x extra",
+            "kiln https://ada:s3cr3t@h:5",
+            "kiln --format=https://ada:s3cr3t@h:5 images",
+            "kiln pull debian --platfrom=ada:s3cr3t@h:5",
+            "kiln lease take ada:s3cr3t@h:5/x more and more",
+        ] {
+            let said = said(line);
+            assert!(!said.contains("s3cr3t"), "{said}");
+        }
+        for line in [
+            "kiln \u{1b}[2Jx",
+            "kiln --format \u{1b}]0;x\u{7} images",
+            "kiln registry ping \u{1b}[31m",
+            "kiln images --\u{202e}x",
+        ] {
+            let said = said(line);
+            assert!(!said.contains(is_hostile), "{said:?}");
+            assert!(
+                said.contains("\\u{1b}") || said.contains("\\u{202e}"),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn who_asks_for_json_gets_errors_in_it() {
+        let words = |line: &str| -> Vec<OsString> { line.split(' ').map(Into::into).collect() };
+        for (line, want) in [
+            ("kiln images --json --bogus", true),
+            ("kiln --format json imags", true),
+            ("kiln images --format=ndjson x y", true),
+            ("kiln images --format yaml --bogus", false),
+            ("kiln images --bogus", false),
+            ("kiln run x -- --json", false),
+        ] {
+            assert_eq!(wants_json(&words(line)), want, "{line}");
+        }
+        let line = words("kiln images --json --bogus");
+        let error = Cli::read(&line, &Surroundings::default()).unwrap_err();
+        let failure = as_failure(&error, &line);
+        assert_eq!(
+            (failure.exit_code, failure.code.as_str()),
+            (2, "request.invalid_params")
+        );
+        assert!(
+            failure.message.starts_with("unexpected argument '--bogus'"),
+            "{failure:?}"
+        );
+        assert!(failure.hint.unwrap().text.contains("Usage:"));
     }
 
     #[test]

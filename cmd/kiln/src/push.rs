@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use kiln_api::codes;
 use kiln_api::image::push::{Push, PushForm, PushParams};
 use kiln_api::image::{Get, GetParams};
 use kiln_api::transfer::{Transfer, TransferOutcome};
+use kiln_api::{Failure, codes};
 use kiln_client::Client;
 use kiln_domain::Source;
 
@@ -83,6 +83,15 @@ impl From<Form> for PushForm {
 
 /// Pushes.
 pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), CommandError> {
+    if let Ok(
+        place @ (Source::OciLayout { .. }
+        | Source::OciArchive { .. }
+        | Source::DockerArchive { .. }
+        | Source::Directory { .. }),
+    ) = arguments.into.parse()
+    {
+        return Err(not_a_registry(&arguments.image.to_string(), &place));
+    }
     let caller = arguments.reach.caller(session)?;
     let (into, reach) = caller.for_writing(&arguments.into).await?;
     let client = session.connect().await?;
@@ -104,6 +113,17 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
     };
     let outcome = session.call::<Push>(&client, &params).await?;
     finish(session, &client, outcome, arguments.detach).await
+}
+
+/// Refuses a place of this host, where images of this host are written otherwise.
+fn not_a_registry(image: &str, place: &Source) -> CommandError {
+    let text = format!("{place} is a place on this host, and kiln push sends to registries");
+    Failure::new(codes::source::INVALID_REFERENCE, text)
+        .with_hint(
+            "put the built image into a file (what it was made from is copied by kiln copy):",
+            Some(format!("kiln export {image} FILE")),
+        )
+        .into()
 }
 
 /// Finds out how to reach where the image came from: the daemon knows where that is.

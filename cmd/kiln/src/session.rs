@@ -166,10 +166,15 @@ impl Session {
         }
     }
 
-    /// Says why a command failed and returns the exit code.
+    /// Says why a command failed, in the form that data was asked for in, and returns the exit code.
     pub(crate) fn report(&self, error: &CommandError) -> ExitCode {
         if let CommandError::Failed(failure) = error {
-            output::note(&failure::describe(failure, self.paint(), self.detail()));
+            output::note(&match self.output().format {
+                Format::Json | Format::Ndjson => failure::document(failure),
+                Format::Table | Format::Yaml => {
+                    failure::describe(failure, self.paint(), self.detail())
+                }
+            });
         }
         ExitCode::from(error.exit_code())
     }

@@ -29,6 +29,7 @@ use kiln_api::{Failure, codes};
 use kiln_client::Client;
 use kiln_domain::Reference;
 use kiln_files::KeptError;
+use kiln_registry::routes::TomlProblem;
 use serde::Deserialize;
 
 use crate::batch::{self, Item, Outcome};
@@ -181,7 +182,8 @@ fn read(path: &Path) -> Result<Rules, CommandError> {
         failure
     })?;
     toml::from_str(&text).map_err(|error| {
-        let message = format!("{shown} is no file of rules: {}", error.message());
+        let problem = TomlProblem::of(&text, &error);
+        let message = format!("{shown} is no file of rules: {problem}");
         Failure::new(codes::request::INVALID_PARAMS, message)
             .with_hint("see what stands in one:", Some("kiln help sync".to_owned()))
             .into()

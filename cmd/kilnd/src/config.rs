@@ -16,7 +16,7 @@ use kiln_api::daemon::Setting;
 use kiln_domain::limits::{LimitError, Limits};
 use kiln_files::{KeptError, read_kept, read_kept_text};
 use kiln_registry::FetchError;
-use kiln_registry::routes::ShortNames;
+use kiln_registry::routes::{ShortNames, TomlProblem};
 use kiln_vault::{KeyError, KeySource};
 use serde::Deserialize;
 use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -277,10 +277,7 @@ pub(crate) enum ConfigError {
     #[error("cannot read the configuration {}", path.display())]
     Unreadable { path: PathBuf, source: KeptError },
     #[error("the configuration {} is wrong", path.display())]
-    Wrong {
-        path: PathBuf,
-        source: Box<toml::de::Error>,
-    },
+    Wrong { path: PathBuf, source: TomlProblem },
     #[error(transparent)]
     Webhooks(#[from] WebhooksError),
     #[error("the credential {} is no key", path.display())]
@@ -401,7 +398,7 @@ impl Config {
     fn apply_file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
         let file: File = toml::from_str(text).map_err(|source| ConfigError::Wrong {
             path: path.to_owned(),
-            source: Box::new(source),
+            source: TomlProblem::of(text, &source),
         })?;
         let origin = path.display().to_string();
         self.state_dir.set(file.daemon.state_dir, &origin);

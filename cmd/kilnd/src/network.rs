@@ -15,7 +15,8 @@ use kiln_domain::RegistryName;
 use kiln_files::{KeptError, read_kept, read_kept_text};
 use kiln_registry::FetchError;
 use kiln_registry::routes::{
-    HostCertificates, Network, PemFile, Permits, Proxies, ProxyError, ProxyWords, Rules, RulesError,
+    ClientProblem, HostCertificates, Network, PemFile, Permits, Proxies, ProxyError, ProxyWords,
+    Rules, RulesError,
 };
 
 use crate::config::Config;
@@ -48,6 +49,11 @@ pub(crate) enum NetworkError {
     Authority {
         path: PathBuf,
         source: Box<FetchError>,
+    },
+    #[error("the client certificate {} and its key cannot be used: {problem}", certificate.display())]
+    Client {
+        certificate: PathBuf,
+        problem: String,
     },
     #[error(transparent)]
     Rules(#[from] RulesError),
@@ -82,7 +88,15 @@ pub(crate) fn read(config: &Config, words: &ProxyWords) -> Result<Surroundings, 
             source: Box::new(source),
         })?;
     }
-    let mut problems = Vec::new();
+    for (certificate, key) in rules.client_files() {
+        let pem = |path: &Path| files.get(path).map(Vec::as_slice).unwrap_or_default();
+        let pair = [pem(certificate), b"\n", pem(key)].concat();
+        kiln_registry::check_client(&pair).map_err(|problem| NetworkError::Client {
+            certificate: certificate.to_owned(),
+            problem,
+        })?;
+    }
+    let mut problems = rules.problems().to_vec();
     let mut certificates = Vec::new();
     for folder in &config.certs_dirs.value {
         certificates.extend(certificates_in(folder, &mut problems)?);
@@ -229,12 +243,36 @@ fn certificates_of(
         registry,
         authorities: Vec::new(),
         clients: Vec::new(),
+        problem: None,
     };
     for path in entries(folder)? {
         let extension = path.extension().and_then(|extension| extension.to_str());
         let read = match extension {
             Some("crt") => bytes_of(&path).map(|pem| found.authorities.push(pem_file(&path, pem))),
-            Some("cert") => client_of(&path).map(|pem| found.clients.push(pem_file(&path, pem))),
+            Some("cert") => match client_of(&path) {
+                Ok(pem) => {
+                    found.clients.push(pem_file(&path, pem));
+                    Ok(())
+                }
+                Err(ClientError::Unread(error)) => Err(error),
+                Err(ClientError::Problem(problem)) => {
+                    problems.push(problem.to_string());
+                    found.problem = found.problem.or(Some(problem));
+                    Ok(())
+                }
+            },
+            Some("key") => {
+                let certificate = path.with_extension("cert");
+                if matches!(certificate.try_exists(), Ok(false)) {
+                    let problem = ClientProblem::Lone {
+                        present: path.clone(),
+                        missing: certificate,
+                    };
+                    problems.push(problem.to_string());
+                    found.problem = found.problem.or(Some(problem));
+                }
+                Ok(())
+            }
             _ => Ok(()),
         };
         if let Err(error) = read {
@@ -244,11 +282,33 @@ fn certificates_of(
     Ok(found)
 }
 
+/// Why there is no client certificate.
+enum ClientError {
+    /// One of its files cannot be read, as keys of root's by users.
+    Unread(NetworkError),
+    /// They are there, and are none.
+    Problem(ClientProblem),
+}
+
 /// Reads a client certificate and the key of the same name.
-fn client_of(certificate: &Path) -> Result<Vec<u8>, NetworkError> {
-    let mut pem = bytes_of(certificate)?;
+fn client_of(certificate: &Path) -> Result<Vec<u8>, ClientError> {
+    let key = certificate.with_extension("key");
+    if matches!(key.try_exists(), Ok(false)) {
+        return Err(ClientError::Problem(ClientProblem::Lone {
+            present: certificate.to_owned(),
+            missing: key,
+        }));
+    }
+    let mut pem = bytes_of(certificate).map_err(ClientError::Unread)?;
     pem.push(b'\n');
-    pem.extend_from_slice(&bytes_of(&certificate.with_extension("key"))?);
+    pem.extend_from_slice(&bytes_of(&key).map_err(ClientError::Unread)?);
+    kiln_registry::check_client(&pem).map_err(|reason| {
+        ClientError::Problem(ClientProblem::NoPair {
+            certificate: certificate.to_owned(),
+            key,
+            reason,
+        })
+    })?;
     Ok(pem)
 }
 

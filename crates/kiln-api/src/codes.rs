@@ -196,7 +196,7 @@ codes! {
         TIMED_OUT = "registry.timed_out", Network, later,
             "The registry stopped sending.", "Try again.";
         TLS_FAILED = "registry.tls_failed", Network, never,
-            "The registry's certificate could not be trusted.", "Put its CA into /etc/containers/certs.d/HOST/ca.crt, or add it to the daemon's configuration (registries.ca_files).";
+            "The registry's certificate could not be trusted, or it does not take ours.", "Put its CA into /etc/containers/certs.d/HOST/ca.crt, or add it to the daemon's configuration (registries.ca_files).";
         AUTH_REQUIRED = "registry.auth_required", Auth, never,
             "The registry wants credentials and none were found.", "Log in with `kiln login`, or use --creds.";
         AUTH_FAILED = "registry.auth_failed", Auth, never,

@@ -155,6 +155,12 @@ impl Client {
     }
 
     pub(crate) fn disconnected(&self, source: Option<RpcError>) -> ClientError {
+        // What the transport itself says is the cause; that somebody is to start a client of the
+        // library's anew is none of the caller's business.
+        let source = match source {
+            Some(RpcError::Transport(error)) => Some(RpcError::Transport(error)),
+            _ => None,
+        };
         ClientError::Disconnected {
             path: self.host.socket().to_owned(),
             source,

@@ -112,6 +112,17 @@ impl AuthFile {
     /// Reads the content of a file. An empty one has nothing in it: `mktemp` makes such files for
     /// scripts that log in.
     pub(crate) fn parse(path: &Path, form: Form, bytes: &[u8]) -> Result<Self, CredentialsError> {
+        // A list would pass for an object whose members come in order, and say nothing of any registry.
+        let begin = bytes.trim_ascii_start();
+        if begin.first().is_some_and(|first| *first != b'{') {
+            let before = bytes.get(..bytes.len() - begin.len()).unwrap_or_default();
+            let begun = before.rsplit(|byte| *byte == b'\n').next();
+            return Err(CredentialsError::Malformed {
+                path: path.to_owned(),
+                line: before.iter().filter(|byte| **byte == b'\n').count() + 1,
+                column: begun.map_or(0, <[u8]>::len) + 1,
+            });
+        }
         let content = match form {
             _ if bytes.trim_ascii().is_empty() => Ok(Content::default()),
             Form::Current => serde_json::from_slice(bytes),

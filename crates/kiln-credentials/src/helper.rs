@@ -383,8 +383,16 @@ impl Hearing {
     }
 }
 
+/// Returns the beginning of what was said. A control character that is repeated is shown once: a
+/// helper that writes zeros must not fill a line with them.
 fn quoted(said: &str) -> String {
-    let said: String = said.chars().take(MAX_QUOTED).collect();
+    let mut before = None;
+    let telling = said.chars().filter(|c| {
+        let is_repeated = c.is_control() && before == Some(*c);
+        before = Some(*c);
+        !is_repeated
+    });
+    let said: String = telling.take(MAX_QUOTED).collect();
     said.escape_debug().to_string()
 }
 
@@ -471,6 +479,10 @@ mod tests {
                 r"docker-credential-test failed: boom \u{1b}",
             ),
             ("exit 3", "docker-credential-test failed: exit status: 3"),
+            (
+                "head -c 2000 /dev/zero; echo no; exit 1",
+                r"docker-credential-test failed: \0no",
+            ),
             (
                 r#"echo '{"Username":"ada","Secret":"s3cr3t"}'; echo 'no way' >&2; exit 1"#,
                 "docker-credential-test failed: no way",

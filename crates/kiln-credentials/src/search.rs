@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! a file the caller names           alone, and it must exist
-//! $REGISTRY_AUTH_FILE               alone
+//! $REGISTRY_AUTH_FILE               alone; who looks for credentials is told that it is not there
 //! $XDG_RUNTIME_DIR/containers/auth.json      else /run/containers/UID/auth.json
 //! $XDG_CONFIG_HOME/containers/auth.json      else ~/.config/containers/auth.json
 //! $DOCKER_CONFIG/config.json                 else ~/.docker/config.json
@@ -172,8 +172,17 @@ impl Places {
 ///
 /// Files are asked in order until one has an answer. A file or helper that fails does not end
 /// the search; its error is returned when nobody else has an answer, and the caller may well go
-/// on without credentials then. Nothing found is no error.
+/// on without credentials then. Nothing found is no error, but for a file that was named, by option or
+/// variable, and is not there.
 pub fn find(target: Target<'_>, places: &Places) -> Result<Option<Credentials>, CredentialsError> {
+    // A login may still make it; to find nothing in it is most often a name mistyped.
+    if let Some(path) = named(places)
+        && !path.exists()
+    {
+        return Err(CredentialsError::AuthFileMissing {
+            path: path.to_owned(),
+        });
+    }
     Ok(locate(target, places)?.map(|found| found.credentials))
 }
 

@@ -11,6 +11,8 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
+use crate::without_user_info;
+
 /// Longest path of a socket, in bytes: `sun_path` of unix(7) without the zero at its end.
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -244,7 +246,9 @@ fn checked_user(text: &str) -> Result<String, AgentAddressError> {
     if text.len() <= USER_MAX && is_word(text) {
         return Ok(text.to_owned());
     }
-    Err(AgentAddressError::User { text: cut(text) })
+    // What stands behind a colon is a password.
+    let name = text.split(':').next().unwrap_or_default();
+    Err(AgentAddressError::User { text: cut(name) })
 }
 
 fn host_and_port(text: &str) -> Result<(String, Option<u16>), AgentAddressError> {
@@ -288,8 +292,10 @@ fn is_word(text: &str) -> bool {
     bytes.next().is_some_and(starts) && bytes.all(|byte| starts(byte) || b".-".contains(&byte))
 }
 
+/// Returns what may be shown of a text: people take the address of a registry for one of a daemon,
+/// with the password in it.
 fn cut(text: &str) -> String {
-    text.chars().take(80).collect()
+    without_user_info(text).chars().take(80).collect()
 }
 
 #[cfg(test)]
@@ -373,6 +379,19 @@ mod tests {
         ];
         for text in cases {
             check(text, None);
+        }
+    }
+
+    #[test]
+    fn no_error_says_a_password_again() {
+        for text in [
+            "http://ada:s3cr3t@node",
+            "ada:s3cr3t@node:22",
+            "ssh://ada:s3cr3t@node",
+            "ssh://ada:s3cr3t@node/k.sock",
+        ] {
+            let error = text.parse::<AgentAddress>().unwrap_err().to_string();
+            assert!(!error.contains("s3cr3t"), "{error}");
         }
     }
 

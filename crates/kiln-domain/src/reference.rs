@@ -60,6 +60,15 @@ pub enum ReferenceError {
         /// The text, cut to 80 characters.
         text: String,
     },
+    /// It begins as paths do.
+    #[error(
+        "{text:?} is a path; a place on this host has its kind in front: oci:DIR, oci-archive:FILE, \
+         docker-archive:FILE or dir:DIR"
+    )]
+    Path {
+        /// The text, cut to 80 characters.
+        text: String,
+    },
     /// There is a user name in it, and perhaps a password, so nothing of it is shown.
     #[error(
         "names of registries and images carry no user name and no password; `kiln login` keeps them"
@@ -280,6 +289,11 @@ impl FromStr for Reference {
         if text.is_empty() {
             return Err(ReferenceError::Empty);
         }
+        if text.starts_with(['/', '~']) || matches!(text.split('/').next(), Some("." | "..")) {
+            return Err(ReferenceError::Path {
+                text: shown(&without_user_info(text)),
+            });
+        }
         if has_user_info(text) {
             return Err(ReferenceError::UserInfo);
         }
@@ -305,12 +319,21 @@ impl FromStr for Reference {
     }
 }
 
-/// Says whether a text begins as URLs with a user name do, `ada:secret@host`; what stands behind the
-/// one `@` of a reference is a digest.
+/// Names of hashes that a digest may begin with. Anything else in front of a colon is a host's name,
+/// with its port behind it.
+const HASHES: &[&str] = &[
+    "md5", "sha1", "sha224", "sha256", "sha384", "sha512", "blake2b", "blake3",
+];
+
+/// Says whether a text begins as URLs with a user name do, `ada:secret@host:5000`; what stands behind
+/// the one `@` of a reference is a digest.
 pub(crate) fn has_user_info(text: &str) -> bool {
     text.split_once('@').is_some_and(|(before, behind)| {
-        let is_place = behind.contains(['/', '@']) || !behind.contains(':');
-        before.contains("://") || (before.contains(':') && is_place)
+        let is_digest = match behind.split_once(':') {
+            Some((hash, rest)) => HASHES.contains(&hash) && !rest.contains(['/', '@']),
+            None => false,
+        };
+        before.contains("://") || (before.contains(':') && !is_digest)
     })
 }
 

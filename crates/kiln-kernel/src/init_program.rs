@@ -3,6 +3,10 @@
 //!
 //! Whether it is *our* init is not found out here; whoever names it knows.
 
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
 use crate::elf::MAGIC;
 use crate::facts::Architecture;
 
@@ -34,6 +38,53 @@ pub enum InitProgramError {
     /// It needs a loader, which an initrd does not have.
     #[error("it is linked dynamically; an initrd has no libraries, so it must be static")]
     Dynamic,
+}
+
+/// Why a file is not the init of guests of an architecture.
+#[derive(Debug, thiserror::Error)]
+pub enum InitFileError {
+    /// There is no file.
+    #[error("there is none")]
+    Missing,
+    /// It is a directory, a pipe, a device.
+    #[error("it is no regular file")]
+    NotRegular,
+    /// It is longer than [`MAX_INIT_BYTES`].
+    #[error("it is larger than any init")]
+    TooLarge,
+    /// It is an init, of other guests.
+    #[error("it is for {found}")]
+    Architecture {
+        /// Of which.
+        found: Architecture,
+    },
+    /// It is no program that can be one.
+    #[error(transparent)]
+    Program(#[from] InitProgramError),
+    /// It cannot be read.
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+/// Reads a file that is to be the init of guests of an architecture. It blocks.
+pub fn read_init(path: &Path, architecture: Architecture) -> Result<Vec<u8>, InitFileError> {
+    let file = File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => InitFileError::Missing,
+        _ => InitFileError::Io(error),
+    })?;
+    if !file.metadata().map_err(InitFileError::Io)?.is_file() {
+        return Err(InitFileError::NotRegular);
+    }
+    let mut program = Vec::new();
+    let mut file = file.take(MAX_INIT_BYTES + 1);
+    file.read_to_end(&mut program).map_err(InitFileError::Io)?;
+    if program.len() as u64 > MAX_INIT_BYTES {
+        return Err(InitFileError::TooLarge);
+    }
+    match init_architecture(&program)? {
+        found if found == architecture => Ok(program),
+        found => Err(InitFileError::Architecture { found }),
+    }
 }
 
 /// Returns what a static program runs on. Source: the System V ABI, chapters 4 and 5.

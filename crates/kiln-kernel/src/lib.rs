@@ -66,7 +66,9 @@ pub use deb::{DebError, DebKernel, DebPackage};
 pub use error::KernelError;
 pub use facts::{Architecture, Compression, KernelFacts, KernelFormat};
 pub use guest::{GuestBase, GuestError};
-pub use init_program::{InitProgramError, MAX_INIT_BYTES, init_architecture};
+pub use init_program::{
+    InitFileError, InitProgramError, MAX_INIT_BYTES, init_architecture, read_init,
+};
 pub use initrd::{BaseInitrd, InitrdCompression, InitrdError};
 pub use initrd::{compose, image_archive, instance_archive};
 pub use inspect::{extract_elf, inspect};

@@ -1,6 +1,7 @@
-//! Whether a file of certificate authorities can be used, asked before a client is built of it.
+//! Whether a file of certificate authorities, or of a client certificate and its key, can be used, asked
+//! before a client is built of it.
 
-use reqwest::{Certificate, ClientBuilder};
+use reqwest::{Certificate, ClientBuilder, Identity};
 
 use crate::error::FetchError;
 
@@ -16,6 +17,19 @@ pub fn check_authorities(pem: &[u8]) -> Result<(), FetchError> {
         .tls_certs_only(certificates)
         .build();
     client.map(drop).map_err(FetchError::ExtraCertificate)
+}
+
+/// Fails, with what the reader said, when `pem` is not a client certificate and the key that belongs
+/// to it.
+pub fn check_client(pem: &[u8]) -> Result<(), String> {
+    let client = Identity::from_pem(pem)
+        .and_then(|identity| ClientBuilder::new().no_proxy().identity(identity).build());
+    client.map(drop).map_err(|error| {
+        let error: &dyn std::error::Error = &error;
+        let chain = std::iter::successors(Some(error), |error| error.source());
+        // The outermost only says that something could not be built.
+        chain.last().map(ToString::to_string).unwrap_or_default()
+    })
 }
 
 #[cfg(test)]

@@ -148,6 +148,12 @@ impl Registry {
     /// Prepares to speak to one place of a route, as the owner of `credentials` or as nobody.
     /// Nothing is sent yet.
     pub fn at(endpoint: &Endpoint, credentials: Option<Credentials>) -> Result<Self, FetchError> {
+        if let Some(problem) = &endpoint.client_problem {
+            return Err(FetchError::ClientFiles {
+                host: endpoint.registry.to_string(),
+                problem: problem.clone(),
+            });
+        }
         Self::named(&endpoint.registry, credentials, endpoint.config.clone())
     }
 
@@ -533,7 +539,10 @@ impl Registry {
                 // Servers of TLS may also hang up, as may any that has a bad moment.
                 let encrypted = root("https")?;
                 match self.transport().probe(&encrypted).await {
-                    Ok(_) | Err(FetchError::Tls { .. }) => Ok(encrypted),
+                    Ok(_)
+                    | Err(FetchError::Tls { .. } | FetchError::ClientCertificateWanted { .. }) => {
+                        Ok(encrypted)
+                    }
                     Err(_) => Err(FetchError::Unreachable { host, source }),
                 }
             }

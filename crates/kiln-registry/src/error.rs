@@ -8,6 +8,8 @@ use kiln_domain::Digest;
 use kiln_domain::oci::{DocumentError, LayerError, PlatformNotFound};
 
 use crate::browse::BrowseError;
+use crate::routes::ClientProblem;
+use crate::scope::ANYTHING;
 use crate::text::ServerText;
 
 /// Why a manifest, a config or a blob could not be had.
@@ -88,7 +90,11 @@ pub enum FetchError {
         message: ServerText,
     },
     /// The registry refuses the credentials it was given.
-    #[error("{host} refused the credentials for {subject}{}", said(message))]
+    #[error(
+        "{host} refused the credentials{}{}",
+        asked_for(subject),
+        said(message)
+    )]
     AuthFailed {
         /// The registry.
         host: String,
@@ -380,19 +386,41 @@ pub enum FetchError {
         #[source]
         source: reqwest::Error,
     },
+    /// The files of a host's client certificates are not complete, or do not belong together.
+    #[error("{host} is not asked: {problem}")]
+    ClientFiles {
+        /// The registry.
+        host: String,
+        /// Which files, and what is wrong with them.
+        problem: ClientProblem,
+    },
+    /// The registry wants to see a certificate of ours, and not the one it was shown.
+    #[error("{host} {}", wanted(sent.as_deref()))]
+    ClientCertificateWanted {
+        /// The registry.
+        host: String,
+        /// The file of the certificate that it was shown.
+        sent: Option<String>,
+        /// What it said.
+        #[source]
+        source: reqwest::Error,
+    },
     /// A header of the configuration is none.
     #[error("the header {name:?} of the configuration is none")]
     Header {
         /// Its name.
         name: String,
     },
-    /// The configuration of this host forbids what was asked for.
-    #[error("{what} is blocked by {origin}")]
+    /// The configuration of this host forbids what was asked for, or has a rule for it that cannot be
+    /// used.
+    #[error("{what} is blocked by {origin}{}", unusable(problem.as_deref()))]
     Blocked {
         /// A reference, or a registry.
         what: String,
         /// `FILE:LINE`.
         origin: String,
+        /// Why the rule cannot be used.
+        problem: Option<String>,
     },
     /// Looking around went wrong in a way of its own.
     #[error(transparent)]
@@ -438,6 +466,27 @@ fn wish(retry_after: Option<Duration>) -> String {
     retry_after.map_or_else(String::new, |wait| {
         format!(", and asks to wait {} seconds", wait.as_secs())
     })
+}
+
+fn unusable(problem: Option<&str>) -> String {
+    problem.map_or_else(String::new, |problem| {
+        format!(", whose rule cannot be used: {problem}")
+    })
+}
+
+fn wanted(sent: Option<&str>) -> String {
+    match sent {
+        Some(path) => format!("does not take the client certificate {path}"),
+        None => "wants a client certificate, and none is configured for it".to_owned(),
+    }
+}
+
+/// Names what credentials were for, where that is less than everything.
+fn asked_for(subject: &str) -> String {
+    match subject {
+        ANYTHING => String::new(),
+        subject => format!(" for {subject}"),
+    }
 }
 
 fn demanded(challenge: &ServerText) -> String {

@@ -46,7 +46,7 @@ mod trust;
 mod upload;
 
 pub use artifact::{FoundManifest, find_manifest};
-pub use authorities::check_authorities;
+pub use authorities::{check_authorities, check_client};
 pub use blob::{BlobBody, BlobStream, FileRange};
 pub use browse::{
     Answered, BrowseError, Cursor, CursorError, Deletes, Diagnosis, Page, Pong, RateLimit,

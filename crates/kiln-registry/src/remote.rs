@@ -396,6 +396,7 @@ fn is_about_the_host(error: &FetchError) -> bool {
             | FetchError::Timeout { .. }
             | FetchError::NotHttps { .. }
             | FetchError::Tls { .. }
+            | FetchError::ClientCertificateWanted { .. }
             | FetchError::RateLimited { .. }
     )
 }

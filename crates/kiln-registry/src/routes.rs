@@ -28,12 +28,13 @@ use std::sync::{Arc, Mutex};
 use kiln_domain::{Reference, RegistryName};
 use tokio::sync::Semaphore;
 
-pub use certificates::{HostCertificates, PemFile};
+pub use certificates::{ClientProblem, HostCertificates, PemFile};
 pub use endpoint::{Endpoint, Role, Security};
 pub use prefix::PlaceError;
 pub use proxy::{Proxies, ProxyError, ProxyUrl, ProxyWords};
 pub use rules::{Rules, RulesError};
 pub use short_names::{ShortNameError, ShortNames, Spelled};
+pub use written::TomlProblem;
 
 use self::prefix::with_end_of;
 use self::rules::{Rule, Ways};
@@ -117,6 +118,9 @@ pub struct Route {
     pub prefix: Option<String>,
     /// Whether the rule forbids the image.
     pub is_blocked: bool,
+    /// Why the rule cannot be used. Nobody is asked then: where it leads is not known, and anywhere
+    /// else is not where it was to lead.
+    pub rule_problem: Option<String>,
     /// Places that have copies, in the order in which they are asked.
     pub mirrors: Vec<Endpoint>,
     /// Where it lies; asked last.
@@ -151,6 +155,7 @@ impl Network {
             rule: rule.map(|rule| rule.origin.clone()),
             prefix: rule.map(|rule| rule.prefix.to_string()),
             is_blocked: rule.is_some_and(|rule| rule.blocked),
+            rule_problem: rule.and_then(|rule| rule.problem.clone()),
             mirrors: Vec::new(),
             location: self.endpoint(
                 Role::Location,
@@ -197,10 +202,11 @@ impl Network {
     ) -> Result<Endpoint, FetchError> {
         let found = self.rules.of_name(subject);
         let rule = found.map(|(rule, _)| rule);
-        if let Some(rule) = rule.filter(|rule| rule.blocked) {
+        if let Some(rule) = rule.filter(|rule| rule.blocked || rule.problem.is_some()) {
             return Err(FetchError::Blocked {
                 what: subject.to_owned(),
                 origin: rule.origin.clone(),
+                problem: rule.problem.clone(),
             });
         }
         let is_insecure = rule.is_some_and(|rule| rule.insecure);
@@ -219,6 +225,9 @@ impl Network {
     }
 
     fn add_mirrors(&self, route: &mut Route, rule: &Rule, matched: usize, tls: TlsVerify) {
+        route
+            .passed_over
+            .extend(rule.unusable_mirrors.iter().cloned());
         for mirror in &rule.mirrors {
             let place = mirror.location.to_string();
             let Some(moved) = mirror.location.rewrite(&route.reference, matched) else {
@@ -242,7 +251,10 @@ impl Network {
                     }
                     let mut endpoint = endpoint(tls);
                     (endpoint.resolves_tags, endpoint.tags_reason) = tags;
-                    route.mirrors.push(endpoint);
+                    match &endpoint.client_problem {
+                        Some(problem) => route.passed_over.push((place, problem.to_string())),
+                        None => route.mirrors.push(endpoint),
+                    }
                 }
                 Err(why) => route.passed_over.push((place, why.to_owned())),
             }
@@ -268,13 +280,16 @@ impl Route {
         self.mirrors.iter().chain([&self.location])
     }
 
-    /// Returns the route unless the image is forbidden.
+    /// Returns the route unless the image is forbidden, or its rule cannot be used.
     pub fn unless_blocked(self) -> Result<Self, FetchError> {
-        match (&self.rule, self.is_blocked) {
-            (Some(origin), true) => Err(FetchError::Blocked {
-                what: self.reference.to_string(),
-                origin: origin.clone(),
-            }),
+        match &self.rule {
+            Some(origin) if self.is_blocked || self.rule_problem.is_some() => {
+                Err(FetchError::Blocked {
+                    what: self.reference.to_string(),
+                    origin: origin.clone(),
+                    problem: self.rule_problem,
+                })
+            }
             _ => Ok(self),
         }
     }

@@ -3,6 +3,9 @@
 //! The scopes are ours: what a challenge asks for is not looked at, so a registry cannot make us
 //! fetch a token for more (distribution's token specification, "Token Scope Documentation").
 
+/// What is asked for where nothing but who asks matters.
+pub(crate) const ANYTHING: &str = "anything at all";
+
 /// The part of a registry that a request concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope<'a> {
@@ -44,7 +47,7 @@ impl Scope<'_> {
     /// Names what is asked for, in messages.
     pub(crate) fn subject(self) -> String {
         match self {
-            Self::Root => "anything at all".to_owned(),
+            Self::Root => ANYTHING.to_owned(),
             Self::Catalog => "its catalogue".to_owned(),
             Self::Pull(name) | Self::Delete(name) => name.to_owned(),
             Self::Push(name) | Self::Mount { into: name, .. } => format!("pushing to {name}"),

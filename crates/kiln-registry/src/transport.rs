@@ -13,11 +13,12 @@ use reqwest::header::{
     HeaderName, HeaderValue, LOCATION, RANGE,
 };
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, Proxy, Response, StatusCode};
-use rustls::InvalidMessage;
+use rustls::{AlertDescription, InvalidMessage};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use url::{Host, Url};
 
+use crate::authorities::check_client;
 use crate::config::Config;
 use crate::content::Piece;
 use crate::error::FetchError;
@@ -498,6 +499,12 @@ impl Transport {
             Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
                 return FetchError::NotHttps { host };
             }
+            Some(rustls::Error::AlertReceived(alert)) if is_about_us(*alert) => {
+                let sent = self.config.client_pem.as_ref();
+                let sent = sent.filter(|_| host == self.host);
+                let sent = sent.map(|file| file.path.clone());
+                return FetchError::ClientCertificateWanted { host, sent, source };
+            }
             Some(_) => return FetchError::Tls { host, source },
             None => {}
         }
@@ -531,6 +538,21 @@ fn is_reading(method: &Method) -> bool {
 
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// Tells the alerts of a server that looked at a client's certificate, or found none (RFC 8446, 6.2):
+/// servers check nobody else's.
+fn is_about_us(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::CertificateRequired
+    )
 }
 
 /// Whom a client is to speak to.
@@ -584,7 +606,13 @@ fn build_client(config: &Config, whom: For) -> Result<Client, FetchError> {
         For::Trusted => {}
         For::Strangers(reach) => builder = builder.dns_resolver(GuardedResolver(reach)),
     }
-    builder.build().map_err(FetchError::Setup)
+    builder.build().map_err(|source| match &config.client_pem {
+        Some(file) if check_client(&file.pem).is_err() => FetchError::ClientCertificate {
+            path: file.path.clone(),
+            source,
+        },
+        _ => FetchError::Setup(source),
+    })
 }
 
 /// Makes the configured headers; their values are not shown anywhere.

@@ -76,10 +76,14 @@ pub(crate) fn login_failure(error: &LoginError) -> Failure {
         LoginError::Vault(VaultError::Key(KeyError::Io { source, .. })) => {
             Failure::from_error(storage_code(source), error)
         }
-        LoginError::Vault(
-            VaultError::Key(
-                KeyError::Missing { .. } | KeyError::Exposed { .. } | KeyError::Short { .. },
+        LoginError::Vault(VaultError::Key(KeyError::Exposed { path, .. })) => {
+            Failure::from_error(codes::registry::LOGIN_UNREADABLE, error).with_hint(
+                "close it to others, and change the passwords if others are on this host:",
+                Some(format!("sudo chmod 600 {}", path.display())),
             )
+        }
+        LoginError::Vault(
+            VaultError::Key(KeyError::Missing { .. } | KeyError::Short { .. })
             | VaultError::NotOurs { .. }
             | VaultError::Sealing { .. },
         ) => Failure::from_error(codes::registry::LOGIN_UNREADABLE, error),

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use kiln_api::operation::{LayerProgress, LayerState};
 use kiln_cache::Cache;
+use kiln_domain::oci::Descriptor;
 use kiln_domain::{Digest, Platform, Source};
 use kiln_layers::Pack;
 use kiln_registry::routes::TlsVerify;
@@ -351,6 +352,15 @@ impl FetchTree for Fetcher {
         running: &'a Arc<Running>,
     ) -> SeamFuture<'a, Result<BootableFiles, FetchError>> {
         Box::pin(self.bootable_parts(bootable, target, running))
+    }
+
+    fn check<'a>(
+        &'a self,
+        bootable: &'a Bootable,
+        blobs: &'a [Descriptor],
+        running: &'a Arc<Running>,
+    ) -> SeamFuture<'a, Result<(), FetchError>> {
+        Box::pin(self.check_blobs(bootable, blobs, running))
     }
 
     fn bootable_needs<'a>(

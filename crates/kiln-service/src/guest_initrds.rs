@@ -3,16 +3,14 @@
 //! Which kernels there are, how an image boots, and where the result goes are not here. All of it
 //! blocks.
 
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use kiln_api::{Failure, codes};
 use kiln_boot::{Boot, ReadError};
 use kiln_kernel::{
-    Architecture, BaseInitrds, CpioError, GuestError, InitProgramError, InitrdError, KernelFolder,
-    MAX_INIT_BYTES, Monitor, compose, image_archive, init_architecture,
+    Architecture, BaseInitrds, CpioError, GuestError, InitrdError, KernelFolder, Monitor, compose,
+    image_archive, read_init,
 };
 
 /// Our init, wherever it lies, and the stock of bases made of it.
@@ -84,12 +82,8 @@ impl GuestInitrds {
     fn init(&self, architecture: Architecture) -> Result<Vec<u8>, GuestInitrdError> {
         let mut looked_at = Vec::new();
         for path in &self.candidates {
-            let read = read_program(path);
-            let why = match read.as_deref().map(init_architecture) {
-                Ok(Ok(found)) if found == architecture => return Ok(read.unwrap_or_default()),
-                Ok(Ok(found)) => format!("it is for {found}"),
-                Ok(Err(error)) => InitProgramError::to_string(&error),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => "there is none".to_owned(),
+            let why = match read_init(path, architecture) {
+                Ok(program) => return Ok(program),
                 Err(error) => error.to_string(),
             };
             let path = path.clone();
@@ -108,19 +102,6 @@ impl Base {
         let archive = image_archive(&boot.to_bytes()?)?;
         Ok(compose(&self.bytes, &[&archive]))
     }
-}
-
-fn read_program(path: &PathBuf) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut program = Vec::new();
-    file.take(MAX_INIT_BYTES + 1).read_to_end(&mut program)?;
-    if program.len() as u64 > MAX_INIT_BYTES {
-        return Err(io::Error::other("it is larger than any init"));
-    }
-    Ok(program)
 }
 
 fn list(places: &[PassedOver]) -> String {

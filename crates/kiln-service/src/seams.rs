@@ -189,6 +189,15 @@ pub trait FetchTree: fmt::Debug + Send + Sync {
         running: &'a Arc<Running>,
     ) -> SeamFuture<'a, Result<BootableFiles, FetchError>>;
 
+    /// Reads these blobs of an artifact that lies on this host, and fails where one is not what its
+    /// digest says. Nothing is kept of them.
+    fn check<'a>(
+        &'a self,
+        bootable: &'a Bootable,
+        blobs: &'a [Descriptor],
+        running: &'a Arc<Running>,
+    ) -> SeamFuture<'a, Result<(), FetchError>>;
+
     /// Tells what [`FetchTree::bootable`] will write into the cache at least.
     fn bootable_needs<'a>(
         &'a self,

@@ -11,7 +11,7 @@ use kiln_domain::{Credentials, LoginScope, Reference, Secret, Timestamp};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::logins::{self, LoginRow};
 use kiln_store::{Object, ObjectKind, Store, StoreError, users};
-use kiln_vault::{Earlier, Vault, VaultError};
+use kiln_vault::{Vault, VaultError};
 
 use crate::blocking::{Pool, PoolError};
 use crate::clock::Clock;
@@ -101,7 +101,8 @@ impl SystemLogins {
         }))
     }
 
-    /// Keeps a login, in place of another of the same name.
+    /// Keeps a login, in place of another of the same name. Where the key is lost, a new one is made: the
+    /// other logins that were sealed with it stay unreadable until they are made again.
     pub(crate) async fn keep(
         &self,
         actor: &Actor,
@@ -113,13 +114,9 @@ impl SystemLogins {
             Credentials::IdentityToken(secret) => (IDENTITY_TOKEN.to_owned(), secret.clone()),
         };
         let (vault, context) = (self.vault.clone(), scope.to_string());
-        let earlier = match self.store.read(logins::count).await? {
-            0 => Earlier::None,
-            _ => Earlier::Some,
-        };
         let sealing = self
             .pool
-            .run(move || vault.seal(secret.expose().as_bytes(), &context, earlier));
+            .run(move || vault.seal(secret.expose().as_bytes(), &context));
         let row = LoginRow {
             scope,
             username,
@@ -174,8 +171,35 @@ impl SystemLogins {
         Ok(forgetting.await?)
     }
 
-    /// Lists the logins, without their secrets.
-    pub(crate) async fn list(&self) -> Result<Vec<LoginRow>, LoginError> {
-        Ok(self.store.read(logins::list).await?)
+    /// Lists the logins, each with why its secret cannot be had, where that is so.
+    pub(crate) async fn list(&self) -> Result<Vec<(LoginRow, Option<VaultError>)>, LoginError> {
+        let rows = self.store.read(logins::list).await?;
+        let vault = self.vault.clone();
+        let open = move || {
+            let opened = rows.into_iter().map(|row| {
+                let problem = vault.open(&row.sealed, &row.scope.to_string()).err();
+                (row, problem)
+            });
+            opened.collect()
+        };
+        Ok(self.pool.run(open).await?)
+    }
+
+    /// Tells the log of logins whose secrets cannot be had: work that needs them fails, perhaps at
+    /// night, and nobody is asked then.
+    pub async fn warn_of_unreadable(&self) {
+        let listed = match self.list().await {
+            Ok(listed) => listed,
+            Err(error) => {
+                tracing::warn!(%error, "the daemon's own logins cannot be looked at");
+                return;
+            }
+        };
+        for (row, problem) in listed {
+            if let Some(error) = problem {
+                let registry = row.scope.to_string();
+                tracing::warn!(registry, %error, "a login of the daemon's own cannot be read");
+            }
+        }
     }
 }

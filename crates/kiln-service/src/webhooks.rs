@@ -199,6 +199,7 @@ impl Webhooks {
     /// with them; its job stays.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let work = async {
+            self.shared.logins.warn_of_unreadable().await;
             loop {
                 match self.work_once().await {
                     Ok(true) => continue,

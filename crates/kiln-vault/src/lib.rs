@@ -40,15 +40,6 @@ pub enum VaultError {
     },
 }
 
-/// Whether anything is kept that was sealed before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Earlier {
-    /// Nothing is.
-    None,
-    /// Something is, so there must be a key.
-    Some,
-}
-
 /// Seals and opens with one key, which is fetched when it is needed.
 #[derive(Clone, Debug)]
 pub struct Vault {
@@ -61,22 +52,13 @@ impl Vault {
         Self { source }
     }
 
-    /// Seals a secret to be kept under `context`. A key whose file is not there is made for the
-    /// first secret only: with a new one, none of the earlier would ever open.
-    pub fn seal(
-        &self,
-        secret: &[u8],
-        context: &str,
-        earlier: Earlier,
-    ) -> Result<Vec<u8>, VaultError> {
+    /// Seals a secret to be kept under `context`. A key whose file is not there is made. What was
+    /// sealed with one that is lost opens with no other, and so is not worse off than before.
+    pub fn seal(&self, secret: &[u8], context: &str) -> Result<Vec<u8>, VaultError> {
         let failed = |_| VaultError::Sealing {
             context: context.to_owned(),
         };
-        let key = match earlier {
-            Earlier::None => self.source.key_or_new()?,
-            Earlier::Some => self.source.key()?,
-        };
-        let key = cipher(&key).map_err(failed)?;
+        let key = cipher(&self.source.key_or_new()?).map_err(failed)?;
         let mut bytes = secret.to_vec();
         let nonce = key.seal_in_place_append_tag(Aad::from(context), &mut bytes);
         let nonce = nonce.map_err(failed)?;
@@ -123,14 +105,11 @@ mod tests {
         let vault = Vault::new(KeySource::given(&[7; 32]).unwrap());
         let other = Vault::new(KeySource::given(&[8; 32]).unwrap());
 
-        let sealed = vault.seal(b"hunter2", "reg.io", Earlier::None).unwrap();
+        let sealed = vault.seal(b"hunter2", "reg.io").unwrap();
 
         assert_eq!(vault.open(&sealed, "reg.io").unwrap(), b"hunter2");
         assert!(!sealed.windows(7).any(|window| window == b"hunter2"));
-        assert_ne!(
-            vault.seal(b"hunter2", "reg.io", Earlier::None).unwrap(),
-            sealed
-        );
+        assert_ne!(vault.seal(b"hunter2", "reg.io").unwrap(), sealed);
         for (vault, sealed, context) in [
             (&vault, sealed.as_slice(), "evil.io"),
             (&other, sealed.as_slice(), "reg.io"),
@@ -161,21 +140,25 @@ mod tests {
         );
         assert!(!path.exists());
 
-        let sealed = vault.seal(b"s", "reg.io", Earlier::None).unwrap();
+        let sealed = vault.seal(b"s", "reg.io").unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let again = Vault::new(KeySource::file(path.clone()));
-        again.seal(b"t", "reg.io", Earlier::None).unwrap();
+        again.seal(b"t", "reg.io").unwrap();
         assert_eq!(again.open(&sealed, "reg.io").unwrap(), b"s");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 
         fs::remove_file(&path).unwrap();
-        let gone = again.seal(b"u", "reg.io", Earlier::Some).unwrap_err();
+        let gone = again.open(&sealed, "reg.io").unwrap_err();
         assert!(
             matches!(gone, VaultError::Key(KeyError::Missing { .. })),
             "{gone}"
         );
-        assert!(!path.exists(), "a new key would hide that the old is gone");
+        // Who lost it logs in again, and what it sealed stays closed.
+        let anew = again.seal(b"u", "reg.io").unwrap();
+        assert_eq!(again.open(&anew, "reg.io").unwrap(), b"u");
+        let lost = again.open(&sealed, "reg.io").unwrap_err();
+        assert!(matches!(lost, VaultError::NotOurs { .. }), "{lost}");
     }
 
     #[test]
@@ -183,13 +166,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("logins.key");
         let vault = Vault::new(KeySource::file(path.clone()));
-        vault.seal(b"s", "reg.io", Earlier::None).unwrap();
+        vault.seal(b"s", "reg.io").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
 
-        let open = vault.seal(b"s", "reg.io", Earlier::None).unwrap_err();
+        let open = vault.seal(b"s", "reg.io").unwrap_err();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, "short").unwrap();
-        let short = vault.seal(b"s", "reg.io", Earlier::None).unwrap_err();
+        let short = vault.seal(b"s", "reg.io").unwrap_err();
 
         assert!(
             matches!(open, VaultError::Key(KeyError::Exposed { .. })),

@@ -81,6 +81,12 @@ fn lines(explained: &Explained) -> String {
     if explanation.blocked {
         lines.push("  blocked: nobody is asked".to_owned());
     }
+    if let Some(problem) = &explanation.rule_problem {
+        lines.push(format!(
+            "  the rule cannot be used, nobody is asked: {}",
+            cell(problem)
+        ));
+    }
     for (at, endpoint) in explanation.endpoints.iter().enumerate() {
         let user = users.get(at).and_then(Option::as_deref);
         lines.extend(endpoint_lines(at + 1, endpoint, user));
@@ -129,6 +135,8 @@ fn endpoint_lines(number: usize, endpoint: &Endpoint, user: Option<&str>) -> Vec
     lines.extend(files.map(|file| format!("   authority   {}", cell(file))));
     let file = endpoint.client_certificate.iter();
     lines.extend(file.map(|file| format!("   certificate {}", cell(file))));
+    let problem = endpoint.client_problem.iter();
+    lines.extend(problem.map(|problem| format!("   not asked   {}", cell(problem))));
     if !endpoint.headers.is_empty() {
         lines.push(format!(
             "   headers     {}",

@@ -191,8 +191,21 @@ fn or_unchecked(error: CommandError, scope: &LoginScope) -> CommandError {
                 Some(format!("kiln login {scope} --no-check")),
             )
             .into(),
+        CommandError::Failed(failure) => wrong_password(*failure).into(),
         other => other,
     }
+}
+
+/// Says what there is to do about a login that was refused: to log in is what was just tried.
+pub(super) fn wrong_password(failure: Failure) -> Failure {
+    if !failure.is(codes::registry::AUTH_FAILED) {
+        return failure;
+    }
+    failure.with_hint(
+        "check the user name and type the password again; many registries take an access token in its \
+         place",
+        None,
+    )
 }
 
 /// Asks a registry, by the daemon, what it makes of somebody.

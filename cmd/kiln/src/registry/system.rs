@@ -7,9 +7,9 @@ use kiln_api::registry::logins::{
 };
 use kiln_domain::LoginScope;
 
-use super::login::warn_of_open;
+use super::login::{warn_of_open, wrong_password};
 use crate::failure::CommandError;
-use crate::output::Columns;
+use crate::output::{self, Columns};
 use crate::session::Session;
 use crate::text::{cell, time};
 
@@ -26,7 +26,11 @@ pub(super) async fn login(
         credentials,
         unchecked,
     };
-    let kept = session.call::<Login>(&client, &params).await?;
+    let kept = session.call::<Login>(&client, &params).await;
+    let kept = kept.map_err(|error| match error {
+        CommandError::Failed(failure) => wrong_password(*failure).into(),
+        other => other,
+    })?;
     if kept.checked == Some(false) && !unchecked {
         warn_of_open(kept.registry.registry(), session);
     }
@@ -60,16 +64,27 @@ pub(super) async fn list(session: &Session) -> Result<(), CommandError> {
         .call::<Logins>(&client, &LoginsParams::default())
         .await?;
     let columns = Columns {
-        header: &["REGISTRY", "USER", "KEPT SINCE", "BY UID"],
+        header: &["REGISTRY", "USER", "KEPT SINCE", "BY UID", "STATE"],
         row: &|login: &KeptLogin| {
             vec![
                 cell(&login.registry.to_string()),
                 cell(&login.username),
                 time(&login.created_at.to_string()),
                 login.created_by_uid.to_string(),
+                match &login.problem {
+                    None => "ready".to_owned(),
+                    Some(problem) => format!("unreadable: {}", cell(problem)),
+                },
             ]
         },
         name: &|login: &KeptLogin| login.registry.to_string(),
     };
-    session.output().list(&kept.items, &columns)
+    session.output().list(&kept.items, &columns)?;
+    if kept.items.iter().any(|login| login.problem.is_some()) {
+        output::note(&format!(
+            "{} what is unreadable is not used; log in there again with kiln login --system\n",
+            session.paint().doubtful("warning:")
+        ));
+    }
+    Ok(())
 }

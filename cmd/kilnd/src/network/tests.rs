@@ -15,6 +15,25 @@ AiEAo5I0UsAVq/QAIE/bVOJlyCn59wJ2JWoBEXf4M7NoiYM=
 -----END CERTIFICATE-----
 ";
 
+/// A certificate, and the key that belongs to it.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBbjCCARWgAwIBAgIUOm+lkg0VY6ktbWT9UbE8O0c593swCgYIKoZIzj0EAwIw
+DDEKMAgGA1UEAwwBdDAgFw0yNjEyMDExNjM0MzlaGA8yMTI2MTEwNzE2MzQzOVow
+DDEKMAgGA1UEAwwBdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABGUHrrSP27is
+/GEhaU82gWKkeXk1042m3yAhKkhx48kfkiyXNkdI4x+7ERcChR1bjRqsxUdB3s5Z
+XMeKX+whTRijUzBRMB0GA1UdDgQWBBRU4atF2bs7X342/KiS+8BTC3qzJzAfBgNV
+HSMEGDAWgBRU4atF2bs7X342/KiS+8BTC3qzJzAPBgNVHRMBAf8EBTADAQH/MAoG
+CCqGSM49BAMCA0cAMEQCIFfDjkw7A5Supp4KNh4UgbNLDuaKrL5DH3xuZLshljqR
+AiBR3BJVUaztmrYzt6HNynb4mQznjx+sOgZQNIMAiFjDtg==
+-----END CERTIFICATE-----
+";
+const KEY: &str = "-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgavvw/fojX/shb1mg
+N6/StpkWqt+3a4J4XSqLT+qOKcShRANCAARlB660j9u4rPxhIWlPNoFipHl5NdON
+pt8gISpIcePJH5IslzZHSOMfuxEXAoUdW40arMVHQd7OWVzHil/sIU0Y
+-----END PRIVATE KEY-----
+";
+
 /// A folder with a configuration, and what is read under it.
 struct Host {
     folder: tempfile::TempDir,
@@ -96,29 +115,43 @@ fn drop_ins_are_read_in_order_and_our_own_rules_last() {
 fn certificates_are_found_by_host_and_what_lacks_is_told() {
     let host = Host::new();
     host.write("certs/a.io:5000/ca.crt", "CA");
-    host.write("certs/a.io:5000/me.cert", "CERT");
-    host.write("certs/a.io:5000/me.key", "KEY");
-    host.write("certs/b.io/me.cert", "CERT");
+    host.write("certs/a.io:5000/me.cert", CERTIFICATE);
+    host.write("certs/a.io:5000/me.key", KEY);
+    host.write("certs/b.io/me.cert", CERTIFICATE);
+    host.write("certs/c.io/me.key", KEY);
+    host.write("certs/d.io/me.cert", AUTHORITY);
+    host.write("certs/d.io/me.key", KEY);
     host.write("certs/not a host/ca.crt", "CA");
 
     let read = host.read("").unwrap();
 
-    let [a, b] = read.network.certificates.as_slice() else {
+    let [a, b, c, d] = read.network.certificates.as_slice() else {
         panic!("{read:?}");
     };
     assert_eq!(
         (a.registry.as_str(), a.authorities[0].pem.as_slice()),
         ("a.io:5000", &b"CA"[..])
     );
-    assert_eq!(a.clients[0].pem, b"CERT\nKEY");
-    assert_eq!(b.clients.len(), 0);
+    let pair = format!("{CERTIFICATE}\n{KEY}");
+    assert_eq!(a.clients[0].pem, pair.as_bytes());
+    assert!(a.problem.is_none());
+    for (found, want) in [
+        (b, "b.io/me.cert lacks "),
+        (c, "c.io/me.key lacks "),
+        (d, "d.io/me.key are not a PEM certificate and the key"),
+    ] {
+        assert_eq!(found.clients.len(), 0);
+        let problem = found.problem.as_ref().unwrap().to_string();
+        assert!(problem.contains(want), "{problem}");
+        assert!(read.problems.contains(&problem), "{:?}", read.problems);
+    }
     let problems = read.problems.join("\n");
-    assert!(problems.contains("b.io/me.key: No such file"), "{problems}");
     assert!(
         problems.contains("not a host is not named like a registry"),
         "{problems}"
     );
-    assert!(!format!("{:?}", read.network).contains("KEY"));
+    let secret = KEY.lines().nth(1).unwrap();
+    assert!(!format!("{:?} {problems}", read.network).contains(secret));
 }
 
 #[test]
@@ -134,12 +167,36 @@ fn what_was_named_must_be_there() {
         panic!("{refused:?}");
     };
     assert_eq!(path, text);
+    let (certificate, key) = (host.write("c.pem", AUTHORITY), host.write("k.pem", KEY));
+    let refused = host.read(&format!(
+        "[[registry]]\nprefix='a.io'\nclient_cert={certificate:?}\nclient_key={key:?}\n"
+    ));
+    assert!(matches!(refused, Err(NetworkError::Client { .. })));
     host.write("conf", "[registries.search]\nregistries=[]\n");
     let refused = host.read("");
     assert!(matches!(
         refused,
         Err(NetworkError::Rules(RulesError::VersionOne { .. }))
     ));
+}
+
+#[test]
+fn a_rule_of_podmans_that_cannot_be_used_stops_nobody() {
+    let host = Host::new();
+    host.write(
+        "conf",
+        "[[registry]]\nprefix='docker.io'\nlocation='nexus'\n",
+    );
+
+    let read = host.read("").unwrap();
+
+    let [problem] = read.problems.as_slice() else {
+        panic!("{:?}", read.problems);
+    };
+    assert!(
+        problem.contains("conf:1 cannot be used: \"nexus\""),
+        "{problem}"
+    );
 }
 
 #[test]

@@ -46,6 +46,9 @@ pub struct Explanation {
     pub prefix: Option<String>,
     /// Whether the rule forbids it.
     pub blocked: bool,
+    /// Why the rule cannot be used; nobody is asked then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule_problem: Option<String>,
     /// The places, in the order in which they are asked; the image itself lies at the last.
     pub endpoints: Vec<Endpoint>,
     /// Mirrors of the rule that are not asked for it.
@@ -99,6 +102,9 @@ pub struct Endpoint {
     /// The file of the client certificate that is shown there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<String>,
+    /// Why the client certificates for it cannot be used; it is not asked then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_problem: Option<String>,
     /// The proxy on the way, without its user name and password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,

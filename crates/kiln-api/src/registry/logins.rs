@@ -77,6 +77,9 @@ pub struct KeptLogin {
     /// Whether the registry took it when it was made; absent in lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checked: Option<bool>,
+    /// Why the daemon cannot read it: its key is lost, or is another one. To log in again mends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// The logins there are, by where they count.

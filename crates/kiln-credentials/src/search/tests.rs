@@ -148,8 +148,24 @@ fn a_named_file_is_asked_alone() {
         Err(CredentialsError::AuthFileMissing { .. })
     ));
     home.places.auth_file = None;
+    // A login may still make that one, but whoever goes on without it is told.
     home.places.registry_auth_file = below(&home, "missing.json");
-    assert_eq!(home.user("reg.io/app"), None);
+    let missing = home.find("reg.io/app");
+    assert!(matches!(
+        missing,
+        Err(CredentialsError::AuthFileMissing { .. })
+    ));
+}
+
+#[test]
+fn a_list_is_no_auth_file() {
+    let home = Home::new(&[("docker/config.json", "\n []".to_owned())]);
+
+    let Err(CredentialsError::Malformed { line, column, .. }) = home.find("reg.io/app") else {
+        panic!("it was taken");
+    };
+
+    assert_eq!((line, column), (2, 2));
 }
 
 #[test]

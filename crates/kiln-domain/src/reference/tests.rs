@@ -208,6 +208,15 @@ proptest! {
 }
 
 #[test]
+fn a_path_is_told_from_a_reference() {
+    for text in ["/tmp/x", "./da1.tar", "../lay:1", ".", "~/x"] {
+        let error = text.parse::<Reference>().unwrap_err();
+        assert!(matches!(error, ReferenceError::Path { .. }), "{error}");
+    }
+    "a/./b".parse::<Reference>().unwrap_err();
+}
+
+#[test]
 fn what_is_shown_of_a_name_has_no_password() {
     let secret = "s3cr3t";
     for text in [
@@ -215,6 +224,8 @@ fn what_is_shown_of_a_name_has_no_password() {
         "https://ada:s3cr3t@host/x",
         "ada:s3cr3t@host/x",
         "ada:s3cr3t@host",
+        "ada:s3cr3t@localhost:5613",
+        "ada:s3cr3t@[::1]:5613",
         "ada:s3cr3t/@host/x:1",
         "ada:p@s3cr3t@host:1",
     ] {

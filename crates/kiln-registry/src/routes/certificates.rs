@@ -7,6 +7,7 @@
 //! Not here: reading the directories.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use kiln_domain::RegistryName;
 
@@ -27,6 +28,34 @@ impl fmt::Debug for PemFile {
     }
 }
 
+/// Why a host's client certificates cannot be used. Nobody goes there as somebody else meanwhile, or
+/// as nobody.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClientProblem {
+    /// One file of the two is there.
+    #[error("{} lacks {}, which belongs to it", present.display(), missing.display())]
+    Lone {
+        /// The file that is there.
+        present: PathBuf,
+        /// The other.
+        missing: PathBuf,
+    },
+    /// Both are there, and are no pair.
+    #[error(
+        "{} and {} are not a PEM certificate and the key that belongs to it: {reason}",
+        certificate.display(),
+        key.display()
+    )]
+    NoPair {
+        /// The certificate.
+        certificate: PathBuf,
+        /// The key.
+        key: PathBuf,
+        /// What the reader said.
+        reason: String,
+    },
+}
+
 /// What a directory has for one host.
 #[derive(Clone, Debug)]
 pub struct HostCertificates {
@@ -36,4 +65,6 @@ pub struct HostCertificates {
     pub authorities: Vec<PemFile>,
     /// Client certificates, each followed by its key.
     pub clients: Vec<PemFile>,
+    /// Why none of the client certificates may be used.
+    pub problem: Option<ClientProblem>,
 }

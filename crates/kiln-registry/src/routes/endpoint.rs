@@ -8,7 +8,7 @@ use kiln_domain::{Reference, RegistryName};
 use tokio::sync::Semaphore;
 use url::{Host, Url};
 
-use super::certificates::PemFile;
+use super::certificates::{ClientProblem, PemFile};
 use super::proxy::Proxies;
 use super::rules::{ProxyRule, UseFor, Ways};
 use super::{Network, TlsVerify, certificates::HostCertificates};
@@ -64,6 +64,8 @@ pub struct Endpoint {
     pub authorities: Vec<String>,
     /// The file of our certificate there.
     pub client_certificate: Option<String>,
+    /// Why our certificate there cannot be used, and nobody is asked.
+    pub client_problem: Option<ClientProblem>,
     /// The proxy on the way, without its user name and password.
     pub proxy: Option<String>,
     /// Whence the proxy comes, or why there is none.
@@ -126,6 +128,7 @@ impl Endpoint {
         self.config = Arc::new(config);
         self.headers.clear();
         self.client_certificate = None;
+        self.client_problem = None;
         self
     }
 }
@@ -151,6 +154,10 @@ impl Network {
             .client
             .as_ref()
             .or_else(|| of_host.and_then(|host| host.clients.first()));
+        let client_problem = match own.client {
+            Some(_) => None,
+            None => of_host.and_then(|host| host.problem.clone()),
+        };
         let is_listed = |host: &String| host == registry.as_str();
         let is_here = host_of(&registry).is_some_and(|host| is_loopback(&host));
         let security = match tls {
@@ -199,6 +206,7 @@ impl Network {
             security,
             authorities: authorities.iter().map(|file| file.path.clone()).collect(),
             client_certificate: client.map(|file| file.path.clone()),
+            client_problem,
             proxy,
             proxy_reason,
             headers: config

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use kiln_domain::Reference;
+use kiln_domain::{Reference, without_user_info};
 
 /// The beginning of image names that a rule is for.
 ///
@@ -19,7 +19,7 @@ pub(crate) struct Location(String);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {expected}")]
 pub struct PlaceError {
-    /// The text, cut to 80 characters.
+    /// The text without a password, cut to 80 characters.
     text: String,
     expected: &'static str,
 }
@@ -28,7 +28,7 @@ impl Prefix {
     /// Reads a prefix.
     pub(crate) fn parse(text: &str) -> Result<Self, PlaceError> {
         let refused = |expected| PlaceError {
-            text: text.chars().take(80).collect(),
+            text: without_user_info(text).chars().take(80).collect(),
             expected,
         };
         if let Some(rest) = text.strip_prefix("*.") {
@@ -88,7 +88,7 @@ impl Location {
             return Ok(Self(name));
         }
         Err(PlaceError {
-            text: text.chars().take(80).collect(),
+            text: without_user_info(text).chars().take(80).collect(),
             expected: "a place in a registry: HOST[:PORT][/PART…]",
         })
     }
@@ -193,6 +193,19 @@ mod tests {
             assert!(Location::parse(text).is_err(), "{text:?}");
         }
         Location::parse("example.com:5000").unwrap();
+    }
+
+    #[test]
+    fn a_password_in_a_place_is_not_said_again() {
+        for text in ["u:s3cr3t@host.example/x", "https://u:s3cr3t@host:5000"] {
+            for error in [
+                Location::parse(text).unwrap_err(),
+                Prefix::parse(text).unwrap_err(),
+                Prefix::parse(&format!("*.{text}")).unwrap_err(),
+            ] {
+                assert!(!error.to_string().contains("s3cr3t"), "{error}");
+            }
+        }
     }
 
     #[test]

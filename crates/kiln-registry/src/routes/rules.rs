@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use kiln_domain::without_user_info;
+
 use super::prefix::{Location, PlaceError, Prefix};
 use super::proxy::{ProxyError, ProxyUrl};
-use super::written::{self, Written, WrittenMirror, WrittenRegistry};
+use super::written::{self, TomlProblem, Written, WrittenMirror, WrittenRegistry};
 use crate::headers::Headers;
 
 /// Most rules of one text, and most mirrors of one rule: no person writes more.
@@ -42,6 +44,16 @@ pub struct Rules {
     aliases: BTreeMap<String, Alias>,
     search: Option<(Vec<String>, String)>,
     mode: ShortNameMode,
+    problems: Vec<String>,
+}
+
+/// Whose file a rule is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// The containers' tools', which take some of what we cannot: a mistake is that rule's alone.
+    Theirs,
+    /// Our own, where a mistake is an error.
+    Ours,
 }
 
 /// What holds for names with one prefix.
@@ -55,6 +67,10 @@ pub(crate) struct Rule {
     pub(crate) ways: Ways,
     /// `FILE:LINE`.
     pub(crate) origin: String,
+    /// Why it cannot be used. It stays, so that what it is for is not asked for elsewhere.
+    pub(crate) problem: Option<String>,
+    /// Mirrors that cannot be used, as they are written, and why.
+    pub(crate) unusable_mirrors: Vec<(String, String)>,
 }
 
 /// A place that has copies.
@@ -120,7 +136,7 @@ pub enum RulesError {
         /// The file.
         origin: String,
         /// Where and why.
-        source: Box<toml::de::Error>,
+        source: TomlProblem,
     },
     /// It is in the format that was given up in 2019.
     #[error(
@@ -183,12 +199,13 @@ pub enum RulesError {
 
 impl Rules {
     /// Adds the text of a `registries.conf` or of a drop-in. Keys that Kiln does not know are
-    /// other tools' business.
+    /// other tools' business. A rule that cannot be used [is told](Rules::problems), and nobody is
+    /// asked for what it is for; a mirror that cannot be used is not asked.
     pub fn add_containers_conf(&mut self, text: &str, file: &Path) -> Result<(), RulesError> {
         let origin = file.display().to_string();
         let written = written::containers(text).map_err(|source| RulesError::Toml {
             origin: origin.clone(),
-            source: Box::new(source),
+            source: TomlProblem::of(text, &source),
         })?;
         if written.registries.is_some() {
             return Err(RulesError::VersionOne { origin });
@@ -200,7 +217,8 @@ impl Rules {
             self.add_alias(name, target, &origin)?;
         }
         if let Some(search) = &written.search {
-            self.search = Some((search_of(search, &origin)?, origin.clone()));
+            let hosts = self.search_of(search, &origin);
+            self.search = Some((hosts, origin.clone()));
         }
         match written.mode.as_deref() {
             None => {}
@@ -213,7 +231,7 @@ impl Rules {
                 });
             }
         }
-        self.add_registries(text, written, &origin)
+        self.add_registries(text, written, &origin, Whose::Theirs)
     }
 
     /// Adds the `[[registry]]` tables of Kiln's own configuration, where an unknown key is an
@@ -222,9 +240,14 @@ impl Rules {
         let origin = file.display().to_string();
         let written = written::own(text).map_err(|source| RulesError::Toml {
             origin: origin.clone(),
-            source: Box::new(source),
+            source: TomlProblem::of(text, &source),
         })?;
-        self.add_registries(text, written, &origin)
+        self.add_registries(text, written, &origin, Whose::Ours)
+    }
+
+    /// Lists what was written and cannot be used, for people.
+    pub fn problems(&self) -> &[String] {
+        &self.problems
     }
 
     /// Lists the files that rules name: authorities, client certificates and keys.
@@ -235,6 +258,17 @@ impl Rules {
     /// Lists the files of certificate authorities among them.
     pub fn authority_files(&self) -> Vec<&Path> {
         self.files_of(|ways| ways.ca.iter().map(PathBuf::as_path))
+    }
+
+    /// Lists the pairs of a client certificate and its key that rules name.
+    pub fn client_files(&self) -> impl Iterator<Item = (&Path, &Path)> {
+        let rules = self.registries.values();
+        let ways = rules.flat_map(|rule| {
+            let mirrors = rule.mirrors.iter().map(|mirror| &mirror.ways);
+            mirrors.chain([&rule.ways])
+        });
+        let pairs = ways.filter_map(|ways| ways.client.as_ref());
+        pairs.map(|(certificate, key)| (certificate.as_path(), key.as_path()))
     }
 
     fn files_of<'a, Files>(&'a self, of: impl Fn(&'a Ways) -> Files) -> Vec<&'a Path>
@@ -316,6 +350,7 @@ impl Rules {
         text: &str,
         written: Written,
         file: &str,
+        whose: Whose,
     ) -> Result<(), RulesError> {
         let mirrors = written.registry.iter();
         let mirrors: usize = mirrors.map(|rule| rule.get_ref().mirror.len()).sum();
@@ -325,10 +360,42 @@ impl Rules {
         }
         for registry in written.registry {
             let line = line_of(text, registry.span().start);
-            let rule = rule_of(registry.into_inner(), format!("{file}:{line}"))?;
+            let origin = format!("{file}:{line}");
+            let registry = registry.into_inner();
+            let prefix = written_prefix(&registry);
+            let rule = match (rule_of(registry, &origin, whose), whose) {
+                (Ok(rule), _) => rule,
+                (Err(error), Whose::Ours) => return Err(error),
+                (Err(error), Whose::Theirs) => {
+                    let problem = error.told();
+                    self.problems.push(problem.clone());
+                    // Of what has no prefix no image's name can begin like it.
+                    let Some(prefix) = prefix else { continue };
+                    Rule::unusable(prefix, origin, problem)
+                }
+            };
+            let mirrors = rule.unusable_mirrors.iter();
+            self.problems.extend(mirrors.map(|(_, why)| why.clone()));
             self.registries.insert(rule.prefix.clone(), rule);
         }
         Ok(())
+    }
+
+    /// Takes the registries that short names are looked for in. One that is none keeps its place: who
+    /// comes first decides what a short name means.
+    fn search_of(&mut self, hosts: &[String], origin: &str) -> Vec<String> {
+        let mut taken = Vec::with_capacity(hosts.len());
+        for host in hosts {
+            taken.push(match Location::parse(host) {
+                Ok(location) => location.to_string(),
+                Err(source) => {
+                    let list = "unqualified-search-registries";
+                    self.problems.push(format!("{list} in {origin}: {source}"));
+                    without_user_info(host)
+                }
+            });
+        }
+        taken
     }
 }
 
@@ -339,13 +406,47 @@ impl Ways {
     }
 }
 
-fn rule_of(written: WrittenRegistry, origin: String) -> Result<Rule, RulesError> {
+impl Rule {
+    /// A rule under which nobody is asked.
+    fn unusable(prefix: Prefix, origin: String, problem: String) -> Self {
+        Self {
+            prefix,
+            location: None,
+            insecure: false,
+            blocked: false,
+            mirrors: Vec::new(),
+            ways: Ways::default(),
+            origin,
+            problem: Some(problem),
+            unusable_mirrors: Vec::new(),
+        }
+    }
+}
+
+impl RulesError {
+    /// Tells it with its cause in one line.
+    fn told(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
+        }
+    }
+}
+
+/// Reads what a rule is for, whatever else stands in it.
+fn written_prefix(written: &WrittenRegistry) -> Option<Prefix> {
+    let stated = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let prefix = stated(&written.prefix).or_else(|| stated(&written.location))?;
+    Prefix::parse(&prefix).ok()
+}
+
+fn rule_of(written: WrittenRegistry, origin: &str, whose: Whose) -> Result<Rule, RulesError> {
     let place = |source| RulesError::Place {
-        origin: origin.clone(),
+        origin: origin.to_owned(),
         source,
     };
     let refused = |problem| RulesError::Rule {
-        origin: origin.clone(),
+        origin: origin.to_owned(),
         problem,
     };
     let stated = |text: Option<String>| text.filter(|text| !text.is_empty());
@@ -359,15 +460,19 @@ fn rule_of(written: WrittenRegistry, origin: String) -> Result<Rule, RulesError>
     };
     let prefix = prefix.map_err(place)?;
     let by_digest = written.mirror_by_digest_only.unwrap_or(false);
-    let mirrors = written
-        .mirror
-        .into_iter()
-        .map(|mirror| mirror_of(mirror, by_digest, &origin))
-        .collect::<Result<_, _>>()?;
+    let (mut mirrors, mut unusable_mirrors) = (Vec::new(), Vec::new());
+    for mirror in written.mirror {
+        let place = without_user_info(&mirror.location);
+        match (mirror_of(mirror, by_digest, origin), whose) {
+            (Ok(mirror), _) => mirrors.push(mirror),
+            (Err(error), Whose::Ours) => return Err(error),
+            (Err(error), Whose::Theirs) => unusable_mirrors.push((place, error.told())),
+        }
+    }
     if written.resolve.is_some() {
         return Err(refused("has resolve, which is for its mirrors"));
     }
-    let ways = ways_of(written.ways, &origin)?;
+    let ways = ways_of(written.ways, origin)?;
     Ok(Rule {
         location: location.or_else(|| prefix.to_location()),
         prefix,
@@ -375,7 +480,9 @@ fn rule_of(written: WrittenRegistry, origin: String) -> Result<Rule, RulesError>
         blocked: written.blocked.unwrap_or(false),
         mirrors,
         ways,
-        origin,
+        origin: origin.to_owned(),
+        problem: None,
+        unusable_mirrors,
     })
 }
 
@@ -488,17 +595,6 @@ fn ways_of(written: written::WrittenWays, origin: &str) -> Result<Ways, RulesErr
         concurrency,
         timeout: timeout.map(Duration::from_secs),
     })
-}
-
-fn search_of(hosts: &[String], origin: &str) -> Result<Vec<String>, RulesError> {
-    let name_of = |host: &String| {
-        let location = Location::parse(host).map_err(|source| RulesError::Place {
-            origin: origin.to_owned(),
-            source,
-        });
-        location.map(|location| location.to_string())
-    };
-    hosts.iter().map(name_of).collect()
 }
 
 fn line_of(text: &str, at: usize) -> usize {

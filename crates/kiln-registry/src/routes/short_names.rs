@@ -2,6 +2,7 @@
 
 use kiln_domain::{Reference, ReferenceError};
 
+use super::prefix::Location;
 use super::rules::{Rules, ShortNameMode};
 
 /// What is done with names that have no registry and no alias.
@@ -34,6 +35,18 @@ pub enum ShortNameError {
     Strict {
         /// The name.
         name: String,
+    },
+    /// The registry that short names are looked for in is none.
+    #[error(
+        "{name:?} names no registry, and {host:?}, where {origin} has such names looked for, is none"
+    )]
+    NoRegistry {
+        /// The name.
+        name: String,
+        /// What stands in its place.
+        host: String,
+        /// The file that says so.
+        origin: String,
     },
     /// It could be in several registries, and the configuration forbids to choose.
     #[error("{name:?} names no registry; {origin} allows for {}", registries.join(", "))]
@@ -86,6 +99,14 @@ pub(super) fn spell_out(
         return Err(ShortNameError::Ambiguous {
             name: refused(),
             registries: hosts.to_vec(),
+            origin: origin.to_owned(),
+        });
+    }
+    // Read as a name, it would be a namespace of the Docker Hub, which is somebody else's.
+    if Location::parse(first).is_err() {
+        return Err(ShortNameError::NoRegistry {
+            name: refused(),
+            host: first.clone(),
             origin: origin.to_owned(),
         });
     }
@@ -142,6 +163,16 @@ mod tests {
         for (conf, text, want) in cases {
             assert_eq!(spell(conf, text).unwrap(), want, "{text} under {conf}");
         }
+    }
+
+    #[test]
+    fn a_registry_that_is_none_is_not_taken_for_a_namespace_of_the_hub() {
+        let refused = spell("unqualified-search-registries = ['nexus']\n", "debian").unwrap_err();
+
+        assert_eq!(
+            refused.to_string(),
+            "\"debian\" names no registry, and \"nexus\", where /c has such names looked for, is none"
+        );
     }
 
     #[test]

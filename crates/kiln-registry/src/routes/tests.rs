@@ -174,6 +174,61 @@ fn what_is_blocked_has_no_route_and_no_registry() {
 }
 
 #[test]
+fn nobody_is_asked_under_a_rule_that_cannot_be_used() {
+    let mut rules = Rules::default();
+    let conf = "[[registry]]\nprefix='a.io'\nlocation='nexus'\n";
+    rules.add_containers_conf(conf, Path::new("/c")).unwrap();
+    let network = Network {
+        rules,
+        ..Network::default()
+    };
+
+    let route = network.route(&"a.io/x".parse().unwrap(), TlsVerify::Configured);
+    assert!(!route.is_blocked && route.rule_problem.is_some());
+    let error = route.unless_blocked().unwrap_err().to_string();
+
+    let want = "a.io/x:latest is blocked by /c:1, whose rule cannot be used: ";
+    assert!(
+        error.starts_with(want) && error.contains("nexus"),
+        "{error}"
+    );
+    let name = "a.io".parse().unwrap();
+    network.registry(&name, TlsVerify::Configured).unwrap_err();
+    let other = "b.io".parse().unwrap();
+    network.registry(&other, TlsVerify::Configured).unwrap();
+}
+
+#[test]
+fn client_certificates_that_are_not_whole_keep_the_registry_from_being_asked() {
+    let mut network =
+        network("[[registry]]\nprefix='a.io'\n[[registry.mirror]]\nlocation='m.io'\n");
+    let problem = ClientProblem::Lone {
+        present: "/certs/m.io/me.cert".into(),
+        missing: "/certs/m.io/me.key".into(),
+    };
+    network.certificates = vec![HostCertificates {
+        registry: "m.io".parse().unwrap(),
+        authorities: Vec::new(),
+        clients: Vec::new(),
+        problem: Some(problem),
+    }];
+
+    let registry = "m.io".parse().unwrap();
+    let endpoint = network.registry(&registry, TlsVerify::Configured).unwrap();
+    let error = crate::Registry::at(&endpoint, None).unwrap_err();
+    let route = network.route(&"a.io/x".parse().unwrap(), TlsVerify::Configured);
+
+    assert_eq!(
+        error.to_string(),
+        "m.io is not asked: /certs/m.io/me.cert lacks /certs/m.io/me.key, which belongs to it"
+    );
+    assert!(route.mirrors.is_empty() && route.passed_over[0].1.contains("me.key"));
+    // Whoever waives certificates shows none.
+    let waived = network.registry(&registry, TlsVerify::Waived).unwrap();
+    crate::Registry::at(&waived, None).unwrap();
+}
+
+#[test]
 fn a_rule_for_a_repository_holds_when_it_is_not_pulled_either() {
     let network = network(
         "[[registry]]\nprefix='a.io/evil'\nblocked=true\n\
@@ -248,6 +303,7 @@ fn each_place_has_its_own_certificates_proxy_and_headers() {
         registry: "m.io".parse().unwrap(),
         authorities: vec![pem("/certs/m.io/ca.crt")],
         clients: vec![pem("/certs/m.io/me.cert")],
+        problem: None,
     }];
     let words = ProxyWords {
         https: Some("http://ann:hunter2@env:2".to_owned()),

@@ -5,9 +5,43 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use kiln_domain::without_user_info;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use toml::Spanned;
+
+/// What is wrong with a TOML text: where, and why, in one line. The text itself is not shown: it may
+/// hold passwords.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{problem}", place(*at))]
+pub struct TomlProblem {
+    /// Line and column, from one on, where they are known.
+    at: Option<(usize, usize)>,
+    problem: String,
+}
+
+impl TomlProblem {
+    /// Takes what the reader says of `text`.
+    pub fn of(text: &str, error: &toml::de::Error) -> Self {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let at = before.map(|before| {
+            let line = before.matches('\n').count() + 1;
+            let begun = before.rsplit('\n').next().unwrap_or_default();
+            (line, begun.chars().count() + 1)
+        });
+        // Values of the wrong kind are quoted.
+        let pieces = error.message().split('"').map(without_user_info);
+        let problem = pieces.collect::<Vec<_>>().join("\"").replace('\n', "; ");
+        let problem = problem.replace(char::is_control, " ");
+        Self { at, problem }
+    }
+}
+
+fn place(at: Option<(usize, usize)>) -> String {
+    at.map_or_else(String::new, |(line, column)| {
+        format!("line {line}, column {column}: ")
+    })
+}
 
 /// A text, as far as it is ours to read.
 #[derive(Default, Deserialize)]

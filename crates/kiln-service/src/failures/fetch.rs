@@ -167,6 +167,18 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
              registry lies; --tls-verify=false allows it to this call",
             None,
         ),
+        SourceError::ClientCertificateWanted { host, .. } => failure.with_hint(
+            format!(
+                "put the certificate that it knows into /etc/containers/certs.d/{host}/client.cert and \
+                 its key into client.key beside it, and have them read:"
+            ),
+            Some("sudo systemctl reload kilnd".to_owned()),
+        ),
+        SourceError::ClientFiles { .. } | SourceError::ClientCertificate { .. } => failure.with_hint(
+            "put a PEM certificate (NAME.cert) and the key that belongs to it (NAME.key) side by side, \
+             and have them read:",
+            Some("sudo systemctl reload kilnd".to_owned()),
+        ),
         _ => failure,
     }
 }
@@ -184,6 +196,8 @@ fn source_code(error: &SourceError) -> Code {
         | SourceError::ExtraCertificate(_)
         | SourceError::NoCertificate
         | SourceError::ClientCertificate { .. }
+        | SourceError::ClientFiles { .. }
+        | SourceError::ClientCertificateWanted { .. }
         | SourceError::Header { .. }
         | SourceError::Setup(_) => codes::registry::TLS_FAILED,
         SourceError::AuthRequired { .. } => codes::registry::AUTH_REQUIRED,
@@ -249,7 +263,7 @@ pub(crate) fn short_name_failure(error: &ShortNameError) -> Failure {
         ShortNameError::Reference(_) => {
             Failure::from_error(codes::source::INVALID_REFERENCE, error)
         }
-        ShortNameError::Strict { name } => {
+        ShortNameError::Strict { name } | ShortNameError::NoRegistry { name, .. } => {
             Failure::from_error(codes::source::INVALID_REFERENCE, error).with_hint(
                 format!("write it with its registry, such as docker.io/library/{name}"),
                 None,

@@ -172,6 +172,31 @@ impl Fetcher {
         })
     }
 
+    /// Reads these blobs of a source of this host and compares their digests; see
+    /// [`FetchTree::check`](crate::FetchTree::check).
+    pub(super) async fn check_blobs(
+        &self,
+        bootable: &Bootable,
+        blobs: &[Descriptor],
+        running: &Arc<Running>,
+    ) -> Result<(), FetchError> {
+        running.layers(blobs.iter().map(waiting).collect());
+        let source = &bootable.source;
+        let blobs = blobs.iter().enumerate();
+        let checks: Vec<_> = blobs
+            .map(|(index, blob)| self.check_blob(source, blob, index, running))
+            .collect();
+        let checked: Result<Vec<()>, FetchError> = stream::iter(checks)
+            .buffer_unordered(PARTS_AT_A_TIME)
+            .try_collect()
+            .await;
+        if checked.is_err() {
+            // The other parts' threads would read on for nothing.
+            running.abandon();
+        }
+        checked.map(drop)
+    }
+
     /// Looks which chunks the cache lacks; those of a local source do not get there.
     pub(super) async fn needs_of_bootable(
         &self,

@@ -34,6 +34,8 @@ struct Keeping {
     digest: Digest,
     index: usize,
     running: Arc<Running>,
+    /// Whether the bytes stay: what is only looked at is not fetched.
+    is_kept: bool,
     /// The operation has not ended before this has: what it had half made goes with it.
     _at_work: TaskTrackerToken,
 }
@@ -130,6 +132,27 @@ impl Fetcher {
         kept?
     }
 
+    /// Reads a blob of this host and compares its digest; nothing is kept.
+    pub(super) async fn check_blob(
+        &self,
+        source: &ImageSource,
+        blob: &Descriptor,
+        index: usize,
+        running: &Arc<Running>,
+    ) -> Result<(), FetchError> {
+        let BlobBody::File(range) = Box::pin(source.blob(blob, 0)).await? else {
+            return Ok(());
+        };
+        running.layer(index, LayerState::Fetching);
+        let looking = Keeping {
+            is_kept: false,
+            ..Keeping::new(blob.digest, index, running)
+        };
+        self.pool.run(move || looking.check(range)).await??;
+        running.layer(index, LayerState::Done);
+        Ok(())
+    }
+
     /// Fetches the file at `url`, of at most `limit_bytes`, into `target`, and checks its digest.
     /// Wrong bytes are fetched once more, past the caches on the way.
     pub(crate) async fn whole_url(
@@ -180,6 +203,7 @@ impl Keeping {
             digest,
             index,
             running: running.clone(),
+            is_kept: true,
             _at_work: running.at_work(),
         }
     }
@@ -189,14 +213,28 @@ impl Keeping {
         let digest = self.digest;
         let emptied = target.set_len(0).and_then(|()| target.rewind());
         emptied.map_err(|source| FetchError::Ingest { digest, source })?;
+        self.hash(body, |bytes| target.write_all(bytes))?;
+        Ok(target)
+    }
+
+    /// Reads bytes to their end and checks their digest. It blocks.
+    fn check(self, body: impl Read) -> Result<(), FetchError> {
+        self.hash(body, |_| Ok(()))
+    }
+
+    fn hash(
+        &self,
+        body: impl Read,
+        mut write: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), FetchError> {
         let mut hasher = Hasher::default();
         self.pour(body, |bytes| {
             hasher.update(bytes);
-            target.write_all(bytes)
+            write(bytes)
         })?;
         let found = hasher.finish();
         if found == self.digest {
-            return Ok(target);
+            return Ok(());
         }
         Err(FetchError::Blob(IngestError::DigestMismatch {
             expected: self.digest,
@@ -224,7 +262,8 @@ impl Keeping {
             };
             write(&buffer[..count]).map_err(|source| FetchError::Ingest { digest, source })?;
             let count = count as u64;
-            self.running.layer_bytes(self.index, count, count);
+            let fetched = if self.is_kept { count } else { 0 };
+            self.running.layer_bytes(self.index, count, fetched);
         }
     }
 }

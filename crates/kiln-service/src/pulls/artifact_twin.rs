@@ -28,12 +28,12 @@ use serde::Deserialize as _;
 
 use super::Pulls;
 use super::bootable::{Obtained, PartFiles, RootfsError, WantedPart, rootfs_failure};
-use super::job::{Ids, Resting, unless_cancelled};
+use super::job::{Ids, Resting, or_cancelled, unless_cancelled};
 use super::twin::check_room_for_copy;
 use crate::board::Running;
-use crate::failures::{artifact_failure, room_failure, store_failure};
+use crate::failures::{artifact_failure, fetch_failure, room_failure, store_failure};
 use crate::images::{OpenError, modules_tar};
-use crate::seams::Bootable;
+use crate::seams::{Bootable, DiskParts};
 
 /// Bytes hashed at a time; the cancel flag is looked at as often.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -75,6 +75,7 @@ impl Pulls {
         let Some(here) = self.open_here(&version, wanted, running).await? else {
             return Ok(None);
         };
+        self.check_local(bootable, wanted, running).await?;
         let Here { rootfs, mut files } = here;
         let is_lacking = |(part, _): &&WantedPart| !files.contains_key(part);
         let lacking: Vec<WantedPart> = wanted.iter().filter(is_lacking).cloned().collect();
@@ -102,6 +103,31 @@ impl Pulls {
                 Ok(None)
             }
         }
+    }
+
+    /// Reads what a file of this host has of the artifact, though its bytes are here already: whoever
+    /// imports a file wants to know that it is whole, and its manifest alone says nothing of that. A
+    /// registry was asked for the manifest, and nobody asks for it to be tested.
+    async fn check_local(
+        &self,
+        bootable: &Bootable,
+        wanted: &[WantedPart],
+        running: &Arc<Running>,
+    ) -> Result<(), Failure> {
+        if bootable.source.is_remote() {
+            return Ok(());
+        }
+        running.enter(Stage::Fetch);
+        let mut blobs: Vec<Descriptor> = match &bootable.parts.disk {
+            DiskParts::Chunks(chunks) => {
+                let chunks = chunks.iter();
+                chunks.map(|chunk| chunk.descriptor.clone()).collect()
+            }
+            DiskParts::Whole(disk) => vec![disk.clone()],
+        };
+        blobs.extend(wanted.iter().map(|(_, layer)| layer.clone()));
+        let checking = self.fetch.check(bootable, &blobs, running);
+        or_cancelled(running, checking, fetch_failure).await
     }
 
     /// Finds the newest version that came as this artifact and that the caller may have, and what its root

@@ -28,14 +28,14 @@ impl Registries {
         let seen = registry.diagnose().await;
         let now_seconds = self.logins.now().as_micros().div_euclid(1_000_000);
         let name = &params.registry;
-        let mut findings = way(&seen, &endpoint);
+        let mut findings = way(&seen, &endpoint, name);
         match &seen.answer {
             Ok(answered) => {
                 findings.extend(answer(answered, has_login, name));
                 findings.extend(clock(answered, now_seconds));
                 findings.push(deletion(seen.deletes));
             }
-            Err(error) => findings.push(no_answer(error)),
+            Err(error) => findings.push(no_answer(error, name)),
         }
         Ok(Diagnosis {
             registry: params.registry,
@@ -54,7 +54,7 @@ fn finding(check: &str, level: Level, message: impl Into<String>) -> Finding {
 }
 
 /// What lies between here and there. Behind a proxy, neither name nor address need be known here.
-fn way(seen: &Seen, endpoint: &Endpoint) -> Vec<Finding> {
+fn way(seen: &Seen, endpoint: &Endpoint, name: &RegistryName) -> Vec<Finding> {
     let bad = if endpoint.proxy.is_some() {
         Level::Warn
     } else {
@@ -68,12 +68,11 @@ fn way(seen: &Seen, endpoint: &Endpoint) -> Vec<Finding> {
                 .collect();
             finding("name", Level::Ok, addresses.join(", "))
         }
-        Ok(_) => finding("name", bad, "the name has no address"),
-        Err(error) => finding(
-            "name",
-            bad,
-            format!("the name cannot be looked up: {error}"),
-        ),
+        Ok(_) => look_up(finding("name", bad, "the name has no address"), name),
+        Err(error) => {
+            let message = format!("the name cannot be looked up: {error}");
+            look_up(finding("name", bad, message), name)
+        }
     }];
     let failed: Vec<String> = seen
         .connections
@@ -92,7 +91,11 @@ fn way(seen: &Seen, endpoint: &Endpoint) -> Vec<Finding> {
         )),
         (all, some) => {
             let level = if some == all { bad } else { Level::Warn };
-            Some(finding("connection", level, failed.join("; ")))
+            let seen = finding("connection", level, failed.join("; "));
+            Some(Finding {
+                command: Some(ask_it(name)),
+                ..seen
+            })
         }
     });
     let proxy = match &endpoint.proxy {
@@ -169,7 +172,38 @@ fn deletion(deletes: Deletes) -> Finding {
     finding("deletion", level, message)
 }
 
-fn no_answer(error: &FetchError) -> Finding {
+/// Asks the host's own resolver for the name.
+fn look_up(finding: Finding, name: &RegistryName) -> Finding {
+    let (host, _) = host_and_port(name);
+    let host = host.trim_matches(['[', ']']);
+    Finding {
+        command: Some(format!("getent ahosts {host}")),
+        ..finding
+    }
+}
+
+/// Writes a command that shows the whole of one request.
+fn ask_it(name: &RegistryName) -> String {
+    let scheme = if name.is_loopback() { "http" } else { "https" };
+    format!("curl -v {scheme}://{name}/v2/")
+}
+
+/// Writes a command that shows which certificates are exchanged.
+fn show_certificates(name: &RegistryName) -> String {
+    let (host, port) = host_and_port(name);
+    format!("openssl s_client -showcerts -connect {host}:{port} </dev/null")
+}
+
+fn host_and_port(name: &RegistryName) -> (&str, &str) {
+    let text = name.as_str();
+    match text.rsplit_once(':') {
+        // The colons of an address stand in brackets.
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (text, "443"),
+    }
+}
+
+fn no_answer(error: &FetchError, name: &RegistryName) -> Finding {
     let failure = source_failure(error);
     let causes = failure.cause.iter().map(String::as_str);
     let message = std::iter::once(failure.message.as_str()).chain(causes);
@@ -177,8 +211,16 @@ fn no_answer(error: &FetchError) -> Finding {
         error,
         FetchError::AuthRequired { .. } | FetchError::AuthFailed { .. } | FetchError::Denied { .. }
     );
+    let advised = failure.hint.as_ref().and_then(|hint| hint.command.clone());
+    let command = match error {
+        FetchError::Tls { .. } => show_certificates(name),
+        FetchError::ClientCertificateWanted { .. } => {
+            format!("ls -l /etc/containers/certs.d/{name}/")
+        }
+        _ => advised.unwrap_or_else(|| ask_it(name)),
+    };
     Finding {
-        command: failure.hint.as_ref().and_then(|hint| hint.command.clone()),
+        command: Some(command),
         ..finding(
             if is_login { "login" } else { "answer" },
             Level::Fail,

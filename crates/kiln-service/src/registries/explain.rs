@@ -27,6 +27,7 @@ impl Registries {
             rule: route.rule,
             prefix: route.prefix,
             blocked: route.is_blocked,
+            rule_problem: route.rule_problem,
             endpoints,
             passed_over: passed_over
                 .map(|(location, reason)| PassedOver { location, reason })
@@ -53,6 +54,7 @@ fn view(endpoint: &routes::Endpoint) -> Endpoint {
         },
         authorities: endpoint.authorities.clone(),
         client_certificate: endpoint.client_certificate.clone(),
+        client_problem: endpoint.client_problem.as_ref().map(ToString::to_string),
         proxy: endpoint.proxy.clone(),
         proxy_reason: endpoint.proxy_reason.clone(),
         headers: endpoint.headers.clone(),

@@ -7,6 +7,7 @@ use kiln_api::registry::logins::{
 use kiln_api::{Failure, codes};
 use kiln_domain::access::{Actor, Role};
 use kiln_store::logins::LoginRow;
+use kiln_vault::VaultError;
 
 use super::Registries;
 use crate::failures::{login_failure, source_failure};
@@ -63,8 +64,12 @@ impl Registries {
         require_superadmin(actor)?;
         let rows = self.logins.list().await;
         let rows = rows.map_err(|error| login_failure(&error))?;
+        let shown = |(row, problem): (LoginRow, Option<VaultError>)| KeptLogin {
+            problem: problem.map(|error| kiln_api::failure::printable(&error.to_string())),
+            ..view(row)
+        };
         Ok(KeptLogins {
-            items: rows.into_iter().map(view).collect(),
+            items: rows.into_iter().map(shown).collect(),
         })
     }
 }
@@ -90,5 +95,6 @@ fn view(row: LoginRow) -> KeptLogin {
         created_by_uid: row.created_by,
         created_at: row.created_at,
         checked: None,
+        problem: None,
     }
 }

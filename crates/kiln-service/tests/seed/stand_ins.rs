@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use kiln_domain::Digest;
-use kiln_domain::oci::ImageConfig;
+use kiln_domain::oci::{Descriptor, ImageConfig};
 use kiln_layers::{Declared, Limits, Pack};
 use kiln_service::{
     Bootable, BootableFiles, BootableTarget, BuildError, BuildRequest, BuildRootfs, Built,
@@ -174,6 +174,15 @@ impl FetchTree for OneLayer {
         _target: BootableTarget,
         _running: &'a Arc<Running>,
     ) -> SeamFuture<'a, Result<BootableFiles, FetchError>> {
+        Box::pin(async { Err(FetchError::StandIn("it has images only".into())) })
+    }
+
+    fn check<'a>(
+        &'a self,
+        _bootable: &'a Bootable,
+        _blobs: &'a [Descriptor],
+        _running: &'a Arc<Running>,
+    ) -> SeamFuture<'a, Result<(), FetchError>> {
         Box::pin(async { Err(FetchError::StandIn("it has images only".into())) })
     }
 

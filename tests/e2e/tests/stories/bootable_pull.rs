@@ -13,7 +13,7 @@ use kiln_testkit::{process, tools, wait};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::bootable::{answer, assert_same_files, booting, export, file_of, with_modules};
+use crate::bootable::{answer, assert_same_files, booting, export, file_of, kiln, with_modules};
 use crate::descriptors::{self, as_nobody, open_stage};
 use crate::source::{self, oci};
 use crate::space::{self, Small};
@@ -437,5 +437,21 @@ fn an_image_that_was_imported_before_is_copied() -> Result<()> {
     assert_same_files(&image, &two)?;
     let operation = stage.last_operation()?;
     assert_eq!(operation["progress"]["fetched_bytes"], 0, "{operation}");
+    // Its manifest is whole, and all of its bytes are here: the file is read all the same.
+    let damaged = archive.with_file_name("damaged.tar");
+    fs::copy(&archive, &damaged)?;
+    let file = fs::File::options().read(true).write(true).open(&damaged)?;
+    let middle = file.metadata()?.len() / 2;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, middle)?;
+    file.write_all_at(&[!byte[0]], middle)?;
+    let path = damaged.to_str().context("no text")?;
+    let output = kiln(&stage, &["import", path, "--name", "three"])?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && said.contains("sha256:"),
+        "{said}"
+    );
+    stage.refused("image.get", &json!({"image": "three"}))?;
     Ok(())
 }

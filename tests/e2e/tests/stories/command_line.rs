@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result};
 use kiln_testkit::daemon::built;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::source::{self, oci};
 use crate::stage::{KERNEL, Stage};
@@ -33,7 +33,14 @@ fn versions_are_told_of_both_sides_and_a_missing_one_fails() -> Result<()> {
     let both: Value = serde_json::from_slice(&both.stdout)?;
     assert_eq!(both["client"], both["daemon"]);
     assert_eq!(half.status.code(), Some(7), "{half:?}");
-    assert!(String::from_utf8_lossy(&half.stderr).starts_with("error: "));
+    // Who asks for JSON gets the error in it as well, in one line.
+    let error: Value = serde_json::from_slice(&half.stderr)?;
+    assert_eq!(error["code"], "daemon.unreachable");
+    assert_eq!(
+        (&error["exit_code"], &error["retryable"]),
+        (&json!(7), &json!(true))
+    );
+    assert!(half_for_people.stderr.starts_with(b"error: "));
     let told: Value = serde_json::from_slice(&half.stdout)?;
     assert_eq!(told["client"], both["client"]);
     assert_eq!(told["daemon"], Value::Null);

@@ -455,7 +455,7 @@ fn the_daemons_own_logins_are_checked_sealed_and_never_told() -> Result<()> {
     if tools::must_skip("the_daemons_own_logins", NEEDS)? {
         return Ok(());
     }
-    let stage = Stage::new()?;
+    let mut stage = Stage::new()?;
     let registry = Registry::start(Access::Bearer, Transport::Http)?;
     let person = Person::at(&stage)?;
     let host = registry.host();
@@ -511,11 +511,38 @@ fn the_daemons_own_logins_are_checked_sealed_and_never_told() -> Result<()> {
         Some("registry.login_unreadable"),
         "{exposed}"
     );
-    // A new key would open none of what is kept.
+    assert!(exposed.to_string().contains("chmod 600"), "{exposed}");
+    // What a lost key sealed stays closed, is told, and is mended one by one.
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
+    let other = json!({
+        "registry": format!("{host}/other"),
+        "credentials": {"username": USER, "secret": PASSWORD}, "unchecked": true,
+    });
+    stage.call("registry.login", &other)?;
     fs::remove_file(&key)?;
-    let gone = stage.refused("registry.login", &params)?;
-    assert_eq!(gone.name(), Some("registry.login_unreadable"), "{gone}");
-    assert!(!key.exists(), "a new key was made");
+    stage.daemon.stop()?;
+    stage.daemon.start_again()?;
+    wait::until("the log tells of the lost key", LIMIT, || {
+        let log = fs::read_to_string(stage.daemon.log())?;
+        Ok(log
+            .contains("a login of the daemon's own cannot be read")
+            .then_some(()))
+    })?;
+    let problems = |stage: &Stage| -> Result<Vec<bool>> {
+        let listed = stage.call("registry.logins", &json!({}))?;
+        let items = listed["items"].as_array().context("no items")?;
+        Ok(items
+            .iter()
+            .map(|login| login["problem"].is_string())
+            .collect())
+    };
+    assert_eq!(problems(&stage)?, [true, true]);
+    stage.call("registry.login", &params)?;
+    assert_eq!(problems(&stage)?, [true, false]);
+    assert_eq!(fs::metadata(&key)?.permissions().mode() & 0o777, 0o600);
+    stage.call("registry.login", &other)?;
+    assert_eq!(problems(&stage)?, [false, false]);
+    assert_eq!(out(&format!("{host}/other"))?.status.code(), Some(0));
     assert_eq!(out(&team)?.status.code(), Some(0));
     assert_eq!(out(&team)?.status.code(), Some(3));
     let gone = stage.refused("registry.logout", &json!({"registry": team}))?;

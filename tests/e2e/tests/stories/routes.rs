@@ -225,13 +225,36 @@ fn a_registry_that_asks_for_a_certificate_gets_the_configured_one() -> Result<()
         "[registries]\ncerts_dirs = [\"{}\"]\n",
         place.path().join("certs.d").display()
     ))?;
+    let half = place.path().join("half.d").join(&host);
+    fs::create_dir_all(&half)?;
+    fs::copy(authority, half.join("ca.crt"))?;
+    fs::copy(&client.certificate, half.join("client.cert"))?;
+    let halved = Stage::with_config(&format!(
+        "[registries]\ncerts_dirs = [\"{}\"]\n",
+        place.path().join("half.d").display()
+    ))?;
     let reference = format!("{host}/{SMALL}");
 
     let refused = nobody.refused("image.pull", &pull(&reference, "image"))?;
+    let incomplete = halved.refused("image.pull", &pull(&reference, "image"))?;
     ours.pull(&reference, "image")?;
     theirs.pull(&reference, "image")?;
 
     assert_eq!(code(&refused), "registry.tls_failed", "{refused:?}");
+    let said = format!("{refused:?}");
+    assert!(
+        said.contains("wants a client certificate") && said.contains("client.key"),
+        "{said}"
+    );
+    assert_eq!(code(&incomplete), "registry.tls_failed", "{incomplete:?}");
+    let said = format!("{incomplete:?}");
+    assert!(
+        said.contains("client.cert lacks ") && !said.contains("ca.crt"),
+        "{said}"
+    );
+    let told = explained(&halved, &reference)?;
+    let shown = text(&told["endpoints"][0], "client_problem")?;
+    assert!(shown.contains("client.key"), "{told}");
     let told = explained(&theirs, &reference)?;
     let shown = text(&told["endpoints"][0], "client_certificate")?;
     assert!(shown.ends_with("me.cert"), "{told}");
@@ -565,13 +588,26 @@ fn the_configuration_is_checked_with_all_its_files() -> Result<()> {
     let good = check(&file)?;
     fs::write(&conf, "\n[[registry]]\nprefix = \"*.a.test/b\"\n")?;
     let broken = check(&file)?;
+    fs::write(&conf, "[[registry]]\nprefix = a.test\n")?;
+    let torn = check(&file)?;
 
     assert_eq!(missing.status.code(), Some(1), "{missing:?}");
     let shown = String::from_utf8_lossy(&good.stdout).into_owned();
     assert!(shown.contains("registries.read = ["), "{shown}");
     assert!(shown.contains("1 registries have rules"), "{shown}");
-    let error = String::from_utf8_lossy(&broken.stderr).into_owned();
-    assert!(error.contains("registries.conf:2"), "{error}");
+    // A rule that cannot be used is told, and stops nobody; what is no TOML does.
+    assert_eq!(broken.status.code(), Some(0), "{broken:?}");
+    let shown = String::from_utf8_lossy(&broken.stdout).into_owned();
+    let told = shown
+        .lines()
+        .find(|line| line.starts_with("# passed over: "));
+    assert!(
+        told.is_some_and(|line| line.contains("registries.conf:2")),
+        "{shown}"
+    );
+    assert_eq!(torn.status.code(), Some(1), "{torn:?}");
+    let error = String::from_utf8_lossy(&torn.stderr).into_owned();
+    assert!(error.contains("line 2, column "), "{error}");
     Ok(())
 }
 

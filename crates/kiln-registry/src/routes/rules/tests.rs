@@ -153,22 +153,7 @@ fn broken_rules_are_refused_with_their_place() {
             "[registries.search]\nregistries=['a.io']\n",
             "/etc/r.conf has the table [registries.…] of version 1",
         ),
-        (
-            "not toml",
-            "/etc/r.conf is wrong: TOML parse error at line 1",
-        ),
-        (
-            "\n[[registry]]\nblocked=true\n",
-            "the registry in /etc/r.conf:2 has neither prefix nor location",
-        ),
-        (
-            "[[registry]]\nprefix='*.a.io/b'\n",
-            "the registry in /etc/r.conf:1 cannot be used: \"*.a.io/b\" is not a wildcard",
-        ),
-        (
-            "[[registry]]\nlocation='a.io'\n[[registry.mirror]]\nlocation='m.io/x:1'\n",
-            "the registry in /etc/r.conf:1 cannot be used: \"m.io/x:1\" is not a place",
-        ),
+        ("not toml", "/etc/r.conf is wrong: line 1, column "),
         (
             "[[registry]]\nlocation='a.io'\n[[registry.mirror]]\ninsecure=true\n",
             "/etc/r.conf is wrong",
@@ -194,6 +179,74 @@ fn broken_rules_are_refused_with_their_place() {
         let got = problem(containers(text));
         assert!(got.starts_with(want), "{text} gave {got}");
     }
+}
+
+#[test]
+fn a_rule_of_theirs_that_cannot_be_used_is_one_under_which_nobody_is_asked() {
+    let cases = [
+        (
+            "\n[[registry]]\nblocked=true\n",
+            "the registry in /etc/r.conf:2 has neither prefix nor location",
+        ),
+        (
+            "[[registry]]\nprefix='*.a.io/b'\n",
+            "the registry in /etc/r.conf:1 cannot be used: \"*.a.io/b\" is not a wildcard",
+        ),
+        (
+            "[[registry]]\nlocation='a.io'\n[[registry.mirror]]\nlocation='m.io/x:1'\n",
+            "the registry in /etc/r.conf:1 cannot be used: \"m.io/x:1\" is not a place",
+        ),
+        (
+            "[[registry]]\nprefix='docker.io'\nlocation='nexus'\n",
+            "the registry in /etc/r.conf:1 cannot be used: \"nexus\" is not a place",
+        ),
+        (
+            "unqualified-search-registries=['nexus','docker.io']\n",
+            "unqualified-search-registries in /etc/r.conf: \"nexus\" is not a place",
+        ),
+    ];
+    for (text, want) in cases {
+        let rules = containers(&format!("{text}\n[[registry]]\nlocation='b.io'\n")).unwrap();
+        let [problem] = rules.problems() else {
+            panic!("{text}: {:?}", rules.problems());
+        };
+        assert!(problem.contains(want), "{text} gave {problem}");
+        assert!(rules.of_name("b.io/x").unwrap().0.problem.is_none());
+        // The same in our own file is an error.
+        if !text.starts_with("unq") {
+            own(text).unwrap_err();
+        }
+    }
+
+    let rules = containers("[[registry]]\nprefix='docker.io'\nlocation='nexus'\n").unwrap();
+    let (rule, _) = rules.of_name("docker.io/library/debian").unwrap();
+    assert!(rule.problem.is_some());
+    assert!(rules.of_name("ghcr.io/x").is_none());
+    let text = "[[registry]]\nlocation='a.io'\n[[registry.mirror]]\nlocation='nexus'\n\
+                [[registry.mirror]]\nlocation='m.io'\n";
+    let rules = containers(text).unwrap();
+    let (rule, _) = rules.of_name("a.io/x").unwrap();
+    assert_eq!((rule.mirrors.len(), rule.unusable_mirrors.len()), (1, 1));
+    assert_eq!(rule.unusable_mirrors[0].0, "nexus");
+    assert!(rule.problem.is_none());
+}
+
+#[test]
+fn what_is_wrong_with_a_text_is_told_in_one_line_without_its_passwords() {
+    for text in [
+        "a = 1\n[[registry]]\nlocation = \"u:s3cr3t@h/x\nb=2\n",
+        "a = 1\n[[registry]]\ninsecure = \"u:s3cr3t@h/x\"\n",
+        "a = 1\n[[registry]]\nlocation = \"u:s3cr3t@h/x\" trailing\n",
+    ] {
+        let told = problem(containers(text));
+        assert!(
+            told.contains("line 3, column ") && !told.contains('\n'),
+            "{told}"
+        );
+        assert!(!told.contains("s3cr3t"), "{told}");
+    }
+    let told = containers("[[registry]]\nlocation = \"u:s3cr3t@h/x\"\n").unwrap();
+    assert!(!told.problems()[0].contains("s3cr3t"));
 }
 
 #[test]
