@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use clap::Args;
 use kiln_api::image::Credentials;
@@ -21,11 +22,14 @@ use crate::{output, secret};
 /// The user name that marks an identity token, as credential helpers write it.
 pub(crate) const IDENTITY_TOKEN: &str = "<token>";
 
+/// A command may be told of several registries; what it says of the command line it says once.
+static WARNED: Once = Once::new();
+
 /// The flags.
 #[derive(Debug, Args)]
 pub(crate) struct CredentialsArguments {
-    /// User name and password for the registry; left out, the password is asked for, or read from
-    /// standard input, and no other user of this host sees it
+    /// User name for the registry; its password is asked for, or read from standard input
+    /// (--creds USER < FILE). As USER:PASSWORD, every user of this host sees it
     #[arg(long, value_name = "USER[:PASSWORD]", conflicts_with = "authfile")]
     creds: Option<String>,
     /// Auth file of docker, podman or skopeo, in place of the usual ones
@@ -139,13 +143,20 @@ pub(crate) fn broken(error: &CredentialsError) -> Failure {
         CredentialsError::Unreadable {
             source: KeptError::NotRegular,
             ..
-        } => codes::file::WRONG_KIND,
+        }
+        | CredentialsError::Circle { .. } => codes::file::WRONG_KIND,
         CredentialsError::Unreadable { .. } => codes::file::UNREADABLE,
         CredentialsError::TooLarge { .. } => codes::file::TOO_LARGE,
         CredentialsError::Malformed { .. }
         | CredentialsError::Entry { .. }
         | CredentialsError::Helper { .. } => codes::request::INVALID_PARAMS,
     };
+    if matches!(error, CredentialsError::Circle { .. }) {
+        return Failure::from_error(code, error).with_hint(
+            "remove the link, or let it point to a file, and log in anew:",
+            Some("kiln login REGISTRY".to_owned()),
+        );
+    }
     let is_text = matches!(
         error,
         CredentialsError::Malformed { .. } | CredentialsError::Entry { .. }
@@ -170,13 +181,24 @@ fn parse(text: &str, session: &Session) -> Result<Credentials, CommandError> {
         return Err(refused("--creds needs a user name"));
     }
     let secret = match secret {
-        Some(secret) => secret,
+        Some(secret) => {
+            WARNED.call_once(|| warn_of_command_line(session));
+            secret
+        }
         None => secret::ask(username, session)?,
     };
     Ok(Credentials {
         username: username.to_owned(),
         secret,
     })
+}
+
+fn warn_of_command_line(session: &Session) {
+    output::note(&format!(
+        "{} a password on the command line is seen by every user of this host; give the user alone \
+         to be asked for it, or to have it read from standard input (USER < FILE)\n",
+        session.paint().doubtful("warning:")
+    ));
 }
 
 fn refused(message: &str) -> CommandError {

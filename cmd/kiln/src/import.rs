@@ -84,7 +84,7 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         credentials: None,
         mirror_credentials: Vec::new(),
         org: None,
-        tls_verify: true,
+        tls_verify: None,
         source_files: Some([("archive".to_owned(), archive)].into()),
         detach: true,
     };

@@ -38,8 +38,8 @@ pub(crate) struct ReachArguments {
 /// The flag.
 #[derive(Debug, Default, Args)]
 pub(crate) struct TlsArguments {
-    /// Insist on a certificate that can be trusted; with =false plain HTTP will do, and any
-    /// certificate, at the registry that is named
+    /// Insist on HTTPS with a certificate that can be trusted, also on this host and at mirrors; with
+    /// =false plain HTTP will do, and any certificate, at the registry that is named
     #[arg(
         long,
         value_name = "BOOL",
@@ -99,18 +99,19 @@ impl TlsArguments {
         }
     }
 
-    /// Decides for a registry: the flag, else `REGISTRY_INSECURE` for the one of `REGISTRY_URL`. Says
-    /// so where neither its name nor a certificate will tell who answers.
+    /// Decides for a registry: the flag, else `REGISTRY_INSECURE` and then the scheme of
+    /// `REGISTRY_URL` for the one named there, else nothing. Says so where neither its name nor a
+    /// certificate will tell who answers.
     pub(crate) fn verify(
         &self,
         registry: &RegistryName,
         session: &Session,
-    ) -> Result<bool, CommandError> {
+    ) -> Result<Option<bool>, CommandError> {
         let verify = match self.tls_verify {
-            Some(verify) => verify,
-            None => !is_insecure(registry, session)?,
+            Some(verify) => Some(verify),
+            None => by_environment(registry, session)?,
         };
-        if !verify && !registry.is_loopback() && self.is_news(registry) {
+        if verify == Some(false) && !registry.is_loopback() && self.is_news(registry) {
             let label = session.paint().doubtful("warning:");
             output::note(&format!(
                 "{label} {registry} may be spoken to without encryption: anybody on the way can read \
@@ -130,7 +131,12 @@ impl TlsArguments {
     }
 }
 
-fn is_insecure(registry: &RegistryName, session: &Session) -> Result<bool, CommandError> {
+/// What the environment says about the registry that it names: of `https://` nobody expects plain
+/// HTTP, while `http://` is written for registries that have long had a certificate.
+fn by_environment(
+    registry: &RegistryName,
+    session: &Session,
+) -> Result<Option<bool>, CommandError> {
     let surroundings = session.surroundings();
     let word = surroundings
         .registry_insecure
@@ -146,7 +152,17 @@ fn is_insecure(registry: &RegistryName, session: &Session) -> Result<bool, Comma
                 .into());
         }
     };
-    Ok(is_insecure && of_environment(session)?.as_ref() == Some(registry))
+    let url = surroundings.registry_url.as_deref().unwrap_or_default();
+    let verify = if is_insecure {
+        Some(false)
+    } else {
+        url.starts_with("https://").then_some(true)
+    };
+    // Where nothing follows from it the URL is not read: its mistakes do not stop this call.
+    if verify.is_none() || of_environment(session)?.as_ref() != Some(registry) {
+        return Ok(None);
+    }
+    Ok(verify)
 }
 
 /// Returns the registry of `REGISTRY_URL`, where that is set.
@@ -189,7 +205,8 @@ pub(crate) fn named(
 pub(crate) struct Reach {
     pub(crate) credentials: Option<Credentials>,
     pub(crate) mirror_credentials: Vec<RegistryCredentials>,
-    pub(crate) tls_verify: bool,
+    /// As in every call that has it: what is left out is as the daemon is configured.
+    pub(crate) tls_verify: Option<bool>,
 }
 
 impl Reach {
@@ -198,7 +215,7 @@ impl Reach {
         Self {
             credentials: stated,
             mirror_credentials: Vec::new(),
-            tls_verify: true,
+            tls_verify: None,
         }
     }
 }
@@ -339,7 +356,7 @@ async fn explained(
 ) -> Result<(Reference, Explanation), CommandError> {
     let params = ExplainParams {
         reference: written.to_owned(),
-        tls_verify: true,
+        tls_verify: None,
     };
     let explanation = session.call::<Explain>(client, &params).await?;
     let reference = explanation.reference.parse::<Reference>();

@@ -22,7 +22,7 @@ use crate::lease::Lease;
 use crate::method::method;
 use crate::operation::Operation;
 use crate::page::Page;
-use crate::registry::{self, RegistryCredentials};
+use crate::registry::RegistryCredentials;
 
 method! {
     /// See [`PullParams`].
@@ -152,10 +152,12 @@ pub struct PullParams {
     /// which those are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirror_credentials: Vec<RegistryCredentials>,
-    /// Whether the registry that the reference names must have a certificate that can be trusted.
-    /// With false plain HTTP will do, and any certificate, for this call.
-    #[serde(default = "registry::yes", skip_serializing_if = "registry::is_yes")]
-    pub tls_verify: bool,
+    /// Whether the registry that the reference names must have a certificate that can be trusted:
+    /// with true it is spoken to in HTTPS alone, whatever is configured, and so are its mirrors;
+    /// with false plain HTTP will do, and any certificate, for this call. As configured when left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_verify: Option<bool>,
     /// Files of an `oci:` or archive source that the client opened: `index.json` and
     /// `blobs/sha256/<hex>`, or `archive`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

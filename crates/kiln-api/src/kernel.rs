@@ -8,7 +8,7 @@ use crate::codes;
 use crate::host_file::HostFile;
 use crate::image::{Credentials, Started};
 use crate::method::method;
-use crate::registry::{self, RegistryCredentials};
+use crate::registry::RegistryCredentials;
 
 method! {
     /// See [`ImportParams`].
@@ -138,10 +138,12 @@ pub struct PullParams {
     /// which those are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirror_credentials: Vec<RegistryCredentials>,
-    /// Whether the registry that the reference names must have a certificate that can be trusted.
-    /// With false plain HTTP will do, and any certificate, for this call.
-    #[serde(default = "registry::yes", skip_serializing_if = "registry::is_yes")]
-    pub tls_verify: bool,
+    /// Whether the registry that the reference names must have a certificate that can be trusted:
+    /// with true it is spoken to in HTTPS alone, whatever is configured, and so are its mirrors;
+    /// with false plain HTTP will do, and any certificate, for this call. As configured when left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_verify: Option<bool>,
     /// Answer with the operation at once and go on in the background.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub detach: bool,

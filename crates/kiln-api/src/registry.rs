@@ -49,10 +49,11 @@ pub struct PingParams {
     /// Who to be there. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
-    /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
-    /// any certificate, for this call.
-    #[serde(default = "yes", skip_serializing_if = "is_yes")]
-    pub tls_verify: bool,
+    /// Whether it must have a certificate that can be trusted: with true it is spoken to in HTTPS
+    /// alone, whatever is configured; with false plain HTTP will do, and any certificate, for this
+    /// call. As configured when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_verify: Option<bool>,
 }
 
 /// Who to be at one registry of several.
@@ -64,18 +65,6 @@ pub struct RegistryCredentials {
     pub registry: RegistryName,
     /// Who to be there. Kept nowhere, logged nowhere.
     pub credentials: Credentials,
-}
-
-pub(crate) fn yes() -> bool {
-    true
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde asks with a reference"
-)]
-pub(crate) fn is_yes(word: &bool) -> bool {
-    *word
 }
 
 /// A registry's sign of life.

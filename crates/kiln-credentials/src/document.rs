@@ -274,8 +274,8 @@ fn lock(directory: &Path) -> Result<File, KeepError> {
 }
 
 /// Follows symbolic links to where the file is or, when the last one leads nowhere, is to be.
-fn behind_links(path: &Path) -> Result<PathBuf, KeepError> {
-    let mut path = path.to_owned();
+fn behind_links(named: &Path) -> Result<PathBuf, KeepError> {
+    let mut path = named.to_owned();
     for _ in 0..MAX_LINKS {
         match fs::read_link(&path) {
             Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
@@ -288,10 +288,12 @@ fn behind_links(path: &Path) -> Result<PathBuf, KeepError> {
             {
                 return Ok(path);
             }
+            Err(error) if file::is_circle(&error) => break,
             Err(source) => return Err(failed("follow", &path)(source)),
         }
     }
-    Err(failed("follow", &path)(io::ErrorKind::TooManyLinks.into()))
+    let path = named.to_owned();
+    Err(CredentialsError::Circle { path }.into())
 }
 
 fn failed(step: &'static str, path: &Path) -> impl Fn(io::Error) -> KeepError + use<> {

@@ -87,6 +87,9 @@ pub(crate) fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>, CredentialsErro
     match read_kept(path, MAX_BYTES) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(KeptError::Io(error)) if is_absent(&error) => Ok(None),
+        Err(KeptError::Io(error)) if is_circle(&error) => Err(CredentialsError::Circle {
+            path: path.to_owned(),
+        }),
         Err(KeptError::TooLarge { limit_bytes }) => Err(CredentialsError::TooLarge {
             path: path.to_owned(),
             limit_bytes,
@@ -352,6 +355,11 @@ pub(crate) fn normalised(key: &str) -> String {
         "" | "v1" | "v2" => host,
         path => format!("{host}/{path}"),
     }
+}
+
+/// Says whether symbolic links lead back to themselves, or too far to follow.
+pub(crate) fn is_circle(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
 fn is_absent(error: &io::Error) -> bool {

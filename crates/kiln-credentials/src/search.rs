@@ -96,6 +96,12 @@ pub enum CredentialsError {
         #[source]
         source: KeptError,
     },
+    /// A symbolic link in the way leads back to itself.
+    #[error("{} is, or lies behind, symbolic links that lead in a circle", path.display())]
+    Circle {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file is larger than any auth file is.
     #[error("{} is larger than {limit_bytes} bytes", path.display())]
     TooLarge {

@@ -17,6 +17,7 @@ mod directory;
 mod error;
 mod kept;
 mod new_file;
+mod partial;
 mod passing;
 mod usage;
 

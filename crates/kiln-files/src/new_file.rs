@@ -1,7 +1,8 @@
 //! A file of a caller's that appears whole or not at all.
 //!
 //! It grows under a name of its own beside the place it is meant for, and takes that place when it
-//! is complete and durable. What is written into it is not here.
+//! is complete and durable. What a killed process left of one goes when the next is begun in its
+//! directory. What is written into it is not here.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -14,10 +15,7 @@ use rustix::io::Errno;
 use crate::copy::{Copied, copy};
 use crate::directory::{Directory, copy_error};
 use crate::error::{FileError, at};
-
-/// Names that are tried for the growing file: leftovers of killed processes that had this one's
-/// number stand in the way of the first.
-const PARTIAL_NAMES: u32 = 64;
+use crate::partial::{self, Partial};
 
 /// What happens to a file that is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +30,8 @@ pub enum Existing {
 /// A file that is being made, for its owner only. Dropped before [`place`](Self::place), it goes.
 #[derive(Debug)]
 pub struct NewFile {
-    file: File,
+    partial: Partial,
     directory: Directory,
-    partial: String,
     name: OsString,
     existing: Existing,
     is_placed: bool,
@@ -62,11 +59,10 @@ impl NewFile {
                 return Err(FileError::NotRegular { path });
             }
         }
-        let (partial, file) = create_partial(&directory)?;
+        partial::sweep(&directory);
         Ok(Self {
-            file,
+            partial: Partial::create(&directory)?,
             directory,
-            partial,
             name: name.to_owned(),
             existing,
             is_placed: false,
@@ -75,32 +71,32 @@ impl NewFile {
 
     /// Returns the open file.
     pub fn file(&self) -> &File {
-        &self.file
+        &self.partial.file
     }
 
     /// Copies all of an open regular file into this empty one: cloned where the file system can,
     /// else moved with its holes kept.
     pub fn copy_from(&self, source: &File, cancelled: &AtomicBool) -> Result<Copied, FileError> {
-        copy(source, &self.file, cancelled).map_err(|error| copy_error(error, self.path()))
+        copy(source, self.file(), cancelled).map_err(|error| copy_error(error, self.path()))
     }
 
     /// Makes the file at least `size_bytes` long; what is added is a hole.
     pub fn grow(&self, size_bytes: u64) -> Result<(), FileError> {
-        let grown = self.file.metadata().and_then(|found| {
+        let grown = self.file().metadata().and_then(|found| {
             let length = found.len().max(size_bytes);
-            self.file.set_len(length)
+            self.file().set_len(length)
         });
         grown.map_err(at("grow", self.path()))
     }
 
     /// Makes the file durable and gives it its name, durably too.
     pub fn place(mut self) -> Result<(), FileError> {
-        self.file.sync_all().map_err(at("sync", self.path()))?;
+        self.file().sync_all().map_err(at("sync", self.path()))?;
         match self.existing {
             Existing::Refused => self.rename_without_replacing()?,
             Existing::Replaced => {
                 let fd = self.directory.fd();
-                rustix::fs::renameat(fd, &self.partial, fd, &self.name)
+                rustix::fs::renameat(fd, &self.partial.name, fd, &self.name)
                     .map_err(at("rename to", self.path()))?;
             }
         }
@@ -110,12 +106,13 @@ impl NewFile {
 
     fn rename_without_replacing(&self) -> Result<(), FileError> {
         let (fd, flags) = (self.directory.fd(), RenameFlags::NOREPLACE);
-        let renamed = match rustix::fs::renameat_with(fd, &self.partial, fd, &self.name, flags) {
+        let partial = self.partial.name.as_str();
+        let renamed = match rustix::fs::renameat_with(fd, partial, fd, &self.name, flags) {
             // Network file systems and older FUSE ones do not know the flag; linking never
             // replaces either.
             Err(Errno::INVAL | Errno::NOSYS) => {
-                rustix::fs::linkat(fd, &self.partial, fd, &self.name, AtFlags::empty())
-                    .and_then(|()| rustix::fs::unlinkat(fd, &self.partial, AtFlags::empty()))
+                rustix::fs::linkat(fd, partial, fd, &self.name, AtFlags::empty())
+                    .and_then(|()| rustix::fs::unlinkat(fd, partial, AtFlags::empty()))
             }
             renamed => renamed,
         };
@@ -133,21 +130,9 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.is_placed {
-            // Nobody can be told; the name says what it is, and its owner may remove it.
-            let _ = rustix::fs::unlinkat(self.directory.fd(), &self.partial, AtFlags::empty());
-        }
-    }
-}
-
-fn create_partial(directory: &Directory) -> Result<(String, File), FileError> {
-    let process = std::process::id();
-    let mut number = 0;
-    loop {
-        let name = format!(".kiln-{process}-{number}.partial");
-        match directory.create_file(name.as_ref()) {
-            Ok(file) => return Ok((name, file)),
-            Err(FileError::AlreadyExists { .. }) if number < PARTIAL_NAMES => number += 1,
-            Err(error) => return Err(error),
+            // Nobody can be told; whoever begins a file here next removes it.
+            let name = self.partial.name.as_str();
+            let _ = rustix::fs::unlinkat(self.directory.fd(), name, AtFlags::empty());
         }
     }
 }

@@ -85,6 +85,8 @@ struct Shared {
 #[derive(Clone, Copy)]
 enum Scheme {
     Https,
+    /// Loopback, where plain HTTP is usual and was forbidden.
+    HttpsHere,
     Http,
     /// Configured or asked to be insecure: whichever the server speaks, at the port it speaks at.
     Insecure,
@@ -122,10 +124,10 @@ impl Registry {
             .ok_or_else(|| FetchError::HostInvalid {
                 host: host.to_owned(),
             })?;
-        let is_insecure = config.insecure_hosts.iter().any(|listed| listed == host);
-        let scheme = match is_insecure {
+        let scheme = match config.is_insecure(host) {
             true if config.insecure_may_be_https => Scheme::Insecure,
             true => Scheme::Http,
+            false if is_loopback(&endpoint) && config.https_only => Scheme::HttpsHere,
             false if is_loopback(&endpoint) => Scheme::Probed,
             false => Scheme::Https,
         };
@@ -509,6 +511,7 @@ impl Registry {
         };
         let is_insecure = match self.shared.scheme {
             Scheme::Https => return root("https"),
+            Scheme::HttpsHere => return self.greeted(root("https")?).await,
             Scheme::Http => return root("http"),
             Scheme::Insecure => true,
             Scheme::Probed => false,
@@ -534,6 +537,19 @@ impl Registry {
                     Err(_) => Err(FetchError::Unreachable { host, source }),
                 }
             }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Registry {
+    /// Returns the root of an API on this host once it has answered a greeting of TLS. A server of
+    /// plain HTTP may wait for ever for the end of what it takes for a line; on this host nothing
+    /// else keeps an answer back, and asking again would not help.
+    async fn greeted(&self, root: Url) -> Result<Url, FetchError> {
+        match self.transport().probe(&root).await {
+            Ok(_) => Ok(root),
+            Err(FetchError::Timeout { host, .. }) => Err(FetchError::NotHttps { host }),
             Err(error) => Err(error),
         }
     }

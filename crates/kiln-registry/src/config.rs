@@ -15,6 +15,8 @@ pub struct Config {
     /// Whether those may speak HTTPS as well, with whatever certificate: then they are asked once
     /// which it is.
     pub insecure_may_be_https: bool,
+    /// Whether nobody is spoken to in plain HTTP, not even registries on loopback.
+    pub https_only: bool,
     /// Hosts that registries may send Kiln to although they lie on another domain or on a
     /// private network: token realms and the targets of redirects. A host trusted here may
     /// receive the credentials of any registry that names it as its realm.
@@ -76,11 +78,19 @@ impl MinimumRate {
     }
 }
 
+impl Config {
+    /// Says whether plain HTTP may be spoken to a registry because it is listed.
+    pub(crate) fn is_insecure(&self, host: &str) -> bool {
+        !self.https_only && self.insecure_hosts.iter().any(|listed| listed == host)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             insecure_hosts: Vec::new(),
             insecure_may_be_https: false,
+            https_only: false,
             trusted_hosts: Vec::new(),
             extra_ca_pem: Vec::new(),
             client_pem: None,

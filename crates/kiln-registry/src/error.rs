@@ -68,6 +68,12 @@ pub enum FetchError {
         #[source]
         source: reqwest::Error,
     },
+    /// The server does not answer in TLS.
+    #[error("{host} does not answer in HTTPS")]
+    NotHttps {
+        /// The host.
+        host: String,
+    },
     /// The registry wants to know who asks, and there are no credentials.
     #[error(
         "{host} needs credentials for {subject}, or does not have it{}",

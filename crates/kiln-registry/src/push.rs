@@ -3,8 +3,6 @@
 //! Not here: the bytes of blobs (`upload`), and in which order an image is sent: blobs first,
 //! then what names them, tags last.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use kiln_domain::oci::DocumentError;
 use kiln_domain::{Digest, Reference};
@@ -121,8 +119,7 @@ impl Registry {
         let path = format!("{}/blobs/{digest}", reference.repository());
         let mut attempts = Attempts::sharing(patience);
         loop {
-            let left = attempts.patience_left(self.config());
-            let asking = self.blob_presence_once(scope, &path, left);
+            let asking = self.blob_presence_once(scope, &path);
             match attempts.attempt(self.transport(), OF_BLOB, asking).await {
                 Ok(found) => return Ok(found),
                 Err(error) => attempts.wait_after(error, self.config()).await?,
@@ -134,12 +131,8 @@ impl Registry {
         &self,
         scope: Scope<'_>,
         path: &str,
-        patience_left: Duration,
     ) -> Result<Presence, FetchError> {
-        let ask = Ask {
-            patience_left,
-            ..Ask::with(&Method::HEAD, OF_BLOB)
-        };
+        let ask = Ask::with(&Method::HEAD, OF_BLOB);
         let answer = self.ask(scope, path, ask).await?;
         let status = answer.response.status();
         if status == StatusCode::NOT_FOUND {
@@ -164,8 +157,7 @@ impl Registry {
     ) -> Result<Option<Digest>, FetchError> {
         let mut attempts = Attempts::default();
         loop {
-            let left = attempts.patience_left(self.config());
-            let asking = self.manifest_digest_once(reference, left);
+            let asking = self.manifest_digest_once(reference);
             let asked = attempts.attempt(self.transport(), OF_MANIFEST, asking);
             match asked.await {
                 Ok(digest) => return Ok(digest),
@@ -177,12 +169,10 @@ impl Registry {
     async fn manifest_digest_once(
         &self,
         reference: &Reference,
-        patience_left: Duration,
     ) -> Result<Option<Digest>, FetchError> {
         let accept = kiln_domain::oci::document_media_types().join(", ");
         let ask = Ask {
             accept: Some(&accept),
-            patience_left,
             ..Ask::with(&Method::HEAD, OF_MANIFEST)
         };
         let scope = Scope::Pull(reference.repository());
@@ -237,8 +227,7 @@ impl Registry {
         check_digest(reference, reference.digest().copied(), digest)?;
         let mut attempts = Attempts::default();
         loop {
-            let left = attempts.patience_left(self.config());
-            let putting = self.put_once(reference, media_type, bytes, left);
+            let putting = self.put_once(reference, media_type, bytes);
             let put = attempts.attempt(self.transport(), TO_MANIFEST, putting);
             match put.await {
                 Ok((status, headers)) => {
@@ -259,11 +248,9 @@ impl Registry {
         reference: &Reference,
         media_type: &str,
         bytes: &Bytes,
-        patience_left: Duration,
     ) -> Result<(StatusCode, HeaderMap), FetchError> {
         let ask = Ask {
             body: Some(Body { media_type, bytes }),
-            patience_left,
             ..Ask::with(&Method::PUT, TO_MANIFEST)
         };
         let scope = Scope::Push(reference.repository());

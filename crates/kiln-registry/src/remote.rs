@@ -394,6 +394,7 @@ fn is_about_the_host(error: &FetchError) -> bool {
         FetchError::Unreachable { .. }
             | FetchError::NotHttp { .. }
             | FetchError::Timeout { .. }
+            | FetchError::NotHttps { .. }
             | FetchError::Tls { .. }
             | FetchError::RateLimited { .. }
     )

@@ -45,9 +45,30 @@ use crate::error::FetchError;
 pub enum TlsVerify {
     /// As the configuration says.
     #[default]
-    Configured,
+    AsConfigured,
+    /// Everywhere, whatever the configuration says and also on this host: nobody is spoken to in
+    /// plain HTTP. Mirrors to which it might be spoken are not asked.
+    Demanded,
     /// Not at the registry that the reference names: plain HTTP will do, and any certificate.
     Waived,
+}
+
+impl TlsVerify {
+    /// Joins what the configuration says about one place, which a demand outweighs.
+    fn at(self, is_insecure: bool) -> Self {
+        match self {
+            Self::AsConfigured if is_insecure => Self::Waived,
+            other => other,
+        }
+    }
+
+    /// What of it holds for mirrors: a waiver is for the registry that is named and for no other.
+    fn of_mirrors(self) -> Self {
+        match self {
+            Self::Waived => Self::AsConfigured,
+            other => other,
+        }
+    }
 }
 
 /// Everything that is configured about reaching registries.
@@ -134,7 +155,7 @@ impl Network {
             location: self.endpoint(
                 Role::Location,
                 location,
-                rule.is_some_and(|rule| rule.insecure) || tls == TlsVerify::Waived,
+                tls.at(rule.is_some_and(|rule| rule.insecure)),
                 rule.map(|rule| &rule.ways),
                 because,
             ),
@@ -144,7 +165,7 @@ impl Network {
             route.location = route.location.without_secrets();
         }
         if let Some((rule, matched)) = found {
-            self.add_mirrors(&mut route, rule, matched);
+            self.add_mirrors(&mut route, rule, matched, tls.of_mirrors());
         }
         route
     }
@@ -187,7 +208,7 @@ impl Network {
             Role::Location,
             name.clone(),
             None,
-            is_insecure || tls == TlsVerify::Waived,
+            tls.at(is_insecure),
             rule.map(|rule| &rule.ways),
             "the name says so",
         );
@@ -197,7 +218,7 @@ impl Network {
         Ok(endpoint)
     }
 
-    fn add_mirrors(&self, route: &mut Route, rule: &Rule, matched: usize) {
+    fn add_mirrors(&self, route: &mut Route, rule: &Rule, matched: usize, tls: TlsVerify) {
         for mirror in &rule.mirrors {
             let place = mirror.location.to_string();
             let Some(moved) = mirror.location.rewrite(&route.reference, matched) else {
@@ -208,13 +229,18 @@ impl Network {
             let host = RegistryName::of(&moved);
             match endpoint::tags_at(mirror.use_for, &host, &route.reference) {
                 Ok(tags) => {
-                    let mut endpoint = self.endpoint(
-                        Role::Mirror,
-                        moved,
-                        mirror.insecure,
-                        Some(&mirror.ways),
-                        "it is a mirror",
-                    );
+                    let ways = Some(&mirror.ways);
+                    let endpoint = |tls: TlsVerify| {
+                        let tls = tls.at(mirror.insecure);
+                        self.endpoint(Role::Mirror, moved.clone(), tls, ways, "it is a mirror")
+                    };
+                    let usual = endpoint(TlsVerify::AsConfigured).security;
+                    if tls == TlsVerify::Demanded && usual != Security::Https {
+                        let why = "certificates are insisted on, and it may speak plain HTTP";
+                        route.passed_over.push((place, why.to_owned()));
+                        continue;
+                    }
+                    let mut endpoint = endpoint(tls);
                     (endpoint.resolves_tags, endpoint.tags_reason) = tags;
                     route.mirrors.push(endpoint);
                 }
@@ -227,12 +253,12 @@ impl Network {
         &self,
         role: Role,
         reference: Reference,
-        insecure: bool,
+        tls: TlsVerify,
         ways: Option<&Ways>,
         because: &'static str,
     ) -> Endpoint {
         let registry = RegistryName::of(&reference);
-        self.endpoint_of(role, registry, Some(reference), insecure, ways, because)
+        self.endpoint_of(role, registry, Some(reference), tls, ways, because)
     }
 }
 

@@ -13,6 +13,7 @@ use reqwest::header::{
     HeaderName, HeaderValue, LOCATION, RANGE,
 };
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, Proxy, Response, StatusCode};
+use rustls::InvalidMessage;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use url::{Host, Url};
@@ -61,6 +62,8 @@ pub(crate) struct Ask<'a> {
     /// How much longer than usual the answer may take.
     pub(crate) extra_time: Duration,
     /// The longest silence that there is patience left for; less than usual where it is shorter.
+    /// For requests that take as long as their bytes do: what is short as a whole ends with the
+    /// patience of [`Attempts::attempt`](crate::retry::Attempts::attempt).
     pub(crate) patience_left: Duration,
     /// What is waited for: for messages.
     pub(crate) what: &'static str,
@@ -140,7 +143,7 @@ impl Transport {
         endpoint_host: Host<String>,
         config: Arc<Config>,
     ) -> Result<Self, FetchError> {
-        let is_insecure = config.insecure_hosts.iter().any(|listed| listed == host);
+        let is_insecure = config.is_insecure(host);
         let home = build_client(&config, For::Home { is_insecure })?;
         Ok(Self {
             host: host.to_owned(),
@@ -148,6 +151,7 @@ impl Transport {
                 host: endpoint_host,
                 trusted_hosts: config.trusted_hosts.clone(),
                 is_insecure,
+                https_only: config.https_only,
             },
             // Only what stands in the name: the port of the scheme is that of the registry, too.
             port: Url::parse(&format!("https://{host}/"))
@@ -489,8 +493,13 @@ impl Transport {
         } else {
             refused_host
         };
-        if find::<rustls::Error>(&source).is_some() {
-            return FetchError::Tls { host, source };
+        match find::<rustls::Error>(&source) {
+            // What came instead of a greeting is of no kind that TLS has: an answer in HTTP.
+            Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+                return FetchError::NotHttps { host };
+            }
+            Some(_) => return FetchError::Tls { host, source },
+            None => {}
         }
         match find::<hyper::Error>(&source) {
             Some(error) if error.is_parse_too_large() => {

@@ -20,6 +20,8 @@ pub(crate) struct Trust {
     pub(crate) trusted_hosts: Vec<String>,
     /// Whether the configuration allows plain HTTP with this registry.
     pub(crate) is_insecure: bool,
+    /// Whether the caller will have no plain HTTP spoken to anybody.
+    pub(crate) https_only: bool,
 }
 
 /// Which addresses a host that a registry named may have: public ones, and those of the sort that
@@ -52,7 +54,8 @@ impl Trust {
         let is_loopback_pair = is_loopback(&self.host) && is_loopback(&host.to_owned());
         let is_named = self.is_trusted(&url) || self.is_known(&host);
         // Being insecure is said of a registry, not of its whole domain.
-        let may_be_plain = is_loopback_pair || (self.is_insecure && (is_same_host || is_named));
+        let may_be_plain = !self.https_only
+            && (is_loopback_pair || (self.is_insecure && (is_same_host || is_named)));
         if url.scheme() == "http" && !may_be_plain {
             return Err("it is not https");
         }
@@ -298,6 +301,23 @@ mod tests {
             host: Host::parse(host).unwrap(),
             trusted_hosts: trusted.iter().map(|&host| host.to_owned()).collect(),
             is_insecure: host == "insecure.example.com",
+            https_only: false,
+        }
+    }
+
+    #[test]
+    fn who_will_have_no_plain_http_is_sent_to_no_plain_realm() {
+        for host in ["localhost", "insecure.example.com"] {
+            let strict = Trust {
+                https_only: true,
+                ..trust(host, &[])
+            };
+            let realm = |scheme: &str| format!("{scheme}://{host}:5001/token");
+
+            let plain = strict.check_realm(&realm("http")).unwrap_err();
+            assert_eq!(plain, "it is not https");
+            strict.check_realm(&realm("https")).unwrap();
+            trust(host, &[]).check_realm(&realm("http")).unwrap();
         }
     }
 

@@ -291,10 +291,7 @@ impl Upload<'_> {
     async fn post(&self, scope: Scope<'_>, path: &str) -> Result<Answer, FetchError> {
         let mut attempts = Attempts::sharing(&self.patience);
         loop {
-            let ask = Ask {
-                patience_left: attempts.patience_left(self.registry.config()),
-                ..Ask::with(&Method::POST, WHAT)
-            };
+            let ask = Ask::with(&Method::POST, WHAT);
             let asking = async {
                 let answer = self.registry.ask(scope, path, ask).await?;
                 if is_passing(answer.response.status()) {

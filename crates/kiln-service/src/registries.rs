@@ -47,7 +47,7 @@ impl Registries {
         &self,
         name: &RegistryName,
         given: Option<Credentials>,
-        tls_verify: bool,
+        tls_verify: Option<bool>,
     ) -> Result<Registry, Failure> {
         let tls = remotes::tls_verify(tls_verify);
         let opened = self
@@ -61,7 +61,7 @@ impl Registries {
         &self,
         reference: &Reference,
         given: Option<Credentials>,
-        tls_verify: bool,
+        tls_verify: Option<bool>,
     ) -> Result<Registry, Failure> {
         let tls = remotes::tls_verify(tls_verify);
         let opened = self
@@ -76,7 +76,7 @@ impl Registries {
         reference: &Reference,
         own: Option<Credentials>,
         others: Vec<RegistryCredentials>,
-        tls_verify: bool,
+        tls_verify: Option<bool>,
     ) -> Result<Remote, Failure> {
         let source = Source::Registry(reference.clone());
         let identities = remotes::identities(&source, own, others);

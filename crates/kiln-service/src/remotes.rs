@@ -60,7 +60,7 @@ impl Remotes {
         name: &RegistryName,
         credentials: Option<Credentials>,
     ) -> Result<Registry, FetchError> {
-        self.registry_with(name, credentials, TlsVerify::Configured)
+        self.registry_with(name, credentials, TlsVerify::AsConfigured)
     }
 
     /// Does what [`Remotes::registry`] does, and takes the caller's word on certificates.
@@ -121,11 +121,11 @@ impl Remotes {
 }
 
 /// Takes what a call says about certificates.
-pub(crate) fn tls_verify(is_wanted: bool) -> TlsVerify {
-    if is_wanted {
-        TlsVerify::Configured
-    } else {
-        TlsVerify::Waived
+pub(crate) fn tls_verify(word: Option<bool>) -> TlsVerify {
+    match word {
+        None => TlsVerify::AsConfigured,
+        Some(true) => TlsVerify::Demanded,
+        Some(false) => TlsVerify::Waived,
     }
 }
 

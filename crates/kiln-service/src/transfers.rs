@@ -82,7 +82,7 @@ impl Transfers {
         into: &str,
         tags: &[String],
         credentials: Option<Credentials>,
-        tls_verify: bool,
+        tls_verify: Option<bool>,
     ) -> Result<Destination, Failure> {
         let invalid = |error: &(dyn std::error::Error + 'static)| {
             Failure::from_error(codes::source::INVALID_REFERENCE, error)

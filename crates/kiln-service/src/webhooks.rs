@@ -332,7 +332,7 @@ impl Webhooks {
             credentials: login.map(wire_credentials),
             mirror_credentials: Vec::new(),
             org: None,
-            tls_verify: true,
+            tls_verify: None,
             source_files: None,
             detach: false,
         };

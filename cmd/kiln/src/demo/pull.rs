@@ -148,7 +148,7 @@ async fn begin(
         credentials: None,
         mirror_credentials: Vec::new(),
         org: None,
-        tls_verify: true,
+        tls_verify: None,
         source_files: passed.files,
         detach: true,
     };

@@ -71,7 +71,7 @@ impl Lines {
         if operation.state.is_final() {
             lines.push(format!(
                 "{} after {:.1} s\n",
-                operation.state,
+                end(operation),
                 elapsed.as_secs_f64()
             ));
             self.latest = None;
@@ -92,6 +92,19 @@ impl Lines {
             }
             _ => String::new(),
         }
+    }
+}
+
+/// Says how an operation ended. One of many parts succeeds when each was seen to: some may have
+/// failed.
+fn end(operation: &Operation) -> String {
+    let of_sync = operation.synced.as_ref().map_or(0, |synced| synced.failed);
+    let purged = operation.purged.as_ref();
+    let of_purge = purged.map_or(0, |purged| purged.errors.len() as u64);
+    match of_sync + of_purge {
+        0 => operation.state.to_string(),
+        1 => "ended with 1 failure".to_owned(),
+        failures => format!("ended with {failures} failures"),
     }
 }
 
@@ -166,6 +179,37 @@ mod tests {
         assert_eq!(lines.tick(Duration::from_secs(10)), said);
         assert_eq!(lines.tick(Duration::from_secs(15)), "");
         assert_eq!(lines.observe(&operation, Duration::from_secs(21)), said);
+    }
+
+    #[test]
+    fn what_failed_in_part_is_not_said_to_have_succeeded() {
+        let said = |field: &str, result: serde_json::Value| {
+            let mut operation = serde_json::to_value(testing::operation()).unwrap();
+            operation["state"] = "succeeded".into();
+            operation[field] = result;
+            let operation = serde_json::from_value(operation).unwrap();
+            let log = Lines::default().observe(&operation, Duration::from_secs(2));
+            log.lines().last().unwrap().to_owned()
+        };
+        let synced = |failed: u64| {
+            serde_json::json!({
+                "items": [], "copied": 0, "up_to_date": 0, "failed": failed,
+                "sent_bytes": 0, "dry_run": false,
+            })
+        };
+        let purged = serde_json::json!({
+            "purged_images": [], "purged": 0, "already_purged": 0, "freed_bytes": 0,
+            "dry_run": false,
+            "errors": [{"agent_id": "agent-1", "error": {"code": "agent.unreachable",
+                "class": "network", "message": "no", "retryable": true, "exit_code": 8, "http_status": 502}}],
+        });
+
+        assert_eq!(said("synced", synced(0)), "succeeded after 2.0 s");
+        assert_eq!(
+            said("synced", synced(2)),
+            "ended with 2 failures after 2.0 s"
+        );
+        assert_eq!(said("purged", purged), "ended with 1 failure after 2.0 s");
     }
 
     #[test]

@@ -40,14 +40,14 @@ pub(super) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
     let client = session.connect().await?;
     let mut params = ExplainParams {
         reference: arguments.reference,
-        tls_verify: true,
+        tls_verify: None,
     };
     let mut explanation = session.call::<Explain>(&client, &params).await?;
     let own = explanation.reference.parse::<Reference>().ok();
     let own = own.as_ref().map(RegistryName::of);
     if let Some(own) = &own {
         params.tls_verify = arguments.tls.verify(own, session)?;
-        if !params.tls_verify {
+        if params.tls_verify.is_some() {
             explanation = session.call::<Explain>(&client, &params).await?;
         }
     }

@@ -79,7 +79,7 @@ fn drop_ins_are_read_in_order_and_our_own_rules_last() {
     let blocked = |name: &str| {
         let name = format!("{name}/x").parse().unwrap();
         read.network
-            .route(&name, kiln_registry::routes::TlsVerify::Configured)
+            .route(&name, kiln_registry::routes::TlsVerify::AsConfigured)
             .is_blocked
     };
     assert!(!blocked("a.io") && !blocked("b.io"));

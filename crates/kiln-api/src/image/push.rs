@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Credentials;
 use crate::codes;
 use crate::method::method;
-use crate::registry::{self, RegistryCredentials};
+use crate::registry::RegistryCredentials;
 use crate::transfer::TransferOutcome;
 
 method! {
@@ -27,10 +27,6 @@ method! {
 /// What to push, and where to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a word of its own on the wire"
-)]
 pub struct PushParams {
     /// An id, a name with an optional tag or version, or a source reference.
     pub image: String,
@@ -58,16 +54,19 @@ pub struct PushParams {
     /// Who to be at the mirrors of where it comes from, and where its names have been moved to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from_mirror_credentials: Vec<RegistryCredentials>,
-    /// Whether the registry that it comes from must have a certificate that can be trusted. With
-    /// false plain HTTP will do, and any certificate, for this call.
-    #[serde(default = "registry::yes", skip_serializing_if = "registry::is_yes")]
-    pub from_tls_verify: bool,
+    /// Whether the registry that it comes from must have a certificate that can be trusted: with
+    /// true it is spoken to in HTTPS alone, whatever is configured, and so are its mirrors; with
+    /// false plain HTTP will do, and any certificate, for this call. As configured when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_tls_verify: Option<bool>,
     /// Who to be where it goes. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub into_credentials: Option<Credentials>,
-    /// Whether the registry that it goes to must have a certificate that can be trusted.
-    #[serde(default = "registry::yes", skip_serializing_if = "registry::is_yes")]
-    pub into_tls_verify: bool,
+    /// Whether the registry that it goes to must have a certificate that can be trusted: with true
+    /// it is spoken to in HTTPS alone, whatever is configured; with false plain HTTP will do, and
+    /// any certificate, for this call. As configured when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub into_tls_verify: Option<bool>,
     /// Answer with the operation at once and go on in the background.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub detach: bool,

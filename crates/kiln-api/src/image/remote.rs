@@ -13,7 +13,7 @@ use crate::codes;
 use crate::failure::Failure;
 use crate::method::method;
 use crate::page::Page;
-use crate::registry::{self, RegistryCredentials};
+use crate::registry::RegistryCredentials;
 
 method! {
     /// See [`ScanParams`].
@@ -65,10 +65,11 @@ pub struct ScanParams {
     /// Who to be at its mirrors.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirror_credentials: Vec<RegistryCredentials>,
-    /// Whether the registry must have a certificate that can be trusted. With false plain HTTP will
-    /// do, and any certificate, for this call.
-    #[serde(default = "registry::yes", skip_serializing_if = "registry::is_yes")]
-    pub tls_verify: bool,
+    /// Whether the registry must have a certificate that can be trusted: with true it is spoken to
+    /// in HTTPS alone, whatever is configured, and so are its mirrors; with false plain HTTP will
+    /// do, and any certificate, for this call. As configured when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_verify: Option<bool>,
     /// Make an image of what the registry has now, where this host has none that was made of it:
     /// the tag moved, or another architecture was asked for. The image that was named stays.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -228,10 +229,11 @@ pub struct UntagParams {
     /// Who to be there. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
-    /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
-    /// any certificate, for this call.
-    #[serde(default = "registry::yes", skip_serializing_if = "registry::is_yes")]
-    pub tls_verify: bool,
+    /// Whether it must have a certificate that can be trusted: with true it is spoken to in HTTPS
+    /// alone, whatever is configured; with false plain HTTP will do, and any certificate, for this
+    /// call. As configured when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_verify: Option<bool>,
 }
 
 /// What was untagged.

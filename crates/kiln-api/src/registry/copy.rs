@@ -32,10 +32,6 @@ method! {
 /// What to copy, and where to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a word of its own on the wire"
-)]
 pub struct CopyParams {
     /// An OCI reference, or `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`,
     /// `docker-archive:FILE[:TAG]`, `dir:DIR`.
@@ -58,16 +54,19 @@ pub struct CopyParams {
     /// Who to be at the mirrors of where it comes from, and where its names have been moved to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from_mirror_credentials: Vec<RegistryCredentials>,
-    /// Whether the registry that it comes from must have a certificate that can be trusted. With
-    /// false plain HTTP will do, and any certificate, for this call.
-    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
-    pub from_tls_verify: bool,
+    /// Whether the registry that it comes from must have a certificate that can be trusted: with
+    /// true it is spoken to in HTTPS alone, whatever is configured, and so are its mirrors; with
+    /// false plain HTTP will do, and any certificate, for this call. As configured when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_tls_verify: Option<bool>,
     /// Who to be where it goes. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub into_credentials: Option<Credentials>,
-    /// Whether the registry that it goes to must have a certificate that can be trusted.
-    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
-    pub into_tls_verify: bool,
+    /// Whether the registry that it goes to must have a certificate that can be trusted: with true
+    /// it is spoken to in HTTPS alone, whatever is configured; with false plain HTTP will do, and
+    /// any certificate, for this call. As configured when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub into_tls_verify: Option<bool>,
     /// Files of an `oci:` or archive source that the client opened: `index.json` and
     /// `blobs/sha256/<hex>`, or `archive`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -26,9 +26,11 @@ pub struct DoctorParams {
     /// Who to be there. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
-    /// Whether it must have a certificate that can be trusted.
-    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
-    pub tls_verify: bool,
+    /// Whether it must have a certificate that can be trusted: with true it is spoken to in HTTPS
+    /// alone, whatever is configured; with false plain HTTP will do, and any certificate, for this
+    /// call. As configured when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_verify: Option<bool>,
 }
 
 /// What was seen, in order.

@@ -22,9 +22,12 @@ pub struct ExplainParams {
     /// A reference as one would pull it.
     #[serde(rename = "ref")]
     pub reference: String,
-    /// Whether the registry that the reference names must have a certificate that can be trusted.
-    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
-    pub tls_verify: bool,
+    /// Whether the registry that the reference names must have a certificate that can be trusted:
+    /// with true it is spoken to in HTTPS alone, whatever is configured, and so are its mirrors;
+    /// with false plain HTTP will do, and any certificate, for this call. As configured when left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_verify: Option<bool>,
 }
 
 /// The places that would be asked, and what decided for them.

@@ -63,10 +63,11 @@ pub struct CatalogParams {
     /// Who to be there. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
-    /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
-    /// any certificate, for this call.
-    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
-    pub tls_verify: bool,
+    /// Whether it must have a certificate that can be trusted: with true it is spoken to in HTTPS
+    /// alone, whatever is configured; with false plain HTTP will do, and any certificate, for this
+    /// call. As configured when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_verify: Option<bool>,
 }
 
 /// Which repository's tags.
@@ -88,10 +89,11 @@ pub struct TagsParams {
     /// Who to be at the registry that the configuration moved it to. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirror_credentials: Vec<RegistryCredentials>,
-    /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
-    /// any certificate, for this call.
-    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
-    pub tls_verify: bool,
+    /// Whether it must have a certificate that can be trusted: with true it is spoken to in HTTPS
+    /// alone, whatever is configured; with false plain HTTP will do, and any certificate, for this
+    /// call. As configured when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_verify: Option<bool>,
 }
 
 /// One page of names.
@@ -126,10 +128,11 @@ pub struct ReferrersParams {
     /// Who to be at the registry that the configuration moved it to. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirror_credentials: Vec<RegistryCredentials>,
-    /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
-    /// any certificate, for this call.
-    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
-    pub tls_verify: bool,
+    /// Whether it must have a certificate that can be trusted: with true it is spoken to in HTTPS
+    /// alone, whatever is configured; with false plain HTTP will do, and any certificate, for this
+    /// call. As configured when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_verify: Option<bool>,
 }
 
 /// One page of what refers to an image.
@@ -162,10 +165,11 @@ pub struct RateLimitParams {
     /// Who to be there. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
-    /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
-    /// any certificate, for this call.
-    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
-    pub tls_verify: bool,
+    /// Whether it must have a certificate that can be trusted: with true it is spoken to in HTTPS
+    /// alone, whatever is configured; with false plain HTTP will do, and any certificate, for this
+    /// call. As configured when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_verify: Option<bool>,
 }
 
 /// What a registry says of its limits.

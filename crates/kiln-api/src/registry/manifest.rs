@@ -53,10 +53,11 @@ pub struct ManifestParams {
     /// to. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirror_credentials: Vec<RegistryCredentials>,
-    /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
-    /// any certificate, for this call.
-    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
-    pub tls_verify: bool,
+    /// Whether it must have a certificate that can be trusted: with true it is spoken to in HTTPS
+    /// alone, whatever is configured, and so are its mirrors; with false plain HTTP will do, and
+    /// any certificate, for this call. As configured when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_verify: Option<bool>,
 }
 
 /// What a document is.
@@ -174,10 +175,11 @@ pub struct BlobParams {
     /// to. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirror_credentials: Vec<RegistryCredentials>,
-    /// Whether it must have a certificate that can be trusted. With false plain HTTP will do, and
-    /// any certificate, for this call.
-    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
-    pub tls_verify: bool,
+    /// Whether it must have a certificate that can be trusted: with true it is spoken to in HTTPS
+    /// alone, whatever is configured, and so are its mirrors; with false plain HTTP will do, and
+    /// any certificate, for this call. As configured when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_verify: Option<bool>,
 }
 
 /// A blob that was fetched, for one caller.

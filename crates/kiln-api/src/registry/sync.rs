@@ -84,16 +84,19 @@ pub struct SyncRule {
     /// Who to be at the mirrors of where it comes from, and where its names have been moved to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from_mirror_credentials: Vec<RegistryCredentials>,
-    /// Whether the registry that it comes from must have a certificate that can be trusted. With
-    /// false plain HTTP will do, and any certificate, for this call.
-    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
-    pub from_tls_verify: bool,
+    /// Whether the registry that it comes from must have a certificate that can be trusted: with
+    /// true it is spoken to in HTTPS alone, whatever is configured, and so are its mirrors; with
+    /// false plain HTTP will do, and any certificate, for this call. As configured when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_tls_verify: Option<bool>,
     /// Who to be where it goes. Kept nowhere, logged nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub into_credentials: Option<Credentials>,
-    /// Whether the registry that it goes to must have a certificate that can be trusted.
-    #[serde(default = "super::yes", skip_serializing_if = "super::is_yes")]
-    pub into_tls_verify: bool,
+    /// Whether the registry that it goes to must have a certificate that can be trusted: with true
+    /// it is spoken to in HTTPS alone, whatever is configured; with false plain HTTP will do, and
+    /// any certificate, for this call. As configured when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub into_tls_verify: Option<bool>,
 }
 
 /// What came of it.

@@ -632,6 +632,70 @@ async fn a_loopback_server_that_speaks_tls_is_spoken_to_in_tls() {
     assert_eq!(server.targets(), Vec::<String>::new());
 }
 
+#[tokio::test]
+async fn a_demand_without_a_word_of_how_is_told_as_such() {
+    let no_word = "demands credentials and says not which (it has no WWW-Authenticate header)";
+    let no_realm = "names no token realm, which is refused: it is not a URL";
+    let cases = [
+        (Reply::status(401), "ChallengeMalformed", no_word),
+        (
+            Reply::demand(r#"Bearer realm="""#),
+            "RealmRefused",
+            no_realm,
+        ),
+        (
+            Reply::demand("Negotiate"),
+            "ChallengeMalformed",
+            "demands credentials in a way that is not understood: Negotiate",
+        ),
+    ];
+    for (reply, name, text) in cases {
+        let (found, error) = failure_of(Some(ada()), move |_, _| reply.clone()).await;
+
+        assert_eq!(found, name, "{error}");
+        let told = error.to_string();
+        assert!(told.starts_with("127.0.0.1:"), "{told}");
+        assert!(told.ends_with(text), "{told}");
+    }
+}
+
+/// What a server does that knows no TLS: it answers in HTTP, or waits for the rest of the line.
+#[tokio::test]
+async fn a_plain_registry_on_this_host_hears_no_http_where_that_is_forbidden() {
+    for says in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b""] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            let count = stream.read(&mut request).await.unwrap();
+            assert!(count > 0);
+            stream.write_all(says).await.unwrap();
+            let first_byte = request[0];
+            // Until the other side gives up; whoever comes again finds nobody.
+            drop(listener);
+            while stream.read(&mut request).await.unwrap_or(0) > 0 {}
+            first_byte
+        });
+        let config = Config {
+            https_only: true,
+            connect_timeout: Duration::from_millis(300),
+            ..Config::clone(&impatient())
+        };
+        let reference: Reference = format!("{address}/app:1").parse().unwrap();
+        let registry = Registry::new(&reference, Some(ada()), Arc::new(config)).unwrap();
+
+        let error = registry.manifest(&reference).await.unwrap_err();
+
+        assert_eq!(
+            error.to_string(),
+            format!("{address} does not answer in HTTPS")
+        );
+        // The handshake record of TLS.
+        assert_eq!(serving.await.unwrap(), 0x16);
+    }
+}
+
 #[test]
 fn debug_output_shows_no_password() {
     let reference: Reference = "registry.test/app:1".parse().unwrap();

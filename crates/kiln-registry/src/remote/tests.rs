@@ -29,7 +29,7 @@ fn mirrored(origin: &Server, mirrors: &[(&Server, &str)], identities: &Identitie
         )
         .unwrap();
     }
-    let route = network(&conf).route(&origin.reference(), TlsVerify::Configured);
+    let route = network(&conf).route(&origin.reference(), TlsVerify::AsConfigured);
     Remote::new(route, identities).unwrap()
 }
 
@@ -150,7 +150,7 @@ async fn one_that_does_not_answer_is_asked_once() {
         origin.authority(),
         gone.authority()
     );
-    let route = network(&conf).route(&origin.reference(), TlsVerify::Configured);
+    let route = network(&conf).route(&origin.reference(), TlsVerify::AsConfigured);
     let remote = Remote::new(route, &Identities::default()).unwrap();
 
     remote.manifest(&origin.reference()).await.unwrap();
@@ -221,7 +221,7 @@ async fn other_work_has_all_the_patience_and_asks_everybody_again() {
         ..(*impatient()).clone()
     };
     network.config = Arc::new(config.clone());
-    let route = network.route(&origin.reference(), TlsVerify::Configured);
+    let route = network.route(&origin.reference(), TlsVerify::AsConfigured);
     let remote = Remote::new(route, &Identities::default()).unwrap();
     let left = |remote: &Remote| {
         let location = &remote.shared.location;

@@ -11,7 +11,7 @@ use url::{Host, Url};
 use super::certificates::PemFile;
 use super::proxy::Proxies;
 use super::rules::{ProxyRule, UseFor, Ways};
-use super::{Network, certificates::HostCertificates};
+use super::{Network, TlsVerify, certificates::HostCertificates};
 use crate::config::Config;
 use crate::headers::Headers;
 use crate::trust::{Reach, is_loopback};
@@ -136,7 +136,7 @@ impl Network {
         role: Role,
         registry: RegistryName,
         reference: Option<Reference>,
-        insecure: bool,
+        tls: TlsVerify,
         ways: Option<&Ways>,
         reason: &'static str,
     ) -> Endpoint {
@@ -152,14 +152,14 @@ impl Network {
             .as_ref()
             .or_else(|| of_host.and_then(|host| host.clients.first()));
         let is_listed = |host: &String| host == registry.as_str();
-        let by_rule = insecure;
-        let insecure = insecure || self.config.insecure_hosts.iter().any(is_listed);
-        let security = if insecure {
-            Security::Insecure
-        } else if host_of(&registry).is_some_and(|host| is_loopback(&host)) {
-            Security::Loopback
-        } else {
-            Security::Https
+        let is_here = host_of(&registry).is_some_and(|host| is_loopback(&host));
+        let security = match tls {
+            TlsVerify::Waived => Security::Insecure,
+            TlsVerify::AsConfigured if self.config.insecure_hosts.iter().any(is_listed) => {
+                Security::Insecure
+            }
+            TlsVerify::AsConfigured if is_here => Security::Loopback,
+            TlsVerify::AsConfigured | TlsVerify::Demanded => Security::Https,
         };
         let origin = "the configuration of the registry".to_owned();
         let proxies = match ways.and_then(|ways| ways.proxy.as_ref()) {
@@ -169,10 +169,11 @@ impl Network {
         };
         let mut config = Config::clone(&self.config);
         config.insecure_hosts.retain(|host| !is_listed(host));
-        if insecure {
+        if security == Security::Insecure {
             config.insecure_hosts.push(registry.to_string());
-            config.insecure_may_be_https = by_rule;
+            config.insecure_may_be_https = tls == TlsVerify::Waived;
         }
+        config.https_only = tls == TlsVerify::Demanded;
         let pems = authorities.iter().map(|file| file.pem.clone());
         config.extra_ca_pem.extend(pems);
         config.client_pem = client.cloned();
@@ -185,7 +186,7 @@ impl Network {
             config.attempts = config.attempts.min(MIRROR_ATTEMPTS);
             config.patience = config.patience.min(MIRROR_PATIENCE);
         }
-        let (proxy, proxy_reason) = proxy_on_the_way(&proxies, &registry, security);
+        let (proxy, proxy_reason) = proxy_on_the_way(&proxies, &registry, is_here);
         config.proxies = proxies;
         let concurrency = ways.and_then(|ways| ways.concurrency);
         let permits = concurrency.map(|count| self.permits.of(&registry, count));
@@ -242,10 +243,10 @@ struct OwnFiles {
 fn proxy_on_the_way(
     proxies: &Proxies,
     registry: &RegistryName,
-    security: Security,
+    is_here: bool,
 ) -> (Option<String>, String) {
     let url = Url::parse(&format!("https://{registry}/")).ok();
-    let Some(url) = url.filter(|_| security != Security::Loopback) else {
+    let Some(url) = url.filter(|_| !is_here) else {
         return (None, "this host is never proxied".to_owned());
     };
     match proxies.of_url(&url) {

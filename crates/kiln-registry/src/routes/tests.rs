@@ -13,7 +13,7 @@ fn network(conf: &str) -> Network {
 
 /// The places of a route, one a line: what is asked there, and whether it resolves tags.
 fn places(network: &Network, reference: &str) -> Vec<String> {
-    let route = network.route(&reference.parse().unwrap(), TlsVerify::Configured);
+    let route = network.route(&reference.parse().unwrap(), TlsVerify::AsConfigured);
     let line = |endpoint: &Endpoint| {
         let reference = endpoint.reference.as_ref().unwrap();
         let tags = if endpoint.resolves_tags {
@@ -68,7 +68,7 @@ fn a_public_mirror_resolves_tags_only_where_that_is_written() {
             "[[registry]]\nprefix='a.io'\n[[registry.mirror]]\nlocation='{mirror}'\n{keys}\n"
         ));
         let reference = format!("a.io/x{end}").parse().unwrap();
-        let route = network.route(&reference, TlsVerify::Configured);
+        let route = network.route(&reference, TlsVerify::AsConfigured);
         let found = route.mirrors.first();
         let got = found.map(|place| place.resolves_tags);
         assert_eq!(got, want, "{mirror} {keys} {end}");
@@ -87,7 +87,7 @@ fn plain_http_is_for_the_place_that_is_insecure_and_no_other() {
     };
 
     assert_eq!(
-        of(TlsVerify::Configured),
+        of(TlsVerify::AsConfigured),
         [Security::Insecure, Security::Https]
     );
     assert_eq!(
@@ -100,18 +100,77 @@ fn plain_http_is_for_the_place_that_is_insecure_and_no_other() {
 }
 
 #[test]
+fn a_demand_for_certificates_outweighs_configuration_and_loopback() {
+    use Security::{Https, Insecure, Loopback};
+    use TlsVerify::{AsConfigured, Demanded, Waived};
+    let insecure = "[[registry]]\nprefix='a.io'\ninsecure=true\n";
+    let moved = "[[registry]]\nprefix='a.io'\nlocation='127.0.0.1:5000'\ninsecure=true\n";
+    let cases = [
+        ("a.io/x", "", [Https, Https, Insecure]),
+        ("a.io/x", insecure, [Insecure, Https, Insecure]),
+        ("listed.io/x", "", [Insecure, Https, Insecure]),
+        ("127.0.0.1:5000/x", "", [Loopback, Https, Insecure]),
+        ("localhost:5000/x", "", [Loopback, Https, Insecure]),
+        ("[::1]:5000/x", "", [Loopback, Https, Insecure]),
+        ("a.io/x", moved, [Insecure, Https, Insecure]),
+    ];
+    for (name, conf, want) in cases {
+        let mut network = network(conf);
+        network.config = Arc::new(Config {
+            insecure_hosts: vec!["listed.io".to_owned()],
+            ..Config::default()
+        });
+        let reference: Reference = name.parse().unwrap();
+        for (tls, want) in [AsConfigured, Demanded, Waived].into_iter().zip(want) {
+            let route = network.route(&reference, tls);
+            let place = &route.location;
+            assert_eq!(place.security, want, "{name} {tls:?} {conf}");
+            assert_eq!(place.config.https_only, tls == Demanded);
+            let host = place.registry.as_str();
+            assert_eq!(place.config.is_insecure(host), want == Insecure);
+            if conf != moved {
+                let registry = network.registry_of(&reference, tls).unwrap();
+                assert_eq!(registry.security, want, "{name} {tls:?} {conf}");
+            }
+        }
+    }
+}
+
+#[test]
+fn mirrors_that_may_speak_plain_http_are_passed_over_where_certificates_are_demanded() {
+    let network = network(
+        "[[registry]]\nprefix='a.io'\n\
+         [[registry.mirror]]\nlocation='lax.io'\ninsecure=true\n\
+         [[registry.mirror]]\nlocation='localhost:5000'\n\
+         [[registry.mirror]]\nlocation='strict.io'\n",
+    );
+    let reference = "a.io/x".parse().unwrap();
+
+    let route = network.route(&reference, TlsVerify::Demanded);
+
+    let asked = route.endpoints().map(|place| place.registry.as_str());
+    assert_eq!(asked.collect::<Vec<_>>(), ["strict.io", "a.io"]);
+    assert!(route.endpoints().all(|place| place.config.https_only));
+    let why = "certificates are insisted on, and it may speak plain HTTP".to_owned();
+    let passed = ["lax.io", "localhost:5000"].map(|place| (place.to_owned(), why.clone()));
+    assert_eq!(route.passed_over, passed);
+}
+
+#[test]
 fn what_is_blocked_has_no_route_and_no_registry() {
     let network = network("[[registry]]\nprefix='evil.io'\nblocked=true\n");
 
     let reference = "evil.io/x".parse().unwrap();
-    let route = network.route(&reference, TlsVerify::Configured);
+    let route = network.route(&reference, TlsVerify::AsConfigured);
     let error = route.unless_blocked().unwrap_err();
 
     assert_eq!(error.to_string(), "evil.io/x:latest is blocked by /c:1");
     let name = "evil.io".parse().unwrap();
-    network.registry(&name, TlsVerify::Configured).unwrap_err();
+    network
+        .registry(&name, TlsVerify::AsConfigured)
+        .unwrap_err();
     let other = "a.io".parse().unwrap();
-    network.registry(&other, TlsVerify::Configured).unwrap();
+    network.registry(&other, TlsVerify::AsConfigured).unwrap();
 }
 
 #[test]
@@ -122,7 +181,7 @@ fn a_rule_for_a_repository_holds_when_it_is_not_pulled_either() {
     );
     let of = |text: &str| {
         let reference = text.parse().unwrap();
-        network.registry_of(&reference, TlsVerify::Configured)
+        network.registry_of(&reference, TlsVerify::AsConfigured)
     };
 
     assert_eq!(
@@ -142,7 +201,7 @@ fn of_two_wildcards_the_narrower_one_holds() {
         let network = network(&format!(
             "[[registry]]\nprefix='*.corp.io'\n[[registry]]\nprefix='{narrow}'\nblocked=true\n"
         ));
-        let route = network.route(&name.parse().unwrap(), TlsVerify::Configured);
+        let route = network.route(&name.parse().unwrap(), TlsVerify::AsConfigured);
         assert!(route.is_blocked, "{narrow}");
     }
 }
@@ -164,7 +223,7 @@ fn who_waives_certificates_does_not_get_the_administrators_secrets() {
         })
     };
 
-    assert_eq!(secrets("", TlsVerify::Configured), [(1, true); 2]);
+    assert_eq!(secrets("", TlsVerify::AsConfigured), [(1, true); 2]);
     assert_eq!(secrets("", TlsVerify::Waived), [(0, false); 2]);
     assert_eq!(
         secrets("insecure=true\n", TlsVerify::Waived),
@@ -199,7 +258,7 @@ fn each_place_has_its_own_certificates_proxy_and_headers() {
         ..Config::default()
     });
 
-    let route = network.route(&"a.io/x".parse().unwrap(), TlsVerify::Configured);
+    let route = network.route(&"a.io/x".parse().unwrap(), TlsVerify::AsConfigured);
 
     let (mirror, location) = (&route.mirrors[0], &route.location);
     assert_eq!(mirror.authorities, ["/certs/m.io/ca.crt"]);

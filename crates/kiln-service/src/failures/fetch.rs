@@ -162,6 +162,11 @@ pub(crate) fn source_failure(error: &SourceError) -> Failure {
         SourceError::AuthRequired { host, .. } | SourceError::AuthFailed { host, .. } => {
             failure.with_hint("log in:", Some(format!("kiln login {host}")))
         }
+        SourceError::NotHttps { .. } => failure.with_hint(
+            "plain HTTP is not tried, because of --tls-verify, https:// in REGISTRY_URL or where the \
+             registry lies; --tls-verify=false allows it to this call",
+            None,
+        ),
         _ => failure,
     }
 }
@@ -175,6 +180,7 @@ fn source_code(error: &SourceError) -> Code {
         SourceError::TooLarge { .. } => codes::file::TOO_LARGE,
         SourceError::Timeout { .. } => codes::registry::TIMED_OUT,
         SourceError::Tls { .. }
+        | SourceError::NotHttps { .. }
         | SourceError::ExtraCertificate(_)
         | SourceError::NoCertificate
         | SourceError::ClientCertificate { .. }

@@ -471,7 +471,7 @@ mod tests {
             platform: None,
             credentials: None,
             mirror_credentials: Vec::new(),
-            tls_verify: true,
+            tls_verify: None,
             detach: false,
         }
     }

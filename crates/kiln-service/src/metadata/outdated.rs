@@ -119,7 +119,7 @@ impl Metadata {
             return Ok(item.digests.first().copied().unwrap_or(*digest));
         }
         let own = identities.of(&RegistryName::of(&item.reference)).cloned();
-        let tls = TlsVerify::Configured;
+        let tls = TlsVerify::AsConfigured;
         let registry = self.remotes.registry_of(&item.reference, own, tls)?;
         if let Ok(Some(digest)) = registry.manifest_digest(&item.reference).await
             && item.digests.contains(&digest)

@@ -230,7 +230,7 @@ pub(crate) fn bare(reference: &str) -> PullParams {
         credentials: None,
         mirror_credentials: Vec::new(),
         org: None,
-        tls_verify: true,
+        tls_verify: None,
         source_files: None,
         detach: false,
     }

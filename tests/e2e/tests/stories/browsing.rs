@@ -5,14 +5,17 @@ use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result};
 use kiln_testkit::daemon::built;
+use kiln_testkit::faults::{self, FaultRegistry, find};
 use kiln_testkit::images::layout::Layout;
 use kiln_testkit::oci_registry::{OciRegistry, Offers};
 use kiln_testkit::registry::{Access, Asked, PASSWORD, Registry, Transport, USER};
 use kiln_testkit::tools::{self, Need};
+use kiln_testkit::{process, wait};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::source::{self, oci};
-use crate::stage::{Stage, code};
+use crate::stage::{LIMIT, Stage, code};
 
 const NEEDS: &[Need] = &[tools::DOCKER_REGISTRY, tools::SKOPEO, tools::HTPASSWD];
 
@@ -230,6 +233,58 @@ fn a_document_is_had_to_the_byte_and_a_blob_only_whole() -> Result<()> {
         .filter(|name| name.ends_with(".partial"));
     assert_eq!(left.count(), 0);
     stage.assert_nothing_left()
+}
+
+#[test]
+fn a_blob_that_was_interrupted_leaves_nothing_and_is_had_whole_the_next_time() -> Result<()> {
+    let stage = Stage::new()?;
+    let fault = find("layer_stall_in_body").context("no such fault")?;
+    let registry = FaultRegistry::start_with(fault, "interrupted")?;
+    let digest = registry.image().first_layer();
+    let reference = registry.reference();
+    let (repository, _) = reference.rsplit_once(':').context("no tag")?;
+    let blob = format!("{repository}@{digest}");
+    let creds = format!("{}:{}", faults::USER, faults::PASSWORD);
+    let words = [
+        "registry", "blob", &blob, "-o", "out/blob", "--creds", &creds,
+    ];
+    let folder = stage.path("out");
+    fs::create_dir(&folder)?;
+    let names = || -> Result<Vec<String>> { crate::stage::entries(&folder) };
+
+    for (number, signal) in [Signal::INT, Signal::TERM].into_iter().enumerate() {
+        let mut command = process::command(built("kiln")?);
+        let host = format!("unix://{}", stage.daemon.socket().display());
+        command
+            .env("KILN_HOST", host)
+            .env("HOME", stage.path("home"))
+            .args(words)
+            .current_dir(stage.path("."));
+        let mut fetching = process::start(command, "kiln registry blob")?;
+        wait::until("a blob on its way", LIMIT, || {
+            let is_begun = registry.first_layer_asked().len() > number && names()?.len() == 1;
+            Ok(is_begun.then_some(()))
+        })?;
+        let pid = i32::try_from(fetching.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("no process id")?, signal)?;
+
+        assert!(!fetching.wait(LIMIT)?.success());
+        assert_eq!(names()?, Vec::<String>::new(), "{signal:?}");
+    }
+    registry.mend();
+    printed(&stage, &words)?;
+
+    assert_eq!(names()?, ["blob"]);
+    let bytes = fs::read(stage.path("out/blob"))?;
+    assert_eq!(bytes.len() as u64, registry.image().first_layer_bytes());
+    let again = kiln(&stage, &["registry", "blob", &blob, "--creds", &creds])?;
+    assert!(
+        again.stdout == bytes,
+        "it is another one than the checked one"
+    );
+    wait::until("what the daemon had of it to go", LIMIT, || {
+        Ok(stage.unfinished()?.is_empty().then_some(()))
+    })
 }
 
 /// Puts an image and what refers to it into a registry; returns the image's digest.

@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result};
 use kiln_testkit::daemon::built;
 use serde_json::Value;
 
-use crate::stage::Stage;
+use crate::source::{self, oci};
+use crate::stage::{KERNEL, Stage};
 
 /// Runs `kiln` with `words` against the socket at `socket`.
 fn kiln(socket: &Path, words: &[&str]) -> Result<Output> {
@@ -40,5 +41,30 @@ fn versions_are_told_of_both_sides_and_a_missing_one_fails() -> Result<()> {
     let text = String::from_utf8(half_for_people.stdout)?;
     assert!(text.starts_with("client"), "{text}");
     assert_eq!(own.status.code(), Some(0), "{own:?}");
+    Ok(())
+}
+
+#[test]
+fn who_wants_no_progress_is_shown_none() -> Result<()> {
+    let stage = Stage::new()?;
+    let layout = source::small(&stage.path("layout"))?;
+    let socket = stage.daemon.socket();
+    let pulled = |name: &str, progress: &[&str]| {
+        let reference = oci(&layout, "1");
+        let words = ["pull", &reference, "--name", name, "--kernel", KERNEL];
+        kiln(&socket, &[&words[..], progress].concat())
+    };
+
+    let lines = pulled("loud", &["--progress", "plain"])?;
+    let silent = pulled("still", &["--progress", "none"])?;
+
+    for (output, name) in [(&lines, "loud"), (&silent, "still")] {
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.starts_with(&format!("{name} is ready")), "{text}");
+    }
+    let said = String::from_utf8_lossy(&lines.stderr);
+    assert!(said.contains("succeeded after"), "{said}");
+    assert_eq!(String::from_utf8_lossy(&silent.stderr), "");
     Ok(())
 }

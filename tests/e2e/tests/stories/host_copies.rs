@@ -256,34 +256,62 @@ fn a_copy_that_is_interrupted_leaves_nothing_half_made() -> Result<()> {
         ("oci:lay:1", blobs.clone(), 1 << 20),
     ];
 
-    for (place, folder, least) in cases {
+    for (place, folder, least) in &cases {
+        let (folder, least) = (folder.as_path(), *least);
         for signal in [Signal::INT, Signal::TERM] {
-            let mut command = process::command(built("kiln")?);
-            let host = format!("unix://{}", stage.daemon.socket().display());
-            command
-                .env("KILN_HOST", host)
-                .env("HOME", stage.path("home"));
-            command.args(["copy", "-q", &oci(&layout, "1"), place]);
-            command.current_dir(stage.path("."));
-            let mut copying = process::start(command, "kiln copy")?;
-            wait::until("a blob that is written", LIMIT, || {
-                let lengths = partials(&folder)?.into_iter().map(|(_, length)| length);
-                Ok(lengths.max().filter(|length| *length >= least))
-            })?;
-            let pid = i32::try_from(copying.id()).ok().and_then(Pid::from_raw);
-            kill_process(pid.context("no process id")?, signal)?;
-            let status = copying.wait(LIMIT)?;
+            interrupted(&stage, &[&oci(&layout, "1"), place], folder, least, signal)?;
 
-            assert!(!status.success(), "{place}: {status}");
-            assert_eq!(partials(&folder)?, [], "{place}");
+            assert_eq!(partials(folder)?, [], "{place}");
             assert!(!stage.path("out/a.tar").exists());
             assert!(!stage.path("lay/index.json").exists());
         }
+    }
+    // What cannot be caught leaves files that the next copy to the same directory takes away.
+    let small = source::of_layers(&stage.path("small"), |layout| {
+        Ok(vec![
+            layout.add_layer(&[Entry::file("a", "a")], Compression::Gzip)?,
+        ])
+    })?;
+    for (place, folder, least) in cases {
+        let words = [&oci(&layout, "1"), place];
+        interrupted(&stage, &words, &folder, least, Signal::KILL)?;
+        assert_eq!(partials(&folder)?.len(), 1, "{place}");
+
+        printed(&stage, &["copy", "-q", "--force", &oci(&small, "1"), place])?;
+
+        assert_eq!(partials(&folder)?, [], "{place}");
     }
     // And it goes on to its end afterwards.
     printed(&stage, &["copy", "-q", &oci(&layout, "1"), "oci:lay:1"])?;
     assert_eq!(partials(&blobs)?, []);
     assert!(stage.path("lay/index.json").exists());
+    Ok(())
+}
+
+/// Begins a copy and ends it once `least` bytes are written in a folder.
+fn interrupted(
+    stage: &Stage,
+    words: &[&str; 2],
+    folder: &Path,
+    least: u64,
+    signal: Signal,
+) -> Result<()> {
+    let mut command = process::command(built("kiln")?);
+    let host = format!("unix://{}", stage.daemon.socket().display());
+    command
+        .env("KILN_HOST", host)
+        .env("HOME", stage.path("home"));
+    command.args(["copy", "-q", "--force"]).args(words);
+    command.current_dir(stage.path("."));
+    let mut copying = process::start(command, "kiln copy")?;
+    wait::until("a blob that is written", LIMIT, || {
+        let lengths = partials(folder)?.into_iter().map(|(_, length)| length);
+        Ok(lengths.max().filter(|length| *length >= least))
+    })?;
+    let pid = i32::try_from(copying.id()).ok().and_then(Pid::from_raw);
+    kill_process(pid.context("no process id")?, signal)?;
+    let status = copying.wait(LIMIT)?;
+    anyhow::ensure!(!status.success(), "{words:?}: {status}");
     Ok(())
 }
 

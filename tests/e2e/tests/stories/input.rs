@@ -14,7 +14,7 @@ use kiln_testkit::images::layout::{Compression, Layout};
 use serde_json::{Value, json};
 
 use crate::source::{self, noise, oci, of_layers};
-use crate::stage::{KERNEL, Stage, code, entries, pull};
+use crate::stage::{KERNEL, LIMIT, Stage, code, entries, pull};
 
 const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -321,6 +321,51 @@ fn sizes_that_no_image_has_are_refused_before_anything_is_fetched() -> Result<()
         }
     }
     Ok(())
+}
+
+#[test]
+fn a_pipe_in_place_of_an_index_holds_nobody_up() -> Result<()> {
+    let stage = Stage::new()?;
+    let layout = source::small(&stage.path("layout"))?;
+    let flat = stage.path("flat");
+    fs::create_dir(&flat)?;
+    let pipes = [
+        layout.folder().join("index.json"),
+        flat.join("manifest.json"),
+    ];
+    fs::remove_file(&pipes[0])?;
+    for pipe in &pipes {
+        let mode = rustix::fs::Mode::RWXU;
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, pipe, kind, mode, 0)?;
+    }
+    let sources = [oci(&layout, "1"), format!("dir:{}", flat.display())];
+
+    for (source, pipe) in sources.iter().zip(&pipes) {
+        let refused = stage.refused("image.pull", &pull(source, "bad"))?;
+        assert!(
+            refused.message.contains(&pipe.display().to_string()),
+            "{refused}"
+        );
+        for words in [
+            &["pull", source, "--name", "bad", "--kernel", KERNEL][..],
+            &["copy", source, "oci-archive:bad.tar"],
+        ] {
+            let mut command = kiln_testkit::process::command(kiln_testkit::daemon::built("kiln")?);
+            let host = format!("unix://{}", stage.daemon.socket().display());
+            command
+                .env("KILN_HOST", host)
+                .env("HOME", stage.path("home"))
+                .args(words)
+                .current_dir(stage.path("."));
+            let mut running = kiln_testkit::process::start(command, "kiln")?;
+
+            let status = running.wait(LIMIT)?;
+            assert!(!status.success(), "{words:?}: {status}");
+        }
+    }
+    assert!(!stage.path("bad.tar").exists());
+    stage.assert_nothing_left()
 }
 
 #[test]

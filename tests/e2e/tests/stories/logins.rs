@@ -1,5 +1,7 @@
 //! Logging in: once, here or with another tool, and both know it.
 
+mod mishaps;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;

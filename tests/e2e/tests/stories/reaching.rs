@@ -226,14 +226,56 @@ fn the_environment_loosens_one_registry_for_every_command() -> Result<()> {
     well(&kiln(&stage, &flag, &[])?)?;
     let one_end = ["copy", &full, &copied, "--src-tls-verify=false"];
     assert_eq!(kiln(&stage, &one_end, &[])?.status.code(), Some(8));
-    let to_plain = [
-        "copy",
-        &full,
-        &into_plain,
-        "--tls-verify",
-        "--src-tls-verify=false",
-    ];
+    let to_plain = ["copy", &full, &into_plain, "--src-tls-verify=false"];
     well(&kiln(&stage, &to_plain, &[])?)?;
+    let insisting = [&to_plain[..], &["--tls-verify"]].concat();
+    assert_eq!(kiln(&stage, &insisting, &[])?.status.code(), Some(8));
+    Ok(())
+}
+
+#[test]
+fn who_insists_on_certificates_speaks_no_plain_http_on_this_host_either() -> Result<()> {
+    if tools::must_skip("who_insists_on_certificates", NEEDS)? {
+        return Ok(());
+    }
+    let plain = with_small(Access::Anonymous, Transport::Http, &Extras::default())?;
+    let stage = Stage::with_config("[registries.limits]\nconnect_timeout_seconds = 1\n")?;
+    let full = format!("{}/{SMALL}", plain.host());
+    let url = |scheme: &str| format!("{scheme}://{}", plain.host());
+    let [encrypted, open] = ["https", "http"].map(url);
+    let by_url = [("REGISTRY_URL", encrypted.as_str())];
+    let requests = plain.asked()?.len();
+
+    for (flags, environment) in [(&[][..], &by_url[..]), (&["--tls-verify"], &[])] {
+        let words = [&["tags", &full], flags].concat();
+        let refused = kiln(&stage, &words, environment)?;
+
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(8), "{said}");
+        let wanted = [
+            format!("{} does not answer in HTTPS", plain.host()),
+            "https:// in REGISTRY_URL".to_owned(),
+            "--tls-verify=false".to_owned(),
+        ];
+        for part in wanted {
+            assert!(said.contains(&part), "{part} in {said}");
+        }
+        assert_eq!(plain.asked()?.len(), requests, "nothing was asked in HTTP");
+    }
+    for (flags, environment) in [
+        (&["--tls-verify=false"][..], &by_url[..]),
+        (&[], &[("REGISTRY_URL", open.as_str())]),
+        (&[], &[("REGISTRY_URL", "https://far.test")]),
+        (&[], &[]),
+    ] {
+        let words = [&["tags", &full], flags].concat();
+        well(&kiln(&stage, &words, environment)?)?;
+    }
+    let explain = ["registry", "explain", &full, "--json"];
+    let told: Value = serde_json::from_str(&well(&kiln(&stage, &explain, &by_url)?)?)?;
+    assert_eq!(told["endpoints"][0]["security"], "https");
+    let told: Value = serde_json::from_str(&well(&kiln(&stage, &explain, &[])?)?)?;
+    assert_eq!(told["endpoints"][0]["security"], "loopback");
     Ok(())
 }
 

@@ -76,7 +76,7 @@ impl Transfers {
             from: push::Origin {
                 credentials: None,
                 mirror_credentials: Vec::new(),
-                tls: TlsVerify::Configured,
+                tls: TlsVerify::AsConfigured,
             },
         };
         if job.is_dry_run {

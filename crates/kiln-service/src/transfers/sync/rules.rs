@@ -312,9 +312,9 @@ mod tests {
             referrers: false,
             from_credentials: None,
             from_mirror_credentials: Vec::new(),
-            from_tls_verify: true,
+            from_tls_verify: None,
             into_credentials: None,
-            into_tls_verify: true,
+            into_tls_verify: None,
         }
     }
 

@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::{NEEDS, Pipeline, SECRET, envelope, short};
+use crate::instances::{Nature, machine};
 use crate::stage::{LIMIT, text};
 
 /// A registry that is away is noticed soon.
@@ -92,6 +93,51 @@ fn a_registry_that_is_away_is_asked_again_and_the_next_notice_has_it_asked_at_on
     let log = fs::read_to_string(pipeline.stage.daemon.log())?;
     assert!(log.contains("a push is pulled later"), "{log}");
     assert_eq!(pipeline.events("webhook.failed")?, Vec::<Value>::new());
+    Ok(())
+}
+
+#[test]
+fn an_image_of_a_running_machine_outlives_the_next_push_until_the_machine_ends() -> Result<()> {
+    if tools::must_skip("an_image_of_a_running_machine_outlives", NEEDS)? {
+        return Ok(());
+    }
+    let mut pipeline = Pipeline::new(Access::Anonymous, "refresh")?;
+    let first = pipeline.push("one", "apps/web:v1")?;
+    pipeline.only_image(&first)?;
+    let name = format!("apps-web-v1-{}", short(&first));
+    let machine = machine(&pipeline.stage, 1, "front", &name, Nature::Usual)?;
+
+    pipeline.push("two", "apps/web:v1")?;
+    wait::until("the end of the second push", LIMIT, || {
+        Ok((pipeline.events("webhook.pulled")?.len() == 2).then_some(()))
+    })?;
+    let names = |images: Vec<Value>| -> Vec<Value> {
+        images.iter().map(|image| image["name"].clone()).collect()
+    };
+    let held = names(pipeline.images()?);
+    assert!(held.len() == 2 && held.contains(&json!(name)), "{held:?}");
+    drop(machine);
+    wait::until("the end of the machine", LIMIT, || {
+        let found = pipeline
+            .stage
+            .call("instance.get", &json!({"instance": "front"}))?;
+        Ok((found["state"] == "ended").then_some(()))
+    })?;
+    let third = pipeline.push("three", "apps/web:v1")?;
+    pipeline.only_image(&third)?;
+
+    let forgotten = format!("image.forget {name}");
+    let of_first: Vec<String> = lines(&pipeline)?
+        .into_iter()
+        .filter(|line| line.starts_with(&forgotten))
+        .collect();
+    assert_eq!(
+        of_first,
+        [
+            format!("{forgotten} image.in_use"),
+            format!("{forgotten} ok"),
+        ]
+    );
     Ok(())
 }
 
