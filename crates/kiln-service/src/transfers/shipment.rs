@@ -136,7 +136,7 @@ impl Shipment<'_> {
             return Ok(());
         }
         let message = format!("{} is to be {root}, which it is not", self.into.reference);
-        Err(Failure::new(codes::source::DIGEST_MISMATCH, message)
+        Err(Failure::new(codes::source::DIGEST_CONFLICT, message)
             .with_hint("name a tag, or no digest, where it goes", None))
     }
 

@@ -369,7 +369,7 @@ fn what_skopeo_sent_kiln_copies_and_the_other_way_round() -> Result<()> {
     assert_eq!(copied["mounted"]["blobs"], 3, "{copied}");
     assert_eq!(copied["digest"], digest_by_skopeo(&by_skopeo, &[])?);
     assert_eq!(pinned["is_up_to_date"], true, "{pinned}");
-    assert_eq!(code(&other), "source.digest_mismatch");
+    assert_eq!(code(&other), "source.digest_conflict");
     assert_eq!(fetch_by_skopeo(&saved, &stage.path("saved"))?, saved_digest);
     Ok(())
 }
