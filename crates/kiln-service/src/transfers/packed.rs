@@ -154,7 +154,7 @@ impl Transfers {
     ) -> Result<Transfer, Failure> {
         let version = Needed::Version(job.image.version.id);
         running.hold(&self.fetcher.needs(), [version]);
-        let files = Arc::new(self.files_of(job, running).await?);
+        let files = Arc::new(self.files_of(job, form, running).await?);
         if form == PushForm::Containerdisk {
             return self.send_container_disk(job, files, running).await;
         }
@@ -351,8 +351,13 @@ impl Transfers {
         Ok(pushed)
     }
 
-    /// Opens the files of a version; its modules are put into an archive.
-    async fn files_of(&self, job: &Job, running: &Arc<Running>) -> Result<ImageFiles, Failure> {
+    /// Opens the files of a version; its modules are put into an archive, unless they stay behind.
+    async fn files_of(
+        &self,
+        job: &Job,
+        form: PushForm,
+        running: &Arc<Running>,
+    ) -> Result<ImageFiles, Failure> {
         let images = self.records.images.clone();
         let version = job.image.version.id.to_string();
         let entry = running.clone();
@@ -372,7 +377,7 @@ impl Transfers {
                 kernel: needed(KERNEL, kiln_api::image::ImageFile::Kernel)?,
                 initrd: artifacts.open_file(&version, INITRD)?,
                 sums: artifacts.open_file(&version, ROOTFS_SUMS)?,
-                modules: modules_tar(&artifacts, &version, entry.work().flag())?,
+                modules,
             })
         };
         // An archive of modules is long work.
@@ -395,6 +400,13 @@ pub(super) fn pushed(image: &Found, form: PushForm, done: &Transfer) -> Happened
 
 /// How a part stands before it is packed; its digest is not known yet.
 fn waiting(part: Part, files: &ImageFiles) -> LayerProgress {
+            // A disk has its own modules, and takes no others along.
+            let modules = match form {
+                PushForm::Containerdisk => None,
+                PushForm::Oci | PushForm::Bootable => {
+                    modules_tar(&artifacts, &version, entry.work().flag())?
+                }
+            };
     let name = match part {
         Part::Chunk { offset_bytes, .. } => format!("rootfs+{}M", offset_bytes >> 20),
         Part::Kernel => "kernel".to_owned(),
