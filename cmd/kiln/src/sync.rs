@@ -76,14 +76,14 @@ pub(crate) struct Arguments {
 }
 
 /// A file of rules.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rules {
     rule: Vec<Rule>,
 }
 
 /// A rule as people write it.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rule {
     #[serde(default)]
@@ -181,11 +181,19 @@ fn read(path: &Path) -> Result<Rules, CommandError> {
         failure
     })?;
     toml::from_str(&text).map_err(|error| {
-        let message = format!("{shown} is no file of rules: {}", error.message());
+        let place = format!("{shown}{}", line_of(&error, &text));
+        let message = format!("{place} is no file of rules: {}", error.message());
         Failure::new(codes::request::INVALID_PARAMS, message)
             .with_hint("see what stands in one:", Some("kiln help sync".to_owned()))
             .into()
     })
+}
+
+/// Returns `:LINE` of where a text is wrong, where that is known.
+fn line_of(error: &toml::de::Error, text: &str) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.map(|before| before.matches('\n').count() + 1);
+    line.map_or_else(String::new, |line| format!(":{line}"))
 }
 
 /// Finds out how to reach the source of a rule. One repository may have a short name, which is
@@ -318,13 +326,17 @@ mod tests {
         let rules: Rules = toml::from_str(good).unwrap();
         assert_eq!((rules.rule.len(), rules.rule[0].newest), (1, Some(3)));
 
-        for bad in [
-            "[[rule]]\nfrom = 'a.example/x'\n",
-            "[[rule]]\nimages = 'web'\nas = 'iso'\ninto = 'b.example/x'\n",
-            "[[rule]]\nfrom = 'a'\ninto = 'b'\ntag = 'x'\n",
-            "[[rules]]\n",
+        for (bad, line) in [
+            ("# a\n[[rule]]\nfrom = 'a.example/x'\n", ":2"),
+            (
+                "[[rule]]\nimages = 'web'\nas = 'iso'\ninto = 'b.example/x'\n",
+                ":3",
+            ),
+            ("[[rule]]\nfrom = 'a'\ninto = 'b'\ntag = 'x'\n", ":4"),
+            ("\n[[rules]]\n", ":2"),
         ] {
-            assert!(toml::from_str::<Rules>(bad).is_err(), "{bad}");
+            let error = toml::from_str::<Rules>(bad).unwrap_err();
+            assert_eq!(line_of(&error, bad), line, "{bad}");
         }
     }
 }
