@@ -14,7 +14,7 @@ pub(crate) use plain::Lines;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use kiln_api::operation::{Operation, Progress, Stage};
+use kiln_api::operation::{LayerState, Operation, Progress, Stage};
 
 use crate::output;
 use crate::surroundings::Surroundings;
@@ -140,11 +140,29 @@ fn amount(progress: &Progress) -> String {
         _ if progress.items_done > 0 => Some(format!("{} {noun}", progress.items_done)),
         _ => None,
     };
-    [bytes, items]
+    let waits =
+        waits_for_others(progress).then(|| "waiting for another push of the same blobs".to_owned());
+    [bytes, items, waits]
         .into_iter()
         .flatten()
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+/// Says whether nothing is sent because all that is left is on its way to elsewhere in the registry:
+/// what is there may be taken over from there.
+fn waits_for_others(progress: &Progress) -> bool {
+    let is_any = |wanted: &[LayerState]| {
+        let mut layers = progress.layers.iter();
+        layers.any(|layer| wanted.contains(&layer.state))
+    };
+    progress.stage == Stage::Send
+        && is_any(&[LayerState::Waiting])
+        && !is_any(&[
+            LayerState::Fetching,
+            LayerState::Decoding,
+            LayerState::Sending,
+        ])
 }
 
 /// Says where an operation is: `fetching: 1.0 MiB of 4.0 MiB`.
@@ -258,6 +276,24 @@ mod tests {
         progress.stage = Stage::Build;
         assert_eq!(amount(&progress), "7 entries");
         assert_eq!(amount(&Progress::default()), "");
+    }
+
+    #[test]
+    fn waiting_for_another_push_is_said_when_nothing_else_is_done() {
+        const WAITS: &str = ", waiting for another push of the same blobs";
+        let mut progress = testing::progress();
+        progress.stage = Stage::Send;
+        assert!(!sentence(&progress).ends_with(WAITS));
+
+        progress.layers[0].state = LayerState::Cached;
+        assert!(
+            sentence(&progress).ends_with(WAITS),
+            "{}",
+            sentence(&progress)
+        );
+
+        progress.stage = Stage::Fetch;
+        assert!(!sentence(&progress).ends_with(WAITS));
     }
 
     #[test]

@@ -77,14 +77,14 @@ pub(crate) struct Arguments {
 }
 
 /// A file of rules.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rules {
     rule: Vec<Rule>,
 }
 
 /// A rule as people write it.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rule {
     #[serde(default)]
@@ -320,13 +320,18 @@ mod tests {
         let rules: Rules = toml::from_str(good).unwrap();
         assert_eq!((rules.rule.len(), rules.rule[0].newest), (1, Some(3)));
 
-        for bad in [
-            "[[rule]]\nfrom = 'a.example/x'\n",
-            "[[rule]]\nimages = 'web'\nas = 'iso'\ninto = 'b.example/x'\n",
-            "[[rule]]\nfrom = 'a'\ninto = 'b'\ntag = 'x'\n",
-            "[[rules]]\n",
+        for (bad, line) in [
+            ("# a\n[[rule]]\nfrom = 'a.example/x'\n", "line 2,"),
+            (
+                "[[rule]]\nimages = 'web'\nas = 'iso'\ninto = 'b.example/x'\n",
+                "line 3,",
+            ),
+            ("[[rule]]\nfrom = 'a'\ninto = 'b'\ntag = 'x'\n", "line 4,"),
+            ("\n[[rules]]\n", "line 2,"),
         ] {
-            assert!(toml::from_str::<Rules>(bad).is_err(), "{bad}");
+            let error = toml::from_str::<Rules>(bad).unwrap_err();
+            let told = TomlProblem::of(bad, &error).to_string();
+            assert!(told.contains(line), "{bad}: {told}");
         }
     }
 }

@@ -171,7 +171,7 @@ codes! {
         AMBIGUOUS = "source.ambiguous", Invalid, never,
             "A layout or archive holds several images and none was chosen.", "Add :TAG behind the path.";
         UNREADABLE = "source.unreadable", Invalid, never,
-            "A layout or archive is not what its name says.", "Check the path; make a new copy with `skopeo copy`.";
+            "A layout or archive is not what its name says.", "Check the path; when it is right, make the file anew with what made it.";
         INVALID_PLATFORM = "source.invalid_platform", Invalid, never,
             "The platform is not one Kiln knows.", "Write it like linux/amd64 or linux/arm64/v8.";
         PLATFORM_NOT_FOUND = "source.platform_not_found", NotFound, never,
@@ -186,7 +186,9 @@ codes! {
             "A blob is shorter or longer than its descriptor says.", "Try again; if it stays, push the image again.";
         DAMAGED = "source.damaged", Invalid, never,
             "A file of a layout, an archive or a directory on this host is not what its manifest says.", "Make a new copy of it: the same file gives the same bytes each time.";
-        CHANGED = "source.changed", Network, later,
+        DIGEST_CONFLICT = "source.digest_conflict", Conflict, never,
+            "What is sent has another digest than the place that it is to go to.", "Name a tag, or no digest, where it goes.";
+        CHANGED = "source.changed", Conflict, never,
             "The tag at the source no longer names what the image was pulled from.", "Push without --all, or pull again.";
     }
     /// Registries, seen over the network.

@@ -228,6 +228,13 @@ impl Registry {
         &self.shared.transport
     }
 
+    /// Is the same registry for another piece of work, which has all its patience. Connections and
+    /// tokens are shared.
+    #[must_use]
+    pub fn for_other_work(&self) -> Self {
+        self.clone().with_patience(Patience::default())
+    }
+
     /// Is the same registry, whose faults use up this patience.
     pub(crate) fn with_patience(self, patience: Patience) -> Self {
         Self { patience, ..self }
@@ -272,6 +279,13 @@ impl Registry {
         let media_type = header(CONTENT_TYPE.as_str()).map(str::to_owned);
         let announced = header("docker-content-digest").and_then(|text| text.parse().ok());
         let bytes = self.read_document(response, reference).await?;
+        if is_page(media_type.as_deref(), &bytes) {
+            return Err(FetchError::UnexpectedStatus {
+                host,
+                status: StatusCode::OK.as_u16(),
+                message: ServerText::new("a page of HTML, no manifest"),
+            });
+        }
         let digest = Digest::of(&bytes);
         for expected in reference.digest().copied().into_iter().chain(announced) {
             if expected != digest {
@@ -579,6 +593,13 @@ fn leads_to(origin: &Url, answer: &reqwest::Response) -> bool {
     let location = location.and_then(|value| Url::parse(value.to_str().ok()?).ok());
     answer.status().is_redirection()
         && location.is_some_and(|location| shares_origin(origin, &location))
+}
+
+/// Says whether what came is a page for people, such as one to log in at. The header alone says
+/// little: plain servers of files put it before everything whose name has no ending.
+fn is_page(media_type: Option<&str>, bytes: &[u8]) -> bool {
+    media_type.is_some_and(|media_type| media_type.starts_with("text/html"))
+        && bytes.trim_ascii_start().starts_with(b"<")
 }
 
 /// Reads an unhappy answer: what the server said, and the error its status means wherever no

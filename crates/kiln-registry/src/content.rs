@@ -225,6 +225,11 @@ impl Piece {
         self.outgoing.sent.load(Ordering::Relaxed)
     }
 
+    /// Returns when it last took some.
+    pub(crate) fn sent_at(&self) -> Option<Instant> {
+        self.outgoing.sent_at()
+    }
+
     /// Opens the part for one request.
     pub(crate) fn body(&self) -> PieceBody {
         let outgoing = self.outgoing.clone();

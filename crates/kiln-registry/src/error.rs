@@ -139,7 +139,8 @@ pub enum FetchError {
         /// What the server said.
         message: ServerText,
     },
-    /// The server has a problem of its own (status 5xx), or lost patience with the request (408).
+    /// The server has a problem of its own (status 5xx), lost patience with the request (408), or
+    /// has lost what it was sent before (404, 416).
     #[error("{host} answered with status {status}{}{}", wish(*retry_after), said(message))]
     ServerError {
         /// The registry.
@@ -435,8 +436,12 @@ impl FetchError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Timeout { .. } | Self::RateLimited { .. } => true,
-            // What a server does not implement it will not implement a second later.
-            Self::ServerError { status, .. } => !matches!(status, 501 | 505),
+            // What a server does not implement it will not implement a second later, and what it
+            // has lost it will not find.
+            Self::ServerError { status, .. } => match status {
+                501 | 505 => false,
+                status => matches!(status, 408 | 500..),
+            },
             _ => false,
         }
     }

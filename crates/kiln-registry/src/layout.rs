@@ -274,7 +274,10 @@ fn choose<'a>(
 ) -> Result<Option<&'a Descriptor>, FetchError> {
     let Some(tag) = tag else {
         return match entries {
-            [only] => Ok(Some(only)),
+            // Some tools add an entry each time they write the same image.
+            [first, others @ ..] if others.iter().all(|other| other.digest == first.digest) => {
+                Ok(Some(first))
+            }
             [] => Err(FetchError::NotASource {
                 path: place.to_owned(),
                 expected: "an OCI image layout with an image in it",
@@ -292,18 +295,20 @@ fn choose<'a>(
             .any(|key| entry.annotations.get(*key).is_some_and(|name| name == tag))
     };
     let mut named = entries.iter().filter(is_named);
-    match (named.next(), named.next()) {
-        (Some(entry), None) => Ok(Some(entry)),
-        (Some(_), Some(_)) => Err(FetchError::TagAmbiguous {
-            path: place.to_owned(),
-            tags: names(entries),
-        }),
-        (None, _) => Err(FetchError::TagMissing {
+    let Some(first) = named.next() else {
+        return Err(FetchError::TagMissing {
             path: place.to_owned(),
             tag: tag.to_owned(),
             tags: names(entries),
-        }),
+        });
+    };
+    if named.all(|other| other.digest == first.digest) {
+        return Ok(Some(first));
     }
+    Err(FetchError::TagAmbiguous {
+        path: place.to_owned(),
+        tags: names(entries),
+    })
 }
 
 fn names(entries: &[Descriptor]) -> Vec<String> {

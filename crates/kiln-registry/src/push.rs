@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::client::{MAX_DOCUMENT_BYTES, Registry, failure};
 use crate::error::FetchError;
-use crate::retry::{Attempts, Patience};
+use crate::retry::Attempts;
 use crate::scope::Scope;
 use crate::text::ServerText;
 use crate::transport::{Answer, Ask, Body};
@@ -79,8 +79,7 @@ impl Registry {
         digest: &Digest,
     ) -> Result<Option<u64>, FetchError> {
         let scope = Scope::Pull(reference.repository());
-        self.blob_size_for(scope, reference, digest, &Patience::default())
-            .await
+        self.blob_size_for(scope, reference, digest).await
     }
 
     /// Asks whether a blob is there, and how long it is: other than [`blob_size`](Self::blob_size)
@@ -91,8 +90,7 @@ impl Registry {
         digest: &Digest,
     ) -> Result<Presence, FetchError> {
         let scope = Scope::Pull(reference.repository());
-        self.blob_presence_for(scope, reference, digest, &Patience::default())
-            .await
+        self.blob_presence_for(scope, reference, digest).await
     }
 
     pub(crate) async fn blob_size_for(
@@ -100,9 +98,8 @@ impl Registry {
         scope: Scope<'_>,
         reference: &Reference,
         digest: &Digest,
-        patience: &Patience,
     ) -> Result<Option<u64>, FetchError> {
-        let asking = self.blob_presence_for(scope, reference, digest, patience);
+        let asking = self.blob_presence_for(scope, reference, digest);
         match asking.await? {
             Presence::OfBytes(size_bytes) => Ok(Some(size_bytes)),
             Presence::Absent | Presence::Untold => Ok(None),
@@ -114,10 +111,9 @@ impl Registry {
         scope: Scope<'_>,
         reference: &Reference,
         digest: &Digest,
-        patience: &Patience,
     ) -> Result<Presence, FetchError> {
         let path = format!("{}/blobs/{digest}", reference.repository());
-        let mut attempts = Attempts::sharing(patience);
+        let mut attempts = Attempts::sharing(self.patience());
         loop {
             let asking = self.blob_presence_once(scope, &path);
             match attempts.attempt(self.transport(), OF_BLOB, asking).await {
@@ -155,7 +151,7 @@ impl Registry {
         &self,
         reference: &Reference,
     ) -> Result<Option<Digest>, FetchError> {
-        let mut attempts = Attempts::default();
+        let mut attempts = Attempts::sharing(self.patience());
         loop {
             let asking = self.manifest_digest_once(reference);
             let asked = attempts.attempt(self.transport(), OF_MANIFEST, asking);
@@ -225,7 +221,7 @@ impl Registry {
         }
         let digest = Digest::of(bytes);
         check_digest(reference, reference.digest().copied(), digest)?;
-        let mut attempts = Attempts::default();
+        let mut attempts = Attempts::sharing(self.patience());
         loop {
             let putting = self.put_once(reference, media_type, bytes);
             let put = attempts.attempt(self.transport(), TO_MANIFEST, putting);
@@ -289,8 +285,8 @@ impl Registry {
         what: What,
     ) -> FetchError {
         let status = answer.response.status();
-        let (message, error) = failure(self.transport(), &answer.host, answer.response).await;
-        let host = self.transport().host().to_owned();
+        let host = answer.host;
+        let (message, error) = failure(self.transport(), &host, answer.response).await;
         let said = message.to_string().to_ascii_lowercase();
         let is_tag = what == What::Manifest && reference.digest().is_none();
         let subject = Scope::Push(reference.repository()).subject();
@@ -313,15 +309,12 @@ impl Registry {
                 subject,
                 message,
             },
-            // The repository is there, and what the manifest names is not.
-            status @ 404 if what == What::Manifest && said.contains("blob_unknown") => {
-                FetchError::PushRefused {
-                    host,
-                    subject,
-                    status,
-                    message,
-                }
-            }
+            status @ 400..=499 if is_own_fault(status, what, &said) => FetchError::ServerError {
+                host,
+                status,
+                retry_after: None,
+                message,
+            },
             404 => FetchError::ReferenceNotFound {
                 reference: format!("{}/{}", reference.registry(), reference.repository()),
                 message,
@@ -346,8 +339,22 @@ impl Registry {
 /// What was sent and refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {
-    Blob,
+    /// The wish to send a blob.
+    Upload,
+    /// Bytes of a blob, to where the registry wants them.
+    Part,
+    /// A manifest.
     Manifest,
+}
+
+/// Says whether a registry that blames the request is at fault itself: it has lost an upload that it
+/// opened or a blob that it took, or finds other bytes than those that were sent and hashed.
+fn is_own_fault(status: u16, what: What, said: &str) -> bool {
+    match what {
+        What::Part => matches!(status, 404 | 416) || said.contains("digest_invalid"),
+        What::Manifest => said.contains("blob_unknown"),
+        What::Upload => false,
+    }
 }
 
 /// Where the manifest of a reference lies: under its digest when it has one, else under its tag.

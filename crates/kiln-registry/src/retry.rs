@@ -176,6 +176,12 @@ impl Attempts {
             .unwrap_or_else(|_| Err(transport.timeout(what, left)))
     }
 
+    /// Counts what passed since the last progress, though nothing has failed: what follows has that
+    /// much less time.
+    pub(crate) fn lose_since_progress(&self) {
+        self.patience.lose(self.progress_at, Instant::now());
+    }
+
     /// Tells how long an attempt may take without progress.
     pub(crate) fn patience_left(&self, config: &Config) -> Duration {
         // The wait before may have been longer than asked for, on a machine that is busy.

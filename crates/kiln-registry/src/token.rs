@@ -99,7 +99,7 @@ pub(crate) async fn fetch(
         return Err(refusal(transport, response, realm, scope, credentials).await);
     }
     let malformed = |problem| FetchError::TokenMalformed {
-        host: realm.host_str().unwrap_or_default().to_owned(),
+        host: transport.name_of(realm),
         problem,
     };
     let body = match transport
@@ -171,8 +171,8 @@ async fn refusal(
     let status = response.status();
     let host = transport.host().to_owned();
     let subject = scope.subject();
-    let realm_host = realm.host_str().unwrap_or_default();
-    let (message, error) = failure(transport, realm_host, response).await;
+    let realm_host = transport.name_of(realm);
+    let (message, error) = failure(transport, &realm_host, response).await;
     match status {
         // OAuth 2 servers refuse a bad identity token with 400 (RFC 6749, 5.2).
         StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST if credentials.is_some() => {

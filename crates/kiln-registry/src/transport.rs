@@ -25,6 +25,9 @@ use crate::error::FetchError;
 use crate::text::{ServerText, shown};
 use crate::trust::{GuardedResolver, OutOfReach, Reach, Trust, is_loopback, shares_origin};
 
+/// What is waited for while a part of a blob is sent.
+pub(crate) const ROOM: &str = "room for more of a blob";
+
 /// Most redirects followed in one request.
 const MAX_REDIRECTS: usize = 5;
 
@@ -114,9 +117,9 @@ impl<'a> Ask<'a> {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) response: Response,
-    /// The host that answered; the registry's name when it did so itself.
+    /// The host that answered, with its port; the registry's name when it did so itself.
     pub(crate) host: String,
-    /// Whether the registry itself answered, not somebody it redirected to.
+    /// Whether who was asked answered, not somebody it redirected to.
     pub(crate) is_home: bool,
 }
 
@@ -177,6 +180,18 @@ impl Transport {
         &self.host
     }
 
+    /// Returns what messages call the host of a URL: the registry's own name, or host and port.
+    pub(crate) fn name_of(&self, url: &Url) -> String {
+        if self.trust.is_own_host(url) && url.port() == self.port {
+            return self.host.clone();
+        }
+        let host = url.host_str().unwrap_or_default();
+        match url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
+    }
+
     /// Asks `url`. `authorization` is dropped for good at the first change of scheme, host or
     /// port. Redirects are followed where something is only read: what is sent or deleted is for
     /// the registry alone.
@@ -192,11 +207,7 @@ impl Transport {
             let response = self.ask_once(&target, ask, authorization).await?;
             if !is_redirect(response.status()) {
                 let is_home = shares_origin(url, &target);
-                let host = if is_home {
-                    self.host.clone()
-                } else {
-                    target.host_str().unwrap_or_default().to_owned()
-                };
+                let host = self.name_of(&target);
                 return Ok(Answer {
                     response,
                     host,
@@ -276,32 +287,35 @@ impl Transport {
         }
         let sending = request.body(reqwest::Body::wrap(piece.body())).send();
         let mut sending = std::pin::pin!(sending);
-        let (stall, slowest) = (self.config.stall_timeout, self.config.slowest);
-        let stall = stall.min(ask.patience_left);
+        let stall = self.config.stall_timeout.min(ask.patience_left);
+        let for_answer = self.config.document_timeout.min(ask.patience_left) + ask.extra_time;
+        let slowest = self.config.slowest.within(ask.patience_left);
         let tick = stall.min(slowest.window) / 8;
         let (mut seen, mut moved_at) = (piece.start, Instant::now());
         let (mut window_start, mut window_began) = (piece.start, Instant::now());
         loop {
-            if let Ok(sent) = tokio::time::timeout(tick, &mut sending).await {
+            let limit = if seen == piece.end { for_answer } else { stall };
+            // Not a tick longer than the limit: what is lost here is counted.
+            let look = tick.min(limit.saturating_sub(moved_at.elapsed()));
+            if let Ok(sent) = tokio::time::timeout(look, &mut sending).await {
                 return sent.map_err(|error| self.classify(error, what));
             }
             let sent = piece.sent();
             if sent != seen {
-                (seen, moved_at) = (sent, Instant::now());
+                (seen, moved_at) = (sent, piece.sent_at().unwrap_or_else(Instant::now));
             }
             if sent == piece.end {
-                let limit = self.config.document_timeout.min(ask.patience_left) + ask.extra_time;
-                if moved_at.elapsed() >= limit {
-                    return Err(self.timeout(what, limit));
+                if moved_at.elapsed() >= for_answer {
+                    return Err(self.timeout(what, for_answer));
                 }
                 continue;
             }
             if moved_at.elapsed() >= stall {
-                return Err(self.timeout("room for more of a blob", stall));
+                return Err(self.timeout(ROOM, stall));
             }
             if window_began.elapsed() >= slowest.window {
                 if sent - window_start < slowest.bytes {
-                    return Err(self.timeout("room for more of a blob", slowest.window));
+                    return Err(self.timeout(ROOM, slowest.window));
                 }
                 (window_start, window_began) = (sent, Instant::now());
             }
@@ -477,22 +491,20 @@ impl Transport {
 
     /// Sorts the transport's errors by what the caller can do.
     fn classify(&self, error: reqwest::Error, what: &'static str) -> FetchError {
-        let refused_host = error
-            .url()
-            .and_then(|url| url.host_str())
-            .unwrap_or_default()
-            .to_owned();
+        let asked = error.url().cloned();
         let source = error.without_url();
         if source.is_timeout() {
             return self.timeout(what, self.config.connect_timeout);
         }
         if find::<OutOfReach>(&source).is_some() {
-            return FetchError::AddressRefused { host: refused_host };
+            let host = asked.as_ref().and_then(|url| url.host_str());
+            return FetchError::AddressRefused {
+                host: host.unwrap_or_default().to_owned(),
+            };
         }
-        let host = if refused_host.is_empty() || self.is_own_host(&refused_host) {
-            self.host.clone()
-        } else {
-            refused_host
+        let host = match &asked {
+            Some(url) => self.name_of(url),
+            None => self.host.clone(),
         };
         match find::<rustls::Error>(&source) {
             // What came instead of a greeting is of no kind that TLS has: an answer in HTTP.
@@ -515,10 +527,6 @@ impl Transport {
             Some(error) if error.is_parse() => FetchError::NotHttp { host, source },
             _ => FetchError::Unreachable { host, source },
         }
-    }
-
-    fn is_own_host(&self, host: &str) -> bool {
-        self.trust.host.to_string() == host
     }
 }
 

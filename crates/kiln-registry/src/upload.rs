@@ -26,10 +26,10 @@ use crate::client::Registry;
 use crate::content::{Content, ContentFault, Outgoing};
 use crate::error::FetchError;
 use crate::push::{What, content_digest};
-use crate::retry::{Attempts, Patience};
+use crate::retry::Attempts;
 use crate::scope::Scope;
 use crate::text::ServerText;
-use crate::transport::{Answer, Ask};
+use crate::transport::{Answer, Ask, ROOM};
 use crate::trust::Trust;
 
 /// What is waited for, in messages.
@@ -75,8 +75,7 @@ impl Registry {
         mount_from: Option<&Reference>,
     ) -> Result<Pushed, FetchError> {
         let scope = Scope::Push(reference.repository());
-        let patience = Patience::default();
-        let asking = self.blob_size_for(scope, reference, &blob.digest, &patience);
+        let asking = self.blob_size_for(scope, reference, &blob.digest);
         let known = asking.await?;
         if known == Some(blob.size_bytes) {
             return Ok(Pushed::Existed);
@@ -99,7 +98,6 @@ impl Registry {
                 found_bytes: content.size_bytes(),
             });
         }
-        let patience = Patience::default();
         let mut upload = Upload {
             registry: self,
             reference,
@@ -108,8 +106,7 @@ impl Registry {
             scope: Scope::Push(reference.repository()),
             chunk_bytes: self.config().chunk_bytes,
             is_whole: blob.size_bytes <= WHOLE_BYTES.min(self.config().chunk_bytes),
-            attempts: Attempts::sharing(&patience),
-            patience,
+            attempts: Attempts::sharing(self.patience()),
             restarts: 0,
         };
         let mounting = match mount_from.filter(|from| can_mount(from, reference)) {
@@ -137,7 +134,6 @@ impl Registry {
         if !can_mount(from, reference) {
             return Ok(false);
         }
-        let patience = Patience::default();
         let mut upload = Upload {
             registry: self,
             reference,
@@ -146,13 +142,13 @@ impl Registry {
             scope: Scope::Push(reference.repository()),
             chunk_bytes: self.config().chunk_bytes,
             is_whole: false,
-            attempts: Attempts::sharing(&patience),
-            patience,
+            attempts: Attempts::sharing(self.patience()),
             restarts: 0,
         };
         match upload.mount(from.repository()).await? {
             Some(Opened::Mounted) => Ok(true),
             Some(Opened::Session(session)) => {
+                upload.attempts.progress();
                 upload.abandon(&session).await;
                 Ok(false)
             }
@@ -172,8 +168,6 @@ struct Upload<'a> {
     /// Whether all bytes go with the closing request.
     is_whole: bool,
     attempts: Attempts,
-    /// What all questions about the blob share: none of them has its own.
-    patience: Patience,
     restarts: u32,
 }
 
@@ -225,6 +219,7 @@ fn closing_time(size_bytes: u64) -> Duration {
 
 impl Upload<'_> {
     async fn run(mut self, mut session: Session) -> Result<Pushed, FetchError> {
+        self.attempts.progress();
         loop {
             match self.step(&mut session).await {
                 Ok(true) => return Ok(Pushed::Sent),
@@ -237,6 +232,13 @@ impl Upload<'_> {
                     // What went out was no time lost, however long it took.
                     if let Some(moment) = self.outgoing.sent_at() {
                         self.attempts.progress_until(moment);
+                    }
+                    // Unless it was so little that it does not count.
+                    if let Fault::Error(FetchError::Timeout {
+                        what: ROOM, after, ..
+                    }) = &fault
+                    {
+                        self.attempts.no_progress_for(*after);
                     }
                     match self.recover(session, fault).await? {
                         Next::Finished => return Ok(Pushed::Sent),
@@ -283,19 +285,19 @@ impl Upload<'_> {
         if answer.response.status() == StatusCode::ACCEPTED {
             self.session_of(&answer)
         } else {
-            Err(self.refusal(answer).await)
+            Err(self.refusal(answer, What::Upload).await)
         }
     }
 
     /// Opens an upload. Doing it again leaves an empty one behind, which registries throw away.
     async fn post(&self, scope: Scope<'_>, path: &str) -> Result<Answer, FetchError> {
-        let mut attempts = Attempts::sharing(&self.patience);
+        let mut attempts = Attempts::sharing(self.registry.patience());
         loop {
             let ask = Ask::with(&Method::POST, WHAT);
             let asking = async {
                 let answer = self.registry.ask(scope, path, ask).await?;
                 if is_passing(answer.response.status()) {
-                    return Err(self.refusal(answer).await);
+                    return Err(self.refusal(answer, What::Upload).await);
                 }
                 Ok(answer)
             };
@@ -329,7 +331,7 @@ impl Upload<'_> {
         let piece = self.outgoing.piece(session.at, end, true);
         let ask = Ask {
             piece: Some(&piece),
-            patience_left: self.attempts.patience_left(self.registry.config()),
+            patience_left: self.patience_left(),
             ..Ask::with(&Method::PATCH, WHAT)
         };
         let answer = self.ask(session, ask).await?;
@@ -367,7 +369,7 @@ impl Upload<'_> {
             piece: Some(&piece).filter(|piece| piece.len() > 0),
             // The registry may read and move the whole blob before it answers.
             extra_time: closing_time(self.outgoing.size_bytes()),
-            patience_left: self.attempts.patience_left(self.registry.config()),
+            patience_left: self.patience_left(),
             ..Ask::with(&Method::PUT, WHAT)
         };
         let answer = self.registry.ask_at(self.scope, &url, ask).await?;
@@ -383,13 +385,20 @@ impl Upload<'_> {
         }
     }
 
+    /// Tells how long the next request may take. What it took to get back to where something is sent
+    /// is lost, although none of it failed.
+    fn patience_left(&self) -> Duration {
+        self.attempts.lose_since_progress();
+        self.attempts.patience_left(self.registry.config())
+    }
+
     async fn ask(&self, session: &Session, ask: Ask<'_>) -> Result<Answer, FetchError> {
         self.registry.ask_at(self.scope, &session.url, ask).await
     }
 
     /// Sorts an unhappy answer.
     async fn fault(&self, status: StatusCode, answer: Answer, is_first_part: bool) -> Fault {
-        let error = self.refusal(answer).await;
+        let error = self.refusal(answer, What::Part).await;
         match status.as_u16() {
             413 => Fault::TooLong(error),
             416 => Fault::Offset(error),
@@ -455,7 +464,7 @@ impl Upload<'_> {
     async fn is_there(&self) -> Result<bool, FetchError> {
         let registry = self.registry;
         let digest = &self.blob.digest;
-        let asking = registry.blob_size_for(self.scope, self.reference, digest, &self.patience);
+        let asking = registry.blob_size_for(self.scope, self.reference, digest);
         let known = asking.await?;
         Ok(known == Some(self.blob.size_bytes))
     }
@@ -474,7 +483,7 @@ impl Upload<'_> {
     /// Asks how far an upload is. Nothing where the registry does not say, or says what cannot be.
     async fn look(&self, session: &Session) -> Option<Session> {
         let ask = Ask {
-            patience_left: self.attempts.patience_left(self.registry.config()),
+            patience_left: self.patience_left(),
             ..Ask::get(WHAT)
         };
         let answer = self.ask(session, ask).await.ok()?;
@@ -508,7 +517,7 @@ impl Upload<'_> {
     /// cares what it answers.
     async fn abandon(&self, session: &Session) {
         let ask = Ask {
-            patience_left: self.attempts.patience_left(self.registry.config()),
+            patience_left: self.patience_left(),
             ..Ask::with(&Method::DELETE, WHAT)
         };
         if let Err(error) = self.ask(session, ask).await {
@@ -516,10 +525,8 @@ impl Upload<'_> {
         }
     }
 
-    async fn refusal(&self, answer: Answer) -> FetchError {
-        self.registry
-            .refusal(answer, self.reference, What::Blob)
-            .await
+    async fn refusal(&self, answer: Answer, what: What) -> FetchError {
+        self.registry.refusal(answer, self.reference, what).await
     }
 
     /// Fails where not the registry, but what we send is at fault.

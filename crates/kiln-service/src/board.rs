@@ -383,6 +383,22 @@ impl Running {
         self.update_layer(index, |layer| layer.bytes_done = bytes);
     }
 
+    /// Returns how far one layer is on its way through, fetching and sending counted alike: only
+    /// good for comparing it with itself.
+    pub fn layer_reached(&self, index: usize) -> u64 {
+        let progress = self.progress.borrow();
+        let Some(layer) = progress.layers.get(index) else {
+            return 0;
+        };
+        match layer.state {
+            LayerState::Waiting => 0,
+            LayerState::Fetching | LayerState::Decoding => layer.bytes_done,
+            LayerState::Sending | LayerState::Done | LayerState::Cached => {
+                layer.bytes_total.saturating_add(layer.bytes_done)
+            }
+        }
+    }
+
     /// Counts bytes that a registry has taken for good.
     pub fn sent(&self, bytes: u64) {
         self.progress

@@ -226,7 +226,7 @@ pub(crate) fn room_failure(room: &NoRoom, error: &(dyn std::error::Error + 'stat
     let missing = ByteSize(room.needed_bytes.saturating_sub(room.free_bytes));
     Failure::from_error(codes::storage::FULL, error).with_hint(
         format!(
-            "free {missing} in {} and pull again",
+            "free {missing} in {} and try again",
             room.directory.display()
         ),
         None,

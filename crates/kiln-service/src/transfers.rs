@@ -16,6 +16,7 @@ mod push;
 mod referrers;
 mod shipment;
 mod sync;
+mod turns;
 mod whereabouts;
 
 use std::sync::Arc;

@@ -49,7 +49,7 @@ pub(super) async fn run(
     into: Source,
     session: &Session,
 ) -> Result<(), CommandError> {
-    refuse_what_registries_take(&arguments)?;
+    refuse_what_registries_take(&arguments, &into)?;
     if arguments.referrers {
         refuse_referrers_to(&into)?;
     }
@@ -75,17 +75,27 @@ async fn stop(writing: &Writing) -> CommandError {
     outcome::failure(&OutgoingError::Cancelled).into()
 }
 
-fn refuse_what_registries_take(arguments: &Arguments) -> Result<(), CommandError> {
-    let word = match arguments {
-        Arguments { tags, .. } if !tags.is_empty() => "--tag",
-        Arguments { detach: true, .. } => "--detach",
+fn refuse_what_registries_take(arguments: &Arguments, into: &Source) -> Result<(), CommandError> {
+    let (word, next) = match (arguments, into) {
+        (Arguments { tags, .. }, Source::Directory { .. }) if !tags.is_empty() => {
+            ("--tag", "leave it out: such a directory names nothing")
+        }
+        (Arguments { tags, .. }, _) if !tags.is_empty() => {
+            ("--tag", "write the name behind the path, as :NAME")
+        }
+        (Arguments { detach: true, .. }, _) => (
+            "--detach",
+            "leave it out: the files are written by this command itself",
+        ),
         _ => return Ok(()),
     };
     let text = format!(
         "{word} is for copies to a registry; {:?} is none",
         arguments.into
     );
-    Err(CommandError::new(codes::request::INVALID_PARAMS, text))
+    Err(Failure::new(codes::request::INVALID_PARAMS, text)
+        .with_hint(next, None)
+        .into())
 }
 
 /// Refuses what a place cannot hold. Without a name for the image, nobody could tell it from what

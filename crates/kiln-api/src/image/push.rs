@@ -19,7 +19,8 @@ method! {
         codes::image::NO_OCI_SOURCE,
         codes::source::NOT_FOUND, codes::source::CHANGED, codes::source::INVALID_PLATFORM,
         codes::source::MALFORMED_MANIFEST, codes::source::UNSUPPORTED,
-        codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH, codes::operation::CANCELLED,
+        codes::source::DIGEST_MISMATCH, codes::source::SIZE_MISMATCH,
+        codes::source::DIGEST_CONFLICT, codes::operation::CANCELLED,
         codes::storage::FULL, codes::storage::FAILED, codes::daemon::BUSY, codes::daemon::STOPPING,
     ] + codes::REACHING_A_REGISTRY + codes::WRITING_TO_A_REGISTRY
 }

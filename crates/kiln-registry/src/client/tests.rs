@@ -717,3 +717,32 @@ fn a_name_that_is_no_address_is_refused_at_once() {
         "256.1.1.1 is not the address of a registry"
     );
 }
+
+/// Plain servers of files call everything HTML that has no ending.
+#[tokio::test]
+async fn a_page_for_people_is_told_from_a_manifest() {
+    for (body, is_page) in [
+        ("<html>Log in</html>".to_owned(), true),
+        (manifest(), false),
+    ] {
+        let server = Server::start(move |asked, _| match asked.target.as_str() {
+            "/v2/" => Reply::ok("{}"),
+            _ => Reply::ok(body.clone()).with("content-type", "text/html; charset=utf-8"),
+        })
+        .await;
+
+        let fetched = server.registry(None).manifest(&server.reference()).await;
+
+        match fetched {
+            Ok(_) => assert!(!is_page),
+            Err(error) => {
+                assert!(is_page, "{error:?}");
+                let host = server.authority();
+                let want = format!(
+                    "{host} answered with the unexpected status 200 (a page of HTML, no manifest)"
+                );
+                assert_eq!(error.to_string(), want);
+            }
+        }
+    }
+}

@@ -87,6 +87,8 @@ async fn the_image_is_chosen_by_name_or_because_it_is_alone() {
         (vec![(&arm, ""), (&intel, "")], None, "found"),
         (vec![(&intel, "a"), (&list, "b")], None, "TagAmbiguous"),
         (vec![(&intel, "a"), (&list, "a")], Some("a"), "TagAmbiguous"),
+        (vec![(&intel, "a"), (&intel, "a")], Some("a"), "found"),
+        (vec![(&intel, "a"), (&intel, "a")], None, "found"),
         (vec![(&intel, "a")], Some("b"), "TagMissing"),
         (vec![(&intel, "")], Some("b"), "TagMissing"),
         (vec![], None, "NotASource"),

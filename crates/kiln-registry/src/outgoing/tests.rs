@@ -247,3 +247,29 @@ fn an_index_that_is_none_is_known_before_anything_is_written() {
     assert!(matches!(error, OutgoingError::Occupied { .. }), "{error}");
     assert!(!path.join("blobs").exists());
 }
+
+#[test]
+fn a_directory_of_which_nothing_came_goes_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = at(&folder, "flat");
+    let (content, root) = image("flat");
+
+    drop(Outgoing::flat(&path).unwrap());
+    assert!(!path.exists());
+
+    let layer = serde_json::from_slice::<Value>(content.get(&root.digest).unwrap()).unwrap();
+    let layer: Descriptor = serde_json::from_value(layer["layers"][0].clone()).unwrap();
+    let mut begun = Outgoing::flat(&path).unwrap();
+    let bytes = content.get(&layer.digest).unwrap();
+    begun.put(&layer, &mut bytes.as_slice(), &GOING).unwrap();
+    drop(begun);
+    assert!(
+        path.join(layer.digest.to_hex()).exists(),
+        "the next copy goes on"
+    );
+
+    let own = at(&folder, "own");
+    fs::create_dir(&own).unwrap();
+    drop(Outgoing::flat(&own).unwrap());
+    assert!(own.exists(), "it is the user's");
+}

@@ -259,7 +259,7 @@ async fn an_upload_that_is_always_forgotten_ends() {
         .await
         .unwrap_err();
 
-    assert!(matches!(error, FetchError::ReferenceNotFound { .. }));
+    assert!(matches!(error, FetchError::ServerError { status: 404, .. }));
     let begun = bodies(&server)
         .iter()
         .filter(|line| *line == "POST")
@@ -530,6 +530,69 @@ async fn a_registry_that_takes_no_more_bytes_is_given_up() {
     holding.abort();
 }
 
+/// It takes the bytes and says nothing, whatever it is asked then: what is asked in between is no
+/// progress either.
+#[tokio::test]
+async fn a_silent_end_of_an_upload_takes_no_longer_than_patience() {
+    // Connections wait in its backlog, and nobody answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = format!("http://{}/up", silent.local_addr().unwrap());
+    let server = Server::start(move |asked, _| match asked.method.as_str() {
+        "HEAD" => Reply::status(404),
+        "GET" => Reply::status(200),
+        _ => Reply::status(202).with("location", &target),
+    })
+    .await;
+    let config = Config {
+        attempts: 10,
+        backoff: Duration::from_millis(1),
+        stall_timeout: Duration::from_secs(3),
+        document_timeout: Duration::from_secs(3),
+        patience: Duration::from_secs(6),
+        ..(*impatient()).clone()
+    };
+    let registry = Registry::new(&server.reference(), None, Arc::new(config)).unwrap();
+    let began = tokio::time::Instant::now();
+
+    let error = push(&server, &registry, "layer").await.unwrap_err();
+
+    let took = began.elapsed();
+    assert!(matches!(error, FetchError::Timeout { .. }), "{error:?}");
+    assert!(took < Duration::from_millis(7500), "{took:?}");
+}
+
+#[tokio::test]
+async fn who_loses_an_upload_or_finds_other_bytes_is_named_and_at_fault() {
+    for (status, code) in [
+        (404, "BLOB_UPLOAD_UNKNOWN"),
+        (416, "RANGE_INVALID"),
+        (400, "DIGEST_INVALID"),
+    ] {
+        let body = format!(r#"{{"errors":[{{"code":"{code}","message":""}}]}}"#);
+        let elsewhere = Server::start(move |_, _| Reply::new(status, body.clone())).await;
+        let target = format!("http://{}/up", elsewhere.authority());
+        let server = Server::start(move |asked, _| match asked.method.as_str() {
+            "HEAD" => Reply::status(404),
+            "GET" => Reply::status(200),
+            _ => Reply::status(202).with("location", &target),
+        })
+        .await;
+
+        let error = push(&server, &server.registry(None), "layer")
+            .await
+            .unwrap_err();
+
+        let FetchError::ServerError {
+            host, status: told, ..
+        } = &error
+        else {
+            panic!("{status} {code}: {error:?}");
+        };
+        assert_eq!((host.as_str(), *told), (elsewhere.authority(), status));
+        assert!(!error.is_retryable(), "{error:?}");
+    }
+}
+
 #[tokio::test]
 async fn refusals_are_told_apart() {
     type Check = fn(&FetchError) -> bool;
@@ -632,7 +695,7 @@ async fn a_token_that_expires_on_the_way_is_renewed() {
 
 #[tokio::test]
 async fn an_upload_longer_than_patience_goes_on_after_a_break() {
-    const PATIENCE: Duration = Duration::from_millis(600);
+    const PATIENCE: Duration = Duration::from_secs(2);
     // It reads slowly for longer than patience lasts, and is gone then.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = format!("http://{}/up", listener.local_addr().unwrap());

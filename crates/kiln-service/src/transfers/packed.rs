@@ -8,6 +8,7 @@
 //! the registry has are not sent: of a version that changed little, few are.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use kiln_api::image::Image;
@@ -154,7 +155,7 @@ impl Transfers {
     ) -> Result<Transfer, Failure> {
         let version = Needed::Version(job.image.version.id);
         running.hold(&self.fetcher.needs(), [version]);
-        let files = Arc::new(self.files_of(job, running).await?);
+        let files = Arc::new(self.files_of(job, form, running).await?);
         if form == PushForm::Containerdisk {
             return self.send_container_disk(job, files, running).await;
         }
@@ -230,7 +231,8 @@ impl Transfers {
         let packed = packed.map_err(|error| pool_failure(&error))?;
         let (layer, file) = packed.map_err(|error| pack_failure(&error))?;
         let content = Content::file(Arc::new(file), layer.descriptor.size_bytes);
-        let pushed = self.send(&layer.descriptor, content, job, running).await?;
+        let sending = self.send(&layer.descriptor, content, job, running, Some(0));
+        let pushed = sending.await?;
         running.layer(0, LayerState::Done);
         let labels = self.shown(job).container_disk_labels();
         let architecture = &job.image.version.architecture;
@@ -255,7 +257,7 @@ impl Transfers {
     ) -> Result<Transfer, Failure> {
         let (layer, config) = config;
         let content = Content::bytes(config.into());
-        let pushed = self.send(&layer, content, job, running).await?;
+        let pushed = self.send(&layer, content, job, running, None).await?;
         done.push(Done { layer, pushed });
         let graph = Graph::of_manifest(manifest.into());
         let graph = graph.map_err(|error| source_failure(&error))?;
@@ -302,7 +304,8 @@ impl Transfers {
         let packed = packed.map_err(|error| pool_failure(&error))?;
         let (layer, file) = packed.map_err(|error| pack_failure(&error))?;
         let content = Content::file(Arc::new(file), layer.size_bytes);
-        let pushed = self.send(&layer, content, job, running).await?;
+        let sending = self.send(&layer, content, job, running, Some(index));
+        let pushed = sending.await?;
         running.layer(
             index,
             match pushed {
@@ -313,7 +316,33 @@ impl Transfers {
         Ok(Done { layer, pushed })
     }
 
+    /// Sends a blob, unless it is there; `index` is that of the part that it is.
     async fn send(
+        &self,
+        blob: &Descriptor,
+        content: Content,
+        job: &Job,
+        running: &Arc<Running>,
+        index: Option<usize>,
+    ) -> Result<Pushed, Failure> {
+        let shows = |state| {
+            if let Some(index) = index {
+                running.layer(index, state);
+            }
+        };
+        let writer = &job.into.writer;
+        let waits = || shows(LayerState::Waiting);
+        let turn = self.whereabouts.turn(writer, blob.digest, waits).await;
+        shows(LayerState::Sending);
+        let sent = Arc::new(AtomicU64::new(0));
+        let counter = sent.clone();
+        let content = content.reporting(move |bytes| counter.store(bytes, Ordering::Relaxed));
+        let sending = self.bring_blob(blob, content, job, running);
+        turn.spend(|| sent.load(Ordering::Relaxed), sending).await
+    }
+
+    /// Sees to it that a blob is there, or tells what that takes.
+    async fn bring_blob(
         &self,
         blob: &Descriptor,
         content: Content,
@@ -326,7 +355,6 @@ impl Transfers {
             reference,
             ..
         } = &job.into;
-        let _turn = self.whereabouts.turn(writer, blob.digest).await;
         let elsewhere = self.whereabouts.elsewhere(writer, blob.digest, reference);
         if let Errand::Tell(counted) = &job.errand {
             let found = registry.blob_size(reference, &blob.digest).await;
@@ -351,8 +379,13 @@ impl Transfers {
         Ok(pushed)
     }
 
-    /// Opens the files of a version; its modules are put into an archive.
-    async fn files_of(&self, job: &Job, running: &Arc<Running>) -> Result<ImageFiles, Failure> {
+    /// Opens the files of a version; its modules are put into an archive, unless they stay behind.
+    async fn files_of(
+        &self,
+        job: &Job,
+        form: PushForm,
+        running: &Arc<Running>,
+    ) -> Result<ImageFiles, Failure> {
         let images = self.records.images.clone();
         let version = job.image.version.id.to_string();
         let entry = running.clone();
@@ -367,12 +400,19 @@ impl Transfers {
                 };
                 artifacts.open_file(&version, name)?.ok_or_else(gone)
             };
+            // A disk has its own modules, and takes no others along.
+            let modules = match form {
+                PushForm::Containerdisk => None,
+                PushForm::Oci | PushForm::Bootable => {
+                    modules_tar(&artifacts, &version, entry.work().flag())?
+                }
+            };
             Ok(ImageFiles {
                 rootfs: needed(ROOTFS, kiln_api::image::ImageFile::Rootfs)?,
                 kernel: needed(KERNEL, kiln_api::image::ImageFile::Kernel)?,
                 initrd: artifacts.open_file(&version, INITRD)?,
                 sums: artifacts.open_file(&version, ROOTFS_SUMS)?,
-                modules: modules_tar(&artifacts, &version, entry.work().flag())?,
+                modules,
             })
         };
         // An archive of modules is long work.

@@ -136,7 +136,7 @@ impl Shipment<'_> {
             return Ok(());
         }
         let message = format!("{} is to be {root}, which it is not", self.into.reference);
-        Err(Failure::new(codes::source::DIGEST_MISMATCH, message)
+        Err(Failure::new(codes::source::DIGEST_CONFLICT, message)
             .with_hint("name a tag, or no digest, where it goes", None))
     }
 
@@ -166,9 +166,19 @@ impl Shipment<'_> {
         let Some(blob) = blobs.get(index) else {
             return Ok(Way::Present);
         };
+        let waits = || self.running.layer(index, LayerState::Waiting);
+        let whereabouts = &self.desk.whereabouts;
+        let turn = whereabouts.turn(&self.into.writer, blob.digest, waits);
+        let turn = turn.await;
+        self.running.layer(index, LayerState::Sending);
+        let reached = || self.running.layer_reached(index);
+        turn.spend(reached, self.bring(index, blob)).await
+    }
+
+    /// Sees to it that a blob is there.
+    async fn bring(&self, index: usize, blob: &Descriptor) -> Result<Way, Failure> {
         let (registry, into) = (&self.into.registry, &self.into.reference);
         let (whereabouts, writer) = (&self.desk.whereabouts, &self.into.writer);
-        let _turn = whereabouts.turn(writer, blob.digest).await;
         let found = registry.blob_size(into, &blob.digest).await;
         if found.map_err(|error| source_failure(&error))? == Some(blob.size_bytes) {
             whereabouts.note(writer, blob.digest, into);

@@ -10,9 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_domain::{Digest, Reference};
 use kiln_registry::Registry;
-use tokio::sync::OwnedMutexGuard;
 
-use crate::keyed_lock::KeyedLock;
+use super::turns::{Turn, Turns};
 
 /// Most blobs that are remembered: a few hundred bytes each, and more than a sync of thousands of
 /// tags brings.
@@ -35,7 +34,7 @@ pub(super) struct Whereabouts {
     seen: Mutex<Seen>,
     /// Blobs on their way, by registry: what goes to several of its repositories is sent to one, and
     /// taken over by the others.
-    sending: KeyedLock<Key>,
+    sending: Turns<Key>,
 }
 
 /// Blobs that a dry run has counted, by registry: what goes to several repositories is sent once.
@@ -70,9 +69,10 @@ impl Writer {
 }
 
 impl Whereabouts {
-    /// Waits until the writer sends the blob to nowhere else in the registry.
-    pub(super) async fn turn(&self, writer: &Writer, blob: Digest) -> OwnedMutexGuard<()> {
-        self.sending.lock((writer.clone(), blob)).await
+    /// Waits until the writer sends the blob to nowhere else in the registry, or what sends it
+    /// there has come to a stop. `waits` is called when that is not at once.
+    pub(super) async fn turn(&self, writer: &Writer, blob: Digest, waits: impl FnOnce()) -> Turn {
+        self.sending.take((writer.clone(), blob), waits).await
     }
 
     /// Remembers that the repository of `reference` has the blob.

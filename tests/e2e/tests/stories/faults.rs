@@ -152,7 +152,7 @@ const OUTCOMES: &[(&str, Outcome)] = &[
         Refused("registry.unexpected_answer"),
     ),
     ("manifest_gzip", Refused("source.digest_mismatch")),
-    ("manifest_html", Refused("source.malformed_manifest")),
+    ("manifest_html", Refused("registry.unexpected_answer")),
     ("manifest_is_not_json", Refused("source.malformed_manifest")),
     ("manifest_deep_json", Refused("source.malformed_manifest")),
     ("manifest_called_text", Refused("source.unsupported")),

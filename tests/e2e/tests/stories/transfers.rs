@@ -16,6 +16,7 @@ use kiln_testkit::images::layout::{Compression, Layout, Platform};
 use kiln_testkit::process;
 use kiln_testkit::registry::{Access, PASSWORD, Registry, Transport, USER};
 use kiln_testkit::tools::{self, Need};
+use kiln_testkit::wait;
 use serde_json::{Value, json};
 
 use self::cutting::Cutting;
@@ -369,7 +370,7 @@ fn what_skopeo_sent_kiln_copies_and_the_other_way_round() -> Result<()> {
     assert_eq!(copied["mounted"]["blobs"], 3, "{copied}");
     assert_eq!(copied["digest"], digest_by_skopeo(&by_skopeo, &[])?);
     assert_eq!(pinned["is_up_to_date"], true, "{pinned}");
-    assert_eq!(code(&other), "source.digest_mismatch");
+    assert_eq!(code(&other), "source.digest_conflict");
     assert_eq!(fetch_by_skopeo(&saved, &stage.path("saved"))?, saved_digest);
     Ok(())
 }
@@ -577,6 +578,43 @@ fn refusals_say_what_is_wrong() -> Result<()> {
     let invalid = json!({"from": from, "into": "localhost/UPPER"});
     let refused = stage.refused("registry.copy", &invalid)?;
     assert_eq!(code(&refused), "source.invalid_reference");
+    Ok(())
+}
+
+#[test]
+fn a_repository_that_hangs_holds_up_no_other() -> Result<()> {
+    let stage = Stage::new()?;
+    let layout = source::small(&stage.path("layout"))?;
+    let registry = Scripted::start("upload@some/hanging 0 never answered")?;
+    let copy = |repository: &str, is_detached: bool| {
+        let into = format!("{}/some/{repository}:1", registry.host());
+        let params = json!({"from": oci(&layout, "1"), "into": into, "detach": is_detached});
+        stage.call("registry.copy", &params)
+    };
+    let state = |layer: &Value| layer["state"].as_str().map(str::to_owned);
+    let hanging = copy("hanging", true)?;
+    registry.wait_for("POST")?;
+
+    // Who waits says so, and can be stopped.
+    let waiting = copy("waiting", true)?;
+    let id = json!({"operation_id": waiting["operation_id"]});
+    wait::until("a copy that waits for another", LIMIT, || {
+        let operation = stage.call("operation.get", &id)?;
+        let layers = operation["progress"]["layers"].as_array().cloned();
+        let states: Vec<_> = layers.iter().flatten().map(state).collect();
+        let waits = |state: &Option<String>| state.as_deref() == Some("waiting");
+        Ok((!states.is_empty() && states.iter().all(waits)).then_some(()))
+    })?;
+    let stopped = stage.call("operation.cancel", &id)?;
+    let done = copy("other", false)?;
+
+    assert_eq!(stopped["state"], "cancelled", "{stopped}");
+    assert_ne!(done["sent"]["blobs"], 0, "{done}");
+    let id = json!({"operation_id": hanging["operation_id"]});
+    let still = stage.call("operation.get", &id)?;
+    assert_eq!(still["state"], "running", "{still}");
+    let ended = stage.call("operation.cancel", &id)?;
+    assert_eq!(ended["state"], "cancelled", "{ended}");
     Ok(())
 }
 

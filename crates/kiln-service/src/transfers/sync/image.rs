@@ -184,7 +184,8 @@ impl Transfers {
 fn destination(job: &Job, chosen: &ChosenImage<'_>) -> Destination {
     Destination {
         writer: Writer::new(job.actor.uid, &chosen.into, &chosen.target),
-        registry: chosen.into.clone(),
+        // What one image lost to faults is not missing for those behind it.
+        registry: chosen.into.for_other_work(),
         reference: chosen.target.clone(),
         tags: vec![chosen.target.clone()],
     }

@@ -14,6 +14,9 @@ use crate::failures::short_name_failure;
 use crate::pulls::credentials;
 use crate::remotes::{Remotes, tls_verify};
 
+/// What to do about a rule that cannot be followed.
+const MEND: &str = "mend it in the file of rules; `kiln help sync` shows one";
+
 /// A rule that can be followed.
 #[derive(Debug)]
 pub(super) struct Rule {
@@ -64,8 +67,9 @@ pub(super) fn understand(rule: &SyncRule, remotes: &Remotes) -> Result<Rule, Fai
         (Some(images), "") => images.as_str(),
         (None, from) if !from.is_empty() => from,
         _ => {
-            let text = "a rule says what to copy with one of \"from\" and \"images\"";
-            return Err(Failure::new(codes::request::INVALID_PARAMS, text));
+            return Err(unusable(
+                "a rule says what to copy with one of \"from\" and \"images\"",
+            ));
         }
     };
     let bad = |text: &str, error: &TagRuleError| {
@@ -73,10 +77,7 @@ pub(super) fn understand(rule: &SyncRule, remotes: &Remotes) -> Result<Rule, Fai
         let mut failure = Failure::from_error(codes::request::INVALID_PARAMS, error);
         failure.cause.insert(0, failure.message);
         failure.message = kiln_api::failure::printable(&message);
-        failure.with_hint(
-            "mend it in the file of rules; `kiln help sync` shows one",
-            None,
-        )
+        failure.with_hint(MEND, None)
     };
     let pattern = |text: &String| {
         text.parse::<TagPattern>()
@@ -117,6 +118,11 @@ pub(super) fn understand(rule: &SyncRule, remotes: &Remotes) -> Result<Rule, Fai
         understood.target(name)?;
     }
     Ok(understood)
+}
+
+/// Says what is wrong with a rule as a whole.
+fn unusable(text: &str) -> Failure {
+    Failure::new(codes::request::INVALID_PARAMS, text).with_hint(MEND, None)
 }
 
 fn identities_of(rule: &SyncRule, registry: &RegistryName) -> Identities {
@@ -164,7 +170,7 @@ fn origin(rule: &SyncRule, remotes: &Remotes) -> Result<(Origin, String), Failur
         .map(|text| text.parse::<Platform>())
         .transpose()
         .map_err(|error| Failure::from_error(codes::source::INVALID_PLATFORM, &error))?;
-    let refused = |text: &str| Err(Failure::new(codes::request::INVALID_PARAMS, text));
+    let refused = |text: &str| Err(unusable(text));
     let Some(images) = &rule.images else {
         if rule.form.is_some() {
             return refused(
@@ -214,6 +220,15 @@ fn place(text: &str) -> Result<(RegistryName, String), Failure> {
             }
         })
         .collect();
+    if plain != text && Reference::is_short(&plain) {
+        let message = format!("{text:?} names no registry, and a pattern is searched for in one");
+        return Err(
+            Failure::new(codes::source::INVALID_REFERENCE, message).with_hint(
+                format!("write it with its registry, such as docker.io/{text}"),
+                None,
+            ),
+        );
+    }
     let reference = destination(&plain)?;
     refuse_tag(text, &reference)?;
     let name = reference.repository();
@@ -442,6 +457,12 @@ mod tests {
         assert_eq!(code("a.example/UPPER", |_| {}), reference);
         // A pattern of no registry, and a place to write to without one.
         assert_eq!(code("team/*", |_| {}), reference);
+        let unplaced = understood(&rule("alp*", "b.example/app")).unwrap_err();
+        assert_eq!(unplaced.code, reference);
+        assert!(
+            unplaced.message.starts_with("\"alp*\" names"),
+            "{unplaced:?}"
+        );
         let nowhere = code("a.example/app", |rule| rule.into = "short".to_owned());
         assert_eq!(nowhere, reference);
         let params = "request.invalid_params";

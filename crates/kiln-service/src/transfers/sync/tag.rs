@@ -27,7 +27,7 @@ impl Transfers {
     ) -> Result<SyncedItem, Failure> {
         let source = with_tag(&pair.source, tag)?;
         // What one tag lost to faults is not missing for those behind it.
-        let from = pair.from.for_other_work();
+        let (from, into) = (pair.from.for_other_work(), pair.into.for_other_work());
         let target = with_tag(&pair.target, tag)?;
         let item = |digest: String, sent_bytes, is_up_to_date| SyncedItem {
             into: target.to_string(),
@@ -41,7 +41,7 @@ impl Transfers {
             let here = registry.manifest_digest(&located).await;
             let here = here.map_err(|error| source_failure(&error))?;
             if let Some(here) = here {
-                let there = pair.into.manifest_digest(&target).await;
+                let there = into.manifest_digest(&target).await;
                 if there.map_err(|error| source_failure(&error))? == Some(here) {
                     return Ok(item(here.to_string(), 0, true));
                 }
@@ -59,15 +59,15 @@ impl Transfers {
             0
         };
         if job.is_dry_run {
-            let missing = self.missing_bytes(job, &pair.into, &target, &graph).await?;
-            let there = pair.into.manifest_digest(&target).await;
+            let missing = self.missing_bytes(job, &into, &target, &graph).await?;
+            let there = into.manifest_digest(&target).await;
             let there = there.map_err(|error| source_failure(&error))?;
             let is_there = there == Some(graph.root) && referrers == 0;
             return Ok(item(graph.root.to_string(), missing, is_there));
         }
         let destination = Destination {
-            registry: pair.into.clone(),
-            writer: Writer::new(job.actor.uid, &pair.into, &target),
+            writer: Writer::new(job.actor.uid, &into, &target),
+            registry: into,
             reference: target.clone(),
             tags: vec![target.clone()],
         };

@@ -20,18 +20,23 @@ pub(super) struct Scripted {
 #[derive(Clone)]
 struct Script {
     step: String,
+    /// The repository that is meant; all of them where it is empty.
+    repository: String,
     status: u16,
     words: String,
 }
 
 impl Scripted {
     /// Starts one for a script such as `upload 405 UNSUPPORTED`; the steps are `upload`, `bytes` and
-    /// `manifest`.
+    /// `manifest`, with `@` and a repository where it is one alone.
     pub(super) fn start(script: &str) -> Result<Self> {
         let mut words = script.splitn(3, ' ');
         let mut next = || words.next().context("a script has three words");
+        let step = next()?;
+        let (step, repository) = step.split_once('@').unwrap_or((step, ""));
         let script = Script {
-            step: next()?.to_owned(),
+            step: step.to_owned(),
+            repository: repository.to_owned(),
             status: next()?.parse()?,
             words: next()?.to_owned(),
         };
@@ -98,7 +103,7 @@ fn serve(stream: &TcpStream, script: &Script, seen: &Mutex<Vec<String>>) -> Opti
         _ => "look",
     };
     let (status, body) = match step {
-        step if step == script.step => {
+        step if step == script.step && target.contains(&script.repository) => {
             let words = &script.words;
             let body = format!(r#"{{"errors":[{{"code":"X","message":"{words}"}}]}}"#);
             (script.status, body)
