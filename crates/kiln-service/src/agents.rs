@@ -10,6 +10,7 @@ mod far;
 mod keys;
 mod purge;
 mod reach;
+mod sheet;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -366,6 +367,12 @@ fn failure(error: &AgentsError) -> Failure {
 /// Says what is wrong with an agent, with its name and place; its own errors pass as they are.
 fn agent_failure(row: &AgentRow, error: &AgentError) -> Failure {
     let of = format!("agent {} at {}", row.name, row.address);
+    said(&of, row, error)
+}
+
+/// Says what is wrong with an image on an agent.
+fn image_failure(row: &AgentRow, image: &str, error: &AgentError) -> Failure {
+    let of = format!("{image:?} on agent {} at {}", row.name, row.address);
     said(&of, row, error)
 }
 
