@@ -1,6 +1,7 @@
 //! `kiln agent …`: other daemons that this one sends work to.
 
 use clap::{Args, Subcommand};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use kiln_api::agent::{
     Add, AddParams, Agent, AgentParams, Get, List, ListParams, Ping, Pong, Remove,
 };
@@ -13,6 +14,10 @@ use crate::pages;
 use crate::session::Session;
 use crate::text::{cell, time};
 use crate::time_span::TimeSpan;
+
+/// How many agents are asked side by side, as many as a purge works on: each that is off costs its
+/// time-out.
+const PINGS_AT_A_TIME: usize = 8;
 
 /// What there is to do with agents.
 #[derive(Debug, Subcommand)]
@@ -169,14 +174,16 @@ async fn ping(arguments: PingArguments, session: &Session) -> Result<(), Command
     if agents.is_empty() {
         let listed = all(session, None).await?.into_iter();
         agents = listed.map(|agent| agent.name).collect();
+        agents.sort();
     }
     let client = session.connect().await?;
-    let mut items = Vec::new();
-    for agent in agents {
+    let asked = agents.into_iter().map(async |agent: AgentName| {
         let item = agent.to_string();
         let pong = session.call::<Ping>(&client, &AgentParams { agent }).await;
-        items.push(Item::new(item, pong)?);
-    }
+        Item::new(item, pong)
+    });
+    let asked = stream::iter(asked).buffered(PINGS_AT_A_TIME);
+    let items: Vec<Item<Pong>> = asked.try_collect().await?;
     batch::report(session, &items, |_, pong: &Pong| {
         format!(
             "{}: kilnd {} ({}) answered after {} ms; this daemon is user {} ({}) there",

@@ -3,9 +3,9 @@
 use clap::Args;
 use kiln_api::codes;
 use kiln_api::image::purge::{
-    Purge, PurgeError, PurgeOutcome, PurgeParams, PurgedImage, PurgedOnAgents,
+    Purge, PurgeError, PurgeOutcome, PurgeParams, PurgedImage, PurgedOnAgent, PurgedOnAgents,
 };
-use kiln_domain::AgentName;
+use kiln_domain::{AgentName, OperationState};
 
 use crate::batch::{self, Item, Outcome};
 use crate::failure::CommandError;
@@ -14,6 +14,10 @@ use crate::output::{self, Amount, Format};
 use crate::removal::How;
 use crate::session::Session;
 use crate::text::{cell, size};
+
+/// What a dry run says of the agents' caches: what is of no use there is known when images are gone.
+const UNCOUNTED: &str =
+    "not counted: what the agents' caches have for these images alone goes too\n";
 
 /// On which other daemons, and what only counts there.
 #[derive(Debug, Args)]
@@ -44,6 +48,7 @@ pub(crate) async fn run(
     session: &Session,
 ) -> Result<(), CommandError> {
     let client = session.connect().await?;
+    let prunes = !there.noprune;
     let params = PurgeParams {
         image_names: images,
         agent_ids: there.agents,
@@ -55,7 +60,7 @@ pub(crate) async fn run(
         ..PurgeParams::default()
     };
     let started = match session.call::<Purge>(&client, &params).await? {
-        PurgeOutcome::Purged(purged) => return print(session, *purged),
+        PurgeOutcome::Purged(purged) => return print(session, *purged, prunes),
         PurgeOutcome::Started(started) => started,
     };
     let id = started.operation_id;
@@ -65,22 +70,39 @@ pub(crate) async fn run(
             format!("started operation {id}; wait for it:  kiln op wait {id}\n")
         });
     }
-    let ended = follow::to_the_end(session, &client, id, follow::Interrupt::Cancels).await?;
-    let Some(purged) = ended.operation.purged else {
-        let message = format!("operation {id} succeeded and says not what came of it");
-        return Err(CommandError::new(codes::daemon::INTERNAL, message));
+    let ended = follow::to_any_end(session, &client, id, follow::Interrupt::Cancels).await?;
+    let mut operation = ended.operation;
+    let printed = match operation.purged.take() {
+        Some(purged) => print(session, *purged, prunes),
+        None if operation.state == OperationState::Succeeded => {
+            let message = format!("operation {id} succeeded and says not what came of it");
+            Err(CommandError::new(codes::daemon::INTERNAL, message))
+        }
+        None => Ok(()),
     };
-    print(session, *purged)
+    // What was done before a cancelled one ended is told, and then that it was cancelled.
+    match (follow::successful(operation), printed) {
+        (_, Err(CommandError::ReaderGone)) => Err(CommandError::ReaderGone),
+        (Err(error), _) => Err(error),
+        (Ok(_), printed) => printed,
+    }
 }
 
 /// Prints what went where, and ends with 9 when some of it failed.
-fn print(session: &Session, purged: PurgedOnAgents) -> Result<(), CommandError> {
+fn print(session: &Session, purged: PurgedOnAgents, prunes: bool) -> Result<(), CommandError> {
     let output = session.output();
     match (output.format, output.amount) {
-        (Format::Table, Amount::Everything) => output::write(&table(&purged))?,
+        (Format::Table, Amount::Everything) => {
+            let uncounted = if purged.dry_run && prunes {
+                UNCOUNTED
+            } else {
+                ""
+            };
+            output::write(&(table(&purged) + uncounted))?;
+        }
         (Format::Table, Amount::Names) => {
-            for image in purged.purged_images.iter().flat_map(|entry| &entry.images) {
-                output::write(&format!("{}\n", name(image)))?;
+            for name in purged.purged_images.iter().flat_map(names) {
+                output::write(&format!("{name}\n"))?;
             }
         }
         _ => output.value(&purged)?,
@@ -114,7 +136,14 @@ fn name(image: &PurgedImage) -> String {
     name.unwrap_or_else(|| cell(&image.item))
 }
 
-fn table(purged: &PurgedOnAgents) -> String {
+/// Lists what went, or would, on an agent.
+fn names(entry: &PurgedOnAgent) -> impl Iterator<Item = String> {
+    let went = entry.images.iter().filter(|image| !image.already_purged);
+    went.map(name)
+}
+
+/// Says what went where, and how much that was together.
+pub(crate) fn table(purged: &PurgedOnAgents) -> String {
     let (is, frees) = if purged.dry_run {
         ("would go", "would be freed")
     } else {
@@ -178,6 +207,9 @@ mod tests {
         });
         let purged: PurgedOnAgents = serde_json::from_value(json).unwrap();
 
+        // With -q only what went, not what was asked for.
+        let quiet: Vec<String> = purged.purged_images.iter().flat_map(names).collect();
+        assert_eq!(quiet, ["app-old"]);
         assert_eq!(
             table(&purged),
             "agent-1  app-old  gone, 3.0 MiB freed\n\

@@ -61,14 +61,24 @@ pub(crate) async fn to_the_end(
     id: OperationId,
     interrupt: Interrupt,
 ) -> Result<Ended, CommandError> {
-    let mut renderer = session.renderer();
-    let ended = watch(session, client, id, interrupt, &mut renderer).await;
-    renderer.close();
-    let ended = ended?;
+    let ended = to_any_end(session, client, id, interrupt).await?;
     Ok(Ended {
         operation: successful(ended.operation)?,
         ..ended
     })
+}
+
+/// Follows an operation and returns it, however it ended.
+pub(crate) async fn to_any_end(
+    session: &Session,
+    client: &Client,
+    id: OperationId,
+    interrupt: Interrupt,
+) -> Result<Ended, CommandError> {
+    let mut renderer = session.renderer();
+    let ended = watch(session, client, id, interrupt, &mut renderer).await;
+    renderer.close();
+    ended
 }
 
 async fn watch(

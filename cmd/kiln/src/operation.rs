@@ -8,6 +8,7 @@ use kiln_api::operation::{
 };
 use kiln_domain::{OperationId, OperationState};
 
+use crate::agent_purge;
 use crate::batch::{self, Item};
 use crate::failure::CommandError;
 use crate::follow::{self, Interrupt};
@@ -194,5 +195,11 @@ fn lines(operation: &Operation) -> String {
         ));
         pairs.extend(error.cause.iter().map(|cause| ("cause", cell(cause))));
     }
-    output::pairs(&pairs)
+    let mut text = output::pairs(&pairs);
+    if let Some(purged) = &operation.purged {
+        text += &agent_purge::table(purged);
+        let errors = purged.errors.iter().map(|error| &error.error);
+        text.extend(errors.map(|error| format!("failed: {}\n", cell(&error.message))));
+    }
+    text
 }

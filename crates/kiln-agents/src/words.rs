@@ -103,16 +103,18 @@ pub(crate) fn complaint(said: &str) -> AgentError {
         return AgentError::UnknownHost { why };
     }
     if said.contains("Permission denied (") || said.contains("Too many authentication failures") {
-        let why = match with(&[
+        let key = with(&[
             "not accessible",
             "bad permissions",
             "Load key",
             "UNPROTECTED",
-        ]) {
-            Some(key) => format!("{key} {}", last()),
-            None => last(),
+        ]);
+        return match key {
+            Some(key) => AgentError::KeyUnusable {
+                why: format!("{key} {}", last()),
+            },
+            None => AgentError::AuthFailed { why: last() },
         };
-        return AgentError::AuthFailed { why };
     }
     let why = with(&["open failed", "forwarding failed", "ssh: "]).unwrap_or_else(last);
     AgentError::Unreachable { why }
@@ -206,7 +208,7 @@ mod tests {
             ),
             (
                 unreadable,
-                AgentError::AuthFailed {
+                AgentError::KeyUnusable {
                     why: "Warning: Identity file /id not accessible: No such file or directory. \
                           ann@node: Permission denied (publickey)."
                         .into(),

@@ -140,7 +140,8 @@ pub struct Operation {
     /// What came of it, when it copied by rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub synced: Option<Box<Synced>>,
-    /// What came of it, when it removed images on other daemons.
+    /// What came of it, when it removed images on other daemons; of one that was cancelled what was
+    /// done by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purged: Option<Box<PurgedOnAgents>>,
     /// Why it failed.

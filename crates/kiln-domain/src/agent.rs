@@ -52,6 +52,12 @@ pub enum PlainPathError {
         /// How long it may be.
         limit: usize,
     },
+    /// It ends where a file has its name.
+    #[error("the path {text:?} names a directory, not a socket")]
+    NoFile {
+        /// The text, cut to 80 characters.
+        text: String,
+    },
     /// It has a character that something could read as more than itself, or a part that is `..`.
     #[error(
         "the path {text:?} is not made of letters, digits and / . _ - + @ , = alone, or leads through .."
@@ -69,7 +75,11 @@ impl PlainPath {
     }
 
     fn socket(text: &str) -> Result<Self, PlainPathError> {
-        Self::up_to(text, SOCKET_PATH_MAX)
+        let path = Self::up_to(text, SOCKET_PATH_MAX)?;
+        if matches!(text.rsplit('/').next(), Some("" | ".")) {
+            return Err(PlainPathError::NoFile { text: cut(text) });
+        }
+        Ok(path)
     }
 
     fn up_to(text: &str, limit: usize) -> Result<Self, PlainPathError> {
@@ -340,6 +350,11 @@ mod tests {
             "tcp://node:1",
             "https://node",
             "unix://run/kiln.sock",
+            "unix:///",
+            "unix:///run/",
+            "unix:///run/.",
+            "ssh://node//",
+            "ssh://node/run/",
             "unix:///a b",
             "unix:///a/../b",
             "unix:///a\n",

@@ -10,6 +10,7 @@ mod far;
 mod keys;
 mod purge;
 mod reach;
+mod sheet;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +20,10 @@ use kiln_api::agent::{
     MAX_TIMEOUT_SECONDS, Pong,
 };
 use kiln_api::daemon::{ApiVersion, GetInfo, InfoParams};
+use kiln_api::failure::printable;
 use kiln_api::page::Page;
 use kiln_api::user::{GetWhoami, WhoamiParams};
-use kiln_api::{Failure, codes};
+use kiln_api::{Failure, Hint, codes};
 use kiln_domain::access::{Actor, Administer, Belongs, Denied, Grant, Oversee, Role, permit};
 use kiln_domain::{AgentAddress, AgentName, Timestamp};
 use kiln_store::agents::{self, AgentRow, InsertAgentError};
@@ -364,28 +366,51 @@ fn failure(error: &AgentsError) -> Failure {
 
 /// Says what is wrong with an agent, with its name and place; its own errors pass as they are.
 fn agent_failure(row: &AgentRow, error: &AgentError) -> Failure {
-    let (name, address) = (&row.name, &row.address);
+    let of = format!("agent {} at {}", row.name, row.address);
+    said(&of, row, error)
+}
+
+/// Says what is wrong with an image on an agent.
+fn image_failure(row: &AgentRow, image: &str, error: &AgentError) -> Failure {
+    let of = format!("{image:?} on agent {} at {}", row.name, row.address);
+    said(&of, row, error)
+}
+
+fn said(of: &str, row: &AgentRow, error: &AgentError) -> Failure {
     let code = match error {
-        AgentError::Refused(failure) => {
-            return Failure {
-                message: format!("agent {name} at {address}: {failure}"),
-                ..(**failure).clone()
-            };
-        }
+        AgentError::Refused(failure) => return passed_on(of, row, failure),
         AgentError::Unreachable { .. } | AgentError::TimedOut { .. } | AgentError::Lost { .. } => {
             codes::agent::UNREACHABLE
         }
         AgentError::UnknownHost { .. } | AgentError::ChangedHost { .. } => codes::agent::UNTRUSTED,
-        AgentError::AuthFailed { .. } => codes::agent::AUTH_FAILED,
+        AgentError::AuthFailed { .. } | AgentError::KeyUnusable { .. } => codes::agent::AUTH_FAILED,
         AgentError::Incompatible { .. } => codes::agent::INCOMPATIBLE,
     };
-    let failure = Failure::new(code, format!("agent {name} at {address}: {error}"));
+    let failure = Failure::new(code, format!("{of}: {error}"));
     match error {
         AgentError::ChangedHost { .. } => failure.with_hint(
             "somebody may stand in between: compare the key with its host's own before you replace \
              the known one",
             None,
         ),
+        AgentError::KeyUnusable { .. } => failure.with_hint(
+            "see on this daemon's host that the private key is there, that the daemon's user can \
+             read it and nobody else, and that it has no passphrase",
+            None,
+        ),
         _ => failure,
+    }
+}
+
+/// Passes an agent's own error on. Its next step is one for the agent's host.
+fn passed_on(of: &str, row: &AgentRow, failure: &Failure) -> Failure {
+    let there = |hint: &Hint| Hint {
+        text: format!("on the host of {}: {}", row.name, hint.text),
+        command: hint.command.clone(),
+    };
+    Failure {
+        message: printable(&format!("{of}: {failure}")),
+        hint: failure.hint.as_ref().map(there),
+        ..failure.clone()
     }
 }

@@ -57,12 +57,25 @@ pub struct Running {
     ended: CancellationToken,
     /// How it failed, while that cannot be recorded.
     unrecorded: OnceLock<Failure>,
+    /// What stays done although it does not succeed.
+    kept: OnceLock<Kept>,
     /// What its parts are at.
     lanes: Lanes,
     /// What it is a part of.
     whole: Option<Whole>,
     /// What must stay on the disk until it has ended.
     needs: Mutex<Vec<Need>>,
+}
+
+/// What an operation has done that stays done although it does not succeed.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    /// In place of the result.
+    pub(crate) result: serde_json::Value,
+    /// The event that tells of it.
+    pub(crate) event: &'static str,
+    /// What the event says.
+    pub(crate) data: serde_json::Value,
 }
 
 /// Why no further operation can start.
@@ -124,6 +137,7 @@ impl Board {
             watchers: Arc::default(),
             ended: CancellationToken::new(),
             unrecorded: OnceLock::new(),
+            kept: OnceLock::new(),
             lanes: Lanes::default(),
             whole: None,
             needs: Mutex::default(),
@@ -289,6 +303,16 @@ impl Running {
     /// Returns how it failed when the store does not know yet.
     pub(crate) fn unrecorded(&self) -> Option<&Failure> {
         self.unrecorded.get()
+    }
+
+    /// Says what stays done should it not succeed from here on; the first word stands.
+    pub(crate) fn keep(&self, kept: Kept) {
+        self.kept.get_or_init(|| kept);
+    }
+
+    /// Returns what stays done although it does not succeed.
+    pub(crate) fn kept(&self) -> Option<&Kept> {
+        self.kept.get()
     }
 
     /// Waits until it has ended and its end is in the store, or cannot be recorded for now.

@@ -105,6 +105,7 @@ fn machine(architecture: &str) -> kiln_vmm::Architecture {
 pub(crate) fn operation(mut row: OperationRow, live: Option<&Running>) -> Operation {
     let unrecorded = live.and_then(Running::unrecorded).cloned();
     if let Some(failure) = &unrecorded {
+        row.result = live.and_then(Running::kept).map(|kept| kept.result.clone());
         row.state = if failure.is(codes::operation::CANCELLED) {
             OperationState::Cancelled
         } else {

@@ -58,7 +58,7 @@ pub struct OperationRow {
     pub params: Value,
     /// How far it is, as last recorded.
     pub progress: Option<Value>,
-    /// What came of it, when it succeeded.
+    /// What came of it: when it succeeded, or what stays done although it did not.
     pub result: Option<Value>,
     /// Why it did not succeed.
     pub error: Option<Value>,
@@ -82,11 +82,15 @@ pub enum Outcome {
     Failed {
         /// Which one.
         error: Value,
+        /// What stays done all the same.
+        result: Option<Value>,
     },
     /// A caller stopped it.
     Cancelled {
         /// What to tell those who wait for it.
         error: Value,
+        /// What stays done all the same.
+        result: Option<Value>,
     },
 }
 
@@ -226,7 +230,9 @@ pub fn finish(
 ) -> Result<bool, StoreError> {
     let (result, error) = match outcome {
         Outcome::Succeeded { result } => (Some(Text(result)), None),
-        Outcome::Failed { error } | Outcome::Cancelled { error } => (None, Some(Text(error))),
+        Outcome::Failed { error, result } | Outcome::Cancelled { error, result } => {
+            (result.as_ref().map(Text), Some(Text(error)))
+        }
     };
     let sql = "UPDATE operations SET state = ?2, result = ?3, error = ?4, updated_at = ?5, \
                finished_at = ?5 WHERE id = ?1 AND state = 'running'";

@@ -122,8 +122,8 @@ pub struct PurgedOnAgent {
     pub images: Vec<PurgedImage>,
     /// Bytes that they took on its disk.
     pub freed_bytes: u64,
-    /// Bytes that its cache gave up besides; absent where it was not asked, cannot do that, or does
-    /// not let this daemon's user do it.
+    /// Bytes that its cache gave up besides; absent where it was not asked, as in a dry run, cannot do
+    /// that, or does not let this daemon's user do it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pruned_bytes: Option<u64>,
 }

@@ -22,8 +22,8 @@ use super::reach::{Agent, AgentError, call};
 /// its answer, and the agent's own work goes one after the other anyway.
 pub(super) const IMAGES_AT_A_TIME: usize = 4;
 
-/// What a daemon's cache gives up that nothing needs. Daemons that lack it keep their caches small
-/// by themselves.
+/// Without parameters: what of a daemon's cache no image there was made of. What those that stay
+/// were made of stays too. Daemons that lack it keep their caches small by themselves.
 const PRUNE: &str = "storage.prune";
 
 /// What this reads of an image of an agent's.
@@ -132,7 +132,7 @@ pub(super) async fn purge(
 /// Lets the agent's cache give up what nothing needs and tells how many bytes that freed; `None`
 /// where the agent cannot, or this daemon's user may not.
 pub(super) async fn prune(agent: &dyn Agent) -> Result<Option<u64>, AgentError> {
-    match agent.call(PRUNE, json!({ "cache": true })).await {
+    match agent.call(PRUNE, json!({})).await {
         Ok(answer) => Ok(answer.get("freed_bytes").and_then(Value::as_u64)),
         Err(error)
             if is(&error, codes::request::UNKNOWN_METHOD) || is(&error, codes::request::DENIED) =>

@@ -5,27 +5,29 @@
 //!                                              eight at a time          four at a time
 //! ```
 //! An agent that does not answer costs its own time and nobody else's. What went stays gone when
-//! something else fails or the operation is cancelled; the same call again finds it gone.
+//! something else fails or the operation is cancelled, and is told then too; the same call again
+//! finds it gone.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kiln_api::image::purge::{
-    PurgeError, PurgeOutcome, PurgeParams, PurgedImage, PurgedOnAgent, PurgedOnAgents,
-};
+use futures_util::FutureExt as _;
+use kiln_api::image::purge::{PurgeOutcome, PurgeParams, PurgedOnAgents};
 use kiln_api::operation::{AgentProgress, AgentWork, Operation, Stage};
 use kiln_api::{Failure, codes};
 use kiln_domain::access::Actor;
-use kiln_domain::{AgentName, Architecture, OperationId, OperationKind, OperationState};
+use kiln_domain::{AgentName, ImagePattern, OperationId, OperationKind, OperationState};
 use kiln_store::StoreError;
 use kiln_store::agents::{self, AgentRow};
 
 use super::far::{self, How, Meant, What};
 use super::keys::{Wanted, understand};
 use super::reach::{Agent, AgentError};
-use super::{Agents, AgentsError, administer, agent_failure, failure, place};
-use crate::board::Running;
+use super::sheet::{Sheet, summed};
+use super::{Agents, AgentsError, administer, agent_failure, failure, image_failure, place};
+use crate::board::{Kept, Running};
 use crate::failures::store_failure;
 use crate::pulls::{Attendance, Launched, Makes, Opening, cancelled, unless_cancelled};
 use crate::transfers::{Ending, Happened};
@@ -36,6 +38,9 @@ const AGENTS_AT_A_TIME: usize = 8;
 /// How many things the subject of an operation names, and an event.
 const NAMED: usize = 3;
 
+/// The event that tells of a purge, whole or in part.
+const PURGED: &str = "image.purged_on_agents";
+
 /// What the job takes along.
 struct Job {
     id: OperationId,
@@ -43,13 +48,6 @@ struct Job {
     wanted: Vec<Wanted>,
     how: How,
     prunes: bool,
-}
-
-/// What came of one agent.
-#[derive(Default)]
-struct OnAgent {
-    purged: Option<PurgedOnAgent>,
-    errors: Vec<PurgeError>,
 }
 
 impl Agents {
@@ -84,7 +82,7 @@ impl Agents {
                 prunes,
             };
             let done = desk.run_purge(job, running.clone()).await;
-            done.map_err(|failure| unless_cancelled(&running, failure))
+            done.map_err(|failure| ended_early(id, &running, unless_cancelled(&running, failure)))
         };
         let attendance = Attendance::of(params.detach);
         match self.records.launch(opening, attendance, run).await? {
@@ -97,34 +95,40 @@ impl Agents {
         let rows = self.rows(&job.wanted).await?;
         running.enter(Stage::Purge);
         running.agents(job.wanted.iter().map(waiting).collect());
-        let agents = job.wanted.iter().zip(rows).enumerate();
-        let work = agents.map(|(index, (wanted, row))| {
+        let sheets = job.wanted.iter().map(|one| Sheet::of(one.agent.clone()));
+        let sheets: Vec<Sheet> = sheets.collect();
+        let agents = job.wanted.iter().zip(&sheets).zip(rows).enumerate();
+        let work = agents.map(|(index, ((wanted, sheet), row))| {
             let lane = Lane {
                 running: &running,
+                sheet,
                 index,
             };
             self.purge_on(&job, wanted, row, lane)
         });
         let done = tokio::select! {
-            done = far::at_most(AGENTS_AT_A_TIME, work) => done,
-            () = running.cancelled() => return Err(cancelled()),
+            _ = far::at_most(AGENTS_AT_A_TIME, work) => Ok(()),
+            () = running.cancelled() => Err(cancelled()),
         };
-        let purged = summed(done, job.how.dry_run);
+        let purged = summed(sheets, job.how.dry_run);
+        let result = serde_json::to_value(&purged).unwrap_or_default();
+        let data = told(&job, &purged);
+        running.keep(Kept {
+            result: result.clone(),
+            event: PURGED,
+            data: data.clone(),
+        });
+        done?;
         let happened = Happened {
-            kind: "image.purged_on_agents",
+            kind: PURGED,
             object: None,
-            data: serde_json::json!({
-                "agents": job.wanted.iter().map(|one| &one.agent).collect::<Vec<_>>(),
-                "purged": purged.purged, "failed": purged.errors.len(),
-                "freed_bytes": purged.freed_bytes, "dry_run": purged.dry_run,
-            }),
+            data,
         };
         let ending = Ending {
             id: job.id,
             actor: job.actor,
             running,
         };
-        let result = serde_json::to_value(&purged).unwrap_or_default();
         self.records.finish(ending, result, happened).await
     }
 
@@ -140,43 +144,45 @@ impl Agents {
         rows.await.map_err(|error| store_failure(&error))
     }
 
-    async fn purge_on(
-        &self,
-        job: &Job,
-        wanted: &Wanted,
-        row: Option<AgentRow>,
-        lane: Lane<'_>,
-    ) -> OnAgent {
-        let mut done = OnAgent::default();
+    /// Removes what is wanted on one agent. What comes of it stands on its sheet, whatever breaks.
+    async fn purge_on(&self, job: &Job, wanted: &Wanted, row: Option<AgentRow>, lane: Lane<'_>) {
+        let work = AssertUnwindSafe(self.work_on(job, wanted, row, &lane));
+        if work.catch_unwind().await.is_err() {
+            let message = format!("agent {}: the work there panicked", wanted.agent);
+            tracing::error!(operation = %job.id, "{message}");
+            lane.sheet
+                .failed(Failure::new(codes::daemon::INTERNAL, message));
+        }
+        lane.sheet.over();
+        lane.work(if lane.sheet.has_failed() {
+            AgentWork::Failed
+        } else {
+            AgentWork::Done
+        });
+    }
+
+    async fn work_on(&self, job: &Job, wanted: &Wanted, row: Option<AgentRow>, lane: &Lane<'_>) {
         let Some(row) = row else {
             let name = wanted.agent.clone();
-            let failure = failure(&AgentsError::NotFound { name });
-            done.errors.push(whole(&wanted.agent, failure));
-            lane.work(AgentWork::Failed);
-            return done;
+            lane.sheet.failed(failure(&AgentsError::NotFound { name }));
+            return;
         };
         lane.work(AgentWork::Reaching);
         let lost = match self.ways.reach(&place(&row)).await {
             Ok(agent) => {
                 lane.work(AgentWork::Purging);
                 self.note_seen(&job.actor, &row).await;
-                work_through(&*agent, job, wanted, &row, &lane, &mut done).await
+                work_through(&*agent, job, wanted, &row, lane).await
             }
             Err(error) => {
                 let failure = agent_failure(&row, &error);
-                done.errors.push(whole(&row.name, failure.clone()));
+                lane.sheet.failed(failure.clone());
                 Some(failure)
             }
         };
         if let Some(failure) = lost {
             self.note_failed(&job.actor, &row, &failure).await;
         }
-        lane.work(if done.errors.is_empty() {
-            AgentWork::Done
-        } else {
-            AgentWork::Failed
-        });
-        done
     }
 }
 
@@ -188,60 +194,47 @@ async fn work_through(
     wanted: &Wanted,
     row: &AgentRow,
     lane: &Lane<'_>,
-    done: &mut OnAgent,
 ) -> Option<Failure> {
     let meant = far::look_up(agent, &wanted.images).await;
-    lane.items(0, meant.len() as u64);
-    let count = AtomicU64::new(0);
+    lane.sheet.looked_up(&meant);
     let total = meant.len() as u64;
-    let each = meant.iter().map(async |one: &Meant| {
+    lane.items(0, total);
+    let count = AtomicU64::new(0);
+    let each = meant.iter().enumerate().map(async |(index, one)| {
         let came = match &one.what {
             What::Image { id, .. } => far::purge(agent, *id, job.how).await,
             What::Nothing => Ok(None),
             What::Failed(error) => Err(error.clone()),
         };
+        let is_lost = came.as_ref().is_err_and(is_lost);
+        let end = came.map_err(|error| image_failure(row, called(one), &error));
+        let lost = end.as_ref().err().filter(|_| is_lost).cloned();
+        lane.sheet.ended(index, end);
         lane.items(count.fetch_add(1, Ordering::Relaxed) + 1, total);
-        came
+        lost
     });
-    let came = far::side_by_side(each).await;
-    let mut entry = PurgedOnAgent {
-        agent_id: row.name.clone(),
-        images: Vec::new(),
-        freed_bytes: 0,
-        pruned_bytes: None,
-    };
-    let mut lost = None;
-    for (one, came) in meant.into_iter().zip(came) {
-        match came {
-            Ok(freed_bytes) => {
-                entry.freed_bytes += freed_bytes.unwrap_or(0);
-                entry.images.push(gone(one, freed_bytes));
-            }
-            Err(error) => {
-                let failure = agent_failure(row, &error);
-                lost = lost.or_else(|| is_lost(&error).then(|| failure.clone()));
-                done.errors.push(of_item(&row.name, one, failure));
-            }
+    let lost = far::side_by_side(each).await;
+    let lost = lost.into_iter().flatten().next();
+    if !job.prunes || lost.is_some() || !lane.sheet.has_purged() {
+        return lost;
+    }
+    match far::prune(agent).await {
+        Ok(bytes) => {
+            lane.sheet.pruned(bytes);
+            None
+        }
+        Err(error) => {
+            let failure = agent_failure(row, &error);
+            lane.sheet.failed(failure.clone());
+            is_lost(&error).then_some(failure)
         }
     }
-    let has_purged = entry.images.iter().any(|image| !image.already_purged);
-    if job.prunes && has_purged && lost.is_none() {
-        match far::prune(agent).await {
-            Ok(bytes) => entry.pruned_bytes = bytes,
-            Err(error) => {
-                let failure = agent_failure(row, &error);
-                lost = is_lost(&error).then(|| failure.clone());
-                done.errors.push(whole(&row.name, failure));
-            }
-        }
-    }
-    done.purged = Some(entry);
-    lost
 }
 
-/// One agent's place in the progress.
+/// One agent's place in the progress, and its sheet.
 struct Lane<'a> {
     running: &'a Running,
+    sheet: &'a Sheet,
     index: usize,
 }
 
@@ -272,64 +265,33 @@ fn is_lost(error: &AgentError) -> bool {
     error.refusal().is_none()
 }
 
-fn gone(meant: Meant, freed_bytes: Option<u64>) -> PurgedImage {
-    let (image_id, name) = match meant.what {
-        What::Image { id, name } => (Some(id), Some(name)),
-        What::Nothing | What::Failed(_) => (None, None),
-    };
-    PurgedImage {
-        item: meant.item,
-        architecture: word(meant.architecture),
-        image_id,
-        name,
-        freed_bytes: freed_bytes.unwrap_or(0),
-        already_purged: freed_bytes.is_none(),
+/// Returns what an image is called where something is said of it: as the call named it, or by its
+/// name where a pattern chose it.
+fn called(meant: &Meant) -> &str {
+    match &meant.what {
+        What::Image { name, .. } if ImagePattern::is_meant_by(&meant.item) => name.as_str(),
+        _ => &meant.item,
     }
 }
 
-fn of_item(agent: &AgentName, meant: Meant, error: Failure) -> PurgeError {
-    PurgeError {
-        agent_id: agent.clone(),
-        item: Some(meant.item),
-        architecture: word(meant.architecture),
-        image_id: match meant.what {
-            What::Image { id, .. } => Some(id),
-            What::Nothing | What::Failed(_) => None,
-        },
-        error,
+/// Says of an operation that did not succeed where what it has done is told.
+fn ended_early(id: OperationId, running: &Running, failure: Failure) -> Failure {
+    if running.kept().is_none() {
+        return failure;
     }
+    failure.with_hint(
+        "what was removed by then stays gone, and is told by:",
+        Some(format!("kiln op show {id}")),
+    )
 }
 
-fn whole(agent: &AgentName, error: Failure) -> PurgeError {
-    PurgeError {
-        agent_id: agent.clone(),
-        item: None,
-        architecture: None,
-        image_id: None,
-        error,
-    }
-}
-
-fn word(architecture: Option<Architecture>) -> Option<String> {
-    architecture.map(|known| known.as_str().to_owned())
-}
-
-fn summed(done: Vec<OnAgent>, is_dry_run: bool) -> PurgedOnAgents {
-    let mut all = PurgedOnAgents {
-        dry_run: is_dry_run,
-        ..PurgedOnAgents::default()
-    };
-    for one in done {
-        all.errors.extend(one.errors);
-        let Some(entry) = one.purged else { continue };
-        let already = entry.images.iter().filter(|image| image.already_purged);
-        let already = already.count() as u64;
-        all.already_purged += already;
-        all.purged += entry.images.len() as u64 - already;
-        all.freed_bytes += entry.freed_bytes + entry.pruned_bytes.unwrap_or(0);
-        all.purged_images.push(entry);
-    }
-    all
+/// What an event says of a purge.
+fn told(job: &Job, purged: &PurgedOnAgents) -> serde_json::Value {
+    serde_json::json!({
+        "agents": job.wanted.iter().map(|one| &one.agent).collect::<Vec<_>>(),
+        "purged": purged.purged, "failed": purged.errors.len(),
+        "freed_bytes": purged.freed_bytes, "dry_run": purged.dry_run,
+    })
 }
 
 /// Says in a line what is to go where: `app:old, cache:old on agent-1, agent-2`.

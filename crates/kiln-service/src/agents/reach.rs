@@ -85,6 +85,12 @@ pub enum AgentError {
         /// What SSH said.
         why: String,
     },
+    /// The key to be known by there cannot be used here.
+    #[error("this daemon cannot use its own key: {why}")]
+    KeyUnusable {
+        /// What SSH said.
+        why: String,
+    },
     /// It is no daemon of this API's major version.
     #[error("what answers is no daemon that this one can talk to: {why}")]
     Incompatible {

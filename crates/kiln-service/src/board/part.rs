@@ -57,6 +57,7 @@ impl Running {
             watchers: self.watchers.clone(),
             ended: self.ended.clone(),
             unrecorded: OnceLock::new(),
+            kept: OnceLock::new(),
             lanes: Lanes::default(),
             whole: Some(Whole {
                 running: self.clone(),

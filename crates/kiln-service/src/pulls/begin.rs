@@ -165,7 +165,8 @@ impl Records {
         }
     }
 
-    /// Records that a job came to nothing and gives its name back.
+    /// Records that a job did not succeed, with what stays done all the same, and gives its name
+    /// back.
     async fn record_failure(
         &self,
         id: OperationId,
@@ -176,30 +177,39 @@ impl Records {
         let now = self.clock.now();
         let progress = running.progress();
         let failure = failure.clone();
+        let kept = running.kept().cloned();
         self.store
             .write(move |tx| {
                 let cancelled = failure.is(codes::operation::CANCELLED);
                 let error = serde_json::to_value(&failure).unwrap_or(Value::Null);
                 let data = serde_json::json!({ "code": failure.code, "message": failure.message });
+                let (result, done) = kept
+                    .map(|kept| (kept.result, (kept.event, kept.data)))
+                    .unzip();
                 let (outcome, kind) = if cancelled {
                     (
-                        operations::Outcome::Cancelled { error },
+                        operations::Outcome::Cancelled { error, result },
                         "operation.cancelled",
                     )
                 } else {
-                    (operations::Outcome::Failed { error }, "operation.failed")
+                    (
+                        operations::Outcome::Failed { error, result },
+                        "operation.failed",
+                    )
                 };
                 record_progress(tx, id, &progress, now)?;
                 operations::finish(tx, id, &outcome, now)?;
                 names::release_reservation(tx, id)?;
-                let event = NewEvent {
-                    at: now,
-                    actor: EventActor::Unix(actor.uid),
-                    kind,
-                    object: Object::operation(id),
-                    data,
-                };
-                events::append(tx, &event)?;
+                for (kind, data) in done.into_iter().chain([(kind, data)]) {
+                    let event = NewEvent {
+                        at: now,
+                        actor: EventActor::Unix(actor.uid),
+                        kind,
+                        object: Object::operation(id),
+                        data,
+                    };
+                    events::append(tx, &event)?;
+                }
                 Ok::<_, StoreError>(())
             })
             .await

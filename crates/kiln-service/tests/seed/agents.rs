@@ -28,6 +28,11 @@ struct Elsewhere {
     answers: Mutex<BTreeMap<&'static str, Vec<AgentError>>>,
     /// The token that a look gives; it serves once.
     token: Mutex<Option<String>>,
+    /// What it says that a removal freed, and a prune, in place of 10 and 7.
+    freed_bytes: Mutex<Option<u64>>,
+    /// The calls that are never answered, and those that break this daemon's own work.
+    silent_at: Mutex<Option<String>>,
+    panics_at: Mutex<Option<String>>,
 }
 
 /// The ways to daemons elsewhere, by address.
@@ -78,7 +83,7 @@ impl Elsewhere {
 
     fn answer(&self, method: &str, params: &Value) -> Result<Value, AgentError> {
         let mut word = method.to_owned();
-        for flag in ["dry_run", "force"] {
+        for flag in ["dry_run", "force", "cache"] {
             if params[flag] == true {
                 word = format!("{word} {flag}");
             }
@@ -121,9 +126,9 @@ impl Elsewhere {
                     return Err(refusal(codes::image::CONFIRMATION_NEEDED));
                 }
                 images.remove(&key);
-                Ok(json!({"freed_bytes": 10}))
+                Ok(json!({"freed_bytes": locked(&self.freed_bytes).unwrap_or(10)}))
             }
-            "storage.prune" => Ok(json!({"freed_bytes": 7})),
+            "storage.prune" => Ok(json!({"freed_bytes": locked(&self.freed_bytes).unwrap_or(7)})),
             _ => Err(refusal(codes::request::UNKNOWN_METHOD)),
         }
     }
@@ -137,6 +142,16 @@ impl Agent for Connection {
     ) -> SeamFuture<'a, Result<Value, AgentError>> {
         Box::pin(async move {
             tokio::task::yield_now().await;
+            let image = params["image_id"].as_str().unwrap_or_default();
+            let call = format!("{method} {image}");
+            let is_meant = |at: &Mutex<Option<String>>| {
+                let at = locked(at);
+                at.as_deref().is_some_and(|at| call.trim_end() == at)
+            };
+            assert!(!is_meant(&self.0.panics_at), "on purpose");
+            if is_meant(&self.0.silent_at) {
+                std::future::pending::<()>().await;
+            }
             self.0.answer(method, &params)
         })
     }
@@ -304,6 +319,15 @@ async fn each_image_of_each_agent_has_its_own_end() -> Result<()> {
             .contains("agent down at unix:///down")
     );
     assert!(purged.errors[1].error.message.contains("switched off"));
+    // What is said of one image names it, and whose host a next step is for.
+    let refused = &purged.errors[0].error;
+    assert_eq!(
+        refused.message,
+        "\"app:old\" on agent two at unix:///two: the agent says no"
+    );
+    let hint = refused.hint.as_ref().map(|hint| hint.text.as_str());
+    let hint = hint.expect("a hint");
+    assert!(hint.starts_with("on the host of two: "), "{hint}");
     // A refusal is an answer: the agent is there.
     assert_eq!(town.state("two").await?, AgentState::Online);
     assert_eq!(town.state("down").await?, AgentState::Offline);
@@ -438,6 +462,121 @@ async fn eight_agents_at_a_time_and_one_that_hangs_holds_up_none() -> Result<()>
     assert_eq!(operation.state, OperationState::Cancelled);
     let progress = operation.progress.expect("progress");
     assert_eq!((progress.items_done, progress.items_total), (19, Some(20)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn numbers_that_cannot_be_are_summed_to_the_most_there_is() -> Result<()> {
+    let two = &[(1, "app", "x/app:1"), (2, "web", "x/web:1")];
+    let (liar, good) = (Elsewhere::with(two), Elsewhere::with(two));
+    *locked(&liar.freed_bytes) = Some(u64::MAX);
+    let places = vec![("liar", Ok(liar)), ("good", Ok(good))];
+    let town = Town::with(places, 100).await?;
+
+    let purged = town
+        .purge(json!({"image_names": ["*:*"], "agent_ids": ["liar", "good"]}))
+        .await?;
+
+    assert_eq!(purged.errors, []);
+    assert_eq!((purged.purged, purged.freed_bytes), (4, u64::MAX));
+    assert_eq!(purged.purged_images[0].freed_bytes, u64::MAX);
+    assert_eq!(purged.purged_images[0].pruned_bytes, Some(u64::MAX));
+    assert_eq!(purged.purged_images[1].freed_bytes, 20);
+    assert_eq!(purged.purged_images[1].pruned_bytes, Some(7));
+    Ok(())
+}
+
+#[tokio::test]
+async fn work_that_panics_on_one_agent_is_an_error_of_that_agent_alone() -> Result<()> {
+    let two = &[(1, "app", "x/app:1"), (2, "web", "x/web:1")];
+    let (early, late, good) = (
+        Elsewhere::with(two),
+        Elsewhere::with(two),
+        Elsewhere::with(two),
+    );
+    *locked(&early.panics_at) = Some("image.list".to_owned());
+    *locked(&late.panics_at) = Some("storage.prune".to_owned());
+    let places = vec![("early", Ok(early)), ("late", Ok(late)), ("good", Ok(good))];
+    let town = Town::with(places, 100).await?;
+
+    let call = json!({"image_names": ["*:*"], "agent_ids": ["early", "late", "good"]});
+    let purged = town.purge(call).await?;
+
+    let gone = ["*:* app 10", "*:* web 10"];
+    assert_eq!(went(&purged, "early"), Vec::<String>::new());
+    assert_eq!(went(&purged, "late"), gone);
+    assert_eq!(went(&purged, "good"), gone);
+    assert_eq!((purged.purged, purged.freed_bytes), (4, 47));
+    let errors = purged.errors.iter();
+    let errors: Vec<_> = errors
+        .map(|error| (error.agent_id.as_str(), error.error.code.as_str()))
+        .collect();
+    assert_eq!(
+        errors,
+        [("early", "daemon.internal"), ("late", "daemon.internal")]
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cancelled_purge_tells_what_it_has_done() -> Result<()> {
+    let two = &[(1, "app", "x/app:1"), (2, "web", "x/web:1")];
+    let (done, silent) = (Elsewhere::with(two), Elsewhere::with(two));
+    *locked(&silent.silent_at) = Some(format!("image.purge_by_id {}", id(2)));
+    let places = vec![("done", Ok(done)), ("silent", Ok(silent.clone()))];
+    let town = Town::with(places, 100).await?;
+    let call = json!({
+        "image_names": ["*:*"], "agent_ids": ["done", "silent"], "detach": true,
+    });
+    let started = match town
+        .desk
+        .purge(&root(), serde_json::from_value(call)?)
+        .await?
+    {
+        PurgeOutcome::Started(started) => started.operation_id,
+        PurgeOutcome::Purged(purged) => panic!("not detached: {purged:?}"),
+    };
+    eventually("all but one image", async || {
+        let progress = town.house.board.find(started).map(|one| one.progress());
+        Ok(progress.is_some_and(|progress| {
+            progress.items_done == 1 && progress.agents.iter().any(|one| one.items_done == 1)
+        }))
+    })
+    .await?;
+
+    let cancelled = town.house.operations.cancel(&root(), started).await?;
+
+    assert_eq!(cancelled.state, OperationState::Cancelled);
+    let error = cancelled.error.as_ref().expect("an error");
+    assert!(error.is(codes::operation::CANCELLED), "{error}");
+    let purged = cancelled.purged.as_ref().expect("what was done");
+    assert_eq!(went(purged, "done"), ["*:* app 10", "*:* web 10"]);
+    assert_eq!(went(purged, "silent"), ["*:* app 10"]);
+    assert_eq!((purged.purged, purged.freed_bytes), (3, 37));
+    let [left] = purged.errors.as_slice() else {
+        panic!("one error: {:?}", purged.errors);
+    };
+    assert_eq!(left.agent_id.as_str(), "silent");
+    assert!(left.error.is(codes::operation::CANCELLED), "{}", left.error);
+    assert!(
+        left.error.message.contains("1 of 2 images"),
+        "{}",
+        left.error
+    );
+    // It is kept, and the event tells of it too.
+    let shown = town.house.operations.get(&root(), started).await?;
+    assert_eq!(shown.purged, cancelled.purged);
+    let filter = EventFilter {
+        kind_prefix: Some("image.purged_on_agents".to_owned()),
+        ..EventFilter::default()
+    };
+    let read = town
+        .house
+        .store
+        .read(move |tx| events::page(tx, 0, 10, &filter));
+    let rows = read.await?.rows;
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].data["purged"], 3);
     Ok(())
 }
 

@@ -57,22 +57,31 @@ fn what_is_recorded_while_it_runs_is_read_back() {
 #[test]
 fn each_outcome_has_its_state_and_its_column() {
     let error = json!({"code": "network"});
+    let part = json!({"id": 2});
     let cases = [
-        (succeeded(), OperationState::Succeeded),
+        (
+            succeeded(),
+            OperationState::Succeeded,
+            Some(json!({"id": 1})),
+        ),
         (
             Outcome::Failed {
                 error: error.clone(),
+                result: None,
             },
             OperationState::Failed,
+            None,
         ),
         (
             Outcome::Cancelled {
                 error: error.clone(),
+                result: Some(part.clone()),
             },
             OperationState::Cancelled,
+            Some(part),
         ),
     ];
-    for (outcome, state) in cases {
+    for (outcome, state, result) in cases {
         let mut db = filled(1);
 
         let was_running = db.write(|tx| finish(tx, operation_id(1), &outcome, time(9)));
@@ -81,7 +90,7 @@ fn each_outcome_has_its_state_and_its_column() {
         let row = db.read(|tx| get(tx, operation_id(1))).unwrap().unwrap();
         assert_eq!((row.state, row.finished_at), (state, Some(time(9))));
         let is_good = state == OperationState::Succeeded;
-        assert_eq!(row.result, is_good.then(|| json!({"id": 1})));
+        assert_eq!(row.result, result);
         assert_eq!(row.error, (!is_good).then(|| error.clone()));
     }
 }
@@ -94,7 +103,10 @@ fn what_is_final_never_changes() {
         .unwrap();
     let before = db.read(|tx| get(tx, id)).unwrap();
 
-    let late = Outcome::Cancelled { error: json!({}) };
+    let late = Outcome::Cancelled {
+        error: json!({}),
+        result: None,
+    };
     let changed = db.write(|tx| {
         Ok::<_, StoreError>([
             finish(tx, id, &late, time(20))?,

@@ -163,6 +163,10 @@ fn agents_are_entered_listed_asked_and_struck_off() -> Result<()> {
             "request.invalid_params",
         ),
         (
+            json!({"name": "x", "address": "unix:///"}),
+            "request.invalid_params",
+        ),
+        (
             json!({"name": "x", "address": address, "identity_path": "/root/id"}),
             "request.invalid_params",
         ),
@@ -624,25 +628,127 @@ fn a_cancelled_purge_ends_at_once_and_can_be_done_again() -> Result<()> {
         ("image.purge_by_id", 2),
     )?;
     enter(&fleet.main, "gated", gate.socket())?;
-    let mut call = short(&["*:old"], &["gated"]);
-    call["detach"] = json!(true);
-    let id = text(&fleet.purge(&call)?, "operation_id")?;
-    gate.wait_until_held()?;
-    wait::until("the first image's end", LIMIT, || {
-        Ok((fleet.names_on("agent-1")?.len() == 1).then_some(()))
+    let words = ["purge", "*:old", "--agent", "gated", "--progress", "none"];
+    let (cancelled, output) = thread::scope(|scope| {
+        let caller = scope.spawn(|| kiln(&fleet.main, &words));
+        gate.wait_until_held()?;
+        wait::until("the first image's end", LIMIT, || {
+            Ok((fleet.names_on("agent-1")?.len() == 1).then_some(()))
+        })?;
+        let running = json!({"state": "running"});
+        let running = fleet.main.call("operation.list", &running)?;
+        let id = json!({"operation_id": running["items"][0]["id"]});
+        // What the gate lets pass is answered: only then is the first image told as gone.
+        wait::until("the first answer", LIMIT, || {
+            let shown = fleet.main.call("operation.get", &id)?;
+            let done = &shown["progress"]["agents"][0]["items_done"];
+            Ok((*done == 1).then_some(()))
+        })?;
+        let cancelled = fleet.main.call("operation.cancel", &id)?;
+        let Ok(output) = caller.join() else {
+            anyhow::bail!("the client's thread panicked");
+        };
+        Ok((cancelled, output?))
     })?;
-
-    let cancelled = fleet
-        .main
-        .call("operation.cancel", &json!({"operation_id": id}))?;
     assert_eq!(cancelled["state"], "cancelled");
     assert_eq!(cancelled["error"]["code"], "operation.cancelled");
+    // What was removed is told to whoever cancelled it, to its caller, and later.
+    let purged = &cancelled["purged"];
+    assert_eq!(went(purged)?, map(&[("gated", &["*:old"])]));
+    assert_eq!(errors(purged)?, ["gated - operation.cancelled"]);
+    let name = text(&purged["purged_images"][0]["images"][0], "name")?;
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    let (stdout, stderr) = (
+        String::from_utf8(output.stdout)?,
+        String::from_utf8(output.stderr)?,
+    );
+    let line = format!("gated  {name}  gone, ");
+    assert!(stdout.contains(&line), "{stdout}");
+    assert!(
+        stderr.contains("before the end of 1 of 2 images"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("the operation was cancelled"), "{stderr}");
+    let id = text(&cancelled, "id")?;
+    let shown = printed(&fleet.main, &["op", "show", &id])?;
+    assert!(shown.contains(&line), "{shown}");
     gate.open();
     let again = fleet.purge(&short(&["*:old"], &["agent-1"]))?;
     assert_eq!(errors(&again)?, Vec::<String>::new());
     assert_eq!(fleet.names_on("agent-1")?, Vec::<String>::new());
     let running = fleet.main.call("daemon.info", &json!({}))?;
     assert_eq!(running["counts"]["running_operations"], 0);
+    Ok(())
+}
+
+/// Counts the blobs, packs and links of a daemon's cache.
+fn cached(stage: &Stage) -> Result<Vec<(String, u64)>> {
+    let usage = stage.call("storage.usage", &json!({}))?;
+    let kinds = usage["kinds"].as_array().context("no kinds")?;
+    let kinds = kinds.iter().map(|kind| {
+        let count = kind["count"].as_u64().context("no count")?;
+        Ok((text(kind, "kind")?, count))
+    });
+    let kinds: Vec<_> = kinds.collect::<Result<_>>()?;
+    let is_cache = |(kind, _): &(String, u64)| ["blob", "pack", "link"].contains(&kind.as_str());
+    Ok(kinds.into_iter().filter(is_cache).collect())
+}
+
+#[test]
+fn what_images_that_stay_were_made_of_stays_in_the_agents_cache() -> Result<()> {
+    if tools::must_skip("what_images_that_stay_were_made_of", NEEDS)? {
+        return Ok(());
+    }
+    let fleet = Fleet::start(&["agent-1"])?;
+    fleet.publish(&["app:new", "app:old"])?;
+    fleet.pull("agent-1", "app:new")?;
+    let before = cached(fleet.agent("agent-1")?)?;
+    assert!(before.iter().all(|(_, count)| *count > 0), "{before:?}");
+    fleet.pull("agent-1", "app:old")?;
+    assert_ne!(cached(fleet.agent("agent-1")?)?, before);
+
+    let purged = fleet.purge(&short(&["app:old"], &["agent-1"]))?;
+
+    assert_eq!(errors(&purged)?, Vec::<String>::new());
+    let pruned = purged["purged_images"][0]["pruned_bytes"].as_u64();
+    assert!(pruned > Some(0), "{purged}");
+    assert_eq!(cached(fleet.agent("agent-1")?)?, before);
+    Ok(())
+}
+
+#[test]
+fn agents_are_asked_side_by_side_and_told_in_the_order_of_their_names() -> Result<()> {
+    let (main, other) = (Stage::new()?, Stage::new()?);
+    enter(&main, "z-last", &other.daemon.socket())?;
+    enter(&main, "a-first", &other.daemon.socket())?;
+    let silent = main.path("silent.sock");
+    let _silent = UnixListener::bind(&silent)?;
+    let address = format!("unix://{}", silent.display());
+    for n in 0..6 {
+        let patience = json!({"name": format!("m-{n}"), "address": address, "timeout_seconds": 3});
+        main.call("agent.add", &patience)?;
+    }
+
+    let begun = Instant::now();
+    let output = kiln(&main, &["agent", "ping"])?;
+    let took = begun.elapsed();
+
+    // One after the other they take six time-outs of three seconds.
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    assert_eq!(output.status.code(), Some(9), "{output:?}");
+    let stdout = String::from_utf8(output.stdout)?;
+    let names = stdout.lines().filter_map(|line| line.split(':').next());
+    let names: Vec<_> = names.collect();
+    assert_eq!(names, ["a-first", "z-last"], "{stdout}");
+    let stderr = String::from_utf8(output.stderr)?;
+    let silent = stderr.lines().filter(|line| line.contains("agent m-"));
+    let places = silent.filter_map(|line| line.find("m-").map(|at| &line[at..at + 3]));
+    let places: Vec<_> = places.collect();
+    assert_eq!(
+        places,
+        ["m-0", "m-1", "m-2", "m-3", "m-4", "m-5"],
+        "{stderr}"
+    );
     Ok(())
 }
 

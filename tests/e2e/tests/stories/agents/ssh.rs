@@ -138,6 +138,8 @@ fn an_agent_behind_ssh_is_purged_and_its_host_key_is_checked() -> Result<()> {
     enter(&main, "unknown", &address, (&identity, &nobody))?;
     enter(&main, "changed", &address, (&identity, &stranger))?;
     enter(&main, "denied", &address, (&server.path("other"), &known))?;
+    let missing = server.path("no-key");
+    enter(&main, "keyless", &address, (&missing, &known))?;
     let nowhere = server.address(&other.path("nobody.sock"));
     enter(&main, "nowhere", &nowhere, (&identity, &known))?;
 
@@ -158,6 +160,7 @@ fn an_agent_behind_ssh_is_purged_and_its_host_key_is_checked() -> Result<()> {
             "agent.auth_failed",
             "Permission denied (publickey)",
         ),
+        ("keyless", "agent.auth_failed", "not accessible"),
         ("nowhere", "agent.unreachable", "open failed"),
     ] {
         let refused = main.refused("agent.ping", &json!({"agent": agent}))?;
@@ -171,6 +174,9 @@ fn an_agent_behind_ssh_is_purged_and_its_host_key_is_checked() -> Result<()> {
             .contains("in between"),
         "{changed}"
     );
+    let keyless = main.refused("agent.ping", &json!({"agent": "keyless"}))?;
+    let hint = keyless.data["hint"]["text"].to_string();
+    assert!(hint.contains("private key is there"), "{keyless}");
     // A refusal makes nothing known by the way.
     assert_eq!(fs::read_to_string(&nobody)?, "");
 
