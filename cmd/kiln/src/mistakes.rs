@@ -194,9 +194,10 @@ fn as_failure(error: &clap::Error, words: &[OsString]) -> Failure {
     if let Some(failure) = unknown_word(error).and_then(answer) {
         return failure;
     }
-    let text = match is_doubtful(words) {
-        true => harmless(error, words),
-        false => error.render().to_string(),
+    let text = if is_doubtful(words) {
+        harmless(error, words)
+    } else {
+        error.render().to_string()
     };
     let text = text.trim();
     let text = text.strip_prefix("error: ").unwrap_or(text);
@@ -232,9 +233,12 @@ mod tests {
         assert_eq!(error.exit_code(), 2, "{line}");
         let own = unknown_word(&error).and_then(answer);
         let own = own.map(|failure| failure::describe(&failure, Paint::Plain, Detail::Usual));
-        own.unwrap_or_else(|| match is_doubtful(&words) {
-            true => harmless(&error, &words),
-            false => error.to_string(),
+        own.unwrap_or_else(|| {
+            if is_doubtful(&words) {
+                harmless(&error, &words)
+            } else {
+                error.to_string()
+            }
         })
     }
 

@@ -90,7 +90,7 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), C
         | Source::Directory { .. }),
     ) = arguments.into.parse()
     {
-        return Err(not_a_registry(&arguments.image.to_string(), &place));
+        return Err(not_a_registry(&arguments.image, &place));
     }
     let caller = arguments.reach.caller(session)?;
     let (into, reach) = caller.for_writing(&arguments.into).await?;

@@ -116,11 +116,11 @@ impl AuthFile {
         let begin = bytes.trim_ascii_start();
         if begin.first().is_some_and(|first| *first != b'{') {
             let before = bytes.get(..bytes.len() - begin.len()).unwrap_or_default();
-            let begun = before.rsplit(|byte| *byte == b'\n').next();
+            let lines: Vec<&[u8]> = before.split(|byte| *byte == b'\n').collect();
             return Err(CredentialsError::Malformed {
                 path: path.to_owned(),
-                line: before.iter().filter(|byte| **byte == b'\n').count() + 1,
-                column: begun.map_or(0, <[u8]>::len) + 1,
+                line: lines.len(),
+                column: lines.last().map_or(0, |line| line.len()) + 1,
             });
         }
         let content = match form {

@@ -244,7 +244,8 @@ pub fn finish(
         Micros(at),
     );
     let was_running = tx.execute("finish an operation", sql, params)? == 1;
-    if was_running && let Outcome::Failed { error } | Outcome::Cancelled { error } = outcome {
+    if was_running && let Outcome::Failed { error, .. } | Outcome::Cancelled { error, .. } = outcome
+    {
         let code = error["code"].as_str();
         audit::operation_failed(tx, id, code.unwrap_or("operation.failed"))?;
     }

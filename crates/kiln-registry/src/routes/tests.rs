@@ -183,7 +183,7 @@ fn nobody_is_asked_under_a_rule_that_cannot_be_used() {
         ..Network::default()
     };
 
-    let route = network.route(&"a.io/x".parse().unwrap(), TlsVerify::Configured);
+    let route = network.route(&"a.io/x".parse().unwrap(), TlsVerify::AsConfigured);
     assert!(!route.is_blocked && route.rule_problem.is_some());
     let error = route.unless_blocked().unwrap_err().to_string();
 
@@ -193,9 +193,11 @@ fn nobody_is_asked_under_a_rule_that_cannot_be_used() {
         "{error}"
     );
     let name = "a.io".parse().unwrap();
-    network.registry(&name, TlsVerify::Configured).unwrap_err();
+    network
+        .registry(&name, TlsVerify::AsConfigured)
+        .unwrap_err();
     let other = "b.io".parse().unwrap();
-    network.registry(&other, TlsVerify::Configured).unwrap();
+    network.registry(&other, TlsVerify::AsConfigured).unwrap();
 }
 
 #[test]
@@ -214,9 +216,11 @@ fn client_certificates_that_are_not_whole_keep_the_registry_from_being_asked() {
     }];
 
     let registry = "m.io".parse().unwrap();
-    let endpoint = network.registry(&registry, TlsVerify::Configured).unwrap();
+    let endpoint = network
+        .registry(&registry, TlsVerify::AsConfigured)
+        .unwrap();
     let error = crate::Registry::at(&endpoint, None).unwrap_err();
-    let route = network.route(&"a.io/x".parse().unwrap(), TlsVerify::Configured);
+    let route = network.route(&"a.io/x".parse().unwrap(), TlsVerify::AsConfigured);
 
     assert_eq!(
         error.to_string(),

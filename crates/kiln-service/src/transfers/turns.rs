@@ -212,15 +212,15 @@ mod tests {
     async fn who_comes_on_is_waited_for() {
         let turns = Turns::default();
         let slow = turns.take("a", || {}).await;
-        let sent = AtomicU64::new(0);
-        let send = async {
+        let bytes = AtomicU64::new(0);
+        let work = async {
             for _ in 0..20 {
                 tokio::time::sleep(Duration::from_secs(8)).await;
-                sent.fetch_add(1, Ordering::Relaxed);
+                bytes.fetch_add(1, Ordering::Relaxed);
             }
         };
         let sending = async {
-            slow.spend(|| sent.load(Ordering::Relaxed), send).await;
+            slow.spend(|| bytes.load(Ordering::Relaxed), work).await;
             drop(slow);
         };
 

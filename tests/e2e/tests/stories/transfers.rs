@@ -591,7 +591,7 @@ fn a_repository_that_hangs_holds_up_no_other() -> Result<()> {
         let params = json!({"from": oci(&layout, "1"), "into": into, "detach": is_detached});
         stage.call("registry.copy", &params)
     };
-    let state = |layer: &Value| layer["state"].as_str().map(str::to_owned);
+    let word = |layer: &Value| layer["state"].as_str().map(str::to_owned);
     let hanging = copy("hanging", true)?;
     registry.wait_for("POST")?;
 
@@ -601,7 +601,7 @@ fn a_repository_that_hangs_holds_up_no_other() -> Result<()> {
     wait::until("a copy that waits for another", LIMIT, || {
         let operation = stage.call("operation.get", &id)?;
         let layers = operation["progress"]["layers"].as_array().cloned();
-        let states: Vec<_> = layers.iter().flatten().map(state).collect();
+        let states: Vec<_> = layers.iter().flatten().map(word).collect();
         let waits = |state: &Option<String>| state.as_deref() == Some("waiting");
         Ok((!states.is_empty() && states.iter().all(waits)).then_some(()))
     })?;

@@ -47,7 +47,7 @@ impl Transfers {
         match form {
             PushForm::Oci => self.bring_original(job, chosen, image, running).await,
             PushForm::Bootable | PushForm::Containerdisk => {
-                self.bring_built(job, chosen, image, *form, running).await
+                Box::pin(self.bring_built(job, chosen, image, *form, running)).await
             }
         }
     }
