@@ -130,7 +130,7 @@ codes! {
         NO_OCI_SOURCE = "image.no_oci_source", Invalid, never,
             "The image was not made from an OCI image, so there is none to push.", "Push an image that was pulled.";
         NAME_INVALID = "image.name_invalid", Invalid, never,
-            "The name does not follow the grammar of image names.", "Use lower-case letters, digits and single separators.";
+            "The name does not follow the grammar of image names, or reads as an id.", "Use lower-case letters, digits and single separators, and no UUID.";
         IS_FORGOTTEN = "image.is_forgotten", Conflict, never,
             "The image is forgotten, and nothing about it can be changed.", "Restore it first.";
         REVISION_CONFLICT = "image.revision_conflict", Conflict, never,
@@ -315,7 +315,7 @@ codes! {
         NAME_TAKEN = "instance.name_taken", Conflict, never,
             "A machine of that name is running.", "Choose another name with --name, or stop the other one.";
         NAME_INVALID = "instance.name_invalid", Invalid, never,
-            "The name does not follow the grammar of machine names.", "Use lower-case letters, digits and single separators.";
+            "The name does not follow the grammar of machine names, or reads as an id.", "Use lower-case letters, digits and single separators, and no UUID.";
         NO_PROCESS = "instance.no_process", Invalid, never,
             "The process that runs a machine, or is about to, cannot be seen from here.", "Call from a process of the daemon's host, as the user the process belongs to, and in a PID namespace both can see.";
         RUNNING = "instance.running", Conflict, later,

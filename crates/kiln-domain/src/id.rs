@@ -14,6 +14,14 @@ pub struct IdError {
     text: String,
 }
 
+/// Tells whether a text reads as an id of any noun.
+///
+/// Such a text is never a name where an id may stand: else a name could take the place of somebody's
+/// id, which scripts and people keep to be sure of what they mean.
+pub fn reads_as_id(text: &str) -> bool {
+    text.parse::<ImageId>().is_ok()
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

@@ -32,7 +32,7 @@ pub use agent::{AgentAddress, AgentAddressError, PlainPath, PlainPathError, SshP
 pub use credentials::{Credentials, Secret};
 pub use derivation::Derivation;
 pub use digest::{Digest, DigestError};
-pub use id::{IdError, ImageId, InstanceId, LeaseId, OperationId, OrgId, VersionId};
+pub use id::{IdError, ImageId, InstanceId, LeaseId, OperationId, OrgId, VersionId, reads_as_id};
 pub use image_pattern::{ImagePattern, ImagePatternError};
 pub use keywords::{Description, Keyword, LabelKey, LabelValue, WordingError};
 pub use login_scope::LoginScope;

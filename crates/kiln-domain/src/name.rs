@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::InstanceId;
+use crate::{InstanceId, reads_as_id};
 
 /// Longest image name with its namespace, in bytes. It leaves room for suffixes such as
 /// `-recovered` in any list and log line.
@@ -65,6 +65,14 @@ pub enum NameError {
         /// The rule, for people.
         grammar: &'static str,
     },
+    /// It reads as an id, and ids are taken where the name would be.
+    #[error("the {noun} {text:?} reads as an id, and an id is never a name")]
+    ReadsAsId {
+        /// What was being named.
+        noun: &'static str,
+        /// The text itself.
+        text: String,
+    },
 }
 
 /// Declares types of names: each a text that follows a rule, with the noun that errors call it, its
@@ -79,6 +87,19 @@ macro_rules! names {
             /// Borrows the name.
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+
+            /// Refuses a name that reads as an id, for nouns that are named by name or id. Names are
+            /// held to it when they are given, not when they are read: a record made before this rule
+            /// may still have one.
+            ///
+            /// # Errors
+            /// [`NameError::ReadsAsId`].
+            pub fn refuse_id(&self) -> Result<(), NameError> {
+                if reads_as_id(&self.0) {
+                    return Err(NameError::ReadsAsId { noun: $noun, text: self.0.clone() });
+                }
+                Ok(())
             }
         }
 
@@ -341,6 +362,27 @@ mod tests {
             "a/b".parse::<InstanceName>(),
             Err(NameError::Grammar { .. })
         ));
+    }
+
+    #[test]
+    fn what_reads_as_an_id_is_refused_where_a_name_is_given() {
+        let cases = [
+            ("3f2b8c1e-5d0a-4c1f-9c57-0d3f0a6f2b11", true),
+            ("00000000-0000-0000-0000-000000000000", true),
+            ("3f2b8c1e5d0a4c1f9c570d3f0a6f2b11", false),
+            ("team/3f2b8c1e-5d0a-4c1f-9c57-0d3f0a6f2b11", false),
+            ("3f2b8c1e-5d0a-4c1f-9c57-0d3f0a6f2b1g", false),
+            ("web-3f2b", false),
+        ];
+        for (text, is_id) in cases {
+            let name: ImageName = text.parse().unwrap();
+            let refused = name.refuse_id();
+            assert_eq!(
+                matches!(refused, Err(NameError::ReadsAsId { .. })),
+                is_id,
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use kiln_api::alias::{Alias, AliasParams, DealiasParams, ListParams, Removed};
 use kiln_api::page::Page;
 use kiln_api::{Failure, codes};
 use kiln_domain::access::{Actor, Belongs, Grant, Make, Write, permit};
-use kiln_domain::{Architecture, ImageId, ImageName, TagName, Timestamp};
+use kiln_domain::{Architecture, ImageId, ImageName, NameError, TagName, Timestamp};
 use kiln_store::aliases::{self, AliasFilter, AliasRow, NewAlias};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::images::{self, Forgotten};
@@ -24,7 +24,7 @@ use crate::find_image::{
     FindImageError, Named, Naming, architecture, belongs, find_image, find_image_failure,
     visible_to,
 };
-use crate::pulls::taken;
+use crate::pulls::{name_invalid, taken};
 
 /// Longest target, in bytes: no reference is longer.
 const TARGET_MAX: usize = 1_024;
@@ -54,6 +54,8 @@ enum AliasError {
     },
     #[error("the name {} is taken", .0.name)]
     Taken(NameTaken),
+    #[error(transparent)]
+    Name(NameError),
     #[error("there is no image {target:?} for the alias to lead to")]
     TargetNotFound {
         target: String,
@@ -73,6 +75,7 @@ impl From<ReserveError> for AliasError {
     fn from(error: ReserveError) -> Self {
         match error {
             ReserveError::Taken(taken) => Self::Taken(taken),
+            ReserveError::Name(error) => Self::Name(error),
             ReserveError::Store(error) => Self::Store(error),
         }
     }
@@ -91,6 +94,7 @@ impl Aliases {
     /// Gives an image another name. Whoever may see it may, and the alias is the caller's.
     pub async fn add(&self, actor: &Actor, params: AliasParams) -> Result<Alias, Failure> {
         let alias = alias_name(&params.alias)?;
+        alias.refuse_id().map_err(|error| name_invalid(&error))?;
         if params.target.len() > TARGET_MAX {
             let message = format!("the target has more than {TARGET_MAX} bytes");
             return Err(Failure::new(codes::alias::TARGET_NOT_FOUND, message));
@@ -214,8 +218,7 @@ impl Aliases {
 
 /// Reads the name of an alias.
 fn alias_name(text: &str) -> Result<ImageName, Failure> {
-    text.parse()
-        .map_err(|error| Failure::from_error(codes::image::NAME_INVALID, &error))
+    text.parse().map_err(|error| name_invalid(&error))
 }
 
 /// Splits a tag or version number off the end of what an alias leads to.
@@ -412,6 +415,7 @@ fn failure(error: &AliasError, actor: &Actor) -> Failure {
             )
         }
         AliasError::Taken(by) => taken(by, actor),
+        AliasError::Name(error) => name_invalid(error),
         AliasError::TargetNotFound { .. } => {
             Failure::from_error(codes::alias::TARGET_NOT_FOUND, error)
         }

@@ -116,6 +116,7 @@ impl Instances {
         architecture: Option<Architecture>,
     ) -> Result<InstanceRow, InstanceError> {
         let name = params.name.as_deref().map(str::parse).transpose()?;
+        name.as_ref().map_or(Ok(()), InstanceName::refuse_id)?;
         check(&params)?;
         let watchable = self.watch.open(actor.pid, actor.uid)?;
         let id = params.instance_id;
@@ -257,9 +258,18 @@ fn register_in(
         });
     }
     let is_given = name.is_some();
+    let id = params.instance_id;
+    let derived = |image: &ImageName| {
+        let name = InstanceName::after(image);
+        match name.refuse_id() {
+            Ok(()) => name,
+            // The last part of an image's name may read as an id.
+            Err(_) => name.with_digits_of(id, TELLING_DIGITS[0]),
+        }
+    };
     let instance = NewInstance {
         id: params.instance_id,
-        name: name.unwrap_or_else(|| InstanceName::after(&image.name)),
+        name: name.unwrap_or_else(|| derived(&image.name)),
         owner_uid: actor.uid,
         image_id: image.id,
         image_name: image.name,

@@ -36,6 +36,7 @@ use crate::failures::store_failure;
 use crate::find_image::{
     FindImageError, Named, Naming, architecture, belongs, find_image, find_image_failure,
 };
+use crate::pulls::name_invalid;
 use crate::remotes::Remotes;
 use crate::views;
 
@@ -405,7 +406,10 @@ fn failure(error: &MetadataError, actor: &Actor) -> Failure {
 fn patch_failure(error: &PatchError) -> Failure {
     let code = match error {
         PatchError::TwoWays { .. } | PatchError::Size { .. } => codes::request::INVALID_PARAMS,
-        PatchError::Name(_) | PatchError::Tag { .. } => codes::image::NAME_INVALID,
+        PatchError::Name(error) | PatchError::Rename(ReserveError::Name(error)) => {
+            return name_invalid(error);
+        }
+        PatchError::Tag { .. } => codes::image::NAME_INVALID,
         PatchError::Wording(_) | PatchError::TooManyWords { .. } => codes::image::LABEL_INVALID,
         PatchError::Limit(_) | PatchError::Quantity { .. } | PatchError::TooManySlots => {
             codes::image::LIMIT_INVALID

@@ -8,7 +8,7 @@ use kiln_api::{Failure, codes};
 use kiln_domain::access::{
     Actor, Administer, Belongs, Denied, Grant, Lead, Read, Role, Standing, permit,
 };
-use kiln_domain::{OrgId, Timestamp};
+use kiln_domain::{NameError, OrgId, Timestamp};
 use kiln_store::orgs::{self, AddMemberError, InsertOrgError, OrgRow};
 use kiln_store::{Object, ObjectKind, ReadTransaction, Store, StoreError, WriteTransaction};
 
@@ -39,6 +39,8 @@ pub(crate) enum OrgError {
         /// Its name.
         name: String,
     },
+    #[error(transparent)]
+    Name(#[from] NameError),
     #[error(transparent)]
     Insert(#[from] InsertOrgError),
     #[error(transparent)]
@@ -90,6 +92,7 @@ impl Orgs {
     pub async fn add(&self, actor: &Actor, params: AddParams) -> Result<Org, Failure> {
         let work = move |tx: &WriteTransaction<'_>, change: Change| {
             let grant = administer(&change.by)?;
+            params.name.refuse_id()?;
             let id = OrgId::new(uuid::Uuid::new_v4());
             let data = serde_json::json!({ "name": params.name });
             insert(tx, grant, id, &params, &change)?;
@@ -233,13 +236,11 @@ fn of(id: OrgId) -> Object {
 
 /// Finds an organisation by its name or id.
 pub(crate) fn find(tx: &ReadTransaction<'_>, named: &str) -> Result<OrgRow, OrgError> {
-    let by_id = match named.parse() {
-        Ok(id) => orgs::get(tx, id)?,
-        Err(_) => None,
-    };
-    let row = match (by_id, named.parse()) {
-        (None, Ok(name)) => orgs::named(tx, &name)?,
-        (found, _) => found,
+    let row = match (named.parse(), named.parse()) {
+        // An id is never a name.
+        (Ok(id), _) => orgs::get(tx, id)?,
+        (Err(_), Ok(name)) => orgs::named(tx, &name)?,
+        (Err(_), Err(_)) => None,
     };
     row.ok_or_else(|| OrgError::NotFound {
         named: named.chars().take(80).collect(),
@@ -274,6 +275,8 @@ pub(crate) fn failure(error: &OrgError) -> Failure {
         OrgError::AddMember(AddMemberError::TooMany { .. }) => {
             Failure::from_error(codes::org::TOO_MANY, error)
         }
+        OrgError::Name(error) => Failure::from_error(codes::request::INVALID_PARAMS, error)
+            .with_hint("choose a name that is no UUID: those are ids", None),
         OrgError::User(error) => users::failure(error),
         OrgError::Denied(denied) => Failure::from_error(codes::request::DENIED, denied),
         OrgError::Insert(InsertOrgError::Store(error))

@@ -45,7 +45,9 @@ use crate::remotes::Remotes;
 use crate::seams::{BuildRootfs, FetchTree};
 use crate::spare::Spare;
 
-pub(crate) use begin::{Attendance, Launched, Makes, Opening, record_progress, taken};
+pub(crate) use begin::{
+    Attendance, Launched, Makes, Opening, name_invalid, record_progress, taken,
+};
 pub(crate) use commit::cancelled;
 pub(crate) use job::{or_cancelled, unless_cancelled, while_wanted};
 pub(crate) use kernel_choice::{ClaimedKernel, DEFAULT, KernelWords};

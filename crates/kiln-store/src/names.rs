@@ -6,9 +6,9 @@
 //!                            └─ release_reservation, clear_reservations ─▶ (no row)
 //! (no row) ── add_alias ──▶ alias ── remove_alias ──▶ (no row)
 //! ```
-//! The table's primary key decides every race. What a name leads to is in [`crate::resolve`].
+//! The table's primary key decides every race. No name is given that reads as an id. What a name leads to is in [`crate::resolve`].
 
-use kiln_domain::{ImageId, ImageName, OperationId, Timestamp};
+use kiln_domain::{ImageId, ImageName, NameError, OperationId, Timestamp};
 use rusqlite::Row;
 
 use crate::columns::{Columns, Micros, Text};
@@ -75,6 +75,9 @@ pub enum ReserveError {
     /// Somebody else holds it.
     #[error(transparent)]
     Taken(#[from] NameTaken),
+    /// It is no name to give.
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -137,6 +140,7 @@ pub fn reserve(
     operation_id: OperationId,
     at: Timestamp,
 ) -> Result<(), ReserveError> {
+    name.refuse_id()?;
     let sql = "INSERT INTO names (name, kind, operation_id, created_at) \
                VALUES (?1, 'reservation', ?2, ?3)";
     let params = (name.as_str(), Text(operation_id), Micros(at));
@@ -181,6 +185,7 @@ pub fn give_to_image(
     image_id: ImageId,
     at: Timestamp,
 ) -> Result<(), ReserveError> {
+    name.refuse_id()?;
     let sql = "INSERT INTO names (name, kind, image_id, created_at) VALUES (?1, 'image', ?2, ?3)";
     let params = (name.as_str(), Text(image_id), Micros(at));
     let inserted = tx.execute("give an image its name", sql, params);
@@ -196,6 +201,7 @@ pub fn add_alias(
     target: &str,
     at: Timestamp,
 ) -> Result<(), ReserveError> {
+    name.refuse_id()?;
     let sql = "INSERT INTO names (name, kind, target, created_at) VALUES (?1, 'alias', ?2, ?3)";
     let inserted = tx.execute("add an alias", sql, (name.as_str(), target, Micros(at)));
     taken_or(tx, name, inserted)

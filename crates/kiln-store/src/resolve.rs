@@ -3,7 +3,7 @@
 //! The steps, of which the first that finds something decides:
 //!
 //! ```text
-//! 1  UUID                 of an image, or of a version
+//! 1  UUID                 of an image, or of a version; such a text means nothing else
 //! 2  name[:tag|:version]  of an image
 //! 3  alias[:tag|:version] followed to what it leads to, by the same steps; to the image it led to,
 //!                         where that is nothing now
@@ -19,7 +19,7 @@
 
 use std::collections::BTreeSet;
 
-use kiln_domain::{ImageId, ImageName, ImageState, TagName, VersionId, VersionNumber};
+use kiln_domain::{ImageId, ImageName, ImageState, TagName, VersionId, VersionNumber, reads_as_id};
 use rusqlite::{Row, named_params};
 
 use crate::columns::{Columns, Text};
@@ -145,8 +145,8 @@ type Found = Result<Option<ResolvedImage>, ResolveError>;
 impl Search<'_> {
     fn walk(&mut self, step: Step<'_>) -> Found {
         let (base, selector) = split(step.text);
-        if let Some(found) = self.by_id(base, selector.as_ref())? {
-            return Ok(Some(found));
+        if reads_as_id(base) {
+            return self.by_id(base, selector.as_ref());
         }
         let name: Option<ImageName> = base.parse().ok();
         if let Some(name) = &name {

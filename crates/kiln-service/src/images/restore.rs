@@ -1,9 +1,9 @@
 //! Bringing images back: forgotten ones until their retention ends, and those that a start adopted.
 
+use kiln_api::Failure;
 use kiln_api::image::removal::{RestoreParams, Restored};
-use kiln_api::{Failure, codes};
 use kiln_domain::access::{Actor, Grant, Write};
-use kiln_domain::{Architecture, ImageName, Timestamp};
+use kiln_domain::{Architecture, ImageName, NameError, Timestamp};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::images::{self, ImageRow};
 use kiln_store::names::{self, NameHolder, NameTaken, ReserveError};
@@ -12,7 +12,7 @@ use kiln_store::{Object, ReadTransaction, StoreError, WriteTransaction};
 
 use super::{ImageError, Images, failure};
 use crate::find_image::architecture;
-use crate::pulls::taken;
+use crate::pulls::{name_invalid, taken};
 
 /// Why an image could not be brought back.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,8 @@ enum RestoreError {
     Image(#[from] ImageError),
     #[error(transparent)]
     Taken(#[from] NameTaken),
+    #[error(transparent)]
+    Name(#[from] NameError),
 }
 
 impl From<StoreError> for RestoreError {
@@ -33,6 +35,7 @@ impl From<ReserveError> for RestoreError {
     fn from(error: ReserveError) -> Self {
         match error {
             ReserveError::Taken(taken) => Self::Taken(taken),
+            ReserveError::Name(error) => Self::Name(error),
             ReserveError::Store(error) => error.into(),
         }
     }
@@ -61,7 +64,7 @@ impl Images {
         let wish = Wish {
             image: params.image,
             architecture: architecture(params.architecture.as_deref())?,
-            name: name.map_err(|error| Failure::from_error(codes::image::NAME_INVALID, &error))?,
+            name: name.map_err(|error| name_invalid(&error))?,
         };
         let (desk, caller, now) = (self.clone(), *actor, self.clock.now());
         let restored = if params.dry_run {
@@ -90,6 +93,7 @@ impl Images {
         restored.map_err(|error| match &error {
             RestoreError::Image(error) => failure(error),
             RestoreError::Taken(by) => taken(by, actor),
+            RestoreError::Name(error) => name_invalid(error),
         })
     }
 
@@ -103,6 +107,7 @@ impl Images {
             self.find_to_change(tx, actor, &wish.image, wish.architecture)?;
         let name = wish.name.clone().unwrap_or_else(|| row.name.clone());
         if !row.state.is_active() {
+            name.refuse_id()?;
             match names::holder_of(tx, &name)? {
                 None => {}
                 // An inactive image keeps its name.

@@ -10,7 +10,8 @@ use kiln_api::operation::{Operation, Progress, WaitParams};
 use kiln_api::{Failure, codes};
 use kiln_domain::access::{Actor, may_see};
 use kiln_domain::{
-    ImageName, KernelName, OperationId, OperationKind, OperationState, Timestamp, VersionId,
+    ImageName, KernelName, NameError, OperationId, OperationKind, OperationState, Timestamp,
+    VersionId,
 };
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::names::{self, NameHolder, NameTaken, ReserveError};
@@ -80,6 +81,7 @@ pub(crate) enum Launched {
 impl Records {
     /// Refuses a taken name early, before files are looked at. The reservation decides.
     pub(super) async fn check_name(&self, name: &ImageName, actor: &Actor) -> Result<(), Failure> {
+        name.refuse_id().map_err(|error| name_invalid(&error))?;
         let asked = name.clone();
         let holder = self
             .store
@@ -139,6 +141,7 @@ impl Records {
             .await;
         opened.map_err(|error| match &error {
             ReserveError::Taken(name) => taken(name, &actor),
+            ReserveError::Name(error) => name_invalid(error),
             ReserveError::Store(error) => store_failure(error),
         })
     }
@@ -340,6 +343,17 @@ pub(crate) fn record_progress(
     let value = serde_json::to_value(progress).unwrap_or(Value::Null);
     operations::set_progress(tx, id, &value, now)?;
     Ok(())
+}
+
+/// Says why a text is no name to give.
+pub(crate) fn name_invalid(error: &NameError) -> Failure {
+    let failure = Failure::from_error(codes::image::NAME_INVALID, error);
+    match error {
+        NameError::ReadsAsId { .. } => {
+            failure.with_hint("choose a name that is no UUID: those are ids", None)
+        }
+        _ => failure,
+    }
 }
 
 /// Says who has the name, as far as the caller may know.

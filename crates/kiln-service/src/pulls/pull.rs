@@ -390,7 +390,9 @@ fn derive_name(source: &Source, reference: &str) -> Result<ImageName, RequestErr
             reference: reference.to_owned(),
         });
     };
-    name.parse().map_err(|source| RequestError::DerivedName {
+    let derived = name.parse::<ImageName>();
+    let derived = derived.and_then(|name| name.refuse_id().map(|()| name));
+    derived.map_err(|source| RequestError::DerivedName {
         reference: reference.to_owned(),
         source,
     })

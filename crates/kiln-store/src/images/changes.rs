@@ -25,6 +25,12 @@ pub fn rename(
     }
     tx.execute(STEP, "DELETE FROM names WHERE image_id = ?1", [Text(id)])?;
     names::give_to_image(tx, new, id, at)?;
+    let sql = "UPDATE images SET name = ?2 WHERE id = ?1";
+    tx.execute(STEP, sql, (Text(id), new.as_str()))?;
+    // Nobody found the image by such a name: the text meant an id.
+    if old.refuse_id().is_err() {
+        return Ok(());
+    }
     let alias = NewAlias {
         name: old.clone(),
         target: id.to_string(),
@@ -32,10 +38,7 @@ pub fn rename(
         image_id: id,
         created_at: at,
     };
-    aliases::insert(tx, &alias)?;
-    let sql = "UPDATE images SET name = ?2 WHERE id = ?1";
-    tx.execute(STEP, sql, (Text(id), new.as_str()))?;
-    Ok(())
+    aliases::insert(tx, &alias)
 }
 
 /// Tells whether a name is an alias that leads straight to an image.

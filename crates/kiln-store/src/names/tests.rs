@@ -193,3 +193,42 @@ fn a_damaged_row_is_an_error_with_its_place() {
         "the row \"web\" of names holds a operation_id that cannot be read"
     );
 }
+
+#[test]
+fn no_name_is_given_that_reads_as_an_id() {
+    let mut db = Database::new();
+    db.add_image(1, "web");
+    let id = name(&image_id(9).to_string());
+    let held = [
+        db.write(|tx| reserve(tx, &id, operation_id(1), time(1))),
+        db.write(|tx| give_to_image(tx, &id, image_id(1), time(1))),
+        db.write(|tx| add_alias(tx, &id, "web", time(1))),
+        db.write(|tx| {
+            let (old, owner) = (name("web"), (image_id(1), OWNER));
+            crate::images::rename(tx, owner, (&old, &id), time(1))
+        }),
+    ];
+
+    for refused in held {
+        assert!(matches!(refused, Err(ReserveError::Name(_))), "{refused:?}");
+    }
+    assert_eq!(db.read(|tx| holder_of(tx, &id)).unwrap(), None);
+}
+
+#[test]
+fn an_image_is_renamed_away_from_a_name_that_reads_as_an_id() {
+    let mut db = Database::new();
+    db.add_image(1, "web");
+    let old = name(&image_id(9).to_string());
+    db.damage(&format!(
+        "UPDATE images SET name = '{old}'; UPDATE names SET name = '{old}';"
+    ));
+
+    let new = name("site");
+    db.write(|tx| crate::images::rename(tx, (image_id(1), OWNER), (&old, &new), time(1)))
+        .unwrap();
+
+    let row = db.read(|tx| crate::images::get(tx, image_id(1))).unwrap();
+    assert_eq!(row.unwrap().name, new);
+    assert_eq!(db.read(|tx| holder_of(tx, &old)).unwrap(), None);
+}

@@ -153,12 +153,6 @@ fn each_step_finds_what_it_is_for() {
 
 #[test]
 fn the_earlier_step_wins() {
-    // A name that looks like another image's id: the id wins.
-    let mut db = filled();
-    db.add_image(3, &image_id(1).to_string());
-    add_version(&mut db, 3, 6, "amd64", "");
-    check(&mut db, &[(&image_id(1).to_string(), Version(2))]);
-
     // An image and a reference of the same text: the name wins.
     let mut db = filled();
     db.add_image(3, "ubuntu");
@@ -176,6 +170,44 @@ fn the_earlier_step_wins() {
     let mut db = filled();
     tag(&mut db, 1, "v1.3.0", 1);
     check(&mut db, &[("web:v1.3.0", Version(1))]);
+}
+
+/// Names that read as ids are given no more; databases may have some.
+#[test]
+fn what_reads_as_an_id_is_one_whatever_is_called_so() {
+    let mut db = filled();
+    let ids = [1, 2, 77].map(|n| image_id(n).to_string());
+    db.add_image(3, "taker");
+    add_version(&mut db, 3, 6, "amd64", "");
+    db.damage(&format!(
+        "UPDATE images SET name = '{0}' WHERE id = '{3}'; \
+         UPDATE names SET name = '{0}' WHERE image_id = '{3}'; \
+         INSERT INTO names (name, kind, target, created_at) VALUES \
+         ('{1}', 'alias', 'web', 1), ('{2}', 'alias', 'web', 1);",
+        ids[0],
+        ids[1],
+        ids[2],
+        image_id(3)
+    ));
+    let asked = |text| Query {
+        forgotten: Forgotten::Shown,
+        ..query(text)
+    };
+    let taker = image_id(3).to_string();
+    let cases = |db: &mut Database, wants: [Got; 3]| {
+        for (id, want) in ids.iter().zip(wants) {
+            assert_eq!(look(db, &asked(id)), want, "{id}");
+        }
+    };
+
+    cases(&mut db, [Version(2), Version(5), Nothing]);
+    assert_eq!(look(&mut db, &asked(&taker)), Version(6));
+
+    // Forgotten, an id is still itself and no name.
+    forget(&mut db, 1);
+    forget(&mut db, 2);
+    cases(&mut db, [Version(2), Version(5), Nothing]);
+    assert_eq!(look(&mut db, &query(&ids[0])), Nothing);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::descriptors::{NEEDS, NOBODY, as_user, open_stage, open_stage_with};
 use crate::operations::Tap;
 use crate::source::{self, oci};
-use crate::stage::{Stage, code, text};
+use crate::stage::{Stage, code, pull, text};
 
 /// A method that takes an image by any name: its name, the parameter, whether it takes an
 /// architecture, what else a call needs, and where the answer has the image's id. A new method must
@@ -397,5 +397,42 @@ fn hostile_names_are_refused_and_break_nothing() -> Result<()> {
     );
     let listed = stage.call("image.list", &json!({}))?;
     assert_eq!(listed["items"].as_array().map(Vec::len), Some(1));
+    Ok(())
+}
+
+#[test]
+fn an_id_is_never_a_name_and_always_its_own_image() -> Result<()> {
+    let stage = Stage::new()?;
+    let layout = source::small(&stage.path("layout"))?;
+    let first = stage.pull(&oci(&layout, "1"), "first")?;
+    stage.pull(&oci(&layout, "1"), "second")?;
+    let id = text(&first, "id")?;
+    let refused: &[(&str, Value)] = &[
+        ("image.alias", json!({"alias": id, "target": "second"})),
+        ("image.modify", json!({"image": "second", "name": id})),
+        ("image.pull", pull(&oci(&layout, "1"), &id)),
+        ("org.add", json!({"name": id})),
+    ];
+    for (method, params) in refused {
+        let error = stage.refused(method, params)?;
+        let wanted = match *method {
+            "org.add" => "request.invalid_params",
+            _ => "image.name_invalid",
+        };
+        assert_eq!(code(&error), wanted, "{method}: {error}");
+        assert!(
+            error.message.contains("reads as an id"),
+            "{method}: {error}"
+        );
+    }
+
+    stage.call("image.forget", &json!({"image": id}))?;
+    let as_id = json!({"image": "second", "name": id});
+    stage.refused("image.modify", &as_id)?;
+    let restored = json!({"image": id, "name": id, "dry_run": true});
+    let error = stage.refused("image.restore", &restored)?;
+    assert_eq!(code(&error), "image.name_invalid");
+    let shown = stage.call("image.get", &json!({"image": id}))?;
+    assert_eq!(text(&shown, "name")?, "first");
     Ok(())
 }
