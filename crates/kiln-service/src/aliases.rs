@@ -358,6 +358,7 @@ pub(crate) fn settle(
             text: row.name.as_str(),
             canonical_reference: None,
             architecture: host.as_str(),
+            caller: Some(row.owner_id),
             visible_to: None,
             forgotten: Forgotten::Hidden,
         };

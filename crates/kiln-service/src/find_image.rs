@@ -76,6 +76,7 @@ pub(crate) fn find_image(
     let query = resolve::Query {
         text: named.text,
         architecture: architecture_of(named).as_str(),
+        caller: Some(actor.uid),
         canonical_reference: canonical.as_deref(),
         visible_to: visible_to(actor),
         forgotten: images::Forgotten::Shown,

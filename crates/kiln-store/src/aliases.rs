@@ -189,6 +189,7 @@ mod tests {
             text,
             canonical_reference: None,
             architecture: "amd64",
+            caller: None,
             visible_to: None,
             forgotten: crate::images::Forgotten::Hidden,
         };

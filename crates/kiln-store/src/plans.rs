@@ -284,6 +284,7 @@ fn no_step_of_resolving_scans() {
                 text,
                 canonical_reference: Some(text),
                 architecture: "amd64",
+                caller: Some(1),
                 visible_to: Some(1 + 7 % 2),
                 forgotten: Forgotten::Shown,
             };
