@@ -297,6 +297,17 @@ fn no_step_of_resolving_scans() {
     }
 }
 
+#[test]
+fn what_may_lead_to_an_image_is_searched() {
+    let mut db = large();
+    for statistics in ["", "ANALYZE"] {
+        db.damage(statistics);
+        check(&mut db, |tx| {
+            crate::aliases::near_image(tx, image_id_in_sql(7), &name("image-7"))
+        });
+    }
+}
+
 /// Returns the id that [`large`] gave image `n`.
 fn image_id_in_sql(n: u32) -> kiln_domain::ImageId {
     format!("00000000-0000-4000-8000-{n:012}").parse().unwrap()
