@@ -198,7 +198,7 @@ fn image_line(image: &WhyImage) -> String {
     let mut words = vec![format!("{name} {} {architecture}{tags}", image.number)];
     words.extend(image.part.iter().map(|part| format!("its {}", cell(part))));
     if !image.state.is_active() {
-        words.push(image.state.to_string());
+        words.push(image.state.in_words().to_owned());
     }
     let after = image.purge_after.iter();
     words.extend(after.map(|after| format!("kept until {}", time(after))));

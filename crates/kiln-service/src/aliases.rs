@@ -210,7 +210,7 @@ impl Aliases {
     /// Lists aliases: the caller's own, and those of images the caller may see.
     pub async fn list(&self, actor: &Actor, params: ListParams) -> Result<Page<Alias>, Failure> {
         let after = cursor(params.after)?;
-        let limit = page_limit(params.limit);
+        let limit = page_limit(params.limit)?;
         let (naming, actor) = (self.naming, *actor);
         let page = self
             .store
@@ -399,7 +399,11 @@ fn failure(error: &AliasError, actor: &Actor) -> Failure {
                 Some(format!("kiln unalias {alias}")),
             )
         }
-        AliasError::Taken(by) => taken(by, actor),
+        AliasError::Taken(by) => {
+            let failure = taken(by, actor);
+            let hint = "choose another name for the alias";
+            failure.with_hint(hint, None)
+        }
         AliasError::Name(error) => name_invalid(error),
         AliasError::TargetNotFound { .. } => {
             Failure::from_error(codes::alias::TARGET_NOT_FOUND, error)

@@ -119,7 +119,7 @@ impl Images {
     /// Lists images in the order of their making.
     pub async fn list(&self, actor: &Actor, params: ListParams) -> Result<Page<Image>, Failure> {
         let after = cursor(params.after)?;
-        let limit = page_limit(params.limit);
+        let limit = page_limit(params.limit)?;
         let Words {
             labels,
             label_keys,

@@ -333,3 +333,18 @@ fn an_alias_that_leads_elsewhere_by_now_outlives_the_image_it_was_made_for() -> 
     assert_eq!(listed(&stage, &json!({"image": new}))?, ["prod web2"]);
     Ok(())
 }
+
+#[test]
+fn a_name_that_is_taken_is_told_without_words_of_other_commands() -> Result<()> {
+    let stage = stage_with_images(&["web", "web2"])?;
+    let params = json!({"alias": "web", "target": "web2"});
+    let error = stage.refused("image.alias", &params)?;
+    assert_eq!(code(&error), "image.already_exists");
+    let whole = serde_json::to_string(&error.data)?;
+    assert!(
+        whole.contains("choose another name for the alias"),
+        "{whole}"
+    );
+    assert!(!whole.contains("--name"), "{whole}");
+    Ok(())
+}
