@@ -215,32 +215,29 @@ impl Aliases {
         let page = self
             .store
             .read(move |tx| {
-                let page = match params.image.as_deref() {
-                    Some(text) => {
-                        let named = Named {
-                            text,
-                            architecture: None,
-                            naming,
-                        };
-                        let (image, _) = find_image(tx, &actor, named)?;
-                        let leading = leading_to(tx, &actor, naming, &image)?.into_iter();
-                        let behind = leading.filter(|row| row.seq > after);
-                        kiln_store::Page::first_of(behind, limit, |row| row.seq)
-                            .map(|row| view(row, image.id))
-                    }
-                    None => {
-                        let filter = AliasFilter {
-                            visible_to: visible_to(&actor),
-                        };
-                        let page = aliases::page(tx, after, limit, &filter)?;
-                        let rows = page.rows.into_iter().map(|row| {
-                            let image_id = leading::led_to(tx, &actor, naming, &row)?;
-                            Ok::<_, StoreError>(view(row, image_id))
-                        });
-                        kiln_store::Page {
-                            rows: rows.collect::<Result<_, _>>()?,
-                            next_after: page.next_after,
-                        }
+                let page = if let Some(text) = params.image.as_deref() {
+                    let named = Named {
+                        text,
+                        architecture: None,
+                        naming,
+                    };
+                    let (image, _) = find_image(tx, &actor, named)?;
+                    let leading = leading_to(tx, &actor, naming, &image)?.into_iter();
+                    let behind = leading.filter(|row| row.seq > after);
+                    kiln_store::Page::first_of(behind, limit, |row| row.seq)
+                        .map(|row| view(row, image.id))
+                } else {
+                    let filter = AliasFilter {
+                        visible_to: visible_to(&actor),
+                    };
+                    let page = aliases::page(tx, after, limit, &filter)?;
+                    let rows = page.rows.into_iter().map(|row| {
+                        let image_id = leading::led_to(tx, &actor, naming, &row)?;
+                        Ok::<_, StoreError>(view(row, image_id))
+                    });
+                    kiln_store::Page {
+                        rows: rows.collect::<Result<_, _>>()?,
+                        next_after: page.next_after,
                     }
                 };
                 Ok::<_, AliasError>(page)

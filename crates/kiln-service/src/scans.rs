@@ -56,16 +56,15 @@ pub async fn scan(
             return Ok(scanned);
         }
         let there = metadata.made_of(&actor, &scanned.remote).await?;
-        scanned.registered = Some(match there {
-            Some(name) => Registered {
+        scanned.registered = Some(if let Some(name) = there {
+            Registered {
                 name,
                 operation_id: None,
-            },
-            None => {
-                let begun = register(&pulls, &actor, &scanned, asked).await?;
-                registering.note(key, &begun);
-                begun
             }
+        } else {
+            let begun = register(&pulls, &actor, &scanned, asked).await?;
+            registering.note(key, &begun);
+            begun
         });
         Ok(scanned)
     });
