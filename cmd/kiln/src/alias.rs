@@ -135,8 +135,9 @@ pub(crate) async fn remove(
         if names.is_empty() {
             format!("{name} is no alias any more")
         } else {
+            let lead = if names.len() == 1 { "leads" } else { "lead" };
             let names = names.join(", ");
-            format!("{name} is no alias any more; {names} now lead to what it led to")
+            format!("{name} is no alias any more; {names} now {lead} to what it led to")
         }
     })
 }

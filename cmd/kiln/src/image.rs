@@ -222,7 +222,7 @@ fn row(image: &Image) -> Vec<String> {
         cell(image.name.as_str()),
         image.version.number.to_string(),
         cell(&image.architecture),
-        image.state.to_string(),
+        image.state.in_words().to_owned(),
         size(image.rootfs.size_bytes),
         cell(&image.source.reference),
         time(&image.created_at),
@@ -355,7 +355,7 @@ fn lines(image: &Image) -> String {
     let mut pairs = vec![
         ("name", cell(image.name.as_str())),
         ("id", image.id.to_string()),
-        ("state", image.state.to_string()),
+        ("state", image.state.in_words().to_owned()),
         (
             "version",
             format!("{} (id {})", image.version.number, image.version.id),

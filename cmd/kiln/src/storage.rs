@@ -6,6 +6,7 @@ use kiln_api::storage::{
     UsageParams, Why, WhyImage, WhyParams, WhyUse,
 };
 use kiln_domain::ImageName;
+use kiln_domain::storage::{KeptBy, StorageKind};
 
 use crate::batch::{self, Item};
 use crate::failure::CommandError;
@@ -99,7 +100,7 @@ fn usage_text(usage: &Usage) -> String {
         vec![
             item.kind.to_string(),
             size(item.disk_bytes),
-            item.kept_by.map_or("-".to_owned(), |by| by.to_string()),
+            kept_by(item.kept_by, item.kind).to_owned(),
             named(&item.item, item.image.as_ref().map(ImageName::as_str)),
         ]
     };
@@ -116,10 +117,37 @@ fn usage_text(usage: &Usage) -> String {
 pub(crate) async fn why(arguments: WhyArguments, session: &Session) -> Result<(), CommandError> {
     let client = session.connect().await?;
     let params = WhyParams {
-        object: arguments.object,
+        object: whole(arguments.object),
     };
     let why = session.call::<GetWhy>(&client, &params).await?;
     session.output().one(&why, &why.item, why_text)
+}
+
+/// Makes a path that begins here absolute: the daemon is somewhere else.
+fn whole(object: String) -> String {
+    let begins_here = [".", ".."].contains(&object.as_str())
+        || object.starts_with("./")
+        || object.starts_with("../");
+    match std::env::current_dir() {
+        Ok(here) if begins_here => here.join(&object).display().to_string(),
+        _ => object,
+    }
+}
+
+/// Says what keeps something.
+fn kept_by(by: Option<KeptBy>, kind: StorageKind) -> &'static str {
+    match (by, kind) {
+        (None, _) => "-",
+        (Some(KeptBy::Operation), _) => "an operation",
+        (Some(KeptBy::Holder), _) => "a machine or a lease",
+        (Some(KeptBy::Image), StorageKind::ForgottenImage) => "its retention",
+        (Some(KeptBy::Image), _) => "an image",
+        (Some(KeptBy::Cache), _) => "the cache, for later",
+        (Some(KeptBy::Rule), StorageKind::Kernel) => "the catalogue",
+        (Some(KeptBy::Rule), StorageKind::Database) => "the daemon",
+        (Some(KeptBy::Rule), StorageKind::Foreign) => "nobody: it is not Kiln's to remove",
+        (Some(KeptBy::Rule), _) => "Kiln: no prune removes it",
+    }
 }
 
 fn why_text(why: &Why) -> String {
@@ -145,8 +173,11 @@ fn why_text(why: &Why) -> String {
         lines.push(("used by", format!("{} more", why.other_uses)));
     }
     let kept = match (&why.kept_by, &why.freed_by, &why.path) {
-        (Some(by), Some(command), _) => format!("{by}; `{}` frees it", cell(command)),
-        (Some(by), None, _) => by.to_string(),
+        (Some(by), Some(command), _) => {
+            let by = kept_by(Some(*by), why.kind);
+            format!("{by}; `{}` frees it", cell(command))
+        }
+        (Some(by), None, _) => kept_by(Some(*by), why.kind).to_owned(),
         (None, Some(command), _) => format!("nothing: `{}` frees it", cell(command)),
         (None, None, None) => "-".to_owned(),
         (None, None, Some(_)) => "nothing".to_owned(),
@@ -167,7 +198,7 @@ fn image_line(image: &WhyImage) -> String {
     let mut words = vec![format!("{name} {} {architecture}{tags}", image.number)];
     words.extend(image.part.iter().map(|part| format!("its {}", cell(part))));
     if !image.state.is_active() {
-        words.push(image.state.to_string());
+        words.push(image.state.in_words().to_owned());
     }
     let after = image.purge_after.iter();
     words.extend(after.map(|after| format!("kept until {}", time(after))));

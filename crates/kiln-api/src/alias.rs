@@ -81,7 +81,7 @@ pub struct Alias {
     pub alias: ImageName,
     /// What it leads to, as it was given.
     pub target: String,
-    /// The image it leads to.
+    /// The image it leads the caller to now; where it leads to none, the one it led to.
     #[schemars(with = "String")]
     pub image_id: ImageId,
     /// The uid of who made it.

@@ -189,8 +189,10 @@ pub struct Freed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WhyParams {
-    /// A digest of a blob, a diff id of a layer, a version's id, an image as other methods name it, a
-    /// kernel's name, or the path of any of them below the daemon's directories.
+    /// A digest of a blob, a diff id of a layer, or six digits and more that either begins with; a
+    /// version's id, an image as other methods name it, a kernel's name; for superadmins whatever
+    /// `storage.usage` calls a thing. Or the path of any of them: absolute, or below the daemon's
+    /// directories.
     pub object: String,
 }
 

@@ -87,6 +87,15 @@ impl ImageState {
     pub fn is_active(self) -> bool {
         self == Self::Available
     }
+
+    /// Returns what people call it. The store and the wire say `deleted` of a forgotten image, which
+    /// clients compare.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Deleted => "forgotten",
+            Self::Available | Self::Inactive => self.as_str(),
+        }
+    }
 }
 
 words! {

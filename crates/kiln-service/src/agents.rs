@@ -104,7 +104,7 @@ impl Agents {
         params: ListParams,
     ) -> Result<Page<agent::Agent>, Failure> {
         let after = cursor(params.after)?;
-        let limit = page_limit(params.limit);
+        let limit = page_limit(params.limit)?;
         let actor = *actor;
         let page = self.records.store.read(move |tx| {
             oversee(&actor)?;

@@ -1,7 +1,7 @@
 //! Aliases: the desk that gives images other names and takes them away.
 //!
-//! What an alias means is decided where names are resolved; what becomes of aliases whose image is
-//! purged is in [`settle`].
+//! What an alias means is decided where names are resolved; which ones lead to an image, and what
+//! becomes of them when it is purged, is in [`leading`].
 
 use std::sync::Arc;
 
@@ -12,9 +12,9 @@ use kiln_domain::access::{Actor, Belongs, Grant, Make, Write, permit};
 use kiln_domain::{Architecture, ImageId, ImageName, NameError, TagName, Timestamp};
 use kiln_store::aliases::{self, AliasFilter, AliasRow, NewAlias};
 use kiln_store::events::{self, EventActor, NewEvent};
-use kiln_store::images::{self, Forgotten};
+use kiln_store::images;
 use kiln_store::names::{self, NameHolder, NameTaken, ReserveError};
-use kiln_store::resolve::{self, ALIAS_DEPTH_MAX, ResolveError};
+use kiln_store::resolve::{ALIAS_DEPTH_MAX, ResolveError};
 use kiln_store::{Object, ReadTransaction, Store, StoreError, WriteTransaction};
 
 use crate::clock::Clock;
@@ -25,6 +25,10 @@ use crate::find_image::{
     visible_to,
 };
 use crate::pulls::{name_invalid, taken};
+
+pub(crate) use self::leading::{Settlement, leading_to};
+
+mod leading;
 
 /// Longest target, in bytes: no reference is longer.
 const TARGET_MAX: usize = 1_024;
@@ -109,7 +113,11 @@ impl Aliases {
                 desk.add_in(tx, grant, &actor, wanted, now)
             })
             .await;
-        made.map(view).map_err(|error| failure(&error, &actor))
+        made.map(|row| {
+            let image_id = row.image_id;
+            view(row, image_id)
+        })
+        .map_err(|error| failure(&error, &actor))
     }
 
     /// The order of the checks is a promise: the circle, the name, the target.
@@ -170,47 +178,74 @@ impl Aliases {
     /// what it led to.
     pub async fn remove(&self, actor: &Actor, params: DealiasParams) -> Result<Removed, Failure> {
         let alias = alias_name(&params.alias)?;
-        let (actor, now) = (*actor, self.clock.now());
+        let (desk, actor, now) = (self.clone(), *actor, self.clock.now());
         let removed = self
             .store
             .write(move |tx| {
                 let row = aliases::get(tx, &alias)?.ok_or(AliasError::NotFound { alias })?;
                 let grant = may_remove(tx, &actor, &row)?;
-                remove_in(tx, grant, &actor, row, now)
+                desk.remove_in(tx, grant, &actor, row, now)
             })
             .await;
         removed.map_err(|error| failure(&error, &actor))
     }
 
+    fn remove_in(
+        &self,
+        tx: &WriteTransaction<'_>,
+        _grant: Grant<Write>,
+        actor: &Actor,
+        row: AliasRow,
+        now: Timestamp,
+    ) -> Result<Removed, AliasError> {
+        let image_id = leading::led_to(tx, actor, self.naming, &row)?;
+        let retargeted = leading::take_away(tx, self.naming, &row.name, &[])?;
+        append(tx, actor, now, "alias.removed", &row.name, image_id)?;
+        Ok(Removed {
+            alias: view(row, image_id),
+            retargeted,
+        })
+    }
+
     /// Lists aliases: the caller's own, and those of images the caller may see.
     pub async fn list(&self, actor: &Actor, params: ListParams) -> Result<Page<Alias>, Failure> {
         let after = cursor(params.after)?;
-        let limit = page_limit(params.limit);
+        let limit = page_limit(params.limit)?;
         let (naming, actor) = (self.naming, *actor);
         let page = self
             .store
             .read(move |tx| {
-                let image_id = match params.image.as_deref() {
-                    Some(text) => {
-                        let named = Named {
-                            text,
-                            architecture: None,
-                            naming,
-                        };
-                        Some(find_image(tx, &actor, named)?.0.id)
+                let page = if let Some(text) = params.image.as_deref() {
+                    let named = Named {
+                        text,
+                        architecture: None,
+                        naming,
+                    };
+                    let (image, _) = find_image(tx, &actor, named)?;
+                    let leading = leading_to(tx, &actor, naming, &image)?.into_iter();
+                    let behind = leading.filter(|row| row.seq > after);
+                    kiln_store::Page::first_of(behind, limit, |row| row.seq)
+                        .map(|row| view(row, image.id))
+                } else {
+                    let filter = AliasFilter {
+                        visible_to: visible_to(&actor),
+                    };
+                    let page = aliases::page(tx, after, limit, &filter)?;
+                    let rows = page.rows.into_iter().map(|row| {
+                        let image_id = leading::led_to(tx, &actor, naming, &row)?;
+                        Ok::<_, StoreError>(view(row, image_id))
+                    });
+                    kiln_store::Page {
+                        rows: rows.collect::<Result<_, _>>()?,
+                        next_after: page.next_after,
                     }
-                    None => None,
                 };
-                let filter = AliasFilter {
-                    image_id,
-                    visible_to: visible_to(&actor),
-                };
-                Ok::<_, AliasError>(aliases::page(tx, after, limit, &filter)?)
+                Ok::<_, AliasError>(page)
             })
             .await
             .map_err(|error| failure(&error, &actor))?;
         Ok(Page {
-            items: page.rows.into_iter().map(view).collect(),
+            items: page.rows,
             next: page.next_after.and_then(|seq| u64::try_from(seq).ok()),
         })
     }
@@ -322,59 +357,6 @@ fn may_remove(
     permit(actor, &belongs(tx, actor, &image)?).map_err(|_| denied.into())
 }
 
-fn remove_in(
-    tx: &WriteTransaction<'_>,
-    _grant: Grant<Write>,
-    actor: &Actor,
-    row: AliasRow,
-    now: Timestamp,
-) -> Result<Removed, AliasError> {
-    let mut retargeted = Vec::new();
-    for one in aliases::leading_to(tx, &row.name)? {
-        // To the image itself, not to the next alias: nobody is to lose a name twice.
-        if let Some(end) = follow(tx, &one.target, None)?.pop() {
-            aliases::set_target(tx, &one.name, &end)?;
-            retargeted.push(one.name);
-        }
-    }
-    names::remove_alias(tx, &row.name)?;
-    append(tx, actor, now, "alias.removed", &row.name, row.image_id)?;
-    Ok(Removed {
-        alias: view(row),
-        retargeted,
-    })
-}
-
-/// Settles the aliases of an image that is gone: each goes with it, but where its text leads to
-/// another image by now. Returns those that went.
-pub(crate) fn settle(
-    tx: &WriteTransaction<'_>,
-    of_gone: Vec<AliasRow>,
-    host: Architecture,
-) -> Result<Vec<ImageName>, StoreError> {
-    let mut gone = Vec::new();
-    for row in of_gone {
-        let query = resolve::Query {
-            text: row.name.as_str(),
-            canonical_reference: None,
-            architecture: host.as_str(),
-            visible_to: None,
-            forgotten: Forgotten::Hidden,
-        };
-        match resolve::image(tx, &query) {
-            Ok(found) => {
-                aliases::set_image(tx, &row.name, found.image_id)?;
-            }
-            Err(ResolveError::Store(error)) => return Err(error),
-            Err(_) => {
-                names::remove_alias(tx, &row.name)?;
-                gone.push(row.name);
-            }
-        }
-    }
-    Ok(gone)
-}
-
 fn append(
     tx: &WriteTransaction<'_>,
     actor: &Actor,
@@ -393,11 +375,11 @@ fn append(
     events::append(tx, &event).map(|_| ())
 }
 
-fn view(row: AliasRow) -> Alias {
+fn view(row: AliasRow, image_id: ImageId) -> Alias {
     Alias {
         alias: row.name,
         target: row.target,
-        image_id: row.image_id,
+        image_id,
         owner_uid: row.owner_id,
         created_at: row.created_at.to_string(),
     }
@@ -414,7 +396,11 @@ fn failure(error: &AliasError, actor: &Actor) -> Failure {
                 Some(format!("kiln unalias {alias}")),
             )
         }
-        AliasError::Taken(by) => taken(by, actor),
+        AliasError::Taken(by) => {
+            let failure = taken(by, actor);
+            let hint = "choose another name for the alias";
+            failure.with_hint(hint, None)
+        }
         AliasError::Name(error) => name_invalid(error),
         AliasError::TargetNotFound { .. } => {
             Failure::from_error(codes::alias::TARGET_NOT_FOUND, error)

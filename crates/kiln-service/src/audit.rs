@@ -265,7 +265,7 @@ impl Audit {
     /// Lists lines, oldest first: all for a superadmin, those of their own calls for others.
     pub async fn list(&self, actor: &Actor, params: ListParams) -> Result<Page<Line>, Failure> {
         let after = cursor(params.after)?;
-        let limit = page_limit(params.limit);
+        let limit = page_limit(params.limit)?;
         let actor = *actor;
         let page = self.store.read(move |tx| {
             let asked = match &params.user {

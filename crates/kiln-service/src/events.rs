@@ -25,7 +25,7 @@ impl Events {
     /// Lists events, oldest first: all for a superadmin, those they caused for others.
     pub async fn list(&self, actor: &Actor, params: ListParams) -> Result<Page<Event>, Failure> {
         let after = cursor(params.after)?;
-        let limit = page_limit(params.limit);
+        let limit = page_limit(params.limit)?;
         let wanted_object = params.object_id;
         let filter = EventFilter {
             kind_prefix: params.kind,
@@ -88,7 +88,13 @@ pub(crate) fn cursor(after: Option<u64>) -> Result<i64, Failure> {
     })
 }
 
-/// Decides how many rows a page gets.
-pub(crate) fn page_limit(asked: Option<u32>) -> u32 {
-    asked.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT)
+/// Decides how many rows a page gets. None at all is refused: whoever pages on would never end.
+pub(crate) fn page_limit(asked: Option<u32>) -> Result<u32, Failure> {
+    match asked.unwrap_or(DEFAULT_LIMIT) {
+        0 => Err(Failure::new(
+            codes::request::INVALID_PARAMS,
+            format!("limit is 0; a page has 1 to {MAX_LIMIT} rows"),
+        )),
+        asked => Ok(asked.min(MAX_LIMIT)),
+    }
 }

@@ -68,14 +68,11 @@ pub(crate) fn find_image(
     let not_found = || FindImageError::NotFound {
         named: named.text.chars().take(300).collect(),
     };
-    let canonical = named
-        .text
-        .parse::<Reference>()
-        .ok()
-        .map(|reference| reference.to_string());
+    let canonical = canonical(named.text);
     let query = resolve::Query {
         text: named.text,
         architecture: architecture_of(named).as_str(),
+        caller: Some(actor.uid),
         canonical_reference: canonical.as_deref(),
         visible_to: visible_to(actor),
         forgotten: images::Forgotten::Shown,
@@ -90,6 +87,69 @@ pub(crate) fn find_image(
     let row = images::get(tx, found.image_id)?.ok_or_else(not_found)?;
     let version = versions::get(tx, found.version_id)?.ok_or_else(not_found)?;
     Ok((row, version))
+}
+
+/// For whom words mean something.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Viewer {
+    caller: u32,
+    visible_to: Option<u32>,
+}
+
+impl Viewer {
+    /// For a caller, who is shown what it may see.
+    pub(crate) fn of(actor: &Actor) -> Self {
+        Self {
+            caller: actor.uid,
+            visible_to: visible_to(actor),
+        }
+    }
+
+    /// For who made an alias. What is hidden from its maker by now is still what it leads to.
+    pub(crate) fn maker(uid: u32) -> Self {
+        Self {
+            caller: uid,
+            visible_to: None,
+        }
+    }
+}
+
+/// Tells which one image a text means, where it means one.
+pub(crate) fn meaning(
+    tx: &ReadTransaction<'_>,
+    text: &str,
+    viewer: Viewer,
+    naming: Naming,
+) -> Result<Option<ImageId>, StoreError> {
+    let named = Named {
+        text,
+        architecture: None,
+        naming,
+    };
+    let canonical = canonical(text);
+    let query = resolve::Query {
+        text,
+        canonical_reference: canonical.as_deref(),
+        architecture: naming.architecture.as_str(),
+        caller: Some(viewer.caller),
+        visible_to: viewer.visible_to,
+        forgotten: images::Forgotten::Shown,
+    };
+    match look(tx, named, query) {
+        Ok(found) => Ok(Some(found.image_id)),
+        Err(ResolveError::Store(error)) => Err(error),
+        Err(
+            ResolveError::NotFound { .. }
+            | ResolveError::Ambiguous { .. }
+            | ResolveError::AliasTooDeep { .. },
+        ) => Ok(None),
+    }
+}
+
+/// Writes a text as a canonical reference, where it reads as one.
+fn canonical(text: &str) -> Option<String> {
+    let reference = text.parse::<Reference>().ok()?;
+    Some(reference.to_string())
 }
 
 /// Finds an image by its id alone, whatever its state, with the version that stands for it.

@@ -23,10 +23,11 @@ use kiln_store::images::{self, ImageFilter, ImageRow, NameMatch};
 use kiln_store::resolve::{Candidate, ResolveError};
 use kiln_store::versions::{self, VersionRow};
 use kiln_store::{
-    Object, ReadTransaction, Store, StoreError, WriteTransaction, aliases, holders, leases,
-    remote_states, tags,
+    Object, ReadTransaction, Store, StoreError, WriteTransaction, holders, leases, remote_states,
+    tags,
 };
 
+use crate::aliases::leading_to;
 use crate::clock::Clock;
 use crate::events::{cursor, page_limit};
 use crate::failures::store_failure;
@@ -118,7 +119,7 @@ impl Images {
     /// Lists images in the order of their making.
     pub async fn list(&self, actor: &Actor, params: ListParams) -> Result<Page<Image>, Failure> {
         let after = cursor(params.after)?;
-        let limit = page_limit(params.limit);
+        let limit = page_limit(params.limit)?;
         let Words {
             labels,
             label_keys,
@@ -165,7 +166,7 @@ impl Images {
                 let remote = remote_states::get(tx, row.id, &version.architecture)?;
                 // What an older Kiln wrote otherwise is left out, not made up.
                 let remote = remote.and_then(|row| serde_json::from_value(row.document).ok());
-                let aliases = aliases::of_image(tx, row.id)?;
+                let aliases = leading_to(tx, &actor, desk.naming, &row)?;
                 let leases = leases::of_image(tx, row.id, now)?;
                 let image = desk.view(tx, row, version)?;
                 Ok::<_, ImageError>(Image {

@@ -63,7 +63,7 @@ enum InstanceError {
     Find(#[from] FindInstanceError),
     #[error(transparent)]
     Image(#[from] FindImageError),
-    #[error("the image \"{image}\" is {state}, and only images that are available are run")]
+    #[error("the image \"{}\" is {}, and only images that are available are run", image, state.in_words())]
     NotAvailable { image: ImageName, state: ImageState },
     #[error(transparent)]
     Name(#[from] NameError),
@@ -183,7 +183,7 @@ impl Instances {
     /// superadmin.
     pub async fn list(&self, actor: &Actor, params: ListParams) -> Result<Page<Instance>, Failure> {
         let after = cursor(params.after)?;
-        let limit = page_limit(params.limit);
+        let limit = page_limit(params.limit)?;
         let filter = InstanceFilter {
             ended: params.all,
             owner_uid: visible_to(actor),

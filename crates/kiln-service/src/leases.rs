@@ -34,7 +34,7 @@ pub struct Leases {
 /// Why a lease could not be had, renewed or ended.
 #[derive(Debug, thiserror::Error)]
 enum LeaseError {
-    #[error("the image is {state}, and only an active one can be kept")]
+    #[error("the image is {}, and only an active one can be kept", state.in_words())]
     NotActive { state: ImageState },
     #[error("user {uid} has {MAX_PER_USER} leases, the most one may have")]
     TooMany { uid: u32 },

@@ -173,7 +173,7 @@ impl Metadata {
         params: HistoryParams,
     ) -> Result<Page<HistoryEntry>, Failure> {
         let wanted = Wanted::read(params.image, None)?;
-        let (after, limit) = (cursor(params.after)?, page_limit(params.limit));
+        let (after, limit) = (cursor(params.after)?, page_limit(params.limit)?);
         let (desk, actor) = (self.clone(), *actor);
         let page = self
             .store

@@ -43,7 +43,7 @@ impl Operations {
         params: ListParams,
     ) -> Result<Page<Operation>, Failure> {
         let after = cursor(params.after)?;
-        let limit = page_limit(params.limit);
+        let limit = page_limit(params.limit)?;
         let owner_uid = (actor.role != Role::Superadmin).then_some(actor.uid);
         let filter = OperationFilter {
             state: params.state,

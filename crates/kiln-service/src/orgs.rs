@@ -62,7 +62,7 @@ impl Orgs {
     /// Lists organisations, those the caller is in unless a superadmin asks.
     pub async fn list(&self, actor: &Actor, params: ListParams) -> Result<Page<Org>, Failure> {
         let after = cursor(params.after)?;
-        let limit = page_limit(params.limit);
+        let limit = page_limit(params.limit)?;
         let member = (actor.role != Role::Superadmin).then_some(actor.uid);
         let page = self.store.read(move |tx| {
             let page = orgs::page(tx, after, limit, member)?;

@@ -42,6 +42,7 @@ use crate::find_image::Naming;
 use crate::guest_initrds::GuestInitrds;
 use crate::host_files::HostFiles;
 use crate::remotes::Remotes;
+use crate::scans::Registering;
 use crate::seams::{BuildRootfs, FetchTree};
 use crate::spare::Spare;
 
@@ -68,10 +69,19 @@ pub struct Pulls {
     files: Arc<HostFiles>,
     /// Threads that look through callers' kernels, all of each.
     inspections: Pool,
+    /// What scans are making images of.
+    pub(crate) registering: Arc<Registering>,
 }
 
 /// How many callers' kernels are looked through at a time.
 const INSPECTIONS_AT_A_TIME: usize = 2;
+
+impl Pulls {
+    /// Tells whether an operation of this desk has not ended.
+    pub(crate) fn is_running(&self, id: OperationId) -> bool {
+        self.records.board.find(id).is_some()
+    }
+}
 
 /// What a pull needs to know besides its collaborators, and the store it records in.
 #[derive(Clone, Debug)]
@@ -129,6 +139,7 @@ impl Pulls {
             artifacts,
             files,
             inspections: Pool::new("inspect", INSPECTIONS_AT_A_TIME),
+            registering: Arc::default(),
         }
     }
 }

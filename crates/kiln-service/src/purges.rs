@@ -16,18 +16,16 @@ use kiln_api::image::removal::{PurgeByIdParams, Purged};
 use kiln_api::{Failure, codes};
 use kiln_artifacts::{ArtifactError, Artifacts};
 use kiln_domain::access::{Actor, Denied, Grant, Write, permit};
-use kiln_domain::{Architecture, ImageId, ImageName, Timestamp, VersionId};
+use kiln_domain::{ImageId, ImageName, Timestamp, VersionId};
 use kiln_store::events::{self, EventActor, NewEvent};
 use kiln_store::images::{self, Custody, ImageRow};
-use kiln_store::{
-    Object, ReadTransaction, Store, StoreError, WriteTransaction, aliases, holders, versions,
-};
+use kiln_store::{Object, ReadTransaction, Store, StoreError, WriteTransaction, holders, versions};
 
 pub(crate) use self::files::make_up;
 pub(crate) use self::forgotten::{OnBehalfOf, Remover};
 pub use self::retention::{Retention, RetentionSwept};
 use self::tokens::{Seen, Tokens};
-use crate::aliases::settle;
+use crate::aliases::Settlement;
 use crate::blocking::{Pool, PoolError};
 use crate::clock::Clock;
 use crate::failures::{artifact_failure, pool_failure, store_failure};
@@ -165,8 +163,8 @@ impl Purges {
         let (desk, now) = (self.clone(), self.clock.now());
         let read = self.store.read(move |tx| {
             let found = desk.find(tx, &actor, id, force, now)?;
-            let aliases = aliases::of_image(tx, id)?;
-            Ok::<_, PurgeError>((found, aliases))
+            let settlement = Settlement::foresee(tx, desk.naming, &found.row)?;
+            Ok::<_, PurgeError>((found, settlement.going()))
         });
         let (found, aliases) = read.await?;
         let (artifacts, ids) = (self.files.artifacts.clone(), found.versions.clone());
@@ -183,7 +181,7 @@ impl Purges {
         Ok(Purged {
             image: found.view,
             versions: found.versions.len() as u64,
-            aliases: aliases.into_iter().map(|alias| alias.name).collect(),
+            aliases,
             freed_bytes: bytes,
             in_use: found.in_use,
             dry_run: true,
@@ -213,8 +211,7 @@ impl Purges {
                 }
             }
             let by = EventActor::Unix(actor.uid);
-            let host = desk.naming.architecture;
-            let purge = purge_in(tx, found.grant, by, &found.row, host, now)?;
+            let purge = purge_in(tx, found.grant, by, &found.row, desk.naming, now)?;
             Ok((found, purge))
         });
         let (found, purge) = written.await?;
@@ -261,7 +258,7 @@ impl Purges {
         Remover {
             store: self.store.clone(),
             files: self.files.clone(),
-            architecture: self.naming.architecture,
+            naming: self.naming,
         }
     }
 }
@@ -281,14 +278,14 @@ fn purge_in(
     _grant: Grant<Write>,
     by: EventActor,
     row: &ImageRow,
-    host: Architecture,
+    naming: Naming,
     now: Timestamp,
 ) -> Result<Purge, PurgeError> {
     let count = versions::of_image(tx, row.id)?.len() as u64;
     let versions = directories(tx, row)?;
-    let led_here = aliases::of_image(tx, row.id)?;
+    let settlement = Settlement::foresee(tx, naming, row)?;
     images::purge(tx, row.id)?;
-    let aliases = settle(tx, led_here, host)?;
+    let aliases = settlement.carry_out(tx, naming)?;
     let note = files::note(tx, &versions, now)?;
     let event = NewEvent {
         at: now,

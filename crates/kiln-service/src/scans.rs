@@ -3,19 +3,26 @@
 //! ```text
 //! scan ──▶ nothing newer                           ─▶ what the registry says
 //!      ├─▶ newer, and an image was made of it       ─▶ … and that image's name
+//!      ├─▶ newer, and one is being made of it       ─▶ … and its name and operation
 //!      └─▶ newer, and none was: image.pull, detached ─▶ … and the operation
 //! ```
 //! A version is one image's alone until versions can be added to it, so what is new becomes an image
-//! beside the one that was named.
+//! beside the one that was named. One user's scans take turns for each manifest, so that those that
+//! come together make one image; what others are making is not theirs to see.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 use kiln_api::image::remote::{Registered, RemoteImage, ScanParams, Scanned};
 use kiln_api::image::{Image, Outcome, PullParams};
 use kiln_api::{Failure, codes};
 use kiln_domain::access::Actor;
-use kiln_domain::{ImageName, KernelName, Platform};
+use kiln_domain::{ImageName, KernelName, OperationId, Platform};
 
+use crate::keyed_lock::KeyedLock;
 use crate::metadata::Metadata;
 use crate::pulls::{DEFAULT, Pulls};
+use crate::wholly::wholly;
 
 /// How many digits of a manifest's digest stand behind the name of an image that was made of it.
 const DIGITS: usize = 12;
@@ -33,15 +40,70 @@ pub async fn scan(
     if !asked.register || !scanned.is_newer {
         return Ok(scanned);
     }
-    let there = metadata.made_of(actor, &scanned.remote).await?;
-    scanned.registered = Some(match there {
-        Some(name) => Registered {
-            name,
-            operation_id: None,
-        },
-        None => register(pulls, actor, &scanned, asked).await?,
+    let key = Key {
+        uid: actor.uid,
+        reference: scanned.remote.reference.clone(),
+        manifest: scanned.remote.manifest_digest.clone(),
+    };
+    let (metadata, pulls, actor) = (metadata.clone(), pulls.clone(), *actor);
+    // A caller that hangs up must not leave an image in the making that the next does not know of.
+    let registered = wholly(async move {
+        let registering = pulls.registering.clone();
+        let _turn = registering.turns.lock(key.clone()).await;
+        // Asked first: what has ended since is an image by then.
+        if let Some(begun) = registering.begun(&key, |id| pulls.is_running(id)) {
+            scanned.registered = Some(begun);
+            return Ok(scanned);
+        }
+        let there = metadata.made_of(&actor, &scanned.remote).await?;
+        scanned.registered = Some(if let Some(name) = there {
+            Registered {
+                name,
+                operation_id: None,
+            }
+        } else {
+            let begun = register(&pulls, &actor, &scanned, asked).await?;
+            registering.note(key, &begun);
+            begun
+        });
+        Ok(scanned)
     });
-    Ok(scanned)
+    registered.await?
+}
+
+/// What scans are making images of.
+#[derive(Debug, Default)]
+pub(crate) struct Registering {
+    turns: KeyedLock<Key>,
+    begun: Mutex<HashMap<Key, (ImageName, OperationId)>>,
+}
+
+/// A manifest that a user's scan found.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    uid: u32,
+    reference: String,
+    manifest: String,
+}
+
+impl Registering {
+    /// Returns what is being made of a manifest; what is made no more is dropped.
+    fn begun(&self, key: &Key, is_running: impl Fn(OperationId) -> bool) -> Option<Registered> {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.retain(|_, (_, id)| is_running(*id));
+        let (name, id) = begun.get(key)?;
+        Some(Registered {
+            name: name.clone(),
+            operation_id: Some(*id),
+        })
+    }
+
+    fn note(&self, key: Key, registered: &Registered) {
+        if let Some(id) = registered.operation_id {
+            let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+            begun.insert(key, (registered.name.clone(), id));
+        }
+    }
 }
 
 async fn register(

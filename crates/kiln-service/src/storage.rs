@@ -72,7 +72,7 @@ impl Storage {
         let remover = Remover {
             store: store.clone(),
             files: purges,
-            architecture: naming.architecture,
+            naming,
         };
         Self {
             store,

@@ -89,7 +89,7 @@ impl Users {
             let message = "after is not a cursor of an earlier page";
             Failure::new(codes::request::INVALID_PARAMS, message)
         })?;
-        let limit = page_limit(params.limit);
+        let limit = page_limit(params.limit)?;
         let desk = self.clone();
         let page = self.store.read(move |tx| {
             let page = users::page(tx, after.unwrap_or(-1), limit)?;

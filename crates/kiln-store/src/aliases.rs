@@ -8,6 +8,9 @@
 //! purged, whoever purges it asks what each of its aliases means without it. Whether a chain closes
 //! is the caller's to check before [`insert`].
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use kiln_domain::{ImageId, ImageName, Timestamp};
 use rusqlite::Row;
 
@@ -52,8 +55,6 @@ pub struct AliasRow {
 /// Which aliases a page holds; the default is every one.
 #[derive(Clone, Debug, Default)]
 pub struct AliasFilter {
-    /// Only those of this image.
-    pub image_id: Option<ImageId>,
     /// Only those that this user made, or whose image the user may see; `None` hides nothing.
     pub visible_to: Option<u32>,
 }
@@ -91,9 +92,6 @@ pub fn page(
     let mut conditions = Conditions::default();
     conditions.bind("aliases.seq > :after", ":after", after);
     conditions.set(":limit", probe_limit(limit));
-    if let Some(id) = filter.image_id {
-        conditions.bind("aliases.image_id = :image", ":image", id.to_string());
-    }
     if let Some(uid) = filter.visible_to {
         conditions.set(":viewer", uid);
     }
@@ -116,13 +114,34 @@ fn visible() -> String {
     )
 }
 
-/// Returns the aliases whose image this is, oldest first.
-pub fn of_image(tx: &ReadTransaction<'_>, image: ImageId) -> Result<Vec<AliasRow>, StoreError> {
+/// Returns, oldest first, every alias that may lead to an image, and some that do not: those that
+/// remember it or an image of the same source, those whose text is its name, and those that lead to
+/// one of these. Who wants to know asks [`crate::resolve`] about each.
+///
+/// None is left out: a text that means the image is an id or a reference, which the image that is
+/// remembered has too, or the image's name, or another alias.
+pub fn near_image(
+    tx: &ReadTransaction<'_>,
+    image: ImageId,
+    name: &ImageName,
+) -> Result<Vec<AliasRow>, StoreError> {
     let sql = concat!(
         select!(),
-        " WHERE aliases.image_id = ?1 ORDER BY aliases.seq"
+        " WHERE aliases.image_id = ?1 OR aliases.image_id IN \
+           (SELECT other.image_id FROM versions AS own JOIN versions AS other \
+              ON other.source_reference = own.source_reference \
+            WHERE own.image_id = ?1 AND other.source_reference IS NOT NULL)"
     );
-    tx.all("list an image's aliases", sql, [Text(image)], read)
+    let mut near = BTreeMap::new();
+    let mut next = tx.all("list aliases near an image", sql, [Text(image)], read)?;
+    next.extend(leading_to(tx, name)?);
+    while let Some(row) = next.pop() {
+        if let Entry::Vacant(place) = near.entry(row.seq) {
+            next.extend(leading_to(tx, &row.name)?);
+            place.insert(row);
+        }
+    }
+    Ok(near.into_values().collect())
 }
 
 /// Returns the aliases whose text leads straight to `name`, with or without a tag behind it.
@@ -189,6 +208,7 @@ mod tests {
             text,
             canonical_reference: None,
             architecture: "amd64",
+            caller: None,
             visible_to: None,
             forgotten: crate::images::Forgotten::Hidden,
         };
@@ -223,17 +243,41 @@ mod tests {
     fn aliases_are_listed_by_image_and_by_what_they_name() {
         let mut db = filled();
 
-        let of_web = db.read(|tx| of_image(tx, image_id(1))).unwrap();
+        let near_web = db.read(|tx| near_image(tx, image_id(1), &name("web")));
         let to_web = db.read(|tx| leading_to(tx, &name("web"))).unwrap();
         let first = db.read(|tx| page(tx, 0, 3, &AliasFilter::default()));
         let first = first.unwrap();
         let rest = db.read(|tx| page(tx, first.next_after.unwrap(), 3, &AliasFilter::default()));
 
-        assert_eq!(names_of(of_web), ["www", "pinned", "web-2"]);
+        assert_eq!(names_of(near_web.unwrap()), ["www", "pinned", "web-2"]);
         // Neither what only begins so nor what leads there through another.
         assert_eq!(names_of(to_web), ["www", "pinned"]);
         assert_eq!(names_of(first.rows), ["www", "pinned", "else"]);
         assert_eq!(names_of(rest.unwrap().rows), ["web-2"]);
+    }
+
+    #[test]
+    fn what_may_lead_to_an_image_is_found_by_name_by_source_and_through_others() {
+        let mut db = filled();
+        db.add_image(3, "apart");
+        let from = |image: u128, n: u128| {
+            let mut new = version(image, n, "amd64");
+            new.source_reference = Some("docker.io/library/app:1".to_owned());
+            new
+        };
+        for new in [from(2, 20), from(3, 30)] {
+            db.write(|tx| versions::insert(tx, &new)).unwrap();
+        }
+        // Made for an image that had the name `apart` before.
+        for (text, target, image) in [("old", "apart", 9), ("older", "old:latest", 9)] {
+            db.write(|tx| insert(tx, &alias(text, target, image)))
+                .unwrap();
+        }
+
+        let near = db.read(|tx| near_image(tx, image_id(3), &name("apart")));
+
+        // `else` leads to an image of the same source, and might mean that source.
+        assert_eq!(names_of(near.unwrap()), ["else", "old", "older"]);
     }
 
     #[test]
@@ -242,7 +286,6 @@ mod tests {
         let shown = |db: &mut Database, uid| {
             let filter = AliasFilter {
                 visible_to: Some(uid),
-                ..AliasFilter::default()
             };
             names_of(db.read(|tx| page(tx, 0, 9, &filter)).unwrap().rows)
         };

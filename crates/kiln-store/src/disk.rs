@@ -175,6 +175,22 @@ pub fn users_of(
     })
 }
 
+/// Returns the digests of blobs and layers of images that begin with a text, at most `limit` of them.
+pub fn digests_beginning(
+    tx: &ReadTransaction<'_>,
+    beginning: &str,
+    limit: u32,
+) -> Result<Vec<Digest>, StoreError> {
+    // 'g' is behind every digit.
+    let sql = "SELECT digest FROM version_blobs WHERE digest >= ?1 AND digest < ?1 || 'g' \
+               UNION SELECT diff_id FROM version_blobs WHERE diff_id >= ?1 AND diff_id < ?1 || 'g' \
+               ORDER BY 1 LIMIT ?2";
+    let params = (beginning, limit);
+    tx.all("find the beginning of a digest", sql, params, |row| {
+        Columns::of("version_blobs", "digest", row).parsed("digest")
+    })
+}
+
 /// Returns the images that were forgotten by a time and that nothing holds at another, the one that
 /// was forgotten first ahead.
 pub fn forgotten_by(tx: &ReadTransaction<'_>, by: Timestamp) -> Result<Vec<ImageId>, StoreError> {
@@ -201,6 +217,24 @@ mod tests {
             size_bytes: 7,
             diff_id: Some(Digest::of(format!("{content} unpacked").as_bytes())),
         }
+    }
+
+    #[test]
+    fn a_digest_is_found_by_its_beginning() {
+        let mut db = filled();
+        let beginning = |db: &mut Database, text: &str, limit| {
+            db.read(|tx| digests_beginning(tx, text, limit)).unwrap()
+        };
+        let blob = Digest::of(b"a");
+        let diff_id = Digest::of(b"b unpacked");
+
+        for wanted in [blob, diff_id] {
+            let found = beginning(&mut db, &wanted.to_string()[..19], 9);
+            assert_eq!(found, [wanted]);
+        }
+        assert_eq!(beginning(&mut db, "sha256:", 2).len(), 2);
+        assert_eq!(beginning(&mut db, "sha256:", 9).len(), 4);
+        assert_eq!(beginning(&mut db, "sha256:zz", 9), []);
     }
 
     /// Two images that share the layer `a`; the second, forgotten at 50, has `b` too, twice.

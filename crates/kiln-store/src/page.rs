@@ -24,6 +24,14 @@ impl<T> Page<T> {
         Self { rows, next_after }
     }
 
+    /// Takes the first `limit` rows of those there are.
+    pub fn first_of(rows: impl Iterator<Item = T>, limit: u32, seq: impl Fn(&T) -> i64) -> Self {
+        let probed = usize::try_from(limit)
+            .unwrap_or(usize::MAX)
+            .saturating_add(1);
+        Self::cut(rows.take(probed).collect(), limit, seq)
+    }
+
     /// Keeps the cursor and changes the rows.
     pub fn map<U>(self, change: impl FnMut(T) -> U) -> Page<U> {
         Page {

@@ -284,6 +284,7 @@ fn no_step_of_resolving_scans() {
                 text,
                 canonical_reference: Some(text),
                 architecture: "amd64",
+                caller: Some(1),
                 visible_to: Some(1 + 7 % 2),
                 forgotten: Forgotten::Shown,
             };
@@ -293,6 +294,17 @@ fn no_step_of_resolving_scans() {
                 Ok::<_, StoreError>(())
             });
         }
+    }
+}
+
+#[test]
+fn what_may_lead_to_an_image_is_searched() {
+    let mut db = large();
+    for statistics in ["", "ANALYZE"] {
+        db.damage(statistics);
+        check(&mut db, |tx| {
+            crate::aliases::near_image(tx, image_id_in_sql(7), &name("image-7"))
+        });
     }
 }
 

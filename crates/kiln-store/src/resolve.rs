@@ -10,18 +10,27 @@
 //! 4  canonical reference  of the source a version was pulled from
 //! ```
 //!
+//! Steps 2 to 4 are asked three times: of what is the caller's own, of what an organisation of the
+//! caller's shows, of everything the caller may see. So nobody's name or alias takes the place of
+//! something nearer to the caller, whichever step finds that. An alias is its maker's, whatever it
+//! leads to.
+//!
 //! A step that finds an image without the tag, or without a version for the architecture, found
 //! nothing. What the caller may not see does not exist. Inactive images are looked at, by all
 //! steps, only when no active one was found and the caller asks for them; forgotten ones after
 //! these.
 //!
-//! Making a reference canonical and knowing the host's architecture are the caller's.
+//! What was asked is made a canonical reference by who asks, what an alias leads to is made one here.
+//! Knowing the host's architecture is the caller's.
 
 use std::collections::BTreeSet;
 
-use kiln_domain::{ImageId, ImageName, ImageState, TagName, VersionId, VersionNumber, reads_as_id};
+use kiln_domain::{
+    ImageId, ImageName, ImageState, Reference, TagName, VersionId, VersionNumber, reads_as_id,
+};
 use rusqlite::{Row, named_params};
 
+use crate::aliases::AliasRow;
 use crate::columns::{Columns, Text};
 use crate::images::{Forgotten, SHOWN_BY_ORG};
 use crate::names::{self, NameHolder};
@@ -40,6 +49,8 @@ pub struct Query<'a> {
     pub canonical_reference: Option<&'a str>,
     /// The architecture that is meant, such as `amd64`. A version named by its UUID has its own.
     pub architecture: &'a str,
+    /// Whose things come first; `None` is nobody.
+    pub caller: Option<u32>,
     /// Only images this user owns, public ones, and those that an organisation of the user's shows;
     /// `None` hides nothing.
     pub visible_to: Option<u32>,
@@ -124,6 +135,38 @@ pub fn image(tx: &ReadTransaction<'_>, query: &Query<'_>) -> Result<ResolvedImag
     })
 }
 
+/// Whose things are looked at, the nearest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// The caller's own.
+    Own,
+    /// What organisations of the caller's show.
+    Organisations,
+    /// What the caller may see.
+    Everything,
+}
+
+impl Reach {
+    const NEAREST_FIRST: [Self; 3] = [Self::Own, Self::Organisations, Self::Everything];
+
+    /// What SQL calls it, see [`within`].
+    fn as_sql(self) -> i64 {
+        match self {
+            Self::Own => 0,
+            Self::Organisations => 1,
+            Self::Everything => 2,
+        }
+    }
+}
+
+/// The condition that an image is in the reach `:reach` of `:caller`.
+fn within() -> String {
+    let shown_by_org = SHOWN_BY_ORG.replace(":viewer", ":caller");
+    format!(
+        "CASE :reach WHEN 0 THEN images.owner_id = :caller WHEN 1 THEN {shown_by_org} ELSE 1 END"
+    )
+}
+
 /// A search among the images of one standing.
 struct Search<'s> {
     tx: &'s ReadTransaction<'s>,
@@ -148,17 +191,29 @@ impl Search<'_> {
         if reads_as_id(base) {
             return self.by_id(base, selector.as_ref());
         }
-        let name: Option<ImageName> = base.parse().ok();
-        if let Some(name) = &name {
-            if let Some(found) = self.by_name(name, selector.as_ref())? {
+        for reach in Reach::NEAREST_FIRST {
+            if reach != Reach::Everything && self.query.caller.is_none() {
+                continue;
+            }
+            if let Some(found) = self.within(reach, step)? {
                 return Ok(Some(found));
             }
-            if let Some(found) = self.by_alias(name, selector.as_ref(), step.depth)? {
+        }
+        Ok(None)
+    }
+
+    fn within(&mut self, reach: Reach, step: Step<'_>) -> Found {
+        let (base, selector) = split(step.text);
+        if let Ok(name) = base.parse() {
+            if let Some(found) = self.by_name(&name, selector.as_ref(), reach)? {
+                return Ok(Some(found));
+            }
+            if let Some(found) = self.by_alias(&name, selector.as_ref(), reach, step.depth)? {
                 return Ok(Some(found));
             }
         }
         match step.reference {
-            Some(reference) => self.by_reference(reference),
+            Some(reference) => self.by_reference(reference, reach),
             None => Ok(None),
         }
     }
@@ -167,7 +222,7 @@ impl Search<'_> {
         let Ok(id) = base.parse::<ImageId>() else {
             return Ok(None);
         };
-        let found = self.images("images.id = :key", &id.to_string())?;
+        let found = self.images("images.id = :key", &id.to_string(), Reach::Everything)?;
         if let Some(found) = self.pick_one(found, selector)? {
             return Ok(Some(found));
         }
@@ -182,7 +237,7 @@ impl Search<'_> {
             return Ok(None);
         };
         let image_id = version.image_id;
-        let owner = self.images("images.id = :key", &image_id.to_string())?;
+        let owner = self.images("images.id = :key", &image_id.to_string(), Reach::Everything)?;
         Ok(owner.first().map(|_| ResolvedImage {
             image_id,
             version_id,
@@ -190,21 +245,34 @@ impl Search<'_> {
     }
 
     /// Finds the image that has a name; among forgotten ones, those that had it.
-    fn by_name(&mut self, name: &ImageName, selector: Option<&TagName>) -> Found {
+    fn by_name(&mut self, name: &ImageName, selector: Option<&TagName>, reach: Reach) -> Found {
         let clause = match self.standing {
             ImageState::Available | ImageState::Inactive => {
                 "images.id = (SELECT image_id FROM names WHERE names.name = :key)"
             }
             ImageState::Deleted => "images.name = :key",
         };
-        let found = self.images(clause, name.as_str())?;
+        let found = self.images(clause, name.as_str(), reach)?;
         self.pick_one(found, selector)
     }
 
-    fn by_alias(&mut self, name: &ImageName, selector: Option<&TagName>, depth: usize) -> Found {
+    fn by_alias(
+        &mut self,
+        name: &ImageName,
+        selector: Option<&TagName>,
+        reach: Reach,
+        depth: usize,
+    ) -> Found {
         let Some(NameHolder::Alias { target }) = names::holder_of(self.tx, name)? else {
             return Ok(None);
         };
+        let row = aliases::get(self.tx, name)?;
+        let maker = row.as_ref().map(|row| row.owner_id);
+        let is_own = maker.is_some() && maker == self.query.caller;
+        // Each is followed once, so that a chain costs as much as it is long.
+        if reach == Reach::Organisations || is_own != (reach == Reach::Own) {
+            return Ok(None);
+        }
         if depth >= ALIAS_DEPTH_MAX {
             let text = shown(self.query.text);
             return Err(ResolveError::AliasTooDeep { text });
@@ -215,27 +283,33 @@ impl Search<'_> {
             // The alias means one version already; it has no tags of its own.
             (Some(_), (_, Some(_))) => return Ok(None),
         };
+        let reference = text.parse::<Reference>().ok();
+        let reference = reference.map(|reference| reference.to_string());
         let found = self.walk(Step {
             text: &text,
-            reference: Some(&text),
+            reference: reference.as_deref(),
             depth: depth + 1,
         })?;
         if found.is_some() {
             return Ok(found);
         }
-        self.by_remembered_image(name, split(&text).1.as_ref())
+        match row {
+            Some(row) => self.by_remembered_image(&row, split(&text).1.as_ref()),
+            None => Ok(None),
+        }
     }
 
     /// Finds the image that an alias led to, whatever it is called by now.
-    fn by_remembered_image(&mut self, alias: &ImageName, selector: Option<&TagName>) -> Found {
-        let Some(alias) = aliases::get(self.tx, alias)? else {
-            return Ok(None);
-        };
-        let found = self.images("images.id = :key", &alias.image_id.to_string())?;
+    fn by_remembered_image(&mut self, alias: &AliasRow, selector: Option<&TagName>) -> Found {
+        let found = self.images(
+            "images.id = :key",
+            &alias.image_id.to_string(),
+            Reach::Everything,
+        )?;
         self.pick_one(found, selector)
     }
 
-    fn by_reference(&self, reference: &str) -> Found {
+    fn by_reference(&self, reference: &str, reach: Reach) -> Found {
         // max() makes SQLite take the other columns from the row that has it (SQLite manual,
         // "Bare columns in an aggregate query").
         let sql = format!(
@@ -245,14 +319,17 @@ impl Search<'_> {
              WHERE versions.source_reference = :reference \
                AND versions.architecture = :architecture AND images.state = :state \
                AND (:viewer IS NULL OR images.owner_id = :viewer \
-                    OR images.visibility = 'public' OR {SHOWN_BY_ORG}) \
-             GROUP BY images.seq ORDER BY images.seq"
+                    OR images.visibility = 'public' OR {SHOWN_BY_ORG}) AND {} \
+             GROUP BY images.seq ORDER BY images.seq",
+            within()
         );
         let params = named_params! {
             ":reference": reference,
             ":architecture": self.query.architecture,
             ":state": self.standing.as_str(),
             ":viewer": self.query.visible_to,
+            ":caller": self.query.caller,
+            ":reach": reach.as_sql(),
         };
         let found = self
             .tx
@@ -260,22 +337,26 @@ impl Search<'_> {
         self.the_only(found)
     }
 
-    /// Returns the images of this standing that the caller may see and that satisfy `clause`,
-    /// oldest first.
+    /// Returns the images of this standing and reach that the caller may see and that satisfy
+    /// `clause`, oldest first.
     fn images(
         &self,
         clause: &'static str,
         key: &str,
+        reach: Reach,
     ) -> Result<Vec<(ImageId, ImageName)>, StoreError> {
         let sql = format!(
             "SELECT id, name FROM images WHERE {clause} AND state = :state \
              AND (:viewer IS NULL OR owner_id = :viewer OR visibility = 'public' \
-                  OR {SHOWN_BY_ORG}) ORDER BY seq"
+                  OR {SHOWN_BY_ORG}) AND {} ORDER BY seq",
+            within()
         );
         let params = named_params! {
             ":key": key,
             ":state": self.standing.as_str(),
             ":viewer": self.query.visible_to,
+            ":caller": self.query.caller,
+            ":reach": reach.as_sql(),
         };
         self.tx.all("resolve an image", &sql, params, |row| {
             let columns = Columns::of("images", "id", row);

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kiln_domain::ImageId;
 use kiln_domain::limits::{Origin, Quantity};
 use schemars::JsonSchema;
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -82,7 +83,11 @@ pub struct ModifyParams {
     )]
     pub description: Option<Option<String>>,
     /// Labels to set and to take away.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "an_object",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub labels: Option<LabelChanges>,
     /// Keywords, in the place of those there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -98,8 +103,25 @@ pub struct ModifyParams {
     )]
     pub declared_size_bytes: Option<Option<u64>>,
     /// The same in other words. `props` is the same.
-    #[serde(default, alias = "props", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        alias = "props",
+        deserialize_with = "an_object",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub modifier: Option<Modifier>,
+}
+
+/// Reads an object. Derived readers take an array too, as the fields in their order, and an empty one
+/// where every field may be left out: a call that changes nothing must not pass for one that does.
+fn an_object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let given = Option::<serde_json::Map<String, Value>>::deserialize(deserializer)?;
+    let read = given.map(|fields| serde_json::from_value(Value::Object(fields)));
+    read.transpose().map_err(D::Error::custom)
 }
 
 /// Labels to change.

@@ -1,21 +1,21 @@
 //! Removing what was forgotten, for those who remove many: the retention, and a prune.
 
 use kiln_domain::access::{Actor, permit};
-use kiln_domain::{Architecture, ImageId, ImageState, Timestamp};
+use kiln_domain::{ImageId, ImageState, Timestamp};
 use kiln_store::events::EventActor;
 use kiln_store::images::{self, ImageRow};
 use kiln_store::{Store, WriteTransaction, holders, outbox};
 
 use super::{Purge, PurgeError, PurgeFiles, files, purge_in};
-use crate::find_image::belongs;
+use crate::find_image::{Naming, belongs};
 
 /// Removes forgotten images, record and files.
 #[derive(Clone, Debug)]
 pub(crate) struct Remover {
     pub(crate) store: Store,
     pub(crate) files: PurgeFiles,
-    /// The host's, which decides where aliases lead.
-    pub(crate) architecture: Architecture,
+    /// How names are read, which decides where aliases lead.
+    pub(crate) naming: Naming,
 }
 
 /// As whom, and who is said to have done it.
@@ -39,7 +39,7 @@ impl Remover {
         + Send
         + 'static,
     ) -> Result<Option<u64>, PurgeError> {
-        let host = self.architecture;
+        let naming = self.naming;
         let purged = self.store.write(move |tx| {
             let Some(row) = images::get(tx, id)? else {
                 return Ok(None);
@@ -49,7 +49,7 @@ impl Remover {
                 return Ok(None);
             }
             let grant = permit(&whom.actor, &belongs(tx, &whom.actor, &row)?)?;
-            purge_in(tx, grant, whom.event, &row, host, now).map(Some)
+            purge_in(tx, grant, whom.event, &row, naming, now).map(Some)
         });
         match purged.await? {
             Some(purge) => Ok(Some(self.remove_files(&purge, now).await)),

@@ -39,6 +39,8 @@ pub(super) struct Thing {
     pub(super) what: What,
     /// What it is called.
     pub(super) item: String,
+    /// Where it lies.
+    pub(super) path: PathBuf,
     pub(super) usage: Usage,
     /// How many bytes go with it; for a version see [`StorageFiles::freed_by`].
     pub(super) frees_bytes: u64,
@@ -81,6 +83,11 @@ pub(super) enum SurveyError {
 }
 
 impl StorageFiles {
+    /// Returns where versions are.
+    fn versions(&self) -> PathBuf {
+        self.state.join("images")
+    }
+
     /// Looks at everything.
     pub(super) fn survey(&self, now: Timestamp) -> Result<Vec<Thing>, SurveyError> {
         let mut counted = Counted::default();
@@ -93,7 +100,8 @@ impl StorageFiles {
                 (false, true) => What::Unfinished,
                 (false, false) => What::Foreign,
             };
-            things.push(Thing::new(what, item, standing.usage));
+            let path = self.catalogue.path().join(&item);
+            things.push(Thing::new(what, item, path, standing.usage));
         }
         for standing in self.artifacts.survey(&mut counted)? {
             let what = match standing.kind {
@@ -102,10 +110,12 @@ impl StorageFiles {
                 StandingKind::Foreign => What::Foreign,
             };
             let item = standing.name.to_string_lossy().into_owned();
-            things.push(Thing::new(what, item, standing.usage));
+            let path = self.versions().join(&item);
+            things.push(Thing::new(what, item, path, standing.usage));
         }
         for (item, usage) in self.bases.survey()? {
-            things.push(Thing::new(What::Base, item, usage));
+            let path = self.bases.path().join(&item);
+            things.push(Thing::new(What::Base, item, path, usage));
         }
         let entries = self.cache.survey()?.into_iter();
         things.extend(entries.map(|entry| self.cached(entry, now)));
@@ -140,6 +150,7 @@ impl StorageFiles {
         };
         Thing {
             item,
+            path: entry.path.clone(),
             usage: entry.usage,
             frees_bytes: entry.frees_bytes(),
             what: What::Entry(CacheFile {
@@ -161,7 +172,8 @@ impl StorageFiles {
             let item = name.to_string_lossy().into_owned();
             if item.starts_with(DATABASE) {
                 let usage = state.usage_of(&name, counted)?;
-                things.push(Thing::new(What::Database, item, usage));
+                let path = self.state.join(&item);
+                things.push(Thing::new(What::Database, item, path, usage));
             }
         }
         Ok(())
@@ -169,10 +181,11 @@ impl StorageFiles {
 }
 
 impl Thing {
-    pub(super) fn new(what: What, item: String, usage: Usage) -> Self {
+    fn new(what: What, item: String, path: PathBuf, usage: Usage) -> Self {
         Self {
             what,
             item,
+            path,
             usage,
             frees_bytes: usage.disk_bytes,
         }

@@ -3,7 +3,7 @@
 //! What a caller may not see is as if it were not there: who knows a digest learns nothing of what
 //! others have pulled.
 
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use kiln_api::storage::{OBJECT_MAX, WHY_IMAGES_MAX, Why, WhyImage, WhyParams, WhyUse};
 use kiln_api::{Failure, codes};
@@ -18,10 +18,13 @@ use kiln_store::images::{self, Custody, ImageRow};
 use kiln_store::versions::{self, VersionRow};
 use kiln_store::{ReadTransaction, StoreError, instances, kernels, leases, operations};
 
+use self::surveyed::plain;
 use super::survey::{StorageFiles, SurveyError, Thing, What};
 use super::{Storage, StorageError, failure};
 use crate::find_image::{FindImageError, Named, belongs, find_image, find_image_failure, tags_of};
 use crate::needs::Needed;
+
+mod surveyed;
 
 /// Command that frees what no image was made of.
 const PRUNE: &str = "kiln prune";
@@ -51,6 +54,10 @@ enum Asked {
 enum WhyError {
     #[error("nothing that Kiln keeps, or that user {uid} may see, is called {asked:?}")]
     NotFound { asked: String, uid: u32 },
+    #[error("{} is a directory in which Kiln keeps several things", path.display())]
+    Folder { path: PathBuf },
+    #[error("several digests begin with {asked:?}")]
+    Ambiguous { asked: String, digests: Vec<Digest> },
     #[error(transparent)]
     Image(FindImageError),
     #[error(transparent)]
@@ -88,6 +95,13 @@ impl Storage {
             Asked::Words(text) => self.why_words(actor, text).await,
             Asked::Nothing => Ok(None),
         };
+        let told = match told {
+            Ok(None) => match self.why_beginning(actor, &params.object).await {
+                Ok(None) => self.why_surveyed(actor, &params.object).await,
+                told => told,
+            },
+            told => told,
+        };
         let told = told.and_then(|told| told.ok_or_else(not_found));
         told.map_err(|error| why_failure(&error))
     }
@@ -95,7 +109,7 @@ impl Storage {
     /// Reads a word. A path is compared as it is written: nothing is looked up on the host.
     fn understand(&self, text: &str) -> Asked {
         if text.starts_with('/') {
-            return self.understand_path(Path::new(text));
+            return self.understand_path(&plain(Path::new(text)));
         }
         if let Some(digest) = digest_of(text) {
             return Asked::Content(digest);
@@ -507,6 +521,15 @@ fn is_missing(error: &FindImageError) -> bool {
 fn why_failure(error: &WhyError) -> Failure {
     match error {
         WhyError::NotFound { .. } => Failure::from_error(codes::storage::NOT_FOUND, error),
+        WhyError::Folder { .. } => Failure::from_error(codes::storage::NOT_FOUND, error).with_hint(
+            "ask about one of the things in it:",
+            Some("kiln df -v".to_owned()),
+        ),
+        WhyError::Ambiguous { digests, .. } => {
+            let digests: Vec<_> = digests.iter().map(ToString::to_string).collect();
+            let hint = format!("name one in full: {}", digests.join(", "));
+            Failure::from_error(codes::image::AMBIGUOUS, error).with_hint(hint, None)
+        }
         WhyError::Image(error) => find_image_failure(error),
         WhyError::Storage(error) => failure(error),
         WhyError::Store(error) => crate::failures::store_failure(error),

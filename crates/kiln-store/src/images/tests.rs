@@ -273,6 +273,7 @@ fn an_organisation_shows_its_images_to_its_members_and_all_to_its_administrators
                 text: &text,
                 canonical_reference: None,
                 architecture: "amd64",
+                caller: None,
                 visible_to: Some(uid),
                 forgotten: Forgotten::Shown,
             };

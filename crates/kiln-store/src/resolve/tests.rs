@@ -19,6 +19,7 @@ fn query(text: &str) -> Query<'_> {
         text,
         canonical_reference: None,
         architecture: "amd64",
+        caller: None,
         visible_to: None,
         forgotten: Forgotten::Hidden,
     }
@@ -346,6 +347,135 @@ fn what_a_user_may_not_see_does_not_exist() {
     let both = Several(vec!["api".to_owned(), "open".to_owned()]);
     assert_eq!(look(&mut db, &seen_by("ubuntu:20.04", OWNER)), both);
     assert_eq!(look(&mut db, &seen_by("open", 77)), Version(6));
+}
+
+/// Gives an image to a user, and to an organisation of which user 5 is a member.
+fn give(db: &mut Database, n: u128, owner: u32, visibility: &str) {
+    let org = match visibility {
+        "organization" => "'00000000-0000-0000-0000-0000000000aa'",
+        _ => "NULL",
+    };
+    db.damage(&format!(
+        "UPDATE images SET owner_id = {owner}, visibility = '{visibility}', org_id = {org} \
+         WHERE id = '{}';",
+        image_id(n)
+    ));
+}
+
+/// Whoever calls: what is nearest is meant, whichever step finds it.
+#[test]
+fn what_is_nearer_to_the_caller_is_meant_first() {
+    const ROOT: u32 = 0;
+    const MEMBER: u32 = 5;
+    const STRANGER: u32 = 6;
+    let reference = "docker.io/acme/app:latest";
+    let mut db = Database::new();
+    for uid in [ROOT, MEMBER, STRANGER, 7] {
+        db.write(|tx| crate::users::see(tx, uid, time(1))).unwrap();
+    }
+    db.write(|tx| {
+        let (id, name) = ("00000000-0000-0000-0000-0000000000aa", "team".parse());
+        crate::orgs::insert(tx, id.parse().unwrap(), &name.unwrap(), ROOT, time(1))?;
+        let standing = kiln_domain::access::Standing::Member;
+        crate::orgs::set_member(tx, id.parse().unwrap(), MEMBER, standing, time(1))?;
+        Ok::<_, Box<dyn std::error::Error>>(())
+    })
+    .unwrap();
+    // 1: root's, pulled. 2: the organisation's, pulled. 3: a stranger's, public, called like the
+    // reference. 4: a stranger's, public, to which an alias of the stranger's leads.
+    let images = [
+        (1, "rootapp", ROOT, "private", reference),
+        (2, "ours", 7, "organization", reference),
+        (3, "docker.io/acme/app", STRANGER, "public", ""),
+        (4, "bait", STRANGER, "public", ""),
+        (
+            5,
+            "members",
+            MEMBER,
+            "private",
+            "docker.io/acme/tool:latest",
+        ),
+    ];
+    for (n, name, owner, visibility, source) in images {
+        db.add_image(n, name);
+        give(&mut db, n, owner, visibility);
+        add_version(&mut db, n, n, "amd64", source);
+    }
+    let alias = |db: &mut Database, text: &str, target: &str, owner_id: u32, image: u128| {
+        let new = aliases::NewAlias {
+            name: name(text),
+            target: target.to_owned(),
+            owner_id,
+            image_id: image_id(image),
+            created_at: time(1),
+        };
+        db.write(|tx| aliases::insert(tx, &new)).unwrap();
+    };
+    alias(&mut db, "docker.io/acme/tool", "bait", STRANGER, 4);
+    alias(&mut db, "mine", "docker.io/acme/app", MEMBER, 2);
+    let cases: &[(&str, &str, u32, bool, Got)] = &[
+        // A name of a stranger's against a reference: root's own, the organisation's, nothing.
+        ("docker.io/acme/app", reference, ROOT, true, Version(1)),
+        ("docker.io/acme/app", reference, MEMBER, false, Version(2)),
+        ("docker.io/acme/app", reference, 7, false, Version(2)),
+        ("docker.io/acme/app", reference, STRANGER, false, Version(3)),
+        ("docker.io/acme/app", reference, 8, false, Version(3)),
+        // An alias of a stranger's against a reference.
+        (
+            "docker.io/acme/tool",
+            "docker.io/acme/tool:latest",
+            MEMBER,
+            false,
+            Version(5),
+        ),
+        (
+            "docker.io/acme/tool",
+            "docker.io/acme/tool:latest",
+            STRANGER,
+            false,
+            Version(4),
+        ),
+        // An alias means to its maker what its text means to the maker.
+        (
+            "mine",
+            "docker.io/library/mine:latest",
+            MEMBER,
+            false,
+            Version(2),
+        ),
+        (
+            "mine",
+            "docker.io/library/mine:latest",
+            ROOT,
+            true,
+            Version(1),
+        ),
+        // What is nobody's nearer is found as ever.
+        (
+            "bait",
+            "docker.io/library/bait:latest",
+            ROOT,
+            true,
+            Version(4),
+        ),
+        (
+            "members",
+            "docker.io/library/members:latest",
+            ROOT,
+            true,
+            Version(5),
+        ),
+    ];
+    for (text, canonical, caller, sees_all, want) in cases {
+        let query = Query {
+            canonical_reference: Some(canonical),
+            caller: Some(*caller),
+            visible_to: (!sees_all).then_some(*caller),
+            ..query(text)
+        };
+        // Aliases are followed by their text, as a reference too.
+        assert_eq!(look(&mut db, &query), *want, "{text} for {caller}");
+    }
 }
 
 #[test]

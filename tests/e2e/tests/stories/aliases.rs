@@ -264,3 +264,87 @@ fn an_alias_is_its_makers_and_its_images_keepers() -> Result<()> {
     assert_eq!(seen, Vec::<String>::new());
     Ok(())
 }
+
+/// What the resolver finds, what is listed and what an image shows are one.
+#[test]
+fn lists_and_purges_go_by_where_aliases_lead_now() -> Result<()> {
+    let stage = stage_with_images(&["web", "web2"])?;
+    let (old, new) = (id_of(&stage, "web")?, id_of(&stage, "web2")?);
+    alias(&stage, "prod", "web")?;
+    stage.call("image.forget", &json!({"image": "web"}))?;
+    assert_eq!(id_of(&stage, "prod")?, old);
+
+    // The name of what was forgotten leads elsewhere.
+    alias(&stage, "web", "web2")?;
+    assert_eq!(id_of(&stage, "prod")?, new);
+    let listed_ids = |params: &Value| -> Result<Vec<String>> {
+        let page = stage.call("alias.list", params)?;
+        let items = page["items"].as_array().context("no items")?;
+        let shown = |row| {
+            Ok(format!(
+                "{} {}",
+                text(row, "alias")?,
+                text(row, "image_id")?
+            ))
+        };
+        items.iter().map(shown).collect()
+    };
+    let both = [format!("prod {new}"), format!("web {new}")];
+    assert_eq!(listed_ids(&json!({}))?, both);
+    assert_eq!(listed_ids(&json!({"image": "web2"}))?, both);
+    assert_eq!(listed_ids(&json!({"image": old}))?, Vec::<String>::new());
+    let shown = |image: &str| -> Result<Value> {
+        let shown = stage.call("image.get", &json!({"image": image}))?;
+        Ok(shown["aliases"].clone())
+    };
+    assert_eq!(shown("web2")?, json!(["prod", "web"]));
+    assert_eq!(shown(&old)?, Value::Null);
+    let first = stage.call("alias.list", &json!({"image": "web2", "limit": 1}))?;
+    let rest = listed_ids(&json!({"image": "web2", "after": first["next"]}))?;
+    assert_eq!(rest, [format!("web {new}")]);
+
+    // What leads to an image goes with it, and none jumps back to the forgotten one.
+    let params = |image: &str, dry_run: bool| json!({"image_id": image, "dry_run": dry_run});
+    for dry_run in [true, false] {
+        let purged = stage.call("image.purge_by_id", &params(&new, dry_run))?;
+        assert_eq!(purged["aliases"], json!(["prod", "web"]), "{dry_run}");
+    }
+    assert_eq!(listed_ids(&json!({}))?, Vec::<String>::new());
+    let gone = stage.refused("image.get", &json!({"image": "prod"}))?;
+    assert_eq!(code(&gone), "image.not_found");
+    Ok(())
+}
+
+/// An alias that meant a purged image once, and means another now, stays with that.
+#[test]
+fn an_alias_that_leads_elsewhere_by_now_outlives_the_image_it_was_made_for() -> Result<()> {
+    let stage = stage_with_images(&["web", "web2"])?;
+    let (old, new) = (id_of(&stage, "web")?, id_of(&stage, "web2")?);
+    alias(&stage, "prod", "web")?;
+    stage.call("image.forget", &json!({"image": "web"}))?;
+    alias(&stage, "web", "web2")?;
+
+    let purged = stage.call("image.purge_by_id", &json!({"image_id": old}))?;
+    assert_eq!(purged["aliases"], json!([]));
+    assert_eq!(id_of(&stage, "prod")?, new);
+    let removed = dealias(&stage, "web")?;
+    assert_eq!(removed["retargeted"], json!(["prod"]));
+    assert_eq!(removed["alias"]["image_id"], json!(new));
+    assert_eq!(listed(&stage, &json!({"image": new}))?, ["prod web2"]);
+    Ok(())
+}
+
+#[test]
+fn a_name_that_is_taken_is_told_without_words_of_other_commands() -> Result<()> {
+    let stage = stage_with_images(&["web", "web2"])?;
+    let params = json!({"alias": "web", "target": "web2"});
+    let error = stage.refused("image.alias", &params)?;
+    assert_eq!(code(&error), "image.already_exists");
+    let whole = serde_json::to_string(&error.data)?;
+    assert!(
+        whole.contains("choose another name for the alias"),
+        "{whole}"
+    );
+    assert!(!whole.contains("--name"), "{whole}");
+    Ok(())
+}

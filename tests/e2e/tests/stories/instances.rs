@@ -338,7 +338,7 @@ fn a_forced_forget_hides_the_image_and_leaves_the_machine() -> Result<()> {
     let params = params(&stage, 2, "late", "web");
     let late = stage.refused("instance.register", &params)?;
     assert_eq!(code(&late), "image.not_found");
-    assert!(late.message.contains("is deleted"), "{late}");
+    assert!(late.message.contains("is forgotten"), "{late}");
     Ok(())
 }
 

@@ -335,3 +335,24 @@ fn every_error_name_of_the_page_has_a_code_that_exists() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn what_would_change_nothing_without_a_word_is_refused() -> Result<()> {
+    let stage = Stage::new()?;
+    let layout = source::small(&stage.path("layout"))?;
+    stage.pull(&oci(&layout, "1"), "web")?;
+    for wrong in [
+        json!({"image": "web", "labels": []}),
+        json!({"image": "web", "modifier": []}),
+    ] {
+        let error = stage.refused("image.modify", &wrong)?;
+        assert_eq!(code(&error), "request.invalid_params", "{wrong}");
+    }
+    stage.call("image.modify", &json!({"image": "web", "labels": null}))?;
+    for method in ["image.list", "alias.list", "operation.list", "event.list"] {
+        let error = stage.refused(method, &json!({"limit": 0}))?;
+        assert_eq!(code(&error), "request.invalid_params", "{method}");
+        assert!(error.message.contains("limit is 0"), "{error}");
+    }
+    Ok(())
+}

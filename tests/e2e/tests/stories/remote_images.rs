@@ -291,6 +291,54 @@ fn what_a_scan_finds_is_registered_once_and_only_on_request() -> Result<()> {
 }
 
 #[test]
+fn scans_that_come_together_make_one_image() -> Result<()> {
+    if tools::must_skip("scans_that_come_together_make_one_image", NEEDS)? {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let mut layout = Layout::create(stage.path("layout"))?;
+    let registry = Registry::start(Access::Anonymous, Transport::Http)?;
+    let one = image(&layout, "one", "amd64")?;
+    layout.tag("1", &one)?;
+    let reference = registry.push(&oci(&layout, "1"), "app:latest")?;
+    stage.pull(&reference, "app")?;
+    let two = image(&layout, "two", "amd64")?;
+    layout.tag("2", &two)?;
+    registry.push(&oci(&layout, "2"), "app:latest")?;
+
+    let made: Vec<Value> = std::thread::scope(|scope| {
+        let scans: Vec<_> = (1..=4)
+            .map(|n| {
+                let params = json!({"image": "app", "register": true, "name": format!("app-{n}")});
+                let stage = &stage;
+                scope.spawn(move || stage.call("image.scan", &params))
+            })
+            .collect();
+        let joined = scans.into_iter().map(|scan| match scan.join() {
+            Ok(scanned) => Ok(scanned?["registered"].clone()),
+            Err(_) => anyhow::bail!("a scan panicked"),
+        });
+        joined.collect::<Result<_>>()
+    })?;
+
+    let operation = made
+        .iter()
+        .find_map(|registered| registered["operation_id"].as_str())
+        .context("nobody began")?;
+    stage.call("operation.wait", &json!({"operation_id": operation}))?;
+    for registered in &made {
+        assert_eq!(registered["name"], made[0]["name"], "{made:?}");
+    }
+    let images = stage.call("image.list", &json!({}))?;
+    assert_eq!(
+        images["items"].as_array().map(Vec::len),
+        Some(2),
+        "{images}"
+    );
+    Ok(())
+}
+
+#[test]
 fn another_architecture_is_registered_with_a_kernel_for_it() -> Result<()> {
     if tools::must_skip("another_architecture_is_registered", NEEDS)? {
         return Ok(());

@@ -529,13 +529,41 @@ fn the_client_tells_of_the_disk_in_words() -> Result<()> {
     for words in ["KIND", "RECLAIMABLE", "total", "KEPT BY", "(web)"] {
         assert!(df.contains(words), "{words}: {df}");
     }
-    for words in ["image    web v1.0.0 amd64 (latest)", "kept by  image"] {
+    for words in ["image    web v1.0.0 amd64 (latest)", "kept by  an image"] {
         assert!(why.contains(words), "{words}: {why}");
     }
     assert!(
         kernel.contains("`kiln kernel rm tiny` frees it"),
         "{kernel}"
     );
+    // Whatever `df` names is told of, whole and in part, and so is each path of it.
+    let usage = stage.call("storage.usage", &json!({"verbose": true}))?;
+    for item in usage["items"].as_array().context("no items")? {
+        let (item, kind) = (text(item, "item")?, text(item, "kind")?);
+        let why = stage.call("image.why", &json!({"object": item}))?;
+        let told = text(&why, "kind")?;
+        assert!(
+            told == kind || (kind == "link" && told == "blob"),
+            "{item}: {told}"
+        );
+        if let Some(digits) = item.strip_prefix("sha256:") {
+            let short = stage.call("image.why", &json!({"object": &digits[..12]}))?;
+            assert_eq!(short["item"], json!(item));
+        }
+    }
+    let database = stage.root().join("images/../kiln.db/");
+    let database = stage.call("image.why", &json!({"object": database}))?;
+    assert_eq!(database["kind"], "database");
+    let version = directory.rsplit('/').next().unwrap_or_default();
+    let inside = format!("images/{version}/rootfs.ext4");
+    for object in [inside, "kiln.db-wal".to_owned()] {
+        stage.call("image.why", &json!({"object": object}))?;
+    }
+    for folder in [stage.root(), stage.root().join("images")] {
+        let error = stage.refused("image.why", &json!({"object": folder}))?;
+        assert_eq!(code(&error), "storage.not_found");
+        assert!(error.message.contains("is a directory in which"), "{error}");
+    }
     assert!(foretold.contains("things would go, and"), "{foretold}");
     assert_eq!(pruned, "0 things went, and 0 B are freed");
     Ok(())
