@@ -368,6 +368,8 @@ fn what_is_nearer_to_the_caller_is_meant_first() {
     const ROOT: u32 = 0;
     const MEMBER: u32 = 5;
     const STRANGER: u32 = 6;
+    const TOOL: &str = "docker.io/acme/tool:latest";
+    const MINE: &str = "docker.io/library/mine:latest";
     let reference = "docker.io/acme/app:latest";
     let mut db = Database::new();
     for uid in [ROOT, MEMBER, STRANGER, 7] {
@@ -388,13 +390,7 @@ fn what_is_nearer_to_the_caller_is_meant_first() {
         (2, "ours", 7, "organization", reference),
         (3, "docker.io/acme/app", STRANGER, "public", ""),
         (4, "bait", STRANGER, "public", ""),
-        (
-            5,
-            "members",
-            MEMBER,
-            "private",
-            "docker.io/acme/tool:latest",
-        ),
+        (5, "members", MEMBER, "private", TOOL),
     ];
     for (n, name, owner, visibility, source) in images {
         db.add_image(n, name);
@@ -421,35 +417,11 @@ fn what_is_nearer_to_the_caller_is_meant_first() {
         ("docker.io/acme/app", reference, STRANGER, false, Version(3)),
         ("docker.io/acme/app", reference, 8, false, Version(3)),
         // An alias of a stranger's against a reference.
-        (
-            "docker.io/acme/tool",
-            "docker.io/acme/tool:latest",
-            MEMBER,
-            false,
-            Version(5),
-        ),
-        (
-            "docker.io/acme/tool",
-            "docker.io/acme/tool:latest",
-            STRANGER,
-            false,
-            Version(4),
-        ),
+        ("docker.io/acme/tool", TOOL, MEMBER, false, Version(5)),
+        ("docker.io/acme/tool", TOOL, STRANGER, false, Version(4)),
         // An alias means to its maker what its text means to the maker.
-        (
-            "mine",
-            "docker.io/library/mine:latest",
-            MEMBER,
-            false,
-            Version(2),
-        ),
-        (
-            "mine",
-            "docker.io/library/mine:latest",
-            ROOT,
-            true,
-            Version(1),
-        ),
+        ("mine", MINE, MEMBER, false, Version(2)),
+        ("mine", MINE, ROOT, true, Version(1)),
         // What is nobody's nearer is found as ever.
         (
             "bait",

@@ -110,7 +110,7 @@ impl Storage {
                 cache: true,
                 ..PruneScope::default()
             };
-            let with_cache = self.known(all, self.clock.now()).await?;
+            let with_cache = self.known(all, self.clock.now(), [thing]).await?;
             let command = match (fate.goes(), with_cache.judge(thing, &self.needs).1.goes()) {
                 (true, _) => Some(PRUNE),
                 (false, true) => Some(PRUNE_CACHE),
