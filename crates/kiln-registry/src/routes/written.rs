@@ -33,8 +33,20 @@ impl TomlProblem {
         let pieces = error.message().split('"').map(without_user_info);
         let problem = pieces.collect::<Vec<_>>().join("\"").replace('\n', "; ");
         let problem = problem.replace(char::is_control, " ");
+        let problem = match before.and_then(key_before) {
+            Some(key) => format!("{key}: {problem}"),
+            None => problem,
+        };
         Self { at, problem }
     }
+}
+
+/// Finds the key whose value begins behind a text; one in quotes is not shown.
+fn key_before(text: &str) -> Option<&str> {
+    let line = text.rsplit('\n').next()?;
+    let key = line.trim_end().strip_suffix('=')?.trim();
+    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    (!key.is_empty() && key.bytes().all(is_bare)).then_some(key)
 }
 
 fn place(at: Option<(usize, usize)>) -> String {

@@ -240,9 +240,11 @@ async fn a_used_name_is_not_restored_onto_and_aliases_follow_to_the_new_one() ->
     assert_eq!(restored.name.as_str(), "web-old");
     assert_eq!(desks.get("www").await?.id, second.id);
 
-    // Without the image that its text names, the alias means the one it was made for.
+    // An alias goes with the image that it leads to: it jumps to no other.
     desks.purge(purge_of(&second)).await?;
-    assert_eq!(desks.get("www").await?.id, image.id);
+    let gone = desks.get("www").await.unwrap_err();
+    assert!(gone.is(codes::image::NOT_FOUND), "{gone:?}");
+    assert_eq!(desks.get("web-old").await?.id, image.id);
     Ok(())
 }
 

@@ -10,10 +10,6 @@ use kiln_api::codes;
 /// Codes that no story provokes, with the reason.
 const NOT_PROVOKED: &[(&str, &str)] = &[
     (
-        "daemon.unreachable",
-        "said by the client, which has tests of its own",
-    ),
-    (
         "daemon.incompatible",
         "said by the client, which has tests of its own",
     ),
