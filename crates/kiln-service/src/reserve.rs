@@ -29,7 +29,7 @@ pub struct Reserve {
 }
 
 impl Reserve {
-    /// Names the file that belongs to a database; it is made by [`Reserve::keep`].
+    /// Names the file that belongs to a database; it is made by `keep`.
     pub fn beside(database: &Path) -> Self {
         let mut name = database.as_os_str().to_owned();
         name.push(".reserve");
