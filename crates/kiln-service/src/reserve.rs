@@ -17,7 +17,7 @@ use rustix::fs::FallocateFlags;
 use crate::space::Space;
 
 /// How much is kept back, in bytes: the records of many removals.
-const RESERVE_BYTES: u64 = 4 << 20;
+const KEPT_BYTES: u64 = 4 << 20;
 
 /// How much must be free before so much of it is taken, in bytes.
 const PLENTY_BYTES: u64 = 64 << 20;
@@ -40,9 +40,9 @@ impl Reserve {
     pub(crate) fn keep(&self) -> io::Result<()> {
         let folder = self.path.parent().unwrap_or(Path::new("/"));
         let is_kept = std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|found| found.is_file() && found.len() == RESERVE_BYTES);
-        let has_plenty = Space::of_directory(folder)
-            .is_some_and(|space| space.free_bytes >= PLENTY_BYTES + RESERVE_BYTES);
+            .is_ok_and(|found| found.is_file() && found.len() == KEPT_BYTES);
+        let has_plenty =
+            Space::of_directory(folder).is_some_and(|space| space.free_bytes >= PLENTY_BYTES);
         if is_kept || !has_plenty {
             return Ok(());
         }
@@ -52,7 +52,7 @@ impl Reserve {
             .create_new(true)
             .mode(0o600)
             .open(&self.path)?;
-        let taken = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES);
+        let taken = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, KEPT_BYTES);
         if let Err(error) = taken {
             // A file system that cannot promise room, or has none: then nothing is kept back.
             self.give_back()?;
@@ -88,7 +88,7 @@ mod tests {
             reserve.keep().unwrap();
 
             let found = std::fs::metadata(&file).unwrap();
-            assert!(found.blocks() * 512 >= RESERVE_BYTES);
+            assert!(found.blocks() * 512 >= KEPT_BYTES);
             assert_eq!(found.mode() & 0o777, 0o600);
             assert!(reserve.give_back().unwrap());
             assert!(!reserve.give_back().unwrap());

@@ -18,6 +18,15 @@ fn lines(stage: &Stage, params: &Value) -> Result<Vec<Value>> {
     listed["items"].as_array().cloned().context("no items")
 }
 
+/// Shows these members of each line, `-` where there is none.
+fn in_words(lines: &[Value], keys: &[&str]) -> Vec<String> {
+    let shown = |line: &Value| {
+        let words = keys.iter().map(|key| line[*key].as_str().unwrap_or("-"));
+        words.collect::<Vec<_>>().join(" ")
+    };
+    lines.iter().map(shown).collect()
+}
+
 /// Runs the client and returns what it printed.
 fn kiln(stage: &Stage, words: &[&str]) -> Result<String> {
     let mut command = process::command(built("kiln")?);
@@ -49,20 +58,8 @@ fn a_refused_call_and_a_change_are_on_record_and_a_look_is_not() -> Result<()> {
     stage.call("image.forget", &json!({"image": "web"}))?;
 
     let all = lines(&stage, &json!({}))?;
-    let told: Vec<_> = all
-        .iter()
-        .map(|line| {
-            let word = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
-            format!(
-                "{} {} {} {} {}",
-                word("actor"),
-                word("role"),
-                word("method"),
-                word("object_name"),
-                word("result")
-            )
-        })
-        .collect();
+    let keys = ["actor", "role", "method", "object_name", "result"];
+    let told = in_words(&all, &keys);
     assert_eq!(
         told,
         [
@@ -112,19 +109,8 @@ fn the_line_of_a_call_tells_how_its_operation_ended() -> Result<()> {
     stage.call("image.forget", &json!({"image": "web"}))?;
     stage.call("image.purge_by_id", &id)?;
 
-    let told: Vec<String> = lines(&stage, &json!({"method": "image."}))?
-        .iter()
-        .map(|line| {
-            let word = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
-            format!(
-                "{} {} {}",
-                word("method"),
-                word("object_name"),
-                word("result")
-            )
-        })
-        .collect();
-
+    let all = lines(&stage, &json!({"method": "image."}))?;
+    let told = in_words(&all, &["method", "object_name", "result"]);
     assert_eq!(
         told,
         [

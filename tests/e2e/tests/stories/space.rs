@@ -2,6 +2,7 @@
 //! of a pull that fits.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -112,8 +113,11 @@ impl Small {
         let taken = free_bytes.checked_sub(left_bytes).context("full already")?;
         let filler = vec![1; usize::try_from(taken)?];
         let path = self.disk.path().join("filler");
-        fs::write(&path, filler)?;
-        Ok(path)
+        match fs::write(&path, filler) {
+            // The daemon has written meanwhile: nothing is left, as it was to be.
+            Err(error) if left_bytes == 0 && error.kind() == ErrorKind::StorageFull => Ok(path),
+            written => written.map(|()| path).context("cannot fill the disk"),
+        }
     }
 
     /// Pulls what must not fit, and fails unless it is said so and nothing half-made is left.
